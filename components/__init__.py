@@ -1,0 +1,1 @@
+"""The steps of the pipeline: one step = one plain function = one command = one Kubeflow component."""

@@ -1,0 +1,39 @@
+"""How every step becomes a command: typed options, one clear line for a user's error, a traceback for a bug."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from components.errors import UserError
+
+ParamsFile = Annotated[Path, typer.Option("--params", help="The file of all choices, validated whole.")]
+Out = Annotated[Path, typer.Option("--out", help="The folder to write; it appears only when the step has succeeded.")]
+
+
+def run(step: Callable[..., Any]) -> None:
+    """Run ``step`` as a Typer command and exit: 0 done, 1 a :class:`UserError`, 2 a wrong call, 130 interrupted."""
+    # No step reports to anyone, and none should wait for a server that would be told.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+
+    @functools.wraps(step)
+    def command(*args: Any, **options: Any) -> None:
+        try:
+            step(*args, **options)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            print("interrupted: nothing half-written was left; run again to go on", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command)
+    app()

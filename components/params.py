@@ -1,0 +1,182 @@
+"""``params.yaml``: every choice a run makes, typed and bounded, one section per step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from components.errors import UserError
+from model.networks import NETWORKS
+from model.recipe import Fraction, Section, TrainParams
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+
+
+class IngestParams(Section):
+    """Reading a cohort in its publishers' layout."""
+
+    max_megapixels: Annotated[float, Field(gt=0)] = Field(description="larger images are refused before decoding")
+
+
+class ExpectedCount(Section):
+    """How many images and masks a site must have."""
+
+    images: Annotated[int, Field(ge=0)]
+    masks: Annotated[int, Field(ge=0)]
+
+
+class ValidateParams(Section):
+    """What the Great Expectations suite holds a cohort to."""
+
+    sites: Annotated[list[Name], Field(min_length=1)]
+    labels: Annotated[list[Name], Field(min_length=1)]
+    bit_depths: Annotated[list[int], Field(min_length=1)] = Field(description="bits of the stored image")
+    lung_fraction: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = Field(
+        description="least and largest share of the image that a mask may cover"
+    )
+    components: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)] = Field(
+        description="least and largest number of large connected components of a mask"
+    )
+    large_component: Fraction = Field(description="share of the image from which a component counts as large")
+    expected: dict[Name, ExpectedCount] = Field(description="images and masks per site; {} expects no count")
+
+    @model_validator(mode="after")
+    def _ranges_ascend(self) -> ValidateParams:
+        for name in ("lung_fraction", "components"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name}: the first value must not be above the second")
+        return self
+
+
+class PreprocessParams(Section):
+    """From images of any size to arrays of one size, and who is trained and tested on."""
+
+    size: Annotated[int, Field(ge=32, le=2048, multiple_of=16)] = Field(description="side of the square, pixels")
+    interpolation: Literal["area", "linear", "cubic", "lanczos"] = Field(description="of the images; masks take area")
+    intensity_percentiles: Annotated[list[Annotated[float, Field(ge=0, le=100)]], Field(min_length=2, max_length=2)] = (
+        Field(description="grey values stretched to 0 and 255")
+    )
+    dilation: Annotated[int, Field(ge=0)] = Field(
+        description="side of the square kernel in pixels of a 512-pixel image; 0 dilates nothing"
+    )
+    splits: dict[Literal["train", "validation", "test"], Fraction] = Field(description="shares; they add up to 1")
+    seed: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PreprocessParams:
+        if self.intensity_percentiles[0] >= self.intensity_percentiles[1]:
+            raise ValueError("intensity_percentiles: the first value must be below the second")
+        if set(self.splits) != {"train", "validation", "test"}:
+            raise ValueError("splits: needs train, validation and test")
+        if abs(sum(self.splits.values()) - 1) > 1e-6 or min(self.splits.values()) <= 0:
+            raise ValueError("splits: the three shares must be above 0 and add up to 1")
+        return self
+
+
+class Scenario(Section):
+    """Which sites are trained on and which are tested on; the same sites on both sides share their frozen splits."""
+
+    train: Annotated[list[Name], Field(min_length=1)]
+    test: Annotated[list[Name], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> Scenario:
+        if set(self.train) != set(self.test) and set(self.train) & set(self.test):
+            raise ValueError("train and test must name the same sites or none in common")
+        return self
+
+
+class Matrix(Section):
+    """The cells that are trained and evaluated: every network in every scenario with every seed."""
+
+    networks: Annotated[list[str], Field(min_length=1)]
+    scenarios: Annotated[list[Name], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _known(self) -> Matrix:
+        unknown = sorted(set(self.networks) - set(NETWORKS))
+        if unknown:
+            raise ValueError(f"networks: unknown {', '.join(unknown)}; known are {', '.join(sorted(NETWORKS))}")
+        return self
+
+
+class EvaluateParams(Section):
+    """How a trained network is scored and shown."""
+
+    threshold: Annotated[float, Field(gt=0, lt=1)] = Field(description="probability from which a pixel is lung")
+    batch_size: Annotated[int, Field(ge=1)]
+    bootstrap: Annotated[int, Field(ge=100)] = Field(description="resamples of the images for each interval")
+    seed: Annotated[int, Field(ge=0)] = Field(description="of the bootstrap")
+    worst: Annotated[int, Field(ge=0)] = Field(description="overlays of the worst test images")
+    figure_images: Annotated[int, Field(ge=0)] = Field(description="overlays a site for Figures 5 and 6")
+
+
+class RegisterParams(Section):
+    """Where runs are tracked and which cell is offered for production."""
+
+    experiment: Annotated[str, Field(min_length=1)]
+    model: Annotated[str, Field(min_length=1)]
+    scenario: Name = Field(description="of its cells the one with the best validation Dice is registered")
+
+
+class Params(Section):
+    """The whole of ``params.yaml``."""
+
+    ingest: IngestParams
+    validate_: ValidateParams = Field(alias="validate")
+    preprocess: PreprocessParams
+    scenarios: dict[Name, Scenario]
+    matrix: Matrix
+    train: TrainParams
+    evaluate: EvaluateParams
+    register_: RegisterParams = Field(alias="register")
+
+    @model_validator(mode="after")
+    def _scenarios_exist(self) -> Params:
+        for where, names in (("matrix.scenarios", self.matrix.scenarios), ("register.scenario", [self.register_.scenario])):
+            unknown = sorted(set(names) - set(self.scenarios))
+            if unknown:
+                raise ValueError(f"{where}: not under scenarios: {', '.join(unknown)}")
+        return self
+
+
+def check(values: Any, origin: str) -> Params:
+    """Return ``values`` as typed parameters, or raise a :class:`UserError` that lists every wrong key at once."""
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        problems = []
+        for item in error.errors():
+            where = ".".join(str(part) for part in item["loc"]) or "the file"
+            got = "" if item["type"] in ("missing", "extra_forbidden", "value_error") else f" (got {item['input']!r})"
+            problems.append(f"{where}: {item['msg'].removeprefix('Value error, ')}{got}")
+        raise UserError(f"{origin}: {len(problems)} value(s) to correct", problems) from None
+
+
+def read_yaml(path: Path) -> Any:
+    """Return the plain values of a YAML 1.2 file (the version DVC reads), or raise a :class:`UserError`."""
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; run from the project's folder or say --params FILE") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def read_params(path: Path) -> Params:
+    """Read and check a parameter file whole, so that a mistake in any section is told before any step has run."""
+    return check(read_yaml(path), str(path))
+
+
+def params_hash(params: BaseModel) -> str:
+    """Return 12 hexadecimal digits that two equal parameter sets share, whatever the file's layout and comments."""
+    text = json.dumps(params.model_dump(mode="json", by_alias=True), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

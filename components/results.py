@@ -1,0 +1,72 @@
+"""What evaluations say: the row of ``results.json``, and the files that train and evaluate leave for each cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+METRICS = ("dice", "accuracy", "jaccard", "precision", "recall", "f1", "auc", "paper_iou", "hd95", "assd")
+
+
+class Row(TypedDict):
+    """One line of every table. ``None`` stands where a figure is not defined, never 0 or 1 in its place.
+
+    ``reduction`` is ``pooled`` (pixels of all images counted together) or ``per_image`` (mean over images). ``site``
+    and ``label`` are ``all`` or one of them. ``masks`` is ``original`` or ``dilated``. ``hd95`` and ``assd`` are in
+    pixels at the size of evaluation and have no pooled figure.
+    """
+
+    network: str
+    scenario: str
+    seed: int
+    split: str
+    site: str
+    label: str
+    masks: str
+    reduction: str
+    n_images: int
+    dice: float | None
+    dice_ci95: list[float] | None
+    accuracy: float | None
+    jaccard: float | None
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    auc: float | None
+    paper_iou: float | None
+    hd95: float | None
+    assd: float | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One network trained in one scenario with one seed; its folder is ``<network>/<scenario>/seed-<seed>``."""
+
+    network: str
+    scenario: str
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """Where the cell lies below ``models/`` and ``evaluations/``."""
+        return Path(self.network) / self.scenario / f"seed-{self.seed}"
+
+    @classmethod
+    def of(cls, folder: Path) -> Cell:
+        """Return the cell that a folder ending in ``<network>/<scenario>/seed-<seed>`` belongs to."""
+        network, scenario, seed = folder.parts[-3:]
+        return cls(network, scenario, int(seed.removeprefix("seed-")))
+
+
+# models/<cell>/: weights.safetensors, and
+CONFIG = "config.json"  # what rebuilds the network and its input: model.predictor.Predictor reads it
+HISTORY = "history.csv"  # epoch, learning_rate, train_loss, train_dice, validation_loss, validation_dice, seconds, images_per_second
+RUN = "run.json"  # mlflow_run_id, commit, dirty, seconds, hardware, versions: what differs between two equal runs
+
+# evaluations/<cell>/:
+ROWS = "rows.json"  # list of Row
+CASES = "cases.csv"  # one row an image and kind of masks: id, site, label, split, masks, METRICS, tp, fp, fn, tn
+SUMMARY = "metrics.json"  # {split: {metric_masks: figure}}: what `dvc metrics` shows
+ROC = "roc.csv"  # fpr, tpr of the test split's pixels against original masks
+OVERLAYS = "overlays.json"  # list of {file, kind: worst | figure, id, site, label, dice}; files lie in overlays/, PNG

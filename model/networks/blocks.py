@@ -1,0 +1,132 @@
+"""What several networks are made of. Feature maps are float (N, C, H, W)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def scaled(channels: int, width: float) -> int:
+    """Return a channel count at a width factor: a multiple of 4, for blocks that split it among four branches."""
+    return max(4, 4 * round(channels * width / 4))
+
+
+def glorot_uniform(network: nn.Module) -> None:
+    """Draw every convolution's kernel from Glorot's uniform distribution and zero its bias, as Keras does."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+class SegmentationNetwork(nn.Module):
+    """Base of all networks: any height and width go in, logits of that size come out.
+
+    A subclass sets ``stride``, the factor between its input and its coarsest map, and writes :meth:`logits` for sizes
+    that are multiples of it. Other sizes are padded at the bottom and the right by repeating the edge, and cropped
+    again, so that nothing is resampled.
+    """
+
+    stride: int
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W), H and W multiples of ``stride``, to logits (N, 1, H, W)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map float (N, in_channels, H, W) to logits (N, 1, H, W)."""
+        height, width = x.shape[-2:]
+        bottom, right = -height % self.stride, -width % self.stride
+        if bottom or right:
+            x = F.pad(x, (0, right, 0, bottom), mode="replicate")
+        return self.logits(x)[..., :height, :width]
+
+
+class DCRCBlock(nn.Module):
+    """Densely connected recurrent convolution block (the paper, section II-B, Figures 2 and 3).
+
+    Two units, each of three 3x3 convolutions that add up the unit's input, are joined densely by 1x1 convolutions. As
+    in the authors' code the recurrence is unrolled: every convolution has weights of its own. The skip is a 1x1
+    convolution only where the channel count changes.
+    """
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.skip = nn.Conv2d(in_channels, channels, 1) if in_channels != channels else nn.Identity()
+        self.units = nn.ModuleList(
+            nn.ModuleList(self._convolution(channels) for _ in range(3)) for _ in range(2)
+        )
+        self.joins = nn.ModuleList(self._join(2 * channels, channels) for _ in range(2))
+        self.out = self._join(3 * channels, channels)
+
+    @staticmethod
+    def _convolution(channels: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1),
+            # Keras' defaults: epsilon 1e-3, momentum 0.99 of the old value.
+            nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01),
+            nn.LeakyReLU(0.3, inplace=True),
+        )
+
+    @staticmethod
+    def _join(in_channels: int, channels: int) -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(in_channels, channels, 1), nn.LeakyReLU(0.3, inplace=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, channels, H, W)."""
+        skip = self.skip(x)
+        features = [skip]
+        for unit, join in zip(self.units, self.joins, strict=True):
+            start = features[0]
+            y = unit[0](start)  # type: ignore[index]
+            for convolution in unit[1:]:  # type: ignore[index]
+                y = convolution(y + start)
+            features.insert(0, join(torch.cat([y, skip], dim=1)))
+        return self.out(torch.cat(features, dim=1))
+
+
+class SameStride2(nn.Module):
+    """A 3x3 convolution of stride 2 that pads even sizes at the right and bottom only, as TensorFlow's ``same``."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W), H and W even, to (N, channels, H / 2, W / 2)."""
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class InceptionBlock(nn.Module):
+    """Inception block with dilation, stride 2 (the paper, section II-C, Figure 4): four branches of a quarter each."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        quarter = channels // 4
+        self.a = nn.Sequential(nn.Conv2d(in_channels, quarter, 1, stride=2), nn.ReLU(inplace=True))
+        self.b = nn.Sequential(
+            nn.Conv2d(in_channels, quarter, 1),
+            nn.ReLU(inplace=True),
+            SameStride2(quarter, quarter),
+            nn.ReLU(inplace=True),
+        )
+        # With ceil_mode and no padding the last window hangs over an even edge, and only real pixels are averaged.
+        self.c = nn.Sequential(
+            nn.AvgPool2d(3, stride=2, ceil_mode=True),
+            nn.Conv2d(in_channels, quarter, 3, padding=(1, 2), dilation=(1, 2)),
+            nn.ReLU(inplace=True),
+        )
+        self.d = nn.Sequential(
+            nn.Conv2d(in_channels, quarter, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(quarter, quarter, 3, padding=(3, 1), dilation=(3, 1)),
+            nn.ReLU(inplace=True),
+            SameStride2(quarter, quarter),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W), H and W even, to (N, channels, H / 2, W / 2)."""
+        return torch.cat([self.a(x), self.b(x), self.c(x), self.d(x)], dim=1)

@@ -1,0 +1,1 @@
+"""The same steps chained on a cluster: the Kubeflow graph."""

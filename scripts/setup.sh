@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Make the environment .venv from the committed lock. A second run finds it made and returns at once.
+#   PYTHON=python3.11     the interpreter to make it with
+#   TORCH_INDEX_URL=...   a package index for torch alone, for instance one of CPU-only or other CUDA builds
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+VENV=${VENV:-.venv}
+PYTHON=${PYTHON:-python3.11}
+UV_VERSION=0.13.9
+TORCH_VERSION=2.13.0
+
+stamp="$VENV/.lock-$(sha256sum requirements.lock scripts/setup.sh | sha256sum | cut -c1-16)"
+[ -e "$stamp" ] && exit 0
+
+command -v "$PYTHON" >/dev/null || { echo "setup: $PYTHON not found: install Python 3.11 or say PYTHON=/path/to/python3.11" >&2; exit 1; }
+seconds() { local start=$SECONDS; "${@:2}"; echo "setup: $1 took $((SECONDS - start)) s"; }
+
+seconds "the virtual environment" "$PYTHON" -m venv "$VENV"
+seconds "uv" "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "uv==$UV_VERSION"
+uv=("$VENV/bin/uv" pip install --quiet --python "$VENV/bin/python")
+# Bytecode is compiled here once: without it the imports of one step take ten seconds and more.
+seconds "the lock" "${uv[@]}" --no-deps --require-hashes --compile-bytecode -r requirements.lock
+# torch stands beside the lock, because its CPU and CUDA builds share a version but no hash. uv does not read
+# pip's settings, so a folder of wheels that pip knows is handed on.
+torch=("${uv[@]}" --compile-bytecode "torch==$TORCH_VERSION")
+[ -n "${PIP_FIND_LINKS:-}" ] && torch+=(--find-links "$PIP_FIND_LINKS")
+[ -n "${TORCH_INDEX_URL:-}" ] && torch+=(--extra-index-url "$TORCH_INDEX_URL")
+seconds "torch" "${torch[@]}"
+touch "$stamp"

@@ -1,0 +1,117 @@
+"""DEFU-Net against the authors' network: parameter counts, and golden values of the Keras original."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from model.networks import build
+from model.networks.blocks import DCRCBlock, InceptionBlock
+from model.networks.defu_net import DEFUNet
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def pseudo_random(numbers: np.ndarray, stream: int) -> np.ndarray:
+    """A linear congruential generator that any language can repeat: values in [-0.5, 0.5)."""
+    prime = 2**31 - 1
+    z = (numbers.astype(np.int64) * 1103515245 + stream * 12345 + 67890) % prime
+    for _ in range(2):
+        z = 48271 * z % prime
+    return z / prime - 0.5
+
+
+def in_published_order(network: DEFUNet) -> Iterator[nn.Module]:
+    e, i, d = network.encoders, network.inceptions, network.decoders
+    yield from (e[0], e[1], i[0], e[2], i[1], e[3], i[2], i[3], network.bottom, *d, network.head)
+
+
+def convolutions(block: nn.Module) -> list[nn.Conv2d]:
+    if isinstance(block, nn.Conv2d):
+        return [block]
+    parts: list[nn.Module] = [block]
+    if isinstance(block, DCRCBlock):
+        parts = [block.skip, block.units[0], block.joins[0], block.units[1], block.joins[1], block.out]
+    return [module for part in parts for module in part.modules() if isinstance(module, nn.Conv2d)]
+
+
+@torch.no_grad()
+def fill(network: DEFUNet) -> None:
+    norms = [m for block in in_published_order(network) for m in block.modules() if isinstance(m, nn.BatchNorm2d)]
+    for i, conv in enumerate(c for block in in_published_order(network) for c in convolutions(block)):
+        out, inputs, height, width = conv.weight.shape
+        fan_in = height * width * inputs
+        kernel = pseudo_random(np.arange(conv.weight.numel()), i) * np.sqrt(12 / fan_in)
+        conv.weight.copy_(torch.from_numpy(kernel.reshape(height, width, inputs, out).transpose(3, 2, 0, 1)))
+        assert conv.bias is not None
+        conv.bias.copy_(torch.from_numpy(0.2 * pseudo_random(np.arange(out), 1000 + i)))
+    for i, norm in enumerate(norms):
+        n = np.arange(norm.num_features)
+        norm.weight.copy_(torch.from_numpy(1 + 0.5 * pseudo_random(n, 2000 + i)))
+        norm.bias.copy_(torch.from_numpy(0.2 * pseudo_random(n, 3000 + i)))
+        norm.running_mean.copy_(torch.from_numpy(0.2 * pseudo_random(n, 4000 + i)))
+        norm.running_var.copy_(torch.from_numpy(1 + 0.5 * pseudo_random(n, 5000 + i)))
+
+
+def test_golden_values_of_the_authors_network() -> None:
+    network = build("defu_net")
+    assert isinstance(network, DEFUNet)
+    fill(network)
+    image = torch.from_numpy(pseudo_random(np.arange(64 * 96), 9999) + 0.5).float().reshape(1, 1, 64, 96)
+    with torch.no_grad():
+        y = network.eval()(image).sigmoid()[0, 0].double()
+    found = [y.mean(), y.std(correction=0), y.min(), y.max(), y[0, 0], y[31, 47], y[63, 95]]
+    golden = [0.477578, 0.005166, 0.465477, 0.487180, 0.468212, 0.481088, 0.465477]
+    np.testing.assert_allclose([float(v) for v in found], golden, rtol=0, atol=1e-5)
+
+
+def test_parameters_to_the_last_one() -> None:
+    network = build("defu_net")
+    assert isinstance(network, DEFUNet)
+    assert count(network) == 45_620_897
+    running = sum(b.numel() for n, b in network.named_buffers() if not n.endswith("num_batches_tracked"))
+    assert running == 23_808
+    assert [count(b) for b in network.encoders] == [251_328, 1_010_432, 4_036_096, 16_133_120]
+    assert [count(b) for b in network.inceptions] == [52_448, 209_344, 836_480, 1_229_696]
+    assert [count(b) for b in network.decoders] == [4_265_472, 1_067_776, 267_648, 259_456]
+    assert (count(network.bottom), count(network.head)) == (16_001_536, 65)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (33, 50), (64, 17)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_any_size_and_channel_count(size: tuple[int, int], channels: int) -> None:
+    network = build("defu_net", width=1 / 8, in_channels=channels).eval()
+    assert network(torch.rand(2, channels, *size)).shape == (2, 1, *size)
+
+
+def test_padding_changes_nothing_where_none_is_needed() -> None:
+    network = build("defu_net", width=1 / 8).eval()
+    assert isinstance(network, DEFUNet)
+    image = torch.rand(1, 1, 32, 48)
+    assert torch.equal(network(image), network.logits(image))
+
+
+def test_every_parameter_learns() -> None:
+    network = build("defu_net", width=1 / 8)
+    network(torch.rand(2, 1, 32, 32)).square().mean().backward()
+    still = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # A bias right before BatchNorm has no effect on the output: its gradient is zero up to rounding.
+    assert [name for name in still if not (name.endswith(".0.bias") and ".units." in name)] == []
+
+
+def test_inception_averages_real_pixels_only() -> None:
+    pool = InceptionBlock(4, 8).c[0]
+    assert torch.equal(pool(torch.ones(1, 4, 8, 8)), torch.ones(1, 4, 4, 4))
+
+
+def test_unknown_name_and_width() -> None:
+    with pytest.raises(ValueError, match="unknown network 'defu'; known are .*defu_net"):
+        build("defu")
+    with pytest.raises(ValueError, match="width must be above 0"):
+        build("defu_net", width=0)
