@@ -26,8 +26,10 @@ COLUMNS: dict[str, str] = {
     "mask_width": "Int64",
     "mask_height": "Int64",
     "mask_binary": "boolean",  # every source mask holds at most two values, the lower of them 0
-    "lung_fraction": "Float64",  # mask pixels / image pixels, 0 to 1
-    "components": "Int64",  # connected components of the mask that are at least validate.large_component of the image
+    "lung_fraction": "Float64",  # share of the mask's picture that is lung, 0 to 1
+    # Shares of the mask's picture that its 8-connected components cover, largest first, separated by spaces, the 16
+    # largest of them: "0.1432 0.1288 3.8e-06". Empty: no mask, or an empty one. Validate counts those it calls large.
+    "component_fractions": "string",
     "image_sha256": "string",  # of the file's bytes
     "pixel_sha256": "string",  # of the decoded pixels: equal for one picture under two names or encodings
     "mask_sha256": "string",  # of the united mask's file
@@ -48,7 +50,9 @@ def read_manifest(folder: Path) -> pd.DataFrame:
     """Read a cohort's manifest with the types of :data:`COLUMNS`; raise a :class:`UserError` where there is none."""
     path = folder / MANIFEST
     try:
-        frame = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values={c: [""] for c, t in COLUMNS.items() if t != "string"})
+        frame = pd.read_csv(
+            path, dtype=COLUMNS, keep_default_na=False, na_values={c: [""] for c, t in COLUMNS.items() if t != "string"}
+        )
     except FileNotFoundError:
         raise UserError(f"{path}: not found; {folder} is not a cohort: run the ingest step first") from None
     except ValueError as error:
@@ -66,18 +70,20 @@ class Arrays:
         manifest: the rows of the paired images, indexed 0 .. N-1.
         images: uint8 (N, size, size), grey, 0 to 255.
         masks: dict of uint8 (N, size, size), 0 or 1: ``original`` and ``dilated``.
-        info: ``size``, ``synthetic``, ``intensity_percentiles``, ``interpolation`` and so on, as preprocess wrote them.
+        info: ``size``, ``intensity_percentiles``, ``interpolation`` and so on, as preprocess wrote them.
+        card: what the cohort says of itself: ``name``, ``synthetic``, ``description``.
     """
 
     def __init__(self, folder: Path) -> None:
         self.manifest = read_manifest(folder).reset_index(drop=True)
         self.info: dict[str, Any] = read_json(folder / "arrays.json")
+        self.card: dict[str, Any] = {key: self.info[key] for key in ("name", "synthetic", "description")}
         self.images = self._open(folder / "images.npy")
         self.masks = {name: self._open(folder / f"masks-{name}.npy") for name in ("original", "dilated")}
 
     def _open(self, path: Path) -> np.ndarray:
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read ({error}); run the preprocess step again") from error
         if array.dtype != np.uint8 or array.ndim != 3 or len(array) != len(self.manifest):
@@ -87,9 +93,14 @@ class Arrays:
     def rows(self, ids: list[str]) -> np.ndarray:
         """Return the row numbers (int64) of ``ids``, in their order; an unknown id is a :class:`UserError`."""
         numbers = pd.Series(self.manifest.index, index=self.manifest["id"]).reindex(ids)
-        if numbers.isna().any():
-            raise UserError(f"the split names images that the arrays lack, for instance {numbers.index[numbers.isna()][0]}; run the preprocess step again")
-        return numbers.to_numpy(np.int64)
+        unknown = numbers.index[numbers.isna()]
+        if len(unknown):
+            raise UserError(
+                f"the split names {len(unknown)} image(s) that the arrays lack, the first {unknown[0]}; "
+                "run the preprocess step again"
+            )
+        rows: np.ndarray = numbers.to_numpy(np.int64)
+        return rows
 
 
 SPLITS = ("train", "validation", "test")

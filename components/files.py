@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from components.errors import UserError
 
-OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
+OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the quota, a limit on file sizes
 
 
 @contextmanager
@@ -72,16 +72,19 @@ def write_folder(path: Path) -> Iterator[Path]:
         for stale in path.parent.glob(f".{path.name}.partial-*"):
             shutil.rmtree(stale)
         partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+        replaced = partial.with_name(f"{partial.name}-replaced")
         partial.mkdir(parents=True)
         try:
             with explain_full_disk(path):
                 yield partial
             if path.exists():
-                shutil.rmtree(path)
+                # Moved away whole before it is deleted: no half-deleted folder keeps its name if this run is killed.
+                path.replace(replaced)
             partial.replace(path)
         finally:
-            if partial.exists():
-                shutil.rmtree(partial)
+            for leftover in (partial, replaced):
+                if leftover.exists():
+                    shutil.rmtree(leftover)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -141,7 +141,10 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _scenarios_exist(self) -> Params:
-        for where, names in (("matrix.scenarios", self.matrix.scenarios), ("register.scenario", [self.register_.scenario])):
+        for where, names in (
+            ("matrix.scenarios", self.matrix.scenarios),
+            ("register.scenario", [self.register_.scenario]),
+        ):
             unknown = sorted(set(names) - set(self.scenarios))
             if unknown:
                 raise ValueError(f"{where}: not under scenarios: {', '.join(unknown)}")

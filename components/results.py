@@ -61,7 +61,8 @@ class Cell:
 
 # models/<cell>/: weights.safetensors, and
 CONFIG = "config.json"  # what rebuilds the network and its input: model.predictor.Predictor reads it
-HISTORY = "history.csv"  # epoch, learning_rate, train_loss, train_dice, validation_loss, validation_dice, seconds, images_per_second
+# epoch, learning_rate, train_loss, train_dice, validation_loss, validation_dice, seconds, images_per_second
+HISTORY = "history.csv"
 RUN = "run.json"  # mlflow_run_id, commit, dirty, seconds, hardware, versions: what differs between two equal runs
 
 # evaluations/<cell>/:
@@ -70,3 +71,7 @@ CASES = "cases.csv"  # one row an image and kind of masks: id, site, label, spli
 SUMMARY = "metrics.json"  # {split: {metric_masks: figure}}: what `dvc metrics` shows
 ROC = "roc.csv"  # fpr, tpr of the test split's pixels against original masks
 OVERLAYS = "overlays.json"  # list of {file, kind: worst | figure, id, site, label, dice}; files lie in overlays/, PNG
+
+# What an overlay blends over the grey X-ray, RGB 0 to 255: evaluate draws with these, report's legend names them.
+WORST_COLOURS = {"true positive": (0, 158, 115), "false positive": (230, 70, 20), "false negative": (250, 220, 60)}
+FIGURE_COLOURS = {"ground truth": (190, 190, 190), "prediction": (220, 40, 40)}

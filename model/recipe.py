@@ -39,7 +39,9 @@ class TrainParams(Section):
     masks: Literal["original", "dilated"] = Field(description="what the network learns to draw")
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
-    learning_rate: Annotated[float, Field(gt=0)] = Field(description="of Adam; the peak where the schedule is one-cycle")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        description="of Adam; the peak where the schedule is one-cycle"
+    )
     schedule: Literal["one-cycle", "plateau"]
     plateau: Plateau
     early_stopping: Annotated[int, Field(ge=0)] = Field(description="epochs without a better validation loss; 0: never")

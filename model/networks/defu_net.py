@@ -50,4 +50,5 @@ class DEFUNet(SegmentationNetwork):
         y = self.bottom(F.max_pool2d(recurrent, 2) + self.inceptions[-1](fused[-1]))
         for decoder, skip in zip(self.decoders, reversed(fused), strict=True):
             y = decoder(torch.cat([F.interpolate(y, scale_factor=2.0, mode="nearest"), skip], dim=1))
-        return self.head(y)
+        logits: Tensor = self.head(y)
+        return logits

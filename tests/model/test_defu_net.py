@@ -111,7 +111,7 @@ def test_inception_averages_real_pixels_only() -> None:
 
 
 def test_unknown_name_and_width() -> None:
-    with pytest.raises(ValueError, match="unknown network 'defu'; known are .*defu_net"):
+    with pytest.raises(ValueError, match=r"unknown network 'defu'; known are .*defu_net"):
         build("defu")
     with pytest.raises(ValueError, match="width must be above 0"):
         build("defu_net", width=0)

@@ -1,0 +1,107 @@
+"""Score one trained cell on all its splits, against original and dilated masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from components.cohort import Arrays, read_split
+from components.errors import UserError
+from components.evaluate.overlays import write_overlays
+from components.evaluate.rows import score_cases, summarise, summary_figures
+from components.files import write_folder, write_json
+from components.params import EvaluateParams
+from components.results import CASES, ROC, ROWS, SUMMARY, Cell, Row
+from components.tracking import connect, explained, find_run
+
+ROC_POINTS = 201
+
+
+def evaluate(cell: Cell, arrays: Path, split: Path, model: Path, params: EvaluateParams, out: Path) -> list[Row]:
+    """Score a cell and leave its rows, one line an image, the ROC curve and overlays.
+
+    Args:
+        cell: which network, scenario and seed.
+        arrays: the preprocessed cohort.
+        split: the scenario's frozen split, ``<scenario>.json``.
+        model: the folder that training left.
+        params: how to score.
+        out: the folder to write: ``rows.json``, ``cases.csv``, ``metrics.json``, ``roc.csv``, ``overlays.json`` and
+            ``overlays/``.
+
+    Returns:
+        The rows of ``rows.json``: for every split, site, label, kind of masks and reduction.
+
+    Raises:
+        UserError: the model or the data are missing or do not belong together.
+    """
+    import torch
+
+    from model.predictor import Predictor
+
+    cohort, ids = Arrays(arrays), read_split(split)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        predictor = Predictor.load(model, device)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{model}: not a trained model ({error}); run the train step again") from error
+    if predictor.input_config.size != cohort.info["size"]:
+        raise UserError(
+            f"{model}: trained at {predictor.input_config.size} pixels, but {arrays} has {cohort.info['size']}; "
+            "run the train step again"
+        )
+    cases: list[pd.DataFrame] = []
+    rows: list[Row] = []
+    test: dict[str, Any] = {}
+    for name, names in ids.items():
+        order = cohort.rows(names)
+        probabilities = predictor.probabilities(cohort.images[order], params.batch_size)
+        for kind, masks in cohort.masks.items():
+            frame = score_cases(cohort.manifest.iloc[order], name, kind, probabilities, masks[order], params.threshold)
+            cases.append(frame)
+            rows += summarise(frame, cell, probabilities, masks[order], params.bootstrap, params.seed)
+            print(f"evaluate {cell.folder}: {name}, {kind} masks: {_headline(rows)}", flush=True)
+        if name == "test":
+            test = {"order": order, "probabilities": probabilities, "cases": cases[-len(cohort.masks)]}
+    with write_folder(out) as folder:
+        write_json(folder / ROWS, rows)
+        pd.concat(cases).to_csv(folder / CASES, index=False)
+        write_json(folder / SUMMARY, summary_figures(rows))
+        _roc(test["probabilities"], cohort.masks["original"][test["order"]]).to_csv(folder / ROC, index=False)
+        write_overlays(folder, cohort, test["order"], test["probabilities"], test["cases"], params)
+    _log(model, out, rows)
+    return rows
+
+
+def _log(model: Path, out: Path, rows: list[Row]) -> None:
+    """Add the figures and files of an evaluation to the MLflow run that trained the model."""
+    client = connect()
+    run_id = find_run(client, model)
+    if run_id is None:
+        print(f"evaluate: the run that trained {model} is not in this MLflow store; the figures are in {out} alone")
+        return
+    with explained(f"run {run_id}"):
+        for split, kinds in summary_figures(rows).items():
+            for kind, figures in kinds.items():
+                for name, value in figures.items():
+                    if value is not None:
+                        client.log_metric(run_id, f"{split}.{kind}.{name}", value)
+        client.log_artifacts(run_id, str(out), "evaluation")
+
+
+def _headline(rows: list[Row]) -> str:
+    row = next(r for r in reversed(rows) if (r["site"], r["label"], r["reduction"]) == ("all", "all", "per_image"))
+    low, high = row["dice_ci95"] or (float("nan"), float("nan"))
+    return f"{row['n_images']} images, mean Dice {row['dice']:.4f} (95 % {low:.4f} to {high:.4f})"
+
+
+def _roc(probabilities: np.ndarray, masks: np.ndarray) -> pd.DataFrame:
+    """Return the ROC curve of all pixels at evenly spaced false positive rates, few enough to plot."""
+    from sklearn.metrics import roc_curve
+
+    fpr, tpr, _ = roc_curve(masks.ravel(), probabilities.ravel())
+    at = np.linspace(0, 1, ROC_POINTS)
+    return pd.DataFrame({"fpr": at, "tpr": np.interp(at, fpr, tpr)})

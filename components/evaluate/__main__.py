@@ -1,0 +1,25 @@
+"""``python -m components.evaluate``: score one cell of the matrix."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from components import cli
+from components.evaluate import evaluate
+from components.params import read_params
+from components.results import Cell
+
+
+def main(
+    arrays: Annotated[Path, typer.Argument(help="The preprocessed cohort.")],
+    model: Annotated[Path, typer.Option(help="The cell's trained model: .../<network>/<scenario>/seed-<seed>.")],
+    split: Annotated[Path, typer.Option(help="The scenario's frozen split.")],
+    out: cli.Out,
+    params: cli.ParamsFile = Path("params.yaml"),
+) -> None:
+    """Score a trained network on its training, validation and test images, and draw overlays of the test images."""
+    evaluate(Cell.of(model), arrays, split, model, read_params(params).evaluate, out)
+
+
+cli.run(main)

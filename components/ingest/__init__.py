@@ -1,0 +1,161 @@
+"""Ingest: from a publisher's folder, ZIP or bucket to the raw cohort that every later step reads."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from components.cohort import write_manifest
+from components.errors import UserError
+from components.files import write_folder, write_json
+from components.ingest.layouts import LAYOUTS, Case, Survey, survey
+from components.ingest.pictures import Store
+from components.ingest.sources import Source, join, open_source
+from components.parallel import cores, parallel
+from components.params import IngestParams
+
+COHORT = "cohort.json"
+
+
+@dataclass(frozen=True)
+class SiteCount:
+    """How many X-rays of a site there are, how many have a mask and how many have none."""
+
+    images: int
+    masks: int
+    unpaired: int
+
+
+@dataclass(frozen=True)
+class IngestResult:
+    """The raw cohort that :func:`ingest` wrote.
+
+    Attributes:
+        folder: where it lies.
+        name: the cohort's name.
+        synthetic: whether its X-rays are made up.
+        sites: counts by site.
+        ignored: files of the source that belong to no known layout.
+    """
+
+    folder: Path
+    name: str
+    synthetic: bool
+    sites: dict[str, SiteCount]
+    ignored: list[str]
+
+
+class Card(BaseModel):
+    """What a cohort may say of itself in ``cohort.json`` at its root."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str = ""
+    synthetic: bool = False
+    description: str = ""
+
+
+def ingest(source: str, params: IngestParams, out: Path) -> IngestResult:
+    """Read a cohort in its publishers' layouts and write the raw cohort.
+
+    The folder holds ``images/<site>/<id>.png`` (as published, to the byte), ``masks/<site>/<id>.png`` (8-bit, 0 and
+    255, left and right united), ``manifest.csv`` (:data:`components.cohort.COLUMNS`) and ``cohort.json`` ({name,
+    synthetic, description, source, sites: {site: {images, masks, unpaired}}}). The same source gives the same bytes.
+
+    Args:
+        source: a folder, a ZIP file, or ``s3://bucket/prefix`` of files or of a ZIP.
+        params: section ``ingest`` of ``params.yaml``.
+        out: the folder to write; it appears whole or not at all.
+
+    Raises:
+        UserError: the source cannot be read, follows no known layout, or holds files that cannot be used; every such
+            file is named.
+    """
+    with write_folder(out) as partial, open_source(source, out) as files:
+        found = _survey(source, files)
+        card_name = min((n for n in files.files if _is_card(n)), key=lambda n: (n.count("/"), n), default="")
+        files.fetch([*([card_name] if card_name else []), *(name for case in found.cases for name in case.files)])
+        card = _read_card(source, files, card_name)
+        rows, problems = _store(source, files, found.cases, partial, params)
+        problems = sorted(problems + [join(source, problem) for problem in found.problems])
+        if problems:
+            raise UserError(f"{source}: {len(problems)} file(s) cannot be used; nothing was written", problems)
+        frame = pd.DataFrame(rows)
+        write_manifest(partial, frame)
+        sites = _count(frame)
+        write_json(
+            partial / COHORT,
+            {
+                "name": card.name or _name_of(source),
+                "synthetic": card.synthetic,
+                "description": card.description,
+                "source": source,
+                "sites": {site: asdict(count) for site, count in sites.items()},
+            },
+        )
+    return IngestResult(out, card.name or _name_of(source), card.synthetic, sites, found.ignored)
+
+
+def _survey(source: str, files: Source) -> Survey:
+    found = survey(files.files)
+    found.ignored[:] = [name for name in found.ignored if not _is_card(name)]
+    if found.cases or found.problems:
+        return found
+    if not found.ignored:
+        raise UserError(f"{source}: there are no files in it; give the folder that holds the X-rays")
+    expected = [f"{layout.site}: .../{layout.image.format(id=layout.example[:-4])}" for layout in LAYOUTS]
+    raise UserError(
+        f"{source}: {len(found.ignored)} file(s), for instance {found.ignored[0]}, but none in a layout known here; "
+        "arrange them as a publisher does, or add a layout to components/ingest/layouts.py. Known are:",
+        expected,
+    )
+
+
+def _store(
+    source: str, files: Source, cases: list[Case], folder: Path, params: IngestParams
+) -> tuple[list[dict[str, Any]], list[str]]:
+    store = Store(source, files, folder, int(params.max_megapixels * 1e6))
+    rows, problems = [], []
+    for row, trouble in parallel(store, cases, cores(), "ingest: images"):
+        problems += trouble
+        if row is not None:
+            rows.append(row)
+    return rows, problems
+
+
+def _count(frame: pd.DataFrame) -> dict[str, SiteCount]:
+    images = Counter(frame["site"])
+    masks = Counter(frame["site"][frame["mask"] != ""])
+    return {site: SiteCount(images[site], masks[site], images[site] - masks[site]) for site in sorted(images)}
+
+
+def _is_card(name: str) -> bool:
+    """Tell whether a file is the cohort's card: at the root, or at that of the one or two folders it is packed in."""
+    path = PurePosixPath(name)
+    return path.name == COHORT and len(path.parts) <= 3
+
+
+def _read_card(source: str, files: Source, name: str) -> Card:
+    if not name:
+        return Card()
+    called = join(source, name)
+    try:
+        return Card.model_validate(json.loads(files.files[name].read()))
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        raise UserError(
+            f"{called}: not a cohort's card; it may hold name, synthetic and description", problems
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{called}: not valid JSON ({error}); correct or remove it") from error
+
+
+def _name_of(source: str) -> str:
+    path = PurePosixPath(source.removeprefix("s3://"))
+    return path.name.removesuffix(".zip") or "cohort"

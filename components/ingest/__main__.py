@@ -1,0 +1,30 @@
+"""``python -m components.ingest SOURCE --params params.yaml --out artifacts/raw``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from components.cli import Out, ParamsFile, run
+from components.ingest import ingest
+from components.params import read_params
+
+
+def main(
+    source: Annotated[str, typer.Argument(help="A folder, a ZIP file or s3://bucket/prefix in a publisher's layout.")],
+    params: ParamsFile = Path("params.yaml"),
+    out: Out = Path("artifacts/raw"),
+) -> None:
+    """Read a cohort in its publishers' layouts and write the raw cohort."""
+    result = ingest(source, read_params(params).ingest, out)
+    for site, count in result.sites.items():
+        print(f"{site}: {count.images} X-rays, {count.masks} with a mask, {count.unpaired} without")
+    if result.ignored:
+        print(f"{len(result.ignored)} other file(s) were left out, for instance {result.ignored[0]}")
+    print(f"{out}: {result.name}{' (synthetic)' if result.synthetic else ''}")
+
+
+if __name__ == "__main__":
+    run(main)

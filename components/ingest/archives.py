@@ -1,0 +1,83 @@
+"""Reading a ZIP file that may be damaged or hostile, without unpacking it onto the disk."""
+
+from __future__ import annotations
+
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from components.errors import UserError
+
+# A ZIP of pictures hardly shrinks them, since PNG is compressed already; a ZIP bomb grows a thousandfold.
+MOST_INFLATION = 100
+ENCRYPTED = 0x1  # general purpose bit flag (PKWARE's APPNOTE, 4.4.4)
+
+
+def open_zip(path: Path, called: str, stack: ExitStack) -> dict[str, tuple[int, Callable[[], bytes]]]:
+    """Open a ZIP and check its directory whole, before anything of it is unpacked.
+
+    Args:
+        path: the archive.
+        called: how the archive is called in messages.
+        stack: closes the archive.
+
+    Returns:
+        By the names of its files: the declared size in bytes, and what reads and checks (CRC-32) the file. Reading
+        never returns more than the declared size.
+
+    Raises:
+        UserError: it is no ZIP; or it holds names that lead outside of it, links, encrypted files, one name twice, or
+            unpacks to more than :data:`MOST_INFLATION` times its size. All offending members are listed.
+    """
+    try:
+        archive = stack.enter_context(zipfile.ZipFile(path))
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise UserError(
+            f"{called}: not a ZIP file, or a truncated one ({error}); fetch it again, or give a folder"
+        ) from error
+    problems = []
+    files: dict[str, tuple[int, Callable[[], bytes]]] = {}
+    for member in archive.infolist():
+        name = member.filename
+        if trouble := _trouble(member):
+            problems.append(f"{called}/{name}: {trouble}")
+        elif name in files:
+            problems.append(f"{called}/{name}: there twice")
+        elif not member.is_dir():
+            files[name] = member.file_size, _reader(archive, member, f"{called}/{name}")
+    if problems:
+        raise UserError(f"{called}: refused; nothing of it was unpacked: make the ZIP anew without these", problems)
+    total = sum(size for size, _ in files.values())
+    if total > MOST_INFLATION * path.stat().st_size:
+        raise UserError(
+            f"{called}: refused, as it would unpack to {total / 1e6:.0f} MB, more than {MOST_INFLATION} times its "
+            "size: a ZIP bomb; if it is not, unpack it yourself and give the folder"
+        )
+    return files
+
+
+def _trouble(member: zipfile.ZipInfo) -> str:
+    """Say what is wrong with a member's directory entry; empty: nothing."""
+    name = member.orig_filename.replace("\\", "/")
+    if name.startswith("/") or (len(name) > 1 and name[1] == ":"):
+        return "an absolute name"
+    if ".." in name.split("/"):
+        return "its name leads outside of the ZIP"
+    if stat.S_ISLNK(member.external_attr >> 16):
+        return "a symbolic link"
+    if member.flag_bits & ENCRYPTED:
+        return "encrypted"
+    return ""
+
+
+def _reader(archive: zipfile.ZipFile, member: zipfile.ZipInfo, called: str) -> Callable[[], bytes]:
+    def read() -> bytes:
+        try:
+            return archive.read(member)
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            raise UserError(f"{called}: damaged inside the ZIP ({error}); fetch the ZIP again") from error
+
+    return read

@@ -1,0 +1,174 @@
+"""How each publisher lays out a cohort. A further site is one more :class:`Layout` in :data:`LAYOUTS`."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from components.ingest.readings import Reading, read_montgomery, read_shenzhen
+
+LABELS = {"0": "normal", "1": "abnormal"}
+JUNK = ("thumbs.db", "desktop.ini", "readme", "readme.txt", "readme.md")  # what file managers and publishers leave
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One site's reader: where its files lie and what they are called.
+
+    Attributes:
+        site: the site's name in the manifest.
+        id: pattern of an X-ray's id, with the group ``label`` (0 or 1).
+        image: path of the X-ray below any folder, with ``{id}`` in place of the id.
+        masks: paths of the masks, all of which are united; an X-ray has all or none.
+        reading: path of the clinical reading.
+        read: what takes a reading apart.
+        example: a file name as the publisher writes it, for messages.
+    """
+
+    site: str
+    id: str
+    image: str
+    masks: tuple[str, ...]
+    reading: str
+    read: Callable[[str], Reading]
+    example: str
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The image's path, then the masks', then the reading's."""
+        return (self.image, *self.masks, self.reading)
+
+    def patterns(self) -> list[tuple[str, re.Pattern[str]]]:
+        """Return each template with the pattern of the full paths it stands for."""
+        found = []
+        for template in self.templates:
+            before, after = template.split("{id}")
+            pattern = rf"(?:.*/)?{re.escape(before)}(?P<id>{self.id}){re.escape(after)}"
+            found.append((template, re.compile(pattern)))
+        return found
+
+
+LAYOUTS: tuple[Layout, ...] = (
+    Layout(
+        site="montgomery",
+        id=r"MCUCXR_\d+_(?P<label>[01])",
+        image="CXR_png/{id}.png",
+        masks=("ManualMask/leftMask/{id}.png", "ManualMask/rightMask/{id}.png"),
+        reading="ClinicalReadings/{id}.txt",
+        read=read_montgomery,
+        example="MCUCXR_0001_0.png",
+    ),
+    Layout(
+        site="shenzhen",
+        id=r"CHNCXR_\d+_(?P<label>[01])",
+        image="CXR_png/{id}.png",
+        masks=("mask/{id}_mask.png",),
+        reading="ClinicalReadings/{id}.txt",
+        read=read_shenzhen,
+        example="CHNCXR_0001_0.png",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One X-ray and what belongs to it; every path is one of the source's names."""
+
+    layout: Layout
+    id: str
+    label: str
+    image: str
+    masks: tuple[str, ...]  # empty: the X-ray has no mask
+    reading: str  # empty: there is none
+
+    @property
+    def files(self) -> list[str]:
+        """Every file of the case."""
+        return [self.image, *self.masks, *([self.reading] if self.reading else [])]
+
+
+@dataclass
+class Survey:
+    """What a list of names holds.
+
+    Attributes:
+        cases: ordered by site and id.
+        problems: one line per file that breaks its layout.
+        ignored: files that belong to no layout's folder.
+    """
+
+    cases: list[Case] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+
+
+def survey(names: Iterable[str], layouts: Sequence[Layout] = LAYOUTS) -> Survey:
+    """Sort the names of a source's files into X-rays with their masks and readings.
+
+    Files are known by their own names and those of their nearest folders, so that a cohort may lie any number of
+    folders deep, whole or in several pieces.
+
+    Args:
+        names: paths below the source, with forward slashes.
+        layouts: the readers to try.
+    """
+    result = Survey()
+    patterns = [(layout, layout.patterns()) for layout in layouts]
+    folders = {str(PurePosixPath(template).parent) for layout in layouts for template in layout.templates}
+    found: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    for name in sorted(names):
+        if is_junk(name):
+            continue
+        for layout, templates in patterns:
+            match = next(((t, m) for t, p in templates if (m := p.fullmatch(name))), None)
+            if match is None:
+                continue
+            template, parts = match
+            files = found[layout.site, parts["id"]]
+            if template in files:
+                result.problems.append(f"{name}: there already is {files[template]}; keep one of them")
+            else:
+                files[template] = name
+            break
+        else:
+            parent = "/" + str(PurePosixPath(name).parent)
+            if any(parent.endswith("/" + folder) for folder in folders):
+                examples = " or ".join(layout.example for layout in layouts)
+                result.problems.append(f"{name}: the name does not follow the layout ({examples}); rename or remove it")
+            else:
+                result.ignored.append(name)
+    by_site = {layout.site: layout for layout in layouts}
+    for (site, identity), files in sorted(found.items()):
+        _pair(by_site[site], identity, files, result)
+    return result
+
+
+def is_junk(name: str) -> bool:
+    """Tell whether a file is hidden, a Mac's resource fork, or one that file managers leave."""
+    parts = PurePosixPath(name).parts
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts) or parts[-1].lower() in JUNK
+
+
+def _pair(layout: Layout, identity: str, files: dict[str, str], result: Survey) -> None:
+    masks = [files[template] for template in layout.masks if template in files]
+    missing = [template.format(id=identity) for template in layout.masks if template not in files]
+    if masks and missing:
+        result.problems.append(
+            f"{masks[0]}: its other half {', '.join(missing)} is missing; add it, or remove this one to leave "
+            f"{identity} without a mask"
+        )
+    image = files.get(layout.image)
+    if image is None:
+        result.problems.extend(
+            f"{mask}: a mask without its image {layout.image.format(id=identity)}; add the image, or remove the mask"
+            for mask in masks
+        )
+        return  # a reading alone is no X-ray: publishers give readings of more patients than a subset holds
+    match = re.fullmatch(layout.id, identity)
+    label = LABELS[match["label"]] if match else ""
+    result.cases.append(
+        Case(layout, identity, label, image, () if missing else tuple(masks), files.get(layout.reading, ""))
+    )

@@ -1,0 +1,127 @@
+"""Where a cohort comes from: every kind of source becomes names, sizes and a way to read each file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.errors import UserError
+from components.ingest.archives import open_zip
+from components.ingest.layouts import is_junk
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a source.
+
+    Attributes:
+        size: bytes, as the folder, archive or bucket tells it.
+        read: returns its bytes; OSError or :class:`UserError` where that fails.
+        path: where it lies on this machine once fetched; None inside a ZIP.
+    """
+
+    size: int
+    read: Callable[[], bytes]
+    path: Callable[[], Path] | None = None
+
+
+def _nothing_to_fetch(names: Iterable[str]) -> None:
+    """Stand in for a fetch where the files are on this machine already."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A cohort's files by name (paths below the source, with forward slashes).
+
+    Attributes:
+        files: what is there.
+        fetch: brings the named files near before they are read; returns when they are there.
+    """
+
+    files: dict[str, File]
+    fetch: Callable[[Iterable[str]], None] = _nothing_to_fetch
+
+
+@contextmanager
+def open_source(source: str, out: Path) -> Iterator[Source]:
+    """Yield the files of a folder, of a ZIP file, or below ``s3://bucket/prefix``.
+
+    ZIP files inside a folder or prefix are looked into as well (publishers hand out one a site). Nothing of a ZIP is
+    unpacked onto the disk, so no name in it can lead anywhere.
+
+    Args:
+        source: as the user gave it.
+        out: the folder that will be written; what comes from S3 lies beside it until all has gone well, so that a
+            broken run is resumed.
+
+    Raises:
+        UserError: the source is not there, cannot be read, or is a ZIP that is damaged or hostile.
+    """
+    with ExitStack() as stack:
+        if source.startswith("s3://"):
+            from components.ingest.s3 import open_s3
+
+            found = stack.enter_context(open_s3(source, out))
+        elif "://" in source:
+            raise UserError(f"{source}: not a source; give a folder, a ZIP file or s3://bucket/prefix")
+        elif Path(source).is_dir():
+            found = Source(_walk(Path(source)))
+        elif Path(source).is_file():
+            found = Source({"": _local(Path(source))})  # whatever its name is: DVC may call it `data`
+        else:
+            raise UserError(f"{source}: not found; give a folder, a ZIP file or s3://bucket/prefix")
+        yield _look_into_zips(source, found, stack)
+
+
+def join(source: str, name: str) -> str:
+    """Return what a file is called in messages: the source as the user gave it, and the file's path below it."""
+    return f"{source.rstrip('/')}/{name}" if name else source
+
+
+def _walk(folder: Path) -> dict[str, File]:
+    """Return every file below a folder; links are followed (DVC may link a file into its cache), loops are not."""
+    files: dict[str, File] = {}
+    seen: set[str] = set()
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: the folder cannot be read ({error.strerror}); change its permissions")
+
+    for where, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        real = os.path.realpath(where)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        names = [] if real in seen else names
+        seen.add(real)
+        for name in names:
+            path = Path(where) / name
+            files[path.relative_to(folder).as_posix()] = _local(path)
+    return files
+
+
+def _local(path: Path) -> File:
+    try:
+        size = path.stat().st_size
+    except OSError:  # a link that leads nowhere: reading it says so, among the other problems
+        size = 0
+    return File(size, path.read_bytes, lambda: path)
+
+
+def _look_into_zips(source: str, found: Source, stack: ExitStack) -> Source:
+    """Replace every ZIP among the files by what it holds; a source that is one file must be a ZIP."""
+    archives = {
+        name: file
+        for name, file in sorted(found.files.items())
+        if not name or (name.lower().endswith(".zip") and not is_junk(name))
+    }
+    if not archives:
+        return found
+    found.fetch(archives)
+    files = {name: file for name, file in found.files.items() if name not in archives}
+    for name, archive in archives.items():
+        if archive.path is None:
+            raise ValueError(f"{name}: a ZIP inside a ZIP is not looked into")
+        for member, (size, read) in open_zip(archive.path(), join(source, name), stack).items():
+            files[f"{name}/{member}" if name else member] = File(size, read)
+    return Source(files, lambda names: found.fetch([name for name in names if name in found.files]))

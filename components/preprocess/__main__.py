@@ -1,0 +1,34 @@
+"""The command of the preprocess step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from components.cli import Out, ParamsFile, run
+from components.params import read_params
+from components.preprocess import preprocess
+
+
+def main(
+    raw: Annotated[Path, typer.Argument(help="The raw cohort, as ingest left it.")],
+    validation: Annotated[Path, typer.Option(help="What validate left for this cohort.")] = Path(
+        "artifacts/validation"
+    ),
+    params: ParamsFile = Path("params.yaml"),
+    out: Out = Path("artifacts/arrays"),
+    splits: Annotated[Path, typer.Option(help="The folder of the splits.")] = Path("artifacts/splits"),
+) -> None:
+    """Write a validated cohort as arrays of one size, and the split of every scenario in the matrix."""
+    choices = read_params(params)
+    scenarios = {name: choices.scenarios[name] for name in choices.matrix.scenarios}
+    summary = preprocess(raw, validation, choices.preprocess, scenarios, out, splits)
+    print(f"{summary.images} images of {summary.size} x {summary.size} pixels in {out}")
+    for name, counts in summary.splits.items():
+        print(f"{name}: {', '.join(f'{count} {split}' for split, count in counts.items())}")
+
+
+if __name__ == "__main__":
+    run(main)

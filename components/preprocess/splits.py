@@ -1,0 +1,133 @@
+"""Who is trained, tuned and tested on: shares of every site and label, frozen by what the pictures show."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from components.cohort import SPLITS
+from components.errors import UserError
+from components.params import Scenario
+
+DECIMALS = 9  # shares such as 0.142 are no binary fractions: 1000 of them are 142, not 141.99999999999997
+
+
+def totals(count: int, shares: Sequence[float]) -> list[int]:
+    """Share out ``count`` by largest remainder (Hamilton's method); the result adds up to ``count`` exactly."""
+    quotas = [round(count * share, DECIMALS) for share in shares]
+    whole = [math.floor(quota) for quota in quotas]
+    by_remainder = sorted(range(len(shares)), key=lambda split: (whole[split] - quotas[split], split))
+    for split in by_remainder[: count - sum(whole)]:
+        whole[split] += 1
+    return whole
+
+
+def apportion(strata: Mapping[tuple[str, str], int], shares: Sequence[float]) -> dict[tuple[str, str], list[int]]:
+    """Share out every stratum so that the splits' totals are exact and each stratum is proportional.
+
+    Each figure is its quota rounded down, or that and one; the columns add up to :func:`totals` of the whole, the rows
+    to the strata. What rounding down leaves over is given out split by split, to the strata that still lack most and of
+    those to the largest remainders: Ryser's construction of a 0-1 matrix with given margins (Combinatorial properties
+    of matrices of zeros and ones, 1957). It comes out even: there are three splits, no stratum lacks more than two, and
+    no split's remainders add up to more than there are strata.
+
+    Args:
+        strata: how many there are of each site and label.
+        shares: one per split, above 0, adding up to 1.
+    """
+    names = sorted(strata)
+    quotas = {name: [round(strata[name] * share, DECIMALS) for share in shares] for name in names}
+    result = {name: [math.floor(quota) for quota in quotas[name]] for name in names}
+    lacking = {name: strata[name] - sum(result[name]) for name in names}
+    for split, total in enumerate(totals(sum(strata.values()), shares)):
+        wanted = total - sum(row[split] for row in result.values())
+        order = sorted(names, key=lambda name: (-lacking[name], result[name][split] - quotas[name][split], name))
+        for name in order[:wanted]:
+            result[name][split] += 1
+            lacking[name] -= 1
+    return result
+
+
+def freeze(manifest: pd.DataFrame, shares: Mapping[str, float], seed: int) -> dict[str, str]:
+    """Return the split of every image: stratified by site and label, whatever the order of the rows.
+
+    The order within a stratum is that of SHA-256 over the seed and the picture's own hash, so it depends on what the
+    pictures show and not on their names, and equal pictures lie in one split. Where several images are one picture, it
+    counts once, in the stratum of its first id.
+
+    Args:
+        manifest: the paired images: ``id``, ``site``, ``label``, ``pixel_sha256``.
+        shares: of ``train``, ``validation`` and ``test``.
+        seed: another seed gives another split.
+
+    Returns:
+        ``train``, ``validation`` or ``test`` for each id, in the order of the ids.
+    """
+    rows = manifest.sort_values("id")
+    pictures = rows.drop_duplicates("pixel_sha256")
+    strata = {
+        (str(site), str(label)): sorted(
+            (str(sha) for sha in group["pixel_sha256"]),
+            key=lambda sha: hashlib.sha256(f"{seed}:{sha}".encode()).hexdigest(),
+        )
+        for (site, label), group in pictures.groupby(["site", "label"])
+    }
+    counts = apportion({name: len(group) for name, group in strata.items()}, [shares[split] for split in SPLITS])
+    split_of = {
+        sha: split
+        for name, group in strata.items()
+        for sha, split in zip(
+            group,
+            (split for split, count in zip(SPLITS, counts[name], strict=True) for _ in range(count)),
+            strict=True,
+        )
+    }
+    return {str(row["id"]): split_of[str(row["pixel_sha256"])] for _, row in rows.iterrows()}
+
+
+def scenario_split(manifest: pd.DataFrame, frozen: Mapping[str, str], scenario: Scenario) -> dict[str, list[str]]:
+    """Return the ids that a scenario trains, tunes and tests on, in the manifest's order.
+
+    The same sites on both sides keep their frozen splits. Across sites all images of the sites tested on are tested,
+    and of the sites trained on the test part is trained on too: nothing else is measured on it. A picture that is
+    tested is never trained or tuned on, even where both sites have it.
+    """
+    split = manifest["id"].map(lambda image: frozen[image])
+    here = manifest["site"].isin(scenario.train)
+    if set(scenario.train) == set(scenario.test):
+        chosen = {name: here & (split == name) for name in SPLITS}
+    else:
+        tested = manifest["site"].isin(scenario.test)
+        own = here & ~manifest["pixel_sha256"].isin(manifest.loc[tested, "pixel_sha256"])
+        chosen = {"train": own & (split != "validation"), "validation": own & (split == "validation"), "test": tested}
+    return {name: [str(image) for image in manifest.loc[chosen[name], "id"]] for name in SPLITS}
+
+
+def scenario_splits(
+    manifest: pd.DataFrame, frozen: Mapping[str, str], scenarios: Mapping[str, Scenario]
+) -> dict[str, dict[str, list[str]]]:
+    """Return :func:`scenario_split` of every scenario.
+
+    Raises:
+        UserError: a scenario names a site of which there is no image with a mask, or one of its splits would be empty;
+            all such scenarios are listed.
+    """
+    present = set(manifest["site"])
+    splits, problems = {}, []
+    for name, scenario in scenarios.items():
+        missing = sorted({*scenario.train, *scenario.test} - present)
+        splits[name] = scenario_split(manifest, frozen, scenario)
+        empty = [split for split in SPLITS if not splits[name][split]]
+        if missing:
+            problems.append(f"{name}: the cohort has no image with a mask of {', '.join(missing)}")
+        elif empty:
+            problems.append(
+                f"{name}: no image is left for {', '.join(empty)}; its sites need more images with masks, or larger "
+                "shares under preprocess.splits"
+            )
+    if problems:
+        raise UserError("scenarios that this cohort cannot fill; or take them out of matrix.scenarios", problems)
+    return splits

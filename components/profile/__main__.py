@@ -1,0 +1,21 @@
+"""``python -m components.profile paper``: put a profile's choices into params.yaml."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from components import cli
+from components.profile import apply_profile
+
+
+def main(
+    name: Annotated[str, typer.Argument(help="small, fast or paper: a file below profiles/.")],
+    params: cli.ParamsFile = Path("params.yaml"),
+) -> None:
+    """Put a profile's choices into params.yaml; `git diff params.yaml` shows them, PROFILE small brings them back."""
+    changed = apply_profile(name, params)
+    print("\n".join([f"{params}: profile {name}, {len(changed)} value(s) changed", *(f"  {line}" for line in changed)]))
+
+
+cli.run(main)

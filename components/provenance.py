@@ -1,0 +1,74 @@
+"""Where a result comes from: code, data, parameters and machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from components.params import read_yaml
+
+PACKAGES = ("torch", "numpy", "opencv-python-headless", "mlflow", "dvc", "kfp", "great-expectations", "kornia", "monai")
+
+
+def git_state() -> tuple[str | None, bool]:
+    """Return the commit and whether tracked files differ from it.
+
+    An image holds no repository: there the build hands on the commit as GIT_COMMIT. Without either it is None, True.
+    """
+    if commit := os.environ.get("GIT_COMMIT"):
+        return commit, os.environ.get("GIT_DIRTY", "") not in ("", "0", "false")
+    try:
+        commit = _git("rev-parse", "HEAD").strip()
+        # What DVC and a run itself rewrite is pinned by hash elsewhere and makes no code dirty.
+        changed = [
+            line
+            for line in _git("status", "--porcelain", "--untracked-files=no").splitlines()
+            if line[3:] != "dvc.lock"
+        ]
+    except (OSError, subprocess.CalledProcessError):
+        return None, True
+    return commit, bool(changed)
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def data_md5(pin: Path = Path("data.dvc")) -> str | None:
+    """Return the MD5 by which ``data.dvc`` pins the cohort, None where nothing is pinned (a step run by itself)."""
+    if not pin.exists():
+        return None
+    digest = read_yaml(pin)["outs"][0].get("md5")
+    return None if digest is None else str(digest)
+
+
+def hardware() -> dict[str, Any]:
+    """Return the processor, its cores, the memory in GiB and the GPU that this process sees."""
+    import torch
+
+    return {
+        "cpu": _cpu_name(),
+        "cores": psutil.cpu_count(logical=True),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result may depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}

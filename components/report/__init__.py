@@ -1,0 +1,69 @@
+"""The report step: all evaluations of a run as the paper's tables and figures, in one page and in Markdown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from components.files import write_folder, write_json
+from components.report.load import HISTORY_COLUMNS, Evaluated, find_cells, load_cells, load_cohort, row_key
+from components.report.page import render_markdown, render_page
+from components.results import Cell, Row
+
+RESULTS = "results.json"
+PAGE = "index.html"
+MARKDOWN = "results.md"
+
+
+def report(
+    evaluations: Path, models: Path, arrays: Path, splits: Path, out: Path, cells: list[Cell] | None = None
+) -> list[Row]:
+    """Gather the evaluations of a run and write them as tables, one page, and the points of its curves.
+
+    ``out`` takes the place of an earlier report. It holds ``results.json`` (every row of every cell, sorted),
+    ``results.md``, ``index.html`` (one file that asks for nothing outside itself) and ``plots/dice.csv``,
+    ``plots/roc.csv`` and ``plots/history.csv`` for DVC. Equal evaluations give equal bytes; only the page also shows
+    what differs between two equal runs, such as wall time.
+
+    Args:
+        evaluations: what evaluate left, a folder a cell (:mod:`components.results`).
+        models: what train left, a folder a cell.
+        arrays: what preprocess left.
+        splits: one frozen split a scenario, ``<scenario>.json``.
+        out: the folder to write; it appears only when all of it is written.
+        cells: the cells to report on, so that those of an earlier matrix stay out; ``None`` takes all there are.
+
+    Returns:
+        The rows of ``results.json``.
+
+    Raises:
+        UserError: no evaluation is found, a cell is missing, or files are missing or broken (all are named at once).
+    """
+    loaded = load_cells(evaluations, models, find_cells(evaluations, cells))
+    cohort = load_cohort(arrays, splits, loaded)
+    rows = sorted((row for data in loaded for row in data.rows), key=row_key)
+    with write_folder(out) as folder:
+        write_json(folder / RESULTS, rows)
+        (folder / MARKDOWN).write_text(render_markdown(cohort, loaded), encoding="utf-8")
+        (folder / PAGE).write_text(render_page(cohort, loaded), encoding="utf-8")
+        _write_plots(folder / "plots", loaded)
+    return rows
+
+
+def _write_plots(folder: Path, cells: list[Evaluated]) -> None:
+    folder.mkdir()
+    columns = ["id", "site", "label", "masks", "dice"]
+    tables = {
+        "dice.csv": [data.cases.loc[data.cases["split"] == "test", columns] for data in cells],
+        "roc.csv": [data.roc for data in cells],
+        "history.csv": [data.history[list(HISTORY_COLUMNS)] for data in cells],
+    }
+    for name, parts in tables.items():
+        marked = [
+            part.assign(network=data.cell.network, scenario=data.cell.scenario, seed=data.cell.seed)
+            for data, part in zip(cells, parts, strict=True)
+        ]
+        frame = pd.concat(marked, ignore_index=True)
+        first = ["network", "scenario", "seed"]
+        frame[first + [column for column in frame if column not in first]].to_csv(folder / name, index=False)

@@ -1,0 +1,48 @@
+"""``python -m components.report --evaluations evaluations --models models --arrays ... --splits ... --out reports``."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from components.cli import Out, ParamsFile, run
+from components.errors import UserError
+from components.params import read_params
+from components.report import PAGE, report
+from components.results import Cell
+
+
+def parse_cell(text: str) -> Cell:
+    """Return ``network/scenario/seed`` as a cell; the seed may be written ``0`` or ``seed-0``."""
+    parts = text.strip("/").split("/")
+    if len(parts) != 3 or not all(parts) or not parts[2].removeprefix("seed-").isdigit():
+        raise UserError(f"--cell {text}: not a cell; write network/scenario/seed, for instance defu_net/mixed/0")
+    return Cell.of(Path(*parts))
+
+
+def main(
+    evaluations: Annotated[Path, typer.Option(help="What evaluate left.")] = Path("evaluations"),
+    models: Annotated[Path, typer.Option(help="What train left.")] = Path("models"),
+    arrays: Annotated[Path, typer.Option(help="What preprocess left.")] = Path("artifacts/arrays"),
+    splits: Annotated[Path, typer.Option(help="The frozen splits.")] = Path("artifacts/splits"),
+    out: Out = Path("reports"),
+    params: ParamsFile = Path("params.yaml"),
+    cell: Annotated[
+        list[str] | None, typer.Option(help="network/scenario/seed, repeatable; without it, the matrix of --params.")
+    ] = None,
+) -> None:
+    """Write the tables and figures of a run: results.json, results.md and one self-contained page."""
+    if cell:
+        cells = [parse_cell(text) for text in cell]
+    else:
+        matrix = read_params(params).matrix
+        cells = [Cell(*values) for values in product(matrix.networks, matrix.scenarios, matrix.seeds)]
+    rows = report(evaluations, models, arrays, splits, out, cells)
+    print(f"{out / PAGE}: {len(cells)} cell(s), {len(rows)} rows")
+
+
+if __name__ == "__main__":
+    run(main)

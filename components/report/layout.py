@@ -1,0 +1,125 @@
+"""What a table of the report is, and how its figures are found among the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from components.report import paper
+from components.report.load import Evaluated, scenario_order
+from components.results import Cell, Row
+
+
+def scenario_title(scenario: str) -> str:
+    """Return a scenario's name for readers: ``montgomery-to-shenzhen`` is Montgomery → Shenzhen."""
+    return " → ".join(part.capitalize() for part in scenario.split("-to-"))
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of figures, with the numbers of the footnotes that hold for all of it."""
+
+    label: str
+    notes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of ours (``None``: not defined, or not evaluated) and what stands beside it in its place.
+
+    Attributes:
+        value: our figure.
+        digits: after the decimal point.
+        paper: the paper's figure.
+        interval: ends of the 95 % confidence interval.
+        deviation: standard deviation over seeds, where ``value`` is a mean of them.
+        notes: numbers of the footnotes.
+    """
+
+    value: float | None
+    digits: int = 4
+    paper: float | None = None
+    interval: tuple[float, float] | None = None
+    deviation: float | None = None
+    notes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a table: the texts of its head columns, then its figures."""
+
+    heads: tuple[str, ...]
+    figures: list[Figure]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Lines that belong together under a heading (or under none); ``alone``: of the paper's figures only."""
+
+    title: str
+    lines: list[Line]
+    alone: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; ``spans`` are headings over several columns of figures: (text, number of columns)."""
+
+    id: str
+    title: str
+    caption: str
+    heads: tuple[str, ...]
+    columns: list[Column]
+    groups: list[Group]
+    spans: list[tuple[str, int]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Results:
+    """All rows of a report, found by what they say.
+
+    Attributes:
+        cells: in the order of the report.
+        sites: {cell: (site, label) of its test rows}, ``all`` first.
+        several_seeds: whether a cell's name needs its seed.
+        scenarios: mixed first, then the paper's.
+    """
+
+    def __init__(self, cells: Iterable[Evaluated]) -> None:
+        self.cells: list[Cell] = []
+        self._rows: dict[tuple[object, ...], Row] = {}
+        self.sites: dict[Cell, list[tuple[str, str]]] = {}
+        for data in cells:
+            self.cells.append(data.cell)
+            for row in data.rows:
+                place = (row["split"], row["site"], row["label"], row["masks"], row["reduction"])
+                self._rows[(data.cell, *place)] = row
+            tested = {(row["site"], row["label"]) for row in data.rows if row["split"] == "test"}
+            if len({site for site, _ in tested} - {"all"}) == 1:
+                # One site only: its lines and those over all sites would say the same twice.
+                tested = {(site, label) for site, label in tested if site != "all"}
+            self.sites[data.cell] = sorted(
+                tested, key=lambda pair: (pair[0] != "all", pair[0], pair[1] != "all", pair[1])
+            )
+        self.several_seeds = len({cell.seed for cell in self.cells}) > 1
+        self.scenarios = sorted({cell.scenario for cell in self.cells}, key=scenario_order)
+
+    def row(
+        self, cell: Cell, masks: str, reduction: str, split: str = "test", site: str = "all", label: str = "all"
+    ) -> Row | None:
+        """Return one row, or ``None`` where evaluate left none."""
+        return self._rows.get((cell, split, site, label, masks, reduction))
+
+    def networks(self, scenario: str | None = None) -> list[str]:
+        """Return the networks evaluated in ``scenario`` (or in any), in the order of the paper's tables."""
+        found = {cell.network for cell in self.cells if scenario in (None, cell.scenario)}
+        return sorted(found, key=paper.order)
+
+    def seeds(self, network: str, scenario: str) -> list[Cell]:
+        """Return the cells of one network in one scenario, by seed."""
+        cells = [cell for cell in self.cells if (cell.network, cell.scenario) == (network, scenario)]
+        return sorted(cells, key=lambda cell: cell.seed)
+
+    def named(self, cell: Cell) -> str:
+        """Return the network's name, with the seed where the report holds several."""
+        return f"{paper.name(cell.network)}, seed {cell.seed}" if self.several_seeds else paper.name(cell.network)

@@ -1,0 +1,252 @@
+"""The tables of the report as data, which the page and the Markdown file print alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from components.cohort import SPLITS
+from components.report import paper
+from components.report.layout import Column, Figure, Group, Line, Results, Table, scenario_title
+from components.report.load import Cohort, scenario_order
+from components.results import Cell, Row
+
+MASKS = {"dilated": "dilated masks", "original": "original masks"}
+REDUCTIONS = {"pooled": "pooled over pixels", "per_image": "mean over images"}
+
+# How the paper was most likely scored comes first.
+VARIANTS = (("dilated", "pooled"), ("original", "pooled"), ("dilated", "per_image"), ("original", "per_image"))
+
+LABELS = {
+    "dice": "Dice",
+    "accuracy": "AC",
+    "jaccard": "Jaccard",
+    "paper_iou": "paper’s IOU",
+    "precision": "Precision",
+    "recall": "Recall",
+    "f1": "F1",
+    "auc": "AUC",
+    "hd95": "HD95, px",
+    "assd": "ASSD, px",
+}
+
+
+@dataclass(frozen=True)
+class Headline:
+    """Test Dice of one cell: mean over images against original masks, with its interval."""
+
+    network: str
+    seed: int
+    dice: float | None
+    interval: tuple[float, float] | None
+    images: int
+    paper: float | None
+
+
+class _Notes:
+    """Footnotes of one table, numbered as they are first used."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def number(self, table: str, network: str, metric: str) -> tuple[int, ...]:
+        text = paper.NOTES.get((table, network, metric))
+        if text is None:
+            return ()
+        if text not in self.texts:
+            self.texts.append(text)
+        return (self.texts.index(text) + 1,)
+
+
+def _variant_title(masks: str, reduction: str) -> str:
+    closest = " (closest to how the paper scored)" if (masks, reduction) == VARIANTS[0] else ""
+    return f"Against {MASKS[masks]}, {REDUCTIONS[reduction]}{closest}"
+
+
+def _figure(row: Row | None, metric: str, theirs: float | None = None, notes: tuple[int, ...] = ()) -> Figure:
+    digits = 2 if metric in ("hd95", "assd") else 4
+    if row is None:
+        return Figure(None, digits, theirs, notes=notes)
+    values: dict[str, float | None] = dict(row)  # type: ignore[arg-type]
+    ends = row["dice_ci95"] if metric == "dice" else None
+    return Figure(values[metric], digits, theirs, (ends[0], ends[1]) if ends else None, notes=notes)
+
+
+def _mean(figures: Sequence[Figure]) -> Figure:
+    values = [figure.value for figure in figures if figure.value is not None]
+    if len(values) < len(figures):
+        return Figure(None, figures[0].digits, figures[0].paper, notes=figures[0].notes)
+    return Figure(fmean(values), figures[0].digits, figures[0].paper, deviation=stdev(values), notes=figures[0].notes)
+
+
+def _lines(results: Results, network: str, per_seed: list[tuple[Cell | None, list[Figure]]]) -> list[Line]:
+    """Return one line a seed and, where there are several, their mean with the standard deviation."""
+    lines = [Line((results.named(cell) if cell else paper.name(network),), figures) for cell, figures in per_seed]
+    if len(per_seed) > 1:
+        columns = zip(*(figures for _, figures in per_seed), strict=True)
+        lines.append(
+            Line((f"{paper.name(network)}, mean of {len(per_seed)} seeds",), [_mean(column) for column in columns])
+        )
+    return lines
+
+
+def mixed_table(results: Results, split: str) -> Table:
+    """Return Table I (``train``), II (``validation``) or III (``test``): scenario mixed, ours beside the paper's."""
+    numeral, what = {"train": ("I", "training"), "validation": ("II", "validation"), "test": ("III", "test")}[split]
+    metrics = ("dice", "accuracy", "jaccard", "paper_iou", "precision", "recall", "f1", "auc")
+    notes = _Notes()
+    columns = [Column(LABELS[metric], notes.number(split, "*", metric)) for metric in metrics]
+    here = results.networks("mixed")
+
+    def figures(network: str, row: Row | None) -> list[Figure]:
+        theirs = paper.MIXED[split].get(network, {})
+        return [_figure(row, metric, theirs.get(metric), notes.number(split, network, metric)) for metric in metrics]
+
+    groups = []
+    for masks, reduction in VARIANTS if here else ():
+        lines: list[Line] = []
+        for network in here:
+            cells = results.seeds(network, "mixed")
+            lines += _lines(
+                results,
+                network,
+                [(cell, figures(network, results.row(cell, masks, reduction, split))) for cell in cells],
+            )
+        groups.append(Group(_variant_title(masks, reduction), lines))
+    absent = [network for network in paper.NAMES if network not in here]
+    if absent:
+        lines = [line for network in absent for line in _lines(results, network, [(None, figures(network, None))])]
+        groups.append(Group("Not in this run: the paper’s figures alone", lines, alone=True))
+    caption = f"Scenario mixed, {what} images. Each figure is ours, the paper’s with it."
+    if split == "train":
+        caption += " Training images are scored without augmentation, by the finished network."
+    return Table(
+        f"table-{numeral.lower()}", f"Table {numeral}: {what} result", caption, ("Network",), columns, groups,
+        notes=notes.texts,
+    )  # fmt: skip
+
+
+def across_table(results: Results) -> Table | None:
+    """Return Table IV: trained on one site, tested on another; ``None`` where no such scenario was evaluated."""
+    evaluated = [scenario for scenario in results.scenarios if scenario != "mixed"]
+    if not evaluated:
+        return None
+    scenarios = sorted({*evaluated, *paper.ACROSS}, key=scenario_order)
+    notes = _Notes()
+
+    def figures(network: str, seed: int | None, masks: str, reduction: str) -> list[Figure]:
+        found: list[Figure] = []
+        for scenario in scenarios:
+            theirs = paper.ACROSS.get(scenario, {}).get(network, {})
+            row = None if seed is None else results.row(Cell(network, scenario, seed), masks, reduction)
+            for metric in ("dice", "f1"):
+                found.append(_figure(row, metric, theirs.get(metric), notes.number(scenario, network, metric)))
+        return found
+
+    here = [network for network in results.networks() if any(results.seeds(network, name) for name in evaluated)]
+    groups = []
+    for masks, reduction in VARIANTS:
+        lines: list[Line] = []
+        for network in here:
+            cells = {cell.seed: cell for name in evaluated for cell in results.seeds(network, name)}
+            lines += _lines(
+                results,
+                network,
+                [(cells[seed], figures(network, seed, masks, reduction)) for seed in sorted(cells)],
+            )
+        groups.append(Group(_variant_title(masks, reduction), lines))
+    absent = [network for network in paper.NAMES if network not in here]
+    if absent:
+        lines = [Line((paper.name(network),), figures(network, None, "", "")) for network in absent]
+        groups.append(Group("Not in this run: the paper’s figures alone", lines, alone=True))
+    return Table(
+        "table-iv",
+        "Table IV: test result across sites",
+        "Trained on the first site, tested on the second. Each figure is ours, the paper’s with it.",
+        ("Network",),
+        [Column(LABELS[metric]) for _ in scenarios for metric in ("dice", "f1")],
+        groups,
+        [(scenario_title(scenario), 2) for scenario in scenarios],
+        notes.texts,
+    )
+
+
+def place_table(results: Results, scenario: str) -> Table:
+    """Return the test figures of one scenario by site and label, with boundary distances, mean over images."""
+    columns, spans = [Column("Images")], [("", 1)]
+    for masks in ("original", "dilated"):
+        metrics = ("dice", "jaccard", "hd95", "assd")
+        columns += [Column(LABELS[metric]) for metric in metrics]
+        spans.append((f"Against {MASKS[masks]}", len(metrics)))
+    groups = []
+    for network in results.networks(scenario):
+        for cell in results.seeds(network, scenario):
+            lines = []
+            for site, label in results.sites[cell]:
+                by_masks = {
+                    masks: results.row(cell, masks, "per_image", site=site, label=label)
+                    for masks in ("original", "dilated")
+                }
+                counted = by_masks["original"] or by_masks["dilated"]
+                figures = [Figure(counted["n_images"] if counted else None, 0)]
+                figures += [
+                    _figure(row, metric) for row in by_masks.values() for metric in ("dice", "jaccard", "hd95", "assd")
+                ]
+                lines.append(Line((site, label), figures))
+            groups.append(Group(results.named(cell), lines))
+    return Table(
+        f"places-{scenario}",
+        f"{scenario_title(scenario)}: by site and label",
+        "Test images, mean over images, 95 % bootstrap interval below Dice. HD95 and ASSD in pixels.",
+        ("Site", "Label"),
+        columns,
+        groups,
+        spans,
+    )
+
+
+def data_table(cohort: Cohort) -> Table:
+    """Return how many X-rays of each site and label each scenario trains, validates and tests on."""
+    manifest = cohort.manifest
+    places = sorted(set(zip(manifest["site"], manifest["label"], strict=True)))
+    where = dict(zip(manifest["id"], zip(manifest["site"], manifest["label"], strict=True), strict=True))
+
+    def line(heads: tuple[str, str], counted: set[tuple[str, str]]) -> Line:
+        figures = [Figure(sum(place in counted for place in where.values()), 0)]
+        for split in cohort.splits.values():
+            figures += [Figure(sum(where.get(id) in counted for id in split[name]), 0) for name in SPLITS]
+        return Line(heads, figures)
+
+    lines = [line(place, {place}) for place in places]
+    return Table(
+        "data",
+        "X-rays with a mask, by site, label and split",
+        "Splits are frozen, stratified by site and label, with no picture in two of them.",
+        ("Site", "Label"),
+        [Column("All")] + [Column(name.capitalize()) for _ in cohort.splits for name in SPLITS],
+        [Group("", lines), Group("", [line(("all", "all"), set(places))])],
+        [("", 1), *((scenario_title(scenario), len(SPLITS)) for scenario in cohort.splits)],
+    )
+
+
+def headlines(results: Results) -> dict[str, list[Headline]]:
+    """Return the figures that a reader wants first, by scenario: test Dice an image against original masks."""
+    found: dict[str, list[Headline]] = {}
+    for scenario in results.scenarios:
+        theirs = paper.MIXED["test"] if scenario == "mixed" else paper.ACROSS.get(scenario, {})
+        for network in results.networks(scenario):
+            for cell in results.seeds(network, scenario):
+                row = results.row(cell, "original", "per_image")
+                ends = row["dice_ci95"] if row else None
+                found.setdefault(scenario, []).append(
+                    Headline(
+                        results.named(cell),
+                        cell.seed,
+                        row["dice"] if row else None,
+                        (ends[0], ends[1]) if ends else None,
+                        row["n_images"] if row else 0,
+                        theirs.get(network, {}).get("dice"),
+                    )
+                )
+    return found

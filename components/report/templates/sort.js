@@ -1,0 +1,29 @@
+// Makes the last row of each sortable table's head sort the lines inside each group; without it the tables just stand.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const heads = [...table.querySelectorAll("thead th[data-column]")];
+  for (const head of heads) {
+    const label = head.querySelector(".label");
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...label.childNodes);
+    label.append(button);
+    button.addEventListener("click", () => {
+      const column = Number(head.dataset.column);
+      const down = head.getAttribute("aria-sort") === "ascending";
+      for (const other of heads) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      for (const body of table.tBodies) {
+        const lines = [...body.rows].filter((row) => !row.classList.contains("group"));
+        const value = (row) => row.cells[column].dataset.value;
+        lines.sort((a, b) => {
+          const [x, y] = [value(a), value(b)];
+          if (x === "" || y === "") return (x === "") - (y === "");   // what is not defined stays last
+          const [p, q] = [Number(x), Number(y)];
+          const order = Number.isNaN(p) || Number.isNaN(q) ? x.localeCompare(y) : p - q;
+          return down ? -order : order;
+        });
+        body.append(...lines);
+      }
+    });
+  }
+}

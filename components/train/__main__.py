@@ -1,0 +1,32 @@
+"""``python -m components.train``: train one cell of the matrix."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from components import cli
+from components.params import read_params
+from components.results import Cell
+from components.train import train
+
+
+def main(
+    arrays: Annotated[Path, typer.Argument(help="The preprocessed cohort.")],
+    network: Annotated[str, typer.Option(help="A network of model.networks.")],
+    scenario: Annotated[str, typer.Option(help="A scenario of params.yaml.")],
+    split: Annotated[Path, typer.Option(help="The scenario's frozen split.")],
+    out: cli.Out,
+    seed: Annotated[int, typer.Option(min=0, help="Of the weights, the order and the augmentation.")] = 0,
+    checkpoints: Annotated[Path, typer.Option(help="Where the full states of all cells are kept.")] = Path(
+        "checkpoints"
+    ),
+    params: cli.ParamsFile = Path("params.yaml"),
+) -> None:
+    """Train a network on a scenario's training split; a killed run goes on from its last checkpoint."""
+    cell = Cell(network, scenario, seed)
+    choices = read_params(params)
+    train(cell, arrays, split, choices.train, choices.register_.experiment, out, checkpoints / cell.folder)
+
+
+cli.run(main)

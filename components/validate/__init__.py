@@ -1,0 +1,192 @@
+"""Validate: hold a raw cohort to a Great Expectations suite before anything is trained on it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from components.cohort import MANIFEST, read_manifest
+from components.errors import UserError
+from components.files import read_json, sha256, write_folder, write_json
+from components.params import ValidateParams, params_hash
+from components.validate.suite import expectations, table
+
+if TYPE_CHECKING:
+    from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+RESULT = "validation.json"  # every expectation's result, passed or not
+PASSED = "passed.json"  # there only after a success; the gate that preprocess looks at
+DOCS = Path("docs") / "index.html"  # Great Expectations' Data Docs
+LISTED = 10  # images named per expectation in validation.json
+SHOWN = 5  # images named per site in the error
+
+
+@dataclass(frozen=True)
+class ValidationSummary:
+    """What a successful validation found."""
+
+    images: int
+    paired: int
+    unpaired: int
+    sites: dict[str, dict[str, int]]  # images, paired and unpaired of each site
+    expectations: int  # evaluated, all of them met
+    docs: Path
+
+
+def validate(raw: Path, params: ValidateParams, out: Path) -> ValidationSummary:
+    """Check a raw cohort's manifest and the presence of its files; leave the result and the Data Docs in ``out``.
+
+    ``out`` gets ``validation.json`` and ``docs/index.html`` whether the cohort passes or not, and ``passed.json`` only
+    if it does. Images without a mask are counted, and are no failure.
+
+    Args:
+        raw: the cohort as ingest left it.
+        params: the bounds; see :func:`components.validate.suite.expectations` for what is held to them.
+        out: the folder to write; an earlier one is replaced.
+
+    Raises:
+        UserError: there is no manifest, or an expectation failed; every failed one is named with its sites and first
+            images.
+    """
+    manifest = read_manifest(raw)
+    frame = table(raw, manifest, params.large_component)
+    with write_folder(out) as partial:
+        results = [_entry(result) for result in _run(frame, params, partial / DOCS.parent)]
+        failed = [entry for entry in results if not entry["success"]]
+        counts = _counts(frame)
+        sites = {str(site): _counts(rows) for site, rows in frame.groupby("site")}
+        write_json(
+            partial / RESULT,
+            {
+                "success": not failed,
+                "params": params_hash(params),
+                "statistics": {"evaluated": len(results), "failed": len(failed), **counts, "sites": sites},
+                "expectations": results,
+            },
+        )
+        if not failed:
+            # Of the cohort alone: other bounds that it passes as well give preprocess nothing to do again.
+            write_json(partial / PASSED, {"manifest_sha256": sha256(raw / MANIFEST), **counts})
+    if failed:
+        raise UserError(
+            f"{raw}: {len(failed)} of {len(results)} expectations failed; correct these images, or the bounds under "
+            f"validate in params.yaml; all results: {out / DOCS}",
+            [_problem(entry) for entry in failed],
+        )
+    return ValidationSummary(expectations=len(results), docs=out / DOCS, sites=sites, **counts)
+
+
+def require_pass(validation: Path, raw: Path) -> None:
+    """Raise a :class:`UserError` unless ``validation`` says that exactly the cohort in ``raw`` passed."""
+    if not (validation / PASSED).is_file():
+        raise UserError(
+            f"{validation}: {raw} has not passed validation; run the validate step and correct what it names"
+        )
+    if read_json(validation / PASSED).get("manifest_sha256") != sha256(raw / MANIFEST):
+        raise UserError(f"{validation}: belongs to another cohort than {raw} is now; run the validate step again")
+
+
+def _run(frame: pd.DataFrame, params: ValidateParams, docs: Path) -> list[ExpectationValidationResult]:
+    """Return Great Expectations' results over ``frame``, and build its Data Docs in ``docs``."""
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # read when the library is imported
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    context.update_data_docs_site(
+        "local_site",
+        {
+            "class_name": "SiteBuilder",
+            "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+            "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.absolute())},
+            "show_how_to_buttons": False,
+        },
+    )
+    asset = context.data_sources.add_or_update_pandas("cohort").add_dataframe_asset("manifest")
+    suite = context.suites.add_or_update(gx.ExpectationSuite(name="cohort", expectations=expectations(params)))
+    definition = context.validation_definitions.add_or_update(
+        gx.ValidationDefinition(name="cohort", data=asset.add_batch_definition_whole_dataframe("all"), suite=suite)
+    )
+    checkpoint = context.checkpoints.add_or_update(
+        gx.Checkpoint(
+            name="cohort",
+            validation_definitions=[definition],
+            result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["site", "id"]},
+        )
+    )
+    outcome = checkpoint.run(batch_parameters={"dataframe": frame})
+    context.build_data_docs()
+    _link_plainly(docs)
+    (result,) = outcome.run_results.values()
+    checked: ExpectationSuiteValidationResult = result
+    for item in checked.results:
+        if item.exception_info and item.exception_info.get("raised_exception"):
+            raise RuntimeError(f"{item.expectation_config}: {item.exception_info['exception_traceback']}")
+    order = [expectation.meta["name"] for expectation in expectations(params)]
+    return sorted(checked.results, key=lambda item: order.index(_config(item).meta["name"]))
+
+
+def _link_plainly(docs: Path) -> None:
+    """Put plain links on top of the Data Docs' start page: its own list needs scripts from the network."""
+    index = docs / DOCS.name
+    (page,) = docs.glob("validations/**/*.html")
+    links = (
+        f'<p style="padding: 1em">Read without a network: <a href="{page.relative_to(docs)}">the result</a>, '
+        '<a href="expectations/cohort.html">what is expected</a></p>'
+    )
+    head, body, rest = index.read_text().partition("<body>")
+    if not body:
+        raise RuntimeError(f"{index}: Great Expectations wrote a page without a body")
+    index.write_text(head + body + links + rest)
+
+
+def _counts(frame: pd.DataFrame) -> dict[str, int]:
+    pairing = frame["pairing"]
+    return {
+        "images": len(frame),
+        "paired": int((pairing == "paired").sum()),
+        "unpaired": int((pairing == "unpaired").sum()),
+    }
+
+
+def _config(result: ExpectationValidationResult) -> ExpectationConfiguration:
+    if result.expectation_config is None:
+        raise RuntimeError("Great Expectations returned a result without its expectation")
+    return result.expectation_config
+
+
+def _entry(result: ExpectationValidationResult) -> dict[str, Any]:
+    """Return one expectation's result in plain values: what failed, how often, at which site, in which images."""
+    config = _config(result)
+    found = result.result
+    where = pd.DataFrame(found.get("unexpected_index_list") or [], columns=["site", "id"]).fillna("unknown")
+    observed = found.get("observed_value")
+    return {
+        "name": config.meta["name"],
+        "title": config.description,
+        "type": config.type,
+        "success": bool(result.success),
+        "severity": str(config.severity.value),
+        "site": config.meta["site"],
+        "observed": None if observed is None else int(observed),
+        "unexpected_count": int(found.get("unexpected_count", 0)),
+        "by_site": {str(site): len(rows) for site, rows in where.groupby("site")},
+        "images": {str(site): list(rows["id"].head(LISTED)) for site, rows in where.groupby("site")},
+    }
+
+
+def _problem(entry: dict[str, Any]) -> str:
+    """Return one line for a failed expectation."""
+    if not entry["by_site"]:
+        return f"{entry['name']} (expected: {entry['title']}): found {entry['observed']}"
+    sites = []
+    for site, count in entry["by_site"].items():
+        shown = entry["images"][site][:SHOWN]
+        sites.append(f"{site} {count} ({', '.join(shown)}{', ...' if count > len(shown) else ''})")
+    return f"{entry['name']} (expected: {entry['title']}): {'; '.join(sites)}"

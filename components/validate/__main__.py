@@ -1,0 +1,30 @@
+"""The command of the validate step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from components.cli import Out, ParamsFile, run
+from components.params import read_params
+from components.validate import validate
+
+
+def main(
+    raw: Annotated[Path, typer.Argument(help="The raw cohort, as ingest left it.")],
+    out: Out = Path("artifacts/validation"),
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Hold a raw cohort to a Great Expectations suite; Data Docs are left whether it passes or not."""
+    summary = validate(raw, read_params(params).validate_, out)
+    sites = ", ".join(f"{site} {counts['paired']} + {counts['unpaired']}" for site, counts in summary.sites.items())
+    print(
+        f"{summary.images} images valid: {summary.paired} with a mask, {summary.unpaired} without ({sites}); "
+        f"{summary.expectations} expectations met, Data Docs in {summary.docs}"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,142 @@
+"""What a cohort is held to: the manifest as Great Expectations sees it, and the suite of expectations over it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from components.params import ValidateParams
+
+if TYPE_CHECKING:
+    from great_expectations.expectations.expectation import Expectation
+
+KNOWN = ("id", "site", "label", "image", "width", "height", "bit_depth", "pixel_sha256")
+MASK_FACTS = ("mask_width", "mask_height", "mask_binary", "lung_fraction")
+
+
+def table(raw: Path, manifest: pd.DataFrame, large_component: float) -> pd.DataFrame:
+    """Return the manifest with the columns that are expected something of; what is not known is ``None`` throughout.
+
+    Added to the manifest's own: ``size`` and ``mask_size`` ("512x512"), ``pairing`` (``paired``, ``unpaired``, or
+    ``incomplete`` where a mask is named without its facts or facts stand without a mask), ``large_components`` (how
+    many connected components of the mask cover at least ``large_component`` of it), ``image_exists`` and
+    ``mask_exists``. Great Expectations skips ``None`` in all of its per-row expectations but the ones about null.
+    """
+    frame = manifest.astype(object).where(manifest.notna() & (manifest != "").fillna(True), None)
+    frame["size"] = _sizes(manifest["width"], manifest["height"])
+    frame["mask_size"] = _sizes(manifest["mask_width"], manifest["mask_height"])
+    has_mask = frame["mask"].notna()
+    facts = frame[list(MASK_FACTS)].notna()
+    paired, unpaired = has_mask & facts.all(axis=1), ~has_mask & ~facts.any(axis=1)
+    frame["pairing"] = "incomplete"
+    frame.loc[paired, "pairing"] = "paired"
+    frame.loc[unpaired, "pairing"] = "unpaired"
+    frame["large_components"] = [
+        sum(float(share) >= large_component for share in shares.split()) if mask else None
+        for mask, shares in zip(frame["mask"], manifest["component_fractions"], strict=True)
+    ]
+    for kind in ("image", "mask"):
+        frame[f"{kind}_exists"] = [(raw / path).is_file() if path else None for path in frame[kind]]
+    return frame.astype(object).where(frame.notna(), None)
+
+
+def _sizes(widths: pd.Series[int], heights: pd.Series[int]) -> list[str | None]:
+    return [
+        None if pd.isna(width) or pd.isna(height) else f"{width}x{height}"
+        for width, height in zip(widths, heights, strict=True)
+    ]
+
+
+def expectations(params: ValidateParams) -> list[Expectation]:
+    """Return the suite's expectations over :func:`table`; ``meta`` holds their short name and the site they are about.
+
+    Severity is ``critical`` throughout: whatever fails stops the run, as Great Expectations counts a failed ``warning``
+    as a failure too.
+    """
+    import great_expectations.expectations as gxe
+    from great_expectations.expectations.row_conditions import Column
+
+    low, high = params.lung_fraction
+    fewest, most = params.components
+
+    def named(name: str, title: str, site: str | None = None) -> dict[str, Any]:
+        return {"description": title, "severity": "critical", "meta": {"name": name, "site": site}}
+
+    suite: list[Expectation] = [
+        gxe.ExpectTableRowCountToBeBetween(min_value=1, **named("not_empty", "the cohort has at least one image")),
+        *(
+            gxe.ExpectColumnValuesToNotBeNull(column=column, **named(f"known_{column}", f"{column} is known"))
+            for column in KNOWN
+        ),
+        gxe.ExpectColumnValuesToBeUnique(column="id", **named("unique_id", "no two images have the same id")),
+        gxe.ExpectColumnValuesToBeUnique(
+            column="pixel_sha256", **named("no_duplicate_image", "no picture is there twice under two names")
+        ),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="site", value_set=params.sites, **named("allowed_site", f"site is one of {', '.join(params.sites)}")
+        ),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="label",
+            value_set=params.labels,
+            **named("allowed_label", f"label is one of {', '.join(params.labels)}"),
+        ),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="bit_depth",
+            value_set=params.bit_depths,
+            **named("allowed_bit_depth", f"the image has {' or '.join(map(str, params.bit_depths))} bits"),
+        ),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="pairing",
+            value_set=["paired", "unpaired"],
+            **named("paired_or_unpaired", "the image has a mask and all that is known of one, or neither"),
+        ),
+        gxe.ExpectColumnPairValuesToBeEqual(
+            column_A="size",
+            column_B="mask_size",
+            ignore_row_if="either_value_is_missing",
+            **named("equal_size", "the mask has the size of its image"),
+        ),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="mask_binary", value_set=[True], **named("binary_mask", "the mask holds two values, background 0")
+        ),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="lung_fraction",
+            min_value=low,
+            max_value=high,
+            **named("lung_fraction", f"the mask covers {low:g} to {high:g} of the image"),
+        ),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="large_components",
+            min_value=fewest,
+            max_value=most,
+            **named(
+                "large_components",
+                f"the mask has {fewest} to {most} components that cover {params.large_component:g} of it or more",
+            ),
+        ),
+        *(
+            gxe.ExpectColumnValuesToBeInSet(
+                column=f"{kind}_exists",
+                value_set=[True],
+                **named(f"{kind}_exists", f"the {kind} that the manifest names is a file"),
+            )
+            for kind in ("image", "mask")
+        ),
+    ]
+    for site, count in sorted(params.expected.items()):
+        here = Column("site") == site
+        suite += [
+            gxe.ExpectTableRowCountToEqual(
+                value=count.images,
+                row_condition=here,
+                **named(f"expected_images_{site}", f"{site} has {count.images} images", site),
+            ),
+            gxe.ExpectTableRowCountToEqual(
+                value=count.masks,
+                row_condition=here & Column("mask").is_not_null(),
+                **named(f"expected_masks_{site}", f"{site} has {count.masks} masks", site),
+            ),
+        ]
+    return suite

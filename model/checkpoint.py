@@ -1,0 +1,50 @@
+"""The full state of a training run, so that a run killed at any moment goes on as if it had not been."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+STATE = "state.pt"
+
+
+def random_states() -> dict[str, Any]:
+    """Return the state of every generator that training draws from."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Put back what :func:`random_states` returned; GPU states only where there are as many GPUs."""
+    torch.set_rng_state(states["cpu"])
+    if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def save_state(folder: Path, state: dict[str, Any]) -> None:
+    """Write ``state`` so that a kill or a full disk at any moment leaves either the old one or the new one, whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{STATE}.partial"
+    try:
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(folder / STATE)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_state(folder: Path, fingerprint: str) -> dict[str, Any] | None:
+    """Return the unfinished state of the run with this fingerprint, or None where there is nothing to go on from.
+
+    A state of other parameters or data, or one whose run is finished, is not gone on from: the run starts afresh and
+    replaces it. Nothing is unpickled but tensors and plain values.
+    """
+    path = folder / STATE
+    if not path.exists():
+        return None
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state if state["fingerprint"] == fingerprint and not state["finished"] else None

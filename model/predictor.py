@@ -1,0 +1,97 @@
+"""A trained network as a function from an X-ray to lungs: rebuilt from its own folder, nothing unpickled."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from model import networks
+from model.inputs import autocast, to_input
+from model.preprocessing import Image, standardise
+
+WEIGHTS = "weights.safetensors"
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """How an X-ray becomes the network's input: the arguments of :func:`model.preprocessing.standardise`."""
+
+    size: int
+    interpolation: str
+    intensity_percentiles: tuple[float, float]
+
+
+def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    """Write a state dict as safetensors; equal weights give equal bytes."""
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
+
+
+class Predictor:
+    """A network in evaluation mode with the preprocessing that it was trained on.
+
+    Args:
+        network: as :func:`model.networks.build` returns it, with trained weights.
+        input_config: how images are brought to the network's size and grey values.
+        device: where to predict.
+    """
+
+    def __init__(self, network: nn.Module, input_config: InputConfig, device: torch.device | None = None) -> None:
+        self.device = device or torch.device("cpu")
+        channels_last = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: nn.Module = channels_last.eval()
+        self.input_config = input_config
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device | None = None) -> Predictor:
+        """Rebuild a predictor from the ``config.json`` and ``weights.safetensors`` that training left in ``folder``.
+
+        Raises:
+            OSError, ValueError, KeyError: a file is missing, or the two do not belong together.
+        """
+        config = json.loads((folder / CONFIG).read_text())
+        network = networks.build(config["network"], config["width"], config["in_channels"])
+        try:
+            network.load_state_dict(load_file(folder / WEIGHTS))
+        except RuntimeError as error:
+            raise ValueError(f"{folder}: {WEIGHTS} does not fit {CONFIG}: {error}") from error
+        given = config["input"]
+        low, high = given["intensity_percentiles"]
+        return cls(network, InputConfig(given["size"], given["interpolation"], (low, high)), device)
+
+    @torch.inference_mode()
+    def probabilities(
+        self, images: npt.NDArray[np.uint8], batch_size: int = 16, precision: torch.dtype = torch.float32
+    ) -> npt.NDArray[np.float32]:
+        """Map preprocessed images, uint8 (N, size, size), to probabilities of lung, float32 (N, size, size), 0 to 1."""
+        result = np.empty(images.shape, np.float32)
+        for start in range(0, len(images), batch_size):
+            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size])).to(self.device)
+            with autocast(self.device, precision):
+                logits = self.network(to_input(batch))
+            result[start : start + batch_size] = logits.float().sigmoid()[:, 0].cpu().numpy()
+        return result
+
+    def predict(self, image: Image) -> npt.NDArray[np.float32]:
+        """Map one grey X-ray of any size and range, (H, W), lungs dark, to probabilities of lung at its own size.
+
+        Returns:
+            float32 (H, W), 0 to 1.
+
+        Raises:
+            ValueError: the image is not two-dimensional, is empty, or holds values that are not finite.
+        """
+        config = self.input_config
+        grey = standardise(image, config.size, config.interpolation, config.intensity_percentiles)
+        probability = self.probabilities(grey[None])[0]
+        height, width = image.shape
+        full: npt.NDArray[np.float32] = cv2.resize(probability, (width, height), interpolation=cv2.INTER_LINEAR)
+        return full

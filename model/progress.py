@@ -1,0 +1,79 @@
+"""How a training run shows itself: a live bar on a terminal, a plain line an epoch elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+# The loss is fetched from the device this seldom, because fetching waits for it.
+REFRESH_SECONDS = 1.0
+
+
+def epoch_line(row: dict[str, float], epochs: int) -> str:
+    """Return one line of text for a row of the history."""
+    return (
+        f"epoch {row['epoch']:.0f}/{epochs}  loss {row['train_loss']:.4f}  dice {row['train_dice']:.4f}  "
+        f"validation loss {row['validation_loss']:.4f}  dice {row['validation_dice']:.4f}  "
+        f"{row['images_per_second']:.1f} images/s"
+    )
+
+
+class Terminal:
+    """A monitor of :class:`model.training.Trainer` that prints to standard output."""
+
+    def __init__(self, title: str, after_epoch: Callable[[dict[str, float]], None] | None = None) -> None:
+        self.title, self.after_epoch = title, after_epoch
+        self.console = Console()
+        self.bar: Progress | None = None
+        self.epochs, self.steps, self.images, self.since, self.shown = 0, 0, 0, 0.0, 0.0
+
+    def start(self, epochs: int, steps: int, first_epoch: int) -> None:
+        """Open the bar, or print the opening line."""
+        self.epochs, self.steps, self.since = epochs, steps, time.monotonic()
+        if sys.stdout.isatty():
+            columns = (
+                "[progress.description]{task.description}",
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
+            self.bar = Progress(*columns, TextColumn("{task.fields[figures]}"), console=self.console)
+            self.bar.start()
+            self.task = self.bar.add_task(self.title, total=epochs * steps, completed=first_epoch * steps, figures="")
+        where = f", going on after epoch {first_epoch}" if first_epoch else ""
+        self._print(f"{self.title}: {epochs} epochs of {steps} batches{where}")
+
+    def step(self, epoch: int, step: int, images: int, loss: Callable[[], float]) -> None:
+        """Move the bar; at most once in :data:`REFRESH_SECONDS` ask for the loss."""
+        self.images += images
+        now = time.monotonic()
+        if self.bar is None:
+            return
+        self.bar.advance(self.task)
+        if now - self.shown >= REFRESH_SECONDS:
+            self.shown = now
+            rate = self.images / (now - self.since)
+            value = loss()
+            self.bar.update(self.task, figures=f"loss {value:.4f}  dice {-value:.4f}  {rate:.1f} images/s")
+
+    def epoch(self, row: dict[str, float]) -> None:
+        """Print the epoch's line and hand the row on."""
+        self._print(epoch_line(row, self.epochs))
+        if self.after_epoch is not None:
+            self.after_epoch(row)
+
+    def stop(self) -> None:
+        """Close the bar."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def _print(self, line: str) -> None:
+        if self.bar is not None:
+            self.console.print(line, highlight=False)
+        else:
+            print(line, flush=True)

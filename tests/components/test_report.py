@@ -1,0 +1,513 @@
+"""The report step through its two doors, on evaluations written by the contract of components.results."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from components.errors import UserError
+from components.report import MARKDOWN, PAGE, RESULTS, paper, report
+from components.report.load import check_row
+from components.report.page import duration, figure_text
+from components.results import (
+    CASES,
+    CONFIG,
+    FIGURE_COLOURS,
+    HISTORY,
+    METRICS,
+    ROC,
+    ROWS,
+    RUN,
+    WORST_COLOURS,
+    Cell,
+    Row,
+)
+from tests.components.written_run import QUALITY, SCENARIOS, SIZE, Page, write_run
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def make(root: Path, out: Path, cells: list[Cell] | None = None) -> list[Row]:
+    return report(root / "evaluations", root / "models", root / "arrays", root / "splits", out, cells)
+
+
+def command(root: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    call = [sys.executable, "-m", "components.report", "--out", str(out), *more]
+    for name in ("evaluations", "models", "arrays", "splits"):
+        call += [f"--{name}", str(root / name)]
+    return subprocess.run(call, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, env=os.environ)
+
+
+@pytest.fixture(scope="module")
+def full_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("full"), ["defu_net", "unet", "r2_unet"], list(SCENARIOS))
+
+
+@pytest.fixture(scope="module")
+def full_report(full_run: Path) -> Path:
+    make(full_run, full_run / "reports")
+    return full_run / "reports"
+
+
+@pytest.fixture(scope="module")
+def page(full_report: Path) -> Page:
+    return Page((full_report / PAGE).read_text())
+
+
+@pytest.fixture
+def small_run(tmp_path: Path) -> Path:
+    return write_run(tmp_path, ["defu_net"], ["mixed"])
+
+
+def test_results_hold_every_row_sorted(full_run: Path, full_report: Path) -> None:
+    rows = json.loads((full_report / RESULTS).read_text())
+    written = [
+        row for path in (full_run / "evaluations").glob("*/*/*/rows.json") for row in json.loads(path.read_text())
+    ]
+    assert len(rows) == len(written) > 0
+    assert all(set(row) == set(Row.__annotations__) for row in rows)
+    order = ("network", "scenario", "seed", "split", "site", "label", "masks", "reduction")
+    keys = [tuple(row[name] for name in order) for row in rows]
+    rank = {"train": 0, "validation": 1, "test": 2}
+    assert keys == sorted(keys, key=lambda key: (*key[:3], rank[key[3]], *key[4:]))
+    by_key = dict(zip(keys, rows, strict=True))
+    for row in written:
+        assert by_key[tuple(row[name] for name in order)] == row
+
+
+def test_function_returns_what_it_wrote(small_run: Path) -> None:
+    rows = make(small_run, small_run / "reports")
+    assert rows == json.loads((small_run / "reports" / RESULTS).read_text())
+
+
+def test_equal_inputs_give_equal_bytes_whatever_the_runs_took(small_run: Path) -> None:
+    make(small_run, small_run / "first")
+    run = small_run / "models" / "defu_net/mixed/seed-0" / RUN
+    run.write_text(json.dumps(json.loads(run.read_text()) | {"seconds": 999.0, "commit": "feed", "mlflow_run_id": "z"}))
+    history = run.with_name(HISTORY)
+    pd.read_csv(history).assign(seconds=77.0).to_csv(history, index=False)
+    make(small_run, small_run / "second")
+    first, second = small_run / "first", small_run / "second"
+    for name in (RESULTS, MARKDOWN, "plots/dice.csv", "plots/roc.csv", "plots/history.csv"):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+    assert "16 min 39 s" in (second / PAGE).read_text()
+    make(small_run, small_run / "third")
+    assert (second / PAGE).read_bytes() == (small_run / "third" / PAGE).read_bytes()
+
+
+def test_plots_hold_the_points_of_the_curves(full_run: Path, full_report: Path) -> None:
+    dice = pd.read_csv(full_report / "plots" / "dice.csv")
+    cases = pd.read_csv(full_run / "evaluations/unet/mixed/seed-0" / CASES)
+    wanted = cases[(cases["split"] == "test")]
+    found = dice[(dice["network"] == "unet") & (dice["scenario"] == "mixed")]
+    assert found["dice"].tolist() == wanted["dice"].tolist()
+    roc = pd.read_csv(full_report / "plots" / "roc.csv")
+    assert set(roc["scenario"]) == set(SCENARIOS)
+    assert {"train_loss", "validation_dice"} <= set(pd.read_csv(full_report / "plots" / "history.csv"))
+
+
+def test_an_earlier_report_is_replaced_whole(small_run: Path) -> None:
+    (small_run / "reports").mkdir()
+    (small_run / "reports" / "stale.txt").write_text("of an earlier run")
+    make(small_run, small_run / "reports")
+    assert {path.name for path in (small_run / "reports").iterdir()} == {RESULTS, MARKDOWN, PAGE, "plots"}
+
+
+def test_page_asks_for_nothing_outside_itself(full_report: Path, page: Page) -> None:
+    ids = {attributes["id"] for _, attributes in page.tags if attributes.get("id")}
+    assert page.addresses
+    for tag, address in page.addresses:
+        assert address.startswith(("data:", "#")), f"<{tag}> points to {address[:80]}"
+        if address.startswith("#"):
+            assert address[1:] in ids, f"{address} is nowhere on the page"
+    text = (full_report / PAGE).read_text()
+    for found in re.findall(r"url\(([^)]*)\)", text):
+        assert found.startswith("#"), found
+        assert found[1:] in ids
+    assert "@import" not in text
+    assert not re.search(r"https?://", re.sub(r'xmlns(:xlink)?="[^"]*"', "", text))
+    assert not any("src" in attributes for attributes in page.all("script"))
+
+
+def test_page_is_well_formed_and_no_id_means_two_things(page: Page, full_report: Path) -> None:
+    assert page.open == []
+    # A definition may stand twice, in two drawings, as long as it is the same: its id is a hash of what it draws.
+    text = (full_report / PAGE).read_text()
+    outside = re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)
+    ids = re.findall(r'\sid="([^"]*)"', outside)
+    assert len(ids) == len(set(ids))
+    for drawing in re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL):
+        root = ET.fromstring(drawing.replace("<svg ", '<svg xmlns:xlink="http://www.w3.org/1999/xlink" ', 1))  # noqa: S314
+        inside = [element.get("id") for element in root.iter() if element.get("id")]
+        assert len(inside) == len(set(inside))
+
+
+def test_pictures_are_data_with_words_and_sizes(page: Page) -> None:
+    images = page.all("img")
+    cells, figures = 9, 3 * 4  # four worst a cell; figures of three networks, two sites, two X-rays
+    assert len(images) == cells * 4 + figures
+    for image in images:
+        assert str(image["src"]).startswith("data:image/png;base64,")
+        assert image["alt"]
+        assert (image["width"], image["height"]) == (str(SIZE), str(SIZE))
+
+
+def test_large_pictures_are_embedded_smaller(small_run: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    file = next((small_run / "evaluations").rglob("worst-*.png"))
+    cv2.imwrite(str(file), noise)
+    make(small_run, small_run / "reports")
+    images = Page((small_run / "reports" / PAGE).read_text()).all("img")
+    large = [image for image in images if image["width"] == "256"]
+    assert len(large) == 1
+    assert str(large[0]["src"]).startswith("data:image/webp;base64,")
+    assert len(str(large[0]["src"])) < file.stat().st_size
+
+
+def test_tables_have_captions_scopes_and_sortable_heads(page: Page) -> None:
+    assert {"table-i", "table-ii", "table-iii", "table-iv", "data", "run-list"} <= set(page.tables)
+    assert {f"places-{scenario}" for scenario in SCENARIOS} <= set(page.tables)
+    assert len(page.all("caption")) == len(page.all("table"))
+    assert all(head.get("scope") for head in page.all("th"))
+    sortable = [table for table in page.all("table") if "sortable" in str(table.get("class"))]
+    assert len(sortable) >= 9
+    for table in sortable:
+        rows = page.tables[str(table["id"])]
+        heads = rows[1] if not rows[0][0] else rows[0]
+        assert all(heads)
+        assert {len(row) for row in rows if len(row) > 1} - {len(heads)} <= {len(rows[0])}
+
+
+def line_of(page: Page, table: str, network: str) -> list[str]:
+    return next(row for row in page.rows(table) if row[0] == network)
+
+
+def test_papers_figures_stand_beside_ours(full_run: Path, page: Page) -> None:
+    rows = json.loads((full_run / "evaluations/defu_net/mixed/seed-0" / ROWS).read_text())
+    ours = next(
+        row for row in rows
+        if (row["split"], row["site"], row["label"], row["masks"], row["reduction"])
+        == ("test", "all", "all", "dilated", "pooled")
+    )  # fmt: skip
+    line = line_of(page, "table-iii", "DEFU-Net")
+    assert line[1] == f"{ours['dice']:.4f} paper 0.9667"
+    assert line[3] == f"{ours['jaccard']:.4f}", "the true Jaccard has no figure of the paper"
+    assert line[4].startswith(f"{ours['paper_iou']:.4f} paper 0.9901")
+    assert line[8] == f"{ours['auc']:.4f} paper 0.9816"
+
+
+@pytest.mark.parametrize(("split", "table"), [("train", "table-i"), ("validation", "table-ii"), ("test", "table-iii")])
+def test_each_table_scores_four_ways_and_lists_all_seven_networks(page: Page, split: str, table: str) -> None:
+    rows = page.rows(table)
+    groups = [row[0] for row in rows if len(row) == 1]
+    assert [text.split(" (")[0] for text in groups[:4]] == [
+        "Against dilated masks, pooled over pixels",
+        "Against original masks, pooled over pixels",
+        "Against dilated masks, mean over images",
+        "Against original masks, mean over images",
+    ]
+    for network, name in paper.NAMES.items():
+        lines = [row for row in rows if row[0] == name]
+        assert len(lines) == (4 if network in QUALITY else 1)
+        for line in lines:
+            assert f"paper {paper.MIXED[split][network]['dice']:.4f}" in line[1]
+            assert line[1].startswith("paper") == (network not in QUALITY)
+
+
+def test_misprints_have_footnotes(page: Page) -> None:
+    text = page.text()
+    assert "(1 + AC) / 2" in text
+    assert "most likely a misprint" in text
+    assert "most likely a copy" in text
+    assert "never reset" in text
+    (bcdu,) = [row for row in page.rows("table-iv") if row[0] == "BCDU-Net"]
+    assert bcdu[3:5] == ["paper 0.76712", "paper 0.90822"], "footnote 2; R2U-Net, above it, has 1"
+
+
+def test_across_table_has_both_directions(full_run: Path, page: Page) -> None:
+    rows = page.rows("table-iv")
+    assert rows[0] == ["", "Montgomery → Shenzhen", "Shenzhen → Montgomery"]
+    line = line_of(page, "table-iv", "U-Net")
+    assert [cell.split("paper ")[1] for cell in line[1:]] == ["0.8556", "0.8568", "0.7706", "0.7739"]
+    evaluated = json.loads((full_run / "evaluations/unet/shenzhen-to-montgomery/seed-0" / ROWS).read_text())
+    dice = next(
+        row["dice"]
+        for row in evaluated
+        if (row["split"], row["masks"], row["reduction"]) == ("test", "dilated", "pooled")
+    )
+    assert line[3].startswith(f"{dice:.4f}")
+
+
+def test_sites_and_labels_with_distances(page: Page) -> None:
+    rows = page.rows("places-mixed")
+    assert rows[1][2:6] == ["Images", "Dice", "Jaccard", "HD95, px"]
+    lines = [tuple(row[:2]) for row in rows[3:] if len(row) > 1]
+    assert lines[:9] == list(product(("all", "montgomery", "shenzhen"), ("all", "abnormal", "normal")))
+    assert float(next(row for row in rows if row[:2] == ["shenzhen", "normal"])[5]) > 0
+    assert page.rows("data")[-1][:3] == ["all", "all", "52"]
+
+
+def test_drawings_are_there(full_report: Path) -> None:
+    text = (full_report / PAGE).read_text()
+    assert text.count("<svg") == len(SCENARIOS) * (1 + 3 + 1)  # spread; loss, Dice and rate; ROC
+    assert "#a1b2" not in text, "a stand-in colour was left in a drawing"
+    assert "var(--s6)" in text
+    assert "dc:date" not in text
+
+
+def test_figures_five_and_six_and_worst_cases(page: Page, full_report: Path) -> None:
+    captions = [rows[0][0] for rows in page.tables.values()]
+    text = page.text()
+    assert text.index("Figure 5: shenzhen") < text.index("Figure 6: montgomery")
+    assert captions.count("X-ray") == 2
+    for name in (*WORST_COLOURS, *FIGURE_COLOURS):
+        assert name in text
+    # Worst first although the files are listed best first.
+    html = (full_report / PAGE).read_text()
+    gallery = html[html.index("<summary>U-Net, Mixed") :]
+    shown = [float(found) for found in re.findall(r"Dice <strong>([\d.]+)", gallery[: gallery.index("</details>")])]
+    assert len(shown) == 4
+    assert shown == sorted(shown)
+
+
+@pytest.mark.parametrize("synthetic", [True, False])
+def test_banner_only_where_synthetic(tmp_path: Path, synthetic: bool) -> None:
+    write_run(tmp_path, ["defu_net"], ["mixed"], synthetic=synthetic)
+    make(tmp_path, tmp_path / "reports")
+    for name in (PAGE, MARKDOWN):
+        text = (tmp_path / "reports" / name).read_text().lower()
+        assert ("synthetic sample: figures say nothing about real x-rays" in text) == synthetic
+
+
+def test_one_silent_source_does_not_lose_the_banner(small_run: Path) -> None:
+    (small_run / "arrays" / "arrays.json").write_text(json.dumps({"size": SIZE}))
+    make(small_run, small_run / "reports")
+    assert "Synthetic sample" in (small_run / "reports" / PAGE).read_text()
+
+
+def test_a_network_of_another_cohort_is_told(small_run: Path) -> None:
+    config = small_run / "models/defu_net/mixed/seed-0" / CONFIG
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"cohort": {"name": "elsewhere"}}))
+    make(small_run, small_run / "reports")
+    assert "Trained on another cohort: elsewhere" in Page((small_run / "reports" / PAGE).read_text()).text()
+
+
+def test_names_are_escaped_and_provenance_is_shown(full_report: Path, page: Page) -> None:
+    text = (full_report / PAGE).read_text()
+    assert "sample &lt;one&gt; &amp; only" in text
+    assert "<one>" not in text
+    assert "0123456789" in text
+    assert "Xeon, 2 cores, 8 GiB" in text
+    assert "52: 20 montgomery, 32 shenzhen; 6 more without a mask left out" in page.text()
+    assert "3 × 3 pixels" in text
+    run = line_of(page, "run-list", "DEFU-Net")
+    assert run[2:8] == ["0.125", "715,473", "12", "11", "51 s", "95.0"]
+
+
+def test_several_seeds_get_a_mean_with_its_deviation(tmp_path: Path) -> None:
+    write_run(tmp_path, ["defu_net"], ["mixed"], seeds=(0, 1, 2))
+    rows = make(tmp_path, tmp_path / "reports")
+    page = Page((tmp_path / "reports" / PAGE).read_text())
+    dice = [
+        row["dice"] or 0.0 for row in rows
+        if (row["split"], row["site"], row["label"], row["masks"], row["reduction"])
+        == ("test", "all", "all", "dilated", "pooled")
+    ]  # fmt: skip
+    assert len(dice) == 3
+    line = line_of(page, "table-iii", "DEFU-Net, mean of 3 seeds")
+    assert line[1] == f"{np.mean(dice):.4f} ± {np.std(dice, ddof=1):.4f} paper 0.9667"
+    assert line_of(page, "table-iii", "DEFU-Net, seed 2")[1].startswith(f"{dice[2]:.4f}")
+
+
+def test_other_scenarios_and_networks_enter_too(tmp_path: Path) -> None:
+    write_run(tmp_path, ["my_net"], ["third-to-shenzhen"])
+    make(tmp_path, tmp_path / "reports")
+    page = Page((tmp_path / "reports" / PAGE).read_text())
+    assert "Third → Shenzhen" in page.rows("table-iv")[0]
+    assert line_of(page, "table-iv", "my_net")[5] != "–"
+    assert len([row for row in page.rows("table-iii") if len(row) > 1]) == 1 + len(paper.NAMES)
+
+
+def test_undefined_figures_are_dashes(small_run: Path) -> None:
+    path = small_run / "evaluations/defu_net/mixed/seed-0" / ROWS
+    rows = json.loads(path.read_text())
+    for row in rows:
+        row["auc"], row["hd95"] = None, float("nan")
+    path.write_text(json.dumps(rows))
+    written = make(small_run, small_run / "reports")
+    assert {row["hd95"] for row in written} == {None}
+    page = Page((small_run / "reports" / PAGE).read_text())
+    assert line_of(page, "table-iii", "DEFU-Net")[8] == "– paper 0.9816"
+    assert page.rows("places-mixed")[3][5] == "–"
+    assert not re.search(r"\b(nan|None)\b", page.text())
+    assert not re.search(r"\b(nan|None)\b", (small_run / "reports" / MARKDOWN).read_text())
+
+
+def test_numbers_are_written_for_reading() -> None:
+    assert [figure_text(value) for value in (0.96666, None, float("nan"))] == ["0.9667", "–", "–"]
+    assert [duration(value) for value in (None, 48.4, 200, 7500)] == ["–", "48 s", "3 min 20 s", "2 h 05 min"]
+
+
+def test_markdown_tables_are_whole(full_report: Path) -> None:
+    text = (full_report / MARKDOWN).read_text()
+    blocks = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+    assert len(blocks) > 15
+    for block in blocks:
+        lines = block.splitlines()
+        assert re.fullmatch(r"\|(-+:?\|)+", lines[1].replace(" ", "")), block
+        assert len(lines) > 2
+        assert {line.count("|") for line in lines} == {lines[0].count("|")}, block
+    assert "(0.9667)" in text
+    assert "51 s" not in text
+
+
+def test_no_evaluation(small_run: Path) -> None:
+    shutil.rmtree(small_run / "evaluations")
+    with pytest.raises(UserError, match="no evaluation found; run the evaluate step"):
+        make(small_run, small_run / "reports")
+    assert not (small_run / "reports").exists()
+
+
+def test_every_missing_cell_is_named(small_run: Path) -> None:
+    cells = [Cell("defu_net", "mixed", seed) for seed in (0, 3, 4)]
+    with pytest.raises(UserError) as caught:
+        make(small_run, small_run / "reports", cells)
+    assert caught.value.problems == ["defu_net/mixed/seed-3", "defu_net/mixed/seed-4"]
+
+
+def test_cells_of_an_earlier_matrix_stay_out(full_run: Path, tmp_path: Path) -> None:
+    rows = make(full_run, tmp_path / "reports", [Cell("unet", "mixed", 0)])
+    assert {(row["network"], row["scenario"]) for row in rows} == {("unet", "mixed")}
+    assert "table-iv" not in Page((tmp_path / "reports" / PAGE).read_text()).tables
+
+
+def test_all_missing_and_broken_files_are_listed_at_once(small_run: Path) -> None:
+    evaluation, model = (small_run / name / "defu_net/mixed/seed-0" for name in ("evaluations", "models"))
+    (evaluation / ROWS).write_text('[{"network": ')
+    (evaluation / CASES).unlink()
+    (evaluation / ROC).write_text("fpr,other\n0,1\n")
+    next((evaluation / "overlays").glob("worst*")).write_bytes(b"no picture")
+    (model / HISTORY).write_text("")
+    (model / RUN).write_text("[]")
+    (small_run / "reports").mkdir()
+    (small_run / "reports" / "kept").touch()
+    with pytest.raises(UserError) as caught:
+        make(small_run, small_run / "reports")
+    problems = "\n".join(caught.value.problems)
+    assert len(caught.value.problems) == 6
+    for name in (ROWS, CASES, ROC, "worst-", HISTORY, RUN):
+        assert name in problems
+    assert [path.name for path in (small_run / "reports").iterdir()] == ["kept"], "the earlier report is untouched"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"dice": "0.9"}, "dice is '0.9'"),
+        ({"dice": float("inf")}, "dice is inf"),
+        ({"auc": True}, "auc is True"),
+        ({"seed": 1}, "belongs to defu_net/mixed/seed-1"),
+        ({"seed": 0.0}, "seed is 0.0"),
+        ({"masks": "eroded"}, "masks is 'eroded'"),
+        ({"split": "holdout"}, "split is 'holdout'"),
+        ({"dice_ci95": [0.1]}, r"dice_ci95 is \[0.1\]"),
+        ({"extra": 1}, "keys missing or unknown: extra"),
+    ],
+)
+def test_broken_rows_are_told(small_run: Path, change: dict[str, Any], said: str) -> None:
+    row = json.loads((small_run / "evaluations/defu_net/mixed/seed-0" / ROWS).read_text())[0]
+    cell = Cell("defu_net", "mixed", 0)
+    assert check_row(row, cell) == row
+    with pytest.raises(ValueError, match=said):
+        check_row(row | change, cell)
+
+
+def test_the_same_row_twice_is_told(small_run: Path) -> None:
+    path = small_run / "evaluations/defu_net/mixed/seed-0" / ROWS
+    rows = json.loads(path.read_text())
+    path.write_text(json.dumps([*rows, rows[0]]))
+    with pytest.raises(UserError, match="twice: defu_net mixed"):
+        make(small_run, small_run / "reports")
+
+
+def test_a_split_that_is_none(small_run: Path) -> None:
+    (small_run / "splits" / "mixed.json").write_text('{"train": []}')
+    with pytest.raises(UserError, match=r"mixed\.json: not a split"):
+        make(small_run, small_run / "reports")
+
+
+def test_command_takes_the_matrix_of_params(tmp_path: Path) -> None:
+    run = write_run(tmp_path, ["defu_net", "unet"], ["mixed"])
+    text = (REPOSITORY / "params.yaml").read_text()
+    text = re.sub(r"(?m)^  scenarios: \[.*\]$", "  scenarios: [mixed]", text, count=1)
+    text = re.sub(r"(?m)^  networks: \[.*\]", "  networks: [defu_net]", text)
+    text = re.sub(r"(?m)^  seeds: \[.*\]", "  seeds: [0]", text)
+    (tmp_path / "params.yaml").write_text(text)
+    done = command(run, tmp_path / "reports", "--params", str(tmp_path / "params.yaml"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "index.html: 1 cell(s)" in done.stdout
+    rows = json.loads((tmp_path / "reports" / RESULTS).read_text())
+    assert {row["network"] for row in rows} == {"defu_net"}
+
+
+def test_command_takes_cells_and_fails_clearly(small_run: Path) -> None:
+    done = command(small_run, small_run / "reports", "--cell", "defu_net/mixed/0", "--cell", "unet/mixed/seed-1")
+    assert done.returncode == 1
+    assert "error:" in done.stderr
+    assert "unet/mixed/seed-1" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (small_run / "reports").exists()
+    done = command(small_run, small_run / "reports", "--cell", "defu_net")
+    assert done.returncode == 1
+    assert "write network/scenario/seed" in done.stderr
+
+
+def test_the_papers_tables_are_consistent_with_what_is_said_of_them() -> None:
+    """The footnotes' claims, computed from the figures as typed: a slip of the pen would break one of them."""
+    for split in paper.MIXED.values():
+        for figures in split.values():
+            assert figures["paper_iou"] == pytest.approx((1 + figures["accuracy"]) / 2, abs=0.0008)
+            assert figures["f1"] == pytest.approx(figures["dice"], abs=0.0005)
+    for network in paper.NAMES:
+        assert paper.MIXED["train"][network]["auc"] == pytest.approx(
+            paper.MIXED["validation"][network]["auc"], abs=0.00061
+        )
+    odd = [
+        (scenario, network)
+        for scenario, table in paper.ACROSS.items()
+        for network, figures in table.items()
+        if abs(figures["dice"] - figures["f1"]) > 0.006
+    ]
+    assert odd == [("shenzhen-to-montgomery", "bcdu_net")]
+
+
+def test_cases_written_here_follow_the_contract(full_run: Path) -> None:
+    """The fixture itself: its files have the columns that components.results states."""
+    with (full_run / "evaluations/unet/mixed/seed-0" / CASES).open() as file:
+        columns = next(csv.reader(file))
+    assert columns == [
+        "id",
+        "site",
+        "label",
+        "split",
+        "masks",
+        *sorted(METRICS, key=columns.index),
+        "tp",
+        "fp",
+        "fn",
+        "tn",
+    ]

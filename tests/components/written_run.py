@@ -1,0 +1,256 @@
+"""Evaluations and models written by the contract of components.results, and a reader of the page made of them."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from itertools import product
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from components.cohort import COLUMNS, write_manifest
+from components.results import (
+    CASES,
+    CONFIG,
+    FIGURE_COLOURS,
+    HISTORY,
+    METRICS,
+    OVERLAYS,
+    ROC,
+    ROWS,
+    RUN,
+    WORST_COLOURS,
+    Cell,
+)
+
+SCENARIOS = {
+    "mixed": (("montgomery", "shenzhen"), ("montgomery", "shenzhen")),
+    "montgomery-to-shenzhen": (("montgomery",), ("shenzhen",)),
+    "shenzhen-to-montgomery": (("shenzhen",), ("montgomery",)),
+}
+COUNTS = {"montgomery": 20, "shenzhen": 32}
+SIZE = 64
+PIXELS = SIZE * SIZE
+
+
+def write_cohort(root: Path, scenarios: list[str], synthetic: bool) -> pd.DataFrame:
+    rows = []
+    for site, count in COUNTS.items():
+        for number in range(count):
+            abnormal = number % 2
+            row = dict.fromkeys(COLUMNS) | {
+                "id": f"{site[:2].upper()}_{number:04d}_{abnormal}",
+                "site": site,
+                "label": ("normal", "abnormal")[abnormal],
+                "image": "images/x.png",
+                "mask": "masks/x.png",
+            }
+            rows.append(row | {name: "" for name, kind in COLUMNS.items() if kind == "string" and row[name] is None})
+    manifest = pd.DataFrame(rows)
+    arrays, splits = root / "arrays", root / "splits"
+    arrays.mkdir(parents=True)
+    splits.mkdir()
+    write_manifest(arrays, manifest)
+    card: dict[str, object] = {
+        "name": "sample <one> & only",
+        "synthetic": synthetic,
+        "description": "52 X-rays drawn for a test.",
+    }
+    card["sites"] = {site: {"images": count + 3, "masks": count, "unpaired": 3} for site, count in COUNTS.items()}
+    (arrays / "arrays.json").write_text(json.dumps(card | {"size": SIZE, "interpolation": "area", "kernel": 3}))
+    for scenario in scenarios:
+        trained, tested = SCENARIOS.get(scenario, SCENARIOS["mixed"])
+        split: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+        for site in COUNTS:
+            ids = list(manifest["id"][manifest["site"] == site])
+            if site in trained:
+                split["train"] += ids[:-8]
+                split["validation"] += ids[-8:-4]
+            if site in tested:
+                split["test"] += ids[-4:] if site in trained else ids
+        (splits / f"{scenario}.json").write_text(json.dumps(split))
+    return manifest
+
+
+def metrics_of(tp: float, fp: float, fn: float, tn: float) -> dict[str, float]:
+    accuracy = (tp + tn) / (tp + fp + fn + tn)
+    dice = 2 * tp / (2 * tp + fp + fn)
+    return {
+        "dice": dice,
+        "accuracy": accuracy,
+        "jaccard": tp / (tp + fp + fn),
+        "precision": tp / (tp + fp),
+        "recall": tp / (tp + fn),
+        "f1": dice,
+        "auc": 1 - (1 - accuracy) / 2,
+        "paper_iou": (1 + accuracy) / 2,
+    }
+
+
+def draw_overlay(path: Path, kind: str, random: np.random.Generator) -> None:
+    rows, columns = np.mgrid[:SIZE, :SIZE] / SIZE
+    grey = 60 + 90 * columns + random.normal(0, 6, (SIZE, SIZE))
+
+    def lungs(shift: float) -> np.ndarray:
+        inside = [((columns - x - shift) / 0.14) ** 2 + ((rows - 0.5 - shift) / 0.3) ** 2 < 1 for x in (0.3, 0.7)]
+        return np.asarray(inside[0] | inside[1])
+
+    truth, prediction = lungs(0), lungs(random.uniform(-0.05, 0.05))
+    picture = np.repeat(np.where(truth, 0.6 * grey, grey)[..., None], 3, axis=2)
+    if kind == "worst":
+        parts = zip(WORST_COLOURS.values(), (truth & prediction, ~truth & prediction, truth & ~prediction), strict=True)
+    else:
+        parts = zip(FIGURE_COLOURS.values(), (truth, prediction), strict=True)
+    for colour, where in parts:
+        picture[where] = 0.55 * picture[where] + 0.45 * np.array(colour)
+    cv2.imwrite(str(path), np.clip(picture, 0, 255).astype(np.uint8)[..., ::-1])
+
+
+def write_cell(root: Path, cell: Cell, manifest: pd.DataFrame, synthetic: bool, quality: float) -> None:
+    random = np.random.default_rng([cell.seed, *map(ord, cell.network + cell.scenario)])
+    split = json.loads((root / "splits" / f"{cell.scenario}.json").read_text())
+    places = manifest.set_index("id")[["site", "label"]]
+    cases = []
+    for name, ids in split.items():
+        for id, masks in product(ids, ("original", "dilated")):
+            lung = PIXELS * random.uniform(0.2, 0.3)
+            wrong = lung * (1 - quality) * random.gamma(2, 0.5)
+            fp, fn = wrong * (0.4 if masks == "dilated" else 0.6), wrong * 0.5
+            counts = {"tp": lung - fn, "fp": fp, "fn": fn, "tn": PIXELS - lung - fp}
+            distances = {"hd95": 40 * wrong / lung, "assd": 9 * wrong / lung}
+            site, label = places.loc[id]
+            place = {"id": id, "site": site, "label": label, "split": name, "masks": masks}
+            cases.append(place | metrics_of(**counts) | distances | counts)
+    frame = pd.DataFrame(cases)
+    rows = []
+    for name, masks in product(split, ("original", "dilated")):
+        part = frame[(frame["split"] == name) & (frame["masks"] == masks)]
+        sites = ["all", *sorted(part["site"].unique())] if name == "test" else ["all"]
+        labels = ["all", "abnormal", "normal"] if name == "test" else ["all"]
+        for site, label in product(sites, labels):
+            chosen = part[part["site"].isin([site]) if site != "all" else part["site"].notna()]
+            chosen = chosen[chosen["label"].isin([label]) if label != "all" else chosen["label"].notna()]
+            key = {"network": cell.network, "scenario": cell.scenario, "seed": cell.seed, "split": name}
+            key |= {"site": site, "label": label, "masks": masks}
+            means = {metric: float(chosen[metric].mean()) for metric in METRICS}
+            spread = 1.96 * float(chosen["dice"].std()) / len(chosen) ** 0.5
+            ends = [means["dice"] - spread, min(1.0, means["dice"] + spread)]
+            rows.append(key | {"reduction": "per_image", "n_images": len(chosen), "dice_ci95": ends} | means)
+            pooled = metrics_of(*(float(chosen[part].sum()) for part in ("tp", "fp", "fn", "tn")))
+            pooled |= {"hd95": None, "assd": None, "dice_ci95": None}
+            rows.append(key | {"reduction": "pooled", "n_images": len(chosen)} | pooled)
+    evaluation, model = root / "evaluations" / cell.folder, root / "models" / cell.folder
+    (evaluation / "overlays").mkdir(parents=True)
+    model.mkdir(parents=True)
+    (evaluation / ROWS).write_text(json.dumps(rows))
+    frame.to_csv(evaluation / CASES, index=False)
+    fpr = np.linspace(0, 1, 101)
+    pd.DataFrame({"fpr": fpr, "tpr": 1 - (1 - fpr) ** (20 + 300 * quality)}).to_csv(evaluation / ROC, index=False)
+
+    test = frame[(frame["split"] == "test") & (frame["masks"] == "original")].sort_values("dice", ascending=False)
+    overlays = []
+    for kind, chosen in (("worst", test.tail(4)), ("figure", test.sort_values("id").groupby("site").head(2))):
+        for case in chosen.itertuples():
+            file = f"{kind}-{case.id}.png"
+            draw_overlay(evaluation / "overlays" / file, kind, random)
+            place = {"id": case.id, "site": case.site, "label": case.label, "dice": case.dice}
+            overlays.append({"file": file, "kind": kind} | place)
+    (evaluation / OVERLAYS).write_text(json.dumps(overlays))
+
+    epoch = np.arange(1, 13)
+    validation = quality - 0.5 * np.exp(-epoch / 2)
+    history = {"epoch": epoch, "learning_rate": 0.002 * np.sin(np.pi * epoch / 13), "train_loss": -validation + 0.02}
+    history |= {"train_dice": validation - 0.02, "validation_loss": -validation, "validation_dice": validation}
+    pd.DataFrame(history | {"seconds": 4.2, "images_per_second": 95.0}).to_csv(model / HISTORY, index=False)
+    config = {
+        "network": cell.network, "width": 0.125, "in_channels": 1, "parameters": 715_473, "scenario": cell.scenario,
+        "seed": cell.seed, "input": {"size": SIZE, "interpolation": "area", "intensity_percentiles": [0.5, 99.5]},
+        "train": {"masks": "original", "epochs": 12, "batch_size": 8, "learning_rate": 0.002, "schedule": "one-cycle"},
+        "cohort": {"name": "sample <one> & only", "synthetic": synthetic},
+    }  # fmt: skip
+    (model / CONFIG).write_text(json.dumps(config))
+    run = {
+        "mlflow_run_id": "5f1c", "commit": "0123456789abcdef", "dirty": cell.seed > 0, "seconds": 51.3 + cell.seed,
+        "images_per_second": 95.04, "epochs": 12, "best_epoch": 11, "started": "2026-01-02T03:04:05+00:00",
+        "hardware": {"cpu": "Xeon", "cores": 2, "memory_gib": 7.8, "gpu": None}, "versions": {"torch": "2.13.0"},
+    }  # fmt: skip
+    (model / RUN).write_text(json.dumps(run))
+
+
+QUALITY = {"defu_net": 0.965, "unet": 0.93, "r2_unet": 0.955}
+
+
+def write_run(
+    root: Path, networks: list[str], scenarios: list[str], seeds: tuple[int, ...] = (0,), synthetic: bool = True
+) -> Path:
+    """Write everything that the report reads below ``root``."""
+    manifest = write_cohort(root, scenarios, synthetic)
+    for network, scenario, seed in product(networks, scenarios, seeds):
+        loss = 0.0 if scenario == "mixed" else 0.04
+        write_cell(root, Cell(network, scenario, seed), manifest, synthetic, QUALITY.get(network, 0.9) - loss)
+    return root
+
+
+class Page(HTMLParser):
+    """What a page holds: elements, tables as rows of cell texts, and every address that a browser would follow."""
+
+    VOID = ("meta", "link", "img", "br", "use", "path")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.addresses: list[tuple[str, str]] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self.open: list[str] = []
+        self._table: list[list[str]] | None = None
+        self._in_cell = False
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        found = dict(attributes)
+        self.tags.append((tag, found))
+        for name in ("src", "href", "xlink:href", "srcset", "poster", "data", "action"):
+            if found.get(name) is not None:
+                self.addresses.append((tag, str(found[name])))
+        if tag == "table":
+            self._table = self.tables.setdefault(found.get("id") or f"table-{len(self.tables)}", [])
+        elif tag == "tr" and self._table is not None:
+            self._table.append([])
+        elif tag in ("td", "th") and self._table is not None:
+            self._table[-1].append("")
+            self._in_cell = True
+        elif tag == "span" and self._in_cell and self._table is not None:
+            self._table[-1][-1] += " "
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attributes)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self._in_cell = False
+        elif tag == "table":
+            self._table = None
+        if tag not in self.VOID:
+            assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.words.append(data)
+        if self._in_cell and self._table is not None:
+            self._table[-1][-1] += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def rows(self, table: str) -> list[list[str]]:
+        return [[" ".join(cell.split()) for cell in row] for row in self.tables[table]]
