@@ -299,6 +299,17 @@ def test_one_silent_source_does_not_lose_the_banner(small_run: Path) -> None:
     assert "Synthetic sample" in (small_run / "reports" / PAGE).read_text()
 
 
+@pytest.mark.parametrize(("kernel", "told"), [(0, True), (1, True), (3, False), (None, False)])
+def test_masks_that_were_not_dilated_are_told(small_run: Path, kernel: int | None, told: bool) -> None:
+    path = small_run / "arrays" / "arrays.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"kernel": kernel}))
+    make(small_run, small_run / "reports")
+    for name in (PAGE, MARKDOWN):
+        text = (small_run / "reports" / name).read_text()
+        assert ("Nothing was dilated" in text) == told
+        assert f"{kernel} × {kernel} pixels" not in text or kernel == 3
+
+
 def test_a_network_of_another_cohort_is_told(small_run: Path) -> None:
     config = small_run / "models/defu_net/mixed/seed-0" / CONFIG
     config.write_text(json.dumps(json.loads(config.read_text()) | {"cohort": {"name": "elsewhere"}}))

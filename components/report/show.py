@@ -1,0 +1,69 @@
+"""``python -m components.report.show``: what a run came to, in a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from components import cli
+from components.files import read_json
+from components.results import Row
+
+
+def result_table(rows: list[Row]) -> Table:
+    """Return the test figures of every cell: means over images, against original and dilated masks."""
+    table = Table(title="Test images, mean over images")
+    for name in ("network", "scenario", "seed", "masks"):
+        table.add_column(name, no_wrap=True)
+    for name in ("images", "Dice", "95 %", "Jaccard", "accuracy", "HD95, px", "ASSD, px"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        if (row["split"], row["site"], row["label"], row["reduction"]) != ("test", "all", "all", "per_image"):
+            continue
+        interval = "–" if row["dice_ci95"] is None else " to ".join(f"{bound:.3f}" for bound in row["dice_ci95"])
+        figures = [
+            _figure(row["jaccard"], 4),
+            _figure(row["accuracy"], 4),
+            _figure(row["hd95"], 2),
+            _figure(row["assd"], 2),
+        ]
+        where = [row["network"], row["scenario"], str(row["seed"]), row["masks"]]
+        table.add_row(*where, str(row["n_images"]), _figure(row["dice"], 4), interval, *figures)
+    return table
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def main(
+    reports: Annotated[Path, typer.Option(help="What report left.")] = Path("reports"),
+    registered: Annotated[Path, typer.Option(help="What register left.")] = Path("artifacts/registered.json"),
+    arrays: Annotated[Path, typer.Option(help="What preprocess left.")] = Path("artifacts/arrays"),
+) -> None:
+    """Print the result table, and where the report and the registered model are."""
+    cohort = read_json(arrays / "arrays.json")
+    version = read_json(registered)
+    # Wide enough for every column where the output is no terminal.
+    console = Console(width=None if Console().is_terminal else 140)
+    console.print(result_table(read_json(reports / "results.json")))
+    if cohort["synthetic"]:
+        console.print(
+            "The X-rays are synthetic: these figures show that the pipeline works and say nothing of patients."
+        )
+    console.print(f"report   {(reports / 'index.html').resolve()}", highlight=False, soft_wrap=True)
+    console.print(
+        f"model    {version['name']} version {version['version']} ({version['network']}, {version['scenario']}, seed "
+        f'{version["seed"]}): mlflow.pyfunc.load_model("{version["uri"]}")',
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print("browse   mlflow ui --backend-store-uri sqlite:///mlflow.db", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# The system packages that the project needs besides Python 3.11, installed where they are missing (Debian, Ubuntu).
+set -euo pipefail
+packages=(git make util-linux)   # util-linux: `unshare`, with which tests fill up a disk of their own
+
+missing=()
+for package in "${packages[@]}"; do
+  dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null | grep -q '^installed$' || missing+=("$package")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+sudo=""; [ "$(id -u)" -eq 0 ] || sudo=sudo
+$sudo apt-get update -qq
+$sudo apt-get install -y -qq --no-install-recommends "${missing[@]}"
