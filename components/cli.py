@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,22 +18,29 @@ ParamsFile = Annotated[Path, typer.Option("--params", help="The file of all choi
 Out = Annotated[Path, typer.Option("--out", help="The folder to write; it appears only when the step has succeeded.")]
 
 
-def run(step: Callable[..., Any]) -> None:
-    """Run ``step`` as a Typer command and exit: 0 done, 1 a :class:`UserError`, 2 a wrong call, 130 interrupted."""
+@contextmanager
+def told() -> Iterator[None]:
+    """Tell a user's error or an interrupt inside the block in one line, and exit with 1 or 130."""
     # No step reports to anyone, and none should wait for a server that would be told.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("interrupted: nothing half-written was left; run again to go on", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def run(step: Callable[..., Any]) -> None:
+    """Run ``step`` as a Typer command and exit: 0 done, 1 a :class:`UserError`, 2 a wrong call, 130 interrupted."""
 
     @functools.wraps(step)
     def command(*args: Any, **options: Any) -> None:
-        try:
+        with told():
             step(*args, **options)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            print("interrupted: nothing half-written was left; run again to go on", file=sys.stderr)
-            raise typer.Exit(130) from None
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)

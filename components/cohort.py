@@ -106,7 +106,17 @@ class Arrays:
 SPLITS = ("train", "validation", "test")
 
 
-def read_split(path: Path) -> dict[str, list[str]]:
-    """Read one scenario's frozen split: the ids of its ``train``, ``validation`` and ``test`` images."""
+def read_split(path: Path, scenario: str | None = None) -> dict[str, list[str]]:
+    """Read one scenario's frozen split: the ids of its ``train``, ``validation`` and ``test`` images.
+
+    Raises:
+        UserError: it is no split, one of the three names no image, or it is that of another scenario than ``scenario``.
+    """
     split = read_json(path)
-    return {name: list(split[name]) for name in SPLITS}
+    if not isinstance(split, dict) or not all(isinstance(split.get(name), list) and split[name] for name in SPLITS):
+        raise UserError(f"{path}: not a split with images for {', '.join(SPLITS)}; run the preprocess step again")
+    if scenario is not None and split.get("scenario", scenario) != scenario:
+        raise UserError(
+            f"{path}: the split of scenario {split['scenario']}, not of {scenario}; say --split FILE of that one"
+        )
+    return {name: [str(image) for image in split[name]] for name in SPLITS}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -153,8 +153,16 @@ class Params(Section):
 
 def check(values: Any, origin: str) -> Params:
     """Return ``values`` as typed parameters, or raise a :class:`UserError` that lists every wrong key at once."""
+    return check_section(Params, values, origin)
+
+
+Sections = TypeVar("Sections", bound=Section)
+
+
+def check_section(section: type[Sections], values: Any, origin: str) -> Sections:
+    """Return the values of one section, typed, or raise a :class:`UserError` that lists every wrong key at once."""
     try:
-        return Params.model_validate(values)
+        return section.model_validate(values)
     except ValidationError as error:
         problems = []
         for item in error.errors():
@@ -170,6 +178,8 @@ def read_yaml(path: Path) -> Any:
         return YAML(typ="safe", pure=True).load(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run from the project's folder or say --params FILE") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); say --params FILE") from error
     except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
 

@@ -41,7 +41,12 @@ def _git(*arguments: str) -> str:
 
 
 def data_md5(pin: Path = Path("data.dvc")) -> str | None:
-    """Return the MD5 by which ``data.dvc`` pins the cohort, None where nothing is pinned (a step run by itself)."""
+    """Return the MD5 by which ``data.dvc`` pins the cohort, None where nothing is pinned (a step run by itself).
+
+    On a cluster there is no pin: whoever submits the run hands the MD5 on as DATA_MD5, empty for an unpinned source.
+    """
+    if (handed_on := os.environ.get("DATA_MD5")) is not None:
+        return handed_on or None
     if not pin.exists():
         return None
     digest = read_yaml(pin)["outs"][0].get("md5")

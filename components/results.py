@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
+from components.errors import UserError
+
 METRICS = ("dice", "accuracy", "jaccard", "precision", "recall", "f1", "auc", "paper_iou", "hd95", "assd")
 
 
@@ -54,9 +56,15 @@ class Cell:
 
     @classmethod
     def of(cls, folder: Path) -> Cell:
-        """Return the cell that a folder ending in ``<network>/<scenario>/seed-<seed>`` belongs to."""
-        network, scenario, seed = folder.parts[-3:]
-        return cls(network, scenario, int(seed.removeprefix("seed-")))
+        """Return the cell that a folder ending in ``<network>/<scenario>/seed-<seed>`` belongs to.
+
+        Raises:
+            UserError: the folder does not end so.
+        """
+        match folder.parts[-3:]:
+            case network, scenario, seed if seed.startswith("seed-") and seed[5:].isdecimal():
+                return cls(network, scenario, int(seed[5:]))
+        raise UserError(f"{folder}: not a cell's folder; it must end in <network>/<scenario>/seed-<number>")
 
 
 # models/<cell>/: weights.safetensors, and
@@ -69,7 +77,7 @@ RUN = "run.json"  # mlflow_run_id, commit, dirty, seconds, hardware, versions: w
 ROWS = "rows.json"  # list of Row
 CASES = "cases.csv"  # one row an image and kind of masks: id, site, label, split, masks, METRICS, tp, fp, fn, tn
 SUMMARY = "metrics.json"  # {split: {metric_masks: figure}}: what `dvc metrics` shows
-ROC = "roc.csv"  # fpr, tpr of the test split's pixels against original masks
+ROC = "roc.csv"  # fpr, tpr, threshold of the test split's pixels against original masks
 OVERLAYS = "overlays.json"  # list of {file, kind: worst | figure, id, site, label, dice}; files lie in overlays/, PNG
 
 # What an overlay blends over the grey X-ray, RGB 0 to 255: evaluate draws with these, report's legend names them.

@@ -29,6 +29,7 @@ def connect(experiment: str | None = None) -> MlflowClient:
         UserError: the store cannot be reached.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
 
     # Its notes on tables it creates and threads it starts drown the steps' own lines; warnings stay.
@@ -77,9 +78,10 @@ def find_run(client: MlflowClient, folder: Path) -> str | None:
 
     run_id = str(read_json(folder / RUN)["mlflow_run_id"])
     try:
-        client.get_run(run_id)
+        run = client.get_run(run_id)
     except MlflowException as error:
         if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
             raise UserError(f"MLflow: {str(error).splitlines()[0]}; check MLFLOW_TRACKING_URI and run again") from error
         return None
-    return run_id
+    # A run that someone has deleted takes nothing more.
+    return run_id if run.info.lifecycle_stage == "active" else None

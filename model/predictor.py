@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from model import networks
@@ -31,8 +32,12 @@ class InputConfig:
 
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """Write a state dict as safetensors; equal weights give equal bytes."""
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
+    """Write a state dict as safetensors; equal weights give equal bytes.
+
+    Raises:
+        OSError: it cannot be written (safetensors' own writer hides that in an error of its own).
+    """
+    path.write_bytes(save({name: tensor.contiguous() for name, tensor in weights.items()}))
 
 
 class Predictor:
@@ -55,14 +60,16 @@ class Predictor:
         """Rebuild a predictor from the ``config.json`` and ``weights.safetensors`` that training left in ``folder``.
 
         Raises:
-            OSError, ValueError, KeyError: a file is missing, or the two do not belong together.
+            OSError, ValueError, KeyError, TypeError: a file is missing or damaged, or the two do not belong together.
         """
         config = json.loads((folder / CONFIG).read_text())
         network = networks.build(config["network"], config["width"], config["in_channels"])
         try:
             network.load_state_dict(load_file(folder / WEIGHTS))
+        except SafetensorError as error:
+            raise ValueError(f"{WEIGHTS} is damaged: {error}") from error
         except RuntimeError as error:
-            raise ValueError(f"{folder}: {WEIGHTS} does not fit {CONFIG}: {error}") from error
+            raise ValueError(f"{WEIGHTS} does not fit {CONFIG}: {_first_difference(error)}") from error
         given = config["input"]
         low, high = given["intensity_percentiles"]
         return cls(network, InputConfig(given["size"], given["interpolation"], (low, high)), device)
@@ -95,3 +102,9 @@ class Predictor:
         height, width = image.shape
         full: npt.NDArray[np.float32] = cv2.resize(probability, (width, height), interpolation=cv2.INTER_LINEAR)
         return full
+
+
+def _first_difference(error: RuntimeError) -> str:
+    """Return the first of the lines in which PyTorch lists every layer that differs."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return lines[1] if len(lines) > 1 else lines[0]

@@ -10,16 +10,16 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """A section of parameters: unknown keys and wrong types are refused, values cannot be changed."""
+    """A section of parameters: unknown keys, wrong types and infinite numbers are refused; values cannot be changed."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Plateau(Section):
     """Lower the learning rate when the validation loss stands still (the paper, section III-B)."""
 
     factor: Annotated[float, Field(gt=0, lt=1)]
-    patience: Annotated[int, Field(ge=0)] = Field(description="epochs")
+    patience: Annotated[int, Field(ge=1)] = Field(description="epochs without a validation loss better by 1e-4")
 
 
 class Augmentation(Section):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from model.augmentation import augmenter
-from model.checkpoint import load_state, random_states, save_state, set_random_states
+from model.checkpoint import CheckpointError, load_state, random_states, save_state, set_random_states
 from model.inputs import autocast, choose_precision, to_input
 from model.losses import dice_loss
 from model.recipe import TrainParams
@@ -123,11 +123,13 @@ class Trainer:
                 self.optimizer, params.learning_rate, total_steps=params.epochs * self.steps
             )
         else:
-            # Keras' min_delta of 1e-4, so that the rate drops before early stopping (min_delta 0) ends the run.
+            # As Keras, with which the authors trained, counts: the rate drops in the patience-th epoch without an
+            # improvement of 1e-4 (PyTorch lets one more pass), so that it can drop before early stopping, for which any
+            # improvement counts, ends the run.
             self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
                 self.optimizer,
                 factor=params.plateau.factor,
-                patience=params.plateau.patience,
+                patience=max(0, params.plateau.patience - 1),
                 threshold=1e-4,
                 threshold_mode="abs",
             )
@@ -136,11 +138,15 @@ class Trainer:
         """Train to the end, from the last checkpoint where there is one.
 
         Raises:
-            TrainingError: the loss is not a number; the message names the epoch, the batch and its images.
+            TrainingError: the loss is not a number (the message names the epoch, the batch and its images), or the
+                stored state cannot be read.
         """
         torch.manual_seed(self.seed)
         result, best_loss, first, last = Result({}), math.inf, 0, self.params.epochs
-        state = load_state(self.checkpoints, self.fingerprint)
+        try:
+            state = load_state(self.checkpoints, self.fingerprint)
+        except CheckpointError as error:
+            raise TrainingError(str(error)) from error
         if state is not None:
             first, best_loss = state["epoch"], state["best_loss"]
             result = Result(state["best_weights"], state["history"], state["best_epoch"], resumed_from=first)

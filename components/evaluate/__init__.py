@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -12,10 +13,13 @@ from components.cohort import Arrays, read_split
 from components.errors import UserError
 from components.evaluate.overlays import write_overlays
 from components.evaluate.rows import score_cases, summarise, summary_figures
-from components.files import write_folder, write_json
+from components.files import read_json, write_folder, write_json
 from components.params import EvaluateParams
-from components.results import CASES, ROC, ROWS, SUMMARY, Cell, Row
+from components.results import CASES, CONFIG, ROC, ROWS, SUMMARY, Cell, Row
 from components.tracking import connect, explained, find_run
+
+if TYPE_CHECKING:
+    from model.predictor import InputConfig
 
 ROC_POINTS = 201
 
@@ -42,17 +46,13 @@ def evaluate(cell: Cell, arrays: Path, split: Path, model: Path, params: Evaluat
 
     from model.predictor import Predictor
 
-    cohort, ids = Arrays(arrays), read_split(split)
+    cohort, ids = Arrays(arrays), read_split(split, cell.scenario)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         predictor = Predictor.load(model, device)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{model}: not a trained model ({error}); run the train step again") from error
-    if predictor.input_config.size != cohort.info["size"]:
-        raise UserError(
-            f"{model}: trained at {predictor.input_config.size} pixels, but {arrays} has {cohort.info['size']}; "
-            "run the train step again"
-        )
+    _check_belongs(cell, model, predictor.input_config, arrays, cohort.info)
     cases: list[pd.DataFrame] = []
     rows: list[Row] = []
     test: dict[str, Any] = {}
@@ -74,6 +74,15 @@ def evaluate(cell: Cell, arrays: Path, split: Path, model: Path, params: Evaluat
         write_overlays(folder, cohort, test["order"], test["probabilities"], test["cases"], params)
     _log(model, out, rows)
     return rows
+
+
+def _check_belongs(cell: Cell, model: Path, trained: InputConfig, arrays: Path, info: dict[str, Any]) -> None:
+    config = read_json(model / CONFIG)
+    if (held := Cell(config["network"], config["scenario"], config["seed"])) != cell:
+        raise UserError(f"{model}: holds the model of {held.folder}, not of {cell.folder}; run the train step again")
+    for name, value in asdict(trained).items():
+        if value != (given := tuple(info[name]) if isinstance(info[name], list) else info[name]):
+            raise UserError(f"{model}: trained with {name} {value}, but {arrays} has {given}; run the train step again")
 
 
 def _log(model: Path, out: Path, rows: list[Row]) -> None:
@@ -99,9 +108,14 @@ def _headline(rows: list[Row]) -> str:
 
 
 def _roc(probabilities: np.ndarray, masks: np.ndarray) -> pd.DataFrame:
-    """Return the ROC curve of all pixels at evenly spaced false positive rates, few enough to plot."""
+    """Return the ROC curve of all pixels at evenly spaced false positive rates, few enough to plot.
+
+    Columns: ``fpr`` and ``tpr``, 0 to 1, and ``threshold``, the probability at about which they are reached.
+    """
     from sklearn.metrics import roc_curve
 
-    fpr, tpr, _ = roc_curve(masks.ravel(), probabilities.ravel())
+    fpr, tpr, thresholds = roc_curve(masks.ravel(), probabilities.ravel())
     at = np.linspace(0, 1, ROC_POINTS)
-    return pd.DataFrame({"fpr": at, "tpr": np.interp(at, fpr, tpr)})
+    # The curve starts at a threshold of infinity, where no pixel is lung; no probability is above 1.
+    threshold = np.interp(at, fpr, np.minimum(thresholds, 1.0))
+    return pd.DataFrame({"fpr": at, "tpr": np.interp(at, fpr, tpr), "threshold": threshold})

@@ -22,4 +22,5 @@ def main(
     evaluate(Cell.of(model), arrays, split, model, read_params(params).evaluate, out)
 
 
-cli.run(main)
+if __name__ == "__main__":
+    cli.run(main)

@@ -46,9 +46,14 @@ def worst_overlay(image: np.ndarray, predicted: np.ndarray, mask: np.ndarray) ->
 
 
 def figure_overlay(image: np.ndarray, predicted: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return the image as in Figures 5 and 6: the prediction in red, what it misses of the ground truth in grey."""
+    """Return the image as in Figures 5 and 6: ground truth in grey, prediction in red over it.
+
+    The ground truth's outline is drawn over both, so that red beyond it is seen to be wrong.
+    """
     p, g = predicted > 0, mask > 0
-    return blend(image, [(g, FIGURE_COLOURS["ground truth"]), (p, FIGURE_COLOURS["prediction"])])
+    outline = g & (cv2.erode(g.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0)
+    grey, red = FIGURE_COLOURS["ground truth"], FIGURE_COLOURS["prediction"]
+    return blend(image, [(g, grey), (p, red), (outline, grey)])
 
 
 def write_overlays(

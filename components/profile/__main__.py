@@ -18,4 +18,5 @@ def main(
     print("\n".join([f"{params}: profile {name}, {len(changed)} value(s) changed", *(f"  {line}" for line in changed)]))
 
 
-cli.run(main)
+if __name__ == "__main__":
+    cli.run(main)

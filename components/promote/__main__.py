@@ -18,4 +18,5 @@ def main(
     promote(read_params(params).register_.model, version)
 
 
-cli.run(main)
+if __name__ == "__main__":
+    cli.run(main)

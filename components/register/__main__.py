@@ -21,4 +21,5 @@ def main(
     register(models, evaluations, arrays, read_params(params), out)
 
 
-cli.run(main)
+if __name__ == "__main__":
+    cli.run(main)

@@ -17,6 +17,7 @@ from components.errors import UserError
 from components.files import exclusive, explain_full_disk, write_folder, write_json
 from components.provenance import git_state, hardware, versions
 from components.results import CONFIG, HISTORY, RUN, Cell
+from components.tracking import explained
 from components.train.tracking import TrackedRun
 from model import networks
 from model.recipe import TrainParams
@@ -54,7 +55,8 @@ def train(
         checkpoints: the folder of the full state, kept outside ``out`` so that it outlives a failed attempt.
 
     Raises:
-        UserError: the data do not fit, the loss is not a number, the disk is full, or another run trains this cell.
+        UserError: the network is unknown, the data do not fit, the loss is not a number, the disk is full, MLflow
+            cannot be reached, or another run trains this cell.
     """
     import torch
 
@@ -62,9 +64,13 @@ def train(
     from model.progress import Terminal
     from model.training import Trainer, TrainingError
 
+    if cell.network not in networks.NETWORKS:
+        raise UserError(f"unknown network {cell.network!r}; known are {', '.join(sorted(networks.NETWORKS))}")
     started, clock = datetime.now(UTC), time.monotonic()
+    commit, dirty = git_state()
     cohort = Arrays(arrays)
-    subsets = {name: _subset(cohort, ids, params.masks) for name, ids in read_split(split).items() if name != "test"}
+    ids = read_split(split, cell.scenario)
+    subsets = {name: _subset(cohort, ids[name], params.masks) for name in ("train", "validation")}
     torch.manual_seed(cell.seed)
     network = networks.build(cell.network, params.width)
     config = {
@@ -84,6 +90,7 @@ def train(
     with (
         exclusive(checkpoints),
         explain_full_disk(checkpoints),
+        explained(f"experiment {experiment}"),
         TrackedRun(cell, experiment, config, fingerprint, checkpoints) as tracked,
     ):
         tracked.log_data(cohort, {name: subset.ids for name, subset in subsets.items()})
@@ -102,7 +109,6 @@ def train(
             result = trainer.run()
         except TrainingError as error:
             raise UserError(f"{title}: {error}") from error
-        commit, dirty = git_state()
         training_seconds = sum(row["seconds"] for row in result.history)
         record = {
             "mlflow_run_id": tracked.run_id,

@@ -29,4 +29,5 @@ def main(
     train(cell, arrays, split, choices.train, choices.register_.experiment, out, checkpoints / cell.folder)
 
 
-cli.run(main)
+if __name__ == "__main__":
+    cli.run(main)

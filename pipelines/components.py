@@ -1,0 +1,295 @@
+"""The steps as Kubeflow components: each body imports its step's function and calls it, and does nothing else.
+
+Kubeflow takes the source of each function alone, so every body imports what it uses, and annotations are evaluated
+here (no ``from __future__ import annotations``).
+"""
+
+# mypy: disable-error-code="untyped-decorator"
+
+from typing import NamedTuple
+
+from kfp.dsl import (
+    HTML,
+    Artifact,
+    ClassificationMetrics,
+    Dataset,
+    Input,
+    Markdown,
+    Metrics,
+    Model,
+    Output,
+    component,
+)
+
+# The one image that runs every step. Its name holds "python", by which Kubeflow's local runner knows a Python image.
+IMAGE = "defu-net-pipeline-python:0.1.0"
+
+
+@component(base_image=IMAGE, install_kfp_package=False)
+def plan(
+    ingest: str, validate: str, preprocess: str, scenarios: str, matrix: str, train: str, evaluate: str, register: str
+) -> NamedTuple("Plan", [("Output", list[str]), ("scenarios", str), ("params", str)]):  # type: ignore[valid-type]
+    """Check all parameters before anything runs, and list the cells: every network, scenario and seed.
+
+    Args:
+        ingest: Section of params.yaml as JSON.
+        validate: Section of params.yaml as JSON.
+        preprocess: Section of params.yaml as JSON.
+        scenarios: Section of params.yaml as JSON.
+        matrix: Section of params.yaml as JSON.
+        train: Section of params.yaml as JSON.
+        evaluate: Section of params.yaml as JSON.
+        register: Section of params.yaml as JSON.
+
+    Returns:
+        Output: The cells, each as network/scenario/seed-n. Kubeflow's local runner loops over no other name.
+        scenarios: The scenarios that the matrix names, as JSON.
+        params: All sections, as JSON.
+    """
+    from pipelines.tasks import cells, from_json, task, to_json, whole
+
+    parts = {"ingest": ingest, "validate": validate, "preprocess": preprocess, "scenarios": scenarios}
+    parts |= {"matrix": matrix, "train": train, "evaluate": evaluate, "register": register}
+    with task():
+        params = whole(parts)
+    chosen = {name: params.scenarios[name].model_dump(mode="json") for name in params.matrix.scenarios}
+    return cells(params.matrix), to_json(chosen), to_json({name: from_json(parts[name], name) for name in parts})
+
+
+@component(base_image=IMAGE, install_kfp_package=False)
+def ingest(source: str, params: str, data_md5: str, git_commit: str, raw: Output[Dataset]) -> None:
+    """Read a cohort in its publishers' layouts: images, masks and a manifest.
+
+    Args:
+        source: A folder, a ZIP file or s3://bucket/prefix.
+        params: Section ingest of params.yaml as JSON.
+        data_md5: Pins the cohort. Part of the cache key: other data run again.
+        git_commit: Part of the cache key: other code runs again.
+        raw: The raw cohort.
+    """
+    from pathlib import Path
+
+    from components.ingest import ingest
+    from components.params import IngestParams
+    from pipelines.tasks import section, task
+
+    with task():
+        result = ingest(source, section(IngestParams, params, "ingest"), Path(raw.path))
+    images = {f"images {site}": count.images for site, count in result.sites.items()}
+    raw.metadata.update({"cohort": result.name, "synthetic": result.synthetic, **images})
+
+
+@component(base_image=IMAGE, install_kfp_package=False)
+def validate(raw: Input[Dataset], params: str, validation: Output[Artifact], summary: Output[Markdown]) -> None:
+    """Hold the cohort to its expectations (Great Expectations); a failed one stops the run and names the images.
+
+    Args:
+        raw: The raw cohort.
+        params: Section validate of params.yaml as JSON.
+        validation: The result and the Data Docs.
+        summary: Every expectation with its outcome.
+    """
+    from pathlib import Path
+
+    from components.params import ValidateParams
+    from components.validate import RESULT, validate
+    from pipelines.tasks import section, task, validation_table
+
+    with task():
+        validate(Path(raw.path), section(ValidateParams, params, "validate"), Path(validation.path))
+    Path(summary.path).write_text(validation_table(Path(validation.path) / RESULT))
+
+
+@component(base_image=IMAGE, install_kfp_package=False)
+def preprocess(
+    raw: Input[Dataset],
+    validation: Input[Artifact],
+    params: str,
+    scenarios: str,
+    arrays: Output[Dataset],
+    splits: Output[Dataset],
+) -> None:
+    """Bring images and masks to one size, and freeze who is trained, tuned and tested on.
+
+    Args:
+        raw: The raw cohort.
+        validation: What validate left for this very cohort.
+        params: Section preprocess of params.yaml as JSON.
+        scenarios: The scenarios of this run as JSON.
+        arrays: Images and masks as arrays of one size.
+        splits: One frozen split a scenario.
+    """
+    from pathlib import Path
+
+    from components.params import PreprocessParams, Scenario
+    from components.preprocess import preprocess
+    from pipelines.tasks import from_json, section, task
+
+    with task():
+        choices = section(PreprocessParams, params, "preprocess")
+        chosen = {name: Scenario(**values) for name, values in from_json(scenarios, "scenarios").items()}
+        paths = (Path(raw.path), Path(validation.path))
+        result = preprocess(*paths, choices, chosen, Path(arrays.path), Path(splits.path))
+    arrays.metadata.update({"images": result.images, "size": result.size, "dilation kernel": result.kernel})
+    splits.metadata.update({f"{name} {split}": n for name, part in result.splits.items() for split, n in part.items()})
+
+
+@component(base_image=IMAGE, install_kfp_package=False)
+def train(
+    cell: str,
+    arrays: Input[Dataset],
+    splits: Input[Dataset],
+    params: str,
+    experiment: str,
+    checkpoints: str,
+    data_md5: str,
+    model: Output[Model],
+    training: Output[Metrics],
+) -> None:
+    """Train one network in one scenario with one seed.
+
+    Args:
+        cell: network/scenario/seed-n.
+        arrays: Images and masks as arrays of one size.
+        splits: One frozen split a scenario.
+        params: Section train of params.yaml as JSON.
+        experiment: Section register of params.yaml as JSON: its experiment is MLflow's.
+        checkpoints: A folder for the full states of all cells; empty, beside the model.
+        data_md5: Pins the cohort, for the lineage.
+        model: Weights, configuration and history.
+        training: The best epoch and its validation Dice.
+    """
+    from pathlib import Path
+
+    from components.params import RegisterParams
+    from components.results import Cell
+    from components.train import train
+    from model.recipe import TrainParams
+    from pipelines.tasks import CELL, section, task
+
+    with task(data_md5):
+        which = Cell.of(Path(cell))
+        states = Path(checkpoints) / cell if checkpoints else Path(model.path).with_name("checkpoints")
+        choices = section(TrainParams, params, "train")
+        name = section(RegisterParams, experiment, "register").experiment
+        split = Path(splits.path) / f"{which.scenario}.json"
+        result = train(which, Path(arrays.path), split, choices, name, Path(model.path), states)
+    model.framework = "PyTorch"
+    model.metadata.update({CELL: cell, "network": which.network, "scenario": which.scenario, "seed": which.seed})
+    training.metadata[CELL] = cell
+    training.log_metric("validation dice", result.validation_dice)
+    training.log_metric("epochs", result.epochs)
+    training.log_metric("best epoch", result.best_epoch)
+
+
+@component(base_image=IMAGE, install_kfp_package=False)
+def evaluate(
+    model: Input[Model],
+    arrays: Input[Dataset],
+    splits: Input[Dataset],
+    params: str,
+    evaluation: Output[Artifact],
+    test: Output[Metrics],
+    roc: Output[ClassificationMetrics],
+) -> None:
+    """Score a trained network on all its splits, against original and dilated masks.
+
+    Args:
+        model: What train left.
+        arrays: Images and masks as arrays of one size.
+        splits: One frozen split a scenario.
+        params: Section evaluate of params.yaml as JSON.
+        evaluation: Rows of every table, one line an image, overlays.
+        test: The test split's figures, means over images.
+        roc: The ROC curve of the test split's pixels.
+    """
+    from pathlib import Path
+
+    import pandas as pd
+
+    from components.evaluate import evaluate
+    from components.files import read_json
+    from components.params import EvaluateParams
+    from components.results import ROC, SUMMARY, Cell
+    from pipelines.tasks import CELL, section, task
+
+    cell, out = Cell.of(Path(model.metadata[CELL])), Path(evaluation.path)
+    with task():
+        split = Path(splits.path) / f"{cell.scenario}.json"
+        evaluate(cell, Path(arrays.path), split, Path(model.path), section(EvaluateParams, params, "evaluate"), out)
+    for artifact in (evaluation, test):
+        artifact.metadata[CELL] = model.metadata[CELL]
+    for masks, figures in read_json(out / SUMMARY)["test"].items():
+        for name, value in figures.items():
+            if value is not None:
+                test.log_metric(f"{name}, {masks} masks", value)
+    curve = pd.read_csv(out / ROC)
+    roc.log_roc_curve(curve["fpr"].tolist(), curve["tpr"].tolist(), curve["threshold"].tolist())
+
+
+@component(base_image=IMAGE, install_kfp_package=False)
+def report(
+    cells: list[str],
+    models: Input[list[Model]],
+    evaluations: Input[list[Artifact]],
+    arrays: Input[Dataset],
+    splits: Input[Dataset],
+    folder: Output[Artifact],
+    page: Output[HTML],
+    tables: Output[Markdown],
+) -> None:
+    """Put all evaluations beside the paper's: tables, figures, curves, overlays.
+
+    Args:
+        cells: The cells of this run.
+        models: What train left, a cell each.
+        evaluations: What evaluate left, a cell each.
+        arrays: Images and masks as arrays of one size.
+        splits: One frozen split a scenario.
+        folder: results.json, results.md, index.html and the plots' points.
+        page: The report as one self-contained page.
+        tables: The tables as Markdown.
+    """
+    import shutil
+    from pathlib import Path
+
+    from components.report import MARKDOWN, PAGE, report
+    from components.results import Cell
+    from pipelines.tasks import gathered, task
+
+    out = Path(folder.path)
+    with task(), gathered(evaluations) as scored, gathered(models) as trained:
+        report(scored, trained, Path(arrays.path), Path(splits.path), out, [Cell.of(Path(cell)) for cell in cells])
+    shutil.copyfile(out / PAGE, page.path)
+    shutil.copyfile(out / MARKDOWN, tables.path)
+
+
+@component(base_image=IMAGE, install_kfp_package=False)
+def register(
+    models: Input[list[Model]],
+    evaluations: Input[list[Artifact]],
+    arrays: Input[Dataset],
+    params: str,
+    data_md5: str,
+    version: Output[Artifact],
+) -> None:
+    """Offer the best cell for production: a version in the MLflow registry with the alias challenger.
+
+    Args:
+        models: What train left, a cell each.
+        evaluations: What evaluate left, a cell each.
+        arrays: Images and masks as arrays of one size, for the input example.
+        params: All sections of params.yaml as JSON.
+        data_md5: Pins the cohort, for the lineage.
+        version: The registered version as JSON.
+    """
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from components.params import check
+    from components.register import register
+    from pipelines.tasks import from_json, gathered, task
+
+    with task(data_md5), gathered(evaluations) as scored, gathered(models) as trained:
+        choices = check(from_json(params, "params"), "pipeline parameters")
+        version.metadata.update(asdict(register(trained, scored, Path(arrays.path), choices, Path(version.path))))

@@ -1,0 +1,128 @@
+"""What every Kubeflow task needs around its step: its parameters, its last words, and cells gathered into one tree."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import Any, Protocol
+
+from components.cli import told
+from components.errors import UserError
+from components.files import read_json
+from components.params import Matrix, Params, Sections, check, check_section
+from components.results import Cell
+
+# Kubernetes shows what a container writes here as the reason of its end; pipelines.local names a file of its own.
+TERMINATION_LOG = "TERMINATION_LOG"
+KUBERNETES_TERMINATION_LOG = "/dev/termination-log"
+TERMINATION_LOG_BYTES = 4096  # Kubernetes reads no more
+
+CELL = "cell"  # the artifact metadata that says which cell it belongs to: <network>/<scenario>/seed-<seed>
+
+
+class Artifact(Protocol):
+    """The part of Kubeflow's artifacts that is used here."""
+
+    path: str
+    metadata: dict[str, Any]
+
+
+@contextmanager
+def task(data_md5: str | None = None) -> Iterator[None]:
+    """Run a step inside a Kubeflow task: a user's error is one line in the log and the task's last words, exit code 1.
+
+    Args:
+        data_md5: what pins the cohort, for the lineage that the step records; empty where nothing does.
+    """
+    if data_md5 is not None:
+        os.environ["DATA_MD5"] = data_md5
+    with told():
+        try:
+            yield
+        except UserError as error:
+            _leave_last_words(str(error))
+            raise
+
+
+def _leave_last_words(message: str) -> None:
+    path = Path(os.environ.get(TERMINATION_LOG) or KUBERNETES_TERMINATION_LOG)
+    if path.exists():
+        with path.open("ab") as file:
+            file.write(message.encode()[: TERMINATION_LOG_BYTES - 1] + b"\n")
+
+
+def to_json(values: Any) -> str:
+    """Return plain values as the JSON in which parameters travel.
+
+    Text, because Kubeflow's own structures turn every integer into a floating-point number. In the file's order,
+    because the splits' order decides ties.
+    """
+    return json.dumps(values, allow_nan=False)
+
+
+def sections(params: Params) -> dict[str, str]:
+    """Return every section of ``params.yaml`` as the pipeline parameter of the same name."""
+    return {name: to_json(values) for name, values in params.model_dump(mode="json", by_alias=True).items()}
+
+
+def from_json(text: str, name: str) -> Any:
+    """Return the values of the pipeline parameter ``name``; text that is no JSON is a :class:`UserError`."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UserError(f"pipeline parameter {name}: not valid JSON ({error}); correct it and submit again") from error
+
+
+def section(kind: type[Sections], text: str, name: str) -> Sections:
+    """Return the pipeline parameter ``name`` as typed parameters; wrong values are a :class:`UserError`."""
+    return check_section(kind, from_json(text, name), f"pipeline parameter {name}")
+
+
+def whole(parts: dict[str, str]) -> Params:
+    """Return all sections together as typed parameters; a wrong value in any of them is a :class:`UserError`."""
+    return check({name: from_json(text, name) for name, text in parts.items()}, "pipeline parameters")
+
+
+def cells(matrix: Matrix) -> list[str]:
+    """Return the cells of the matrix as ``<network>/<scenario>/seed-<seed>``, in its order."""
+    every = product(matrix.networks, matrix.scenarios, matrix.seeds)
+    return [Cell(*values).folder.as_posix() for values in every]
+
+
+@contextmanager
+def gathered(artifacts: Sequence[Artifact]) -> Iterator[Path]:
+    """Yield a folder in which the artifacts of all cells lie as ``<network>/<scenario>/seed-<seed>``.
+
+    The files are hard links where the file system can and else copies: MLflow refuses what a symbolic link leads to.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        for artifact in artifacts:
+            shutil.copytree(artifact.path, Path(name) / artifact.metadata[CELL], copy_function=_link_or_copy)
+        yield Path(name)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def validation_table(result: Path) -> str:
+    """Return what validate left in ``validation.json`` as Markdown: counts, and each expectation's outcome."""
+    content = read_json(result)
+    counts = content["statistics"]
+    lines = [
+        f"**{counts['images']} X-rays**, {counts['paired']} with a mask, {counts['unpaired']} without",
+        "",
+        "| expectation | outcome |",
+        "|---|---|",
+        *(f"| {entry['title']} | {'met' if entry['success'] else 'failed'} |" for entry in content["expectations"]),
+    ]
+    return "\n".join(lines) + "\n"

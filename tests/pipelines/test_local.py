@@ -1,0 +1,90 @@
+"""The whole Kubeflow graph in processes: the figures of ``dvc repro``, and a failing step that fails the run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.project import Project, sample
+
+pytest_plugins = ["tests.project_fixtures"]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+COMMAND = ("python", "-m", "pipelines.local")
+
+
+def tags(project: Project, store: str) -> dict[str, str]:
+    """Return the tags of the registered version, read in a process of its own."""
+    script = (
+        "import json, mlflow; client = mlflow.MlflowClient();"
+        "print(json.dumps(client.get_model_version_by_alias('lung-segmentation', 'challenger').tags))"
+    )
+    done = project.run("python", "-c", script, MLFLOW_TRACKING_URI=store)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_graph_gives_the_figures_of_dvc_repro(project: Project, tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"  # not there yet: two trainings at once must not fight over it
+
+    done = project.run(*COMMAND, "--out", tmp_path / "run", MLFLOW_TRACKING_URI=store)
+
+    assert str(tmp_path / "run/reports/index.html") in done.stdout
+    name = "reports/results.json"
+    rows = json.loads((tmp_path / "run" / name).read_text())
+    assert {(row["scenario"], row["masks"]) for row in rows} == {
+        (scenario, masks) for scenario in ("mixed", "shenzhen-to-montgomery") for masks in ("original", "dilated")
+    }
+    assert rows == json.loads((project.root / name).read_text())
+    assert (tmp_path / "run" / name).read_bytes() == (project.root / name).read_bytes()
+
+    registered = json.loads((tmp_path / "run/registered.json").read_text())
+    by_dvc = json.loads((project.root / "artifacts/registered.json").read_text())
+    assert {**registered, "run_id": None} == {**by_dvc, "run_id": None}
+    lineage = ("data.md5", "params.hash", "weights.sha256", "evaluation.rows_sha256")
+    ours, theirs = tags(project, store), tags(project, project.environment["MLFLOW_TRACKING_URI"])
+    assert {name: ours[name] for name in lineage} == {name: theirs[name] for name in lineage}
+
+    (tasks,) = (tmp_path / "run/tasks").iterdir()
+    assert (tasks / "report/page").read_bytes() == (tmp_path / "run/reports/index.html").read_bytes()
+    assert (tasks / "report/tables").read_bytes() == (tmp_path / "run/reports/results.md").read_bytes()
+    assert "28 X-rays" in (tasks / "validate/summary").read_text()
+    evaluated = json.loads((tasks / "for-loop-1-iteration-0/evaluate/executor_output.json").read_text())
+    (roc,) = evaluated["artifacts"]["roc"]["artifacts"]
+    points = roc["metadata"]["confidenceMetrics"]
+    assert (points[-1]["recall"], points[-1]["falsePositiveRate"]) == (1, 1)
+    assert points[0]["confidenceThreshold"] > points[-1]["confidenceThreshold"]
+    (test,) = evaluated["artifacts"]["test"]["artifacts"]
+    figures = {row["masks"]: row["dice"] for row in rows if _is_headline(row)}
+    assert {masks: test["metadata"][f"dice, {masks} masks"] for masks in figures} == figures
+
+
+def _is_headline(row: dict[str, object]) -> bool:
+    keys = ("scenario", "split", "site", "label", "reduction")
+    return [row[key] for key in keys] == ["mixed", "test", "all", "all", "per_image"]
+
+
+def test_a_failing_step_fails_the_run_and_says_why(project: Project, tmp_path: Path) -> None:
+    cohort = sample(tmp_path / "cohort")
+    broken = cohort / "ChinaSet_AllFiles/CXR_png/CHNCXR_0003_0.png"
+    broken.write_bytes(broken.read_bytes()[:400])
+
+    done = project.run(*COMMAND, "--source", cohort, "--out", tmp_path / "run", check=False)
+
+    assert done.returncode == 1
+    first, *problems = done.stderr[done.stderr.index("error: ") :].splitlines()
+    assert first == f"error: {cohort}: 1 file(s) cannot be used; nothing was written"
+    assert len(problems) == 1
+    assert problems[0].startswith(f"  {broken}: ")
+    assert not (tmp_path / "run/reports").exists()
+
+
+def test_wrong_parameters_stop_the_run_before_it_starts(project: Project, tmp_path: Path) -> None:
+    project.set_params({"train": {"epochs": 0}})
+
+    done = project.run(*COMMAND, "--out", tmp_path / "run", check=False)
+
+    assert done.returncode == 1
+    assert "train.epochs" in done.stderr
+    assert not (tmp_path / "run").exists()

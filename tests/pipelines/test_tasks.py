@@ -1,0 +1,131 @@
+"""What stands around a step in a Kubeflow task: parameters as text, last words, cells gathered into a tree."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.errors import UserError
+from components.params import check, read_params
+from model.recipe import TrainParams
+from pipelines import components as steps
+from pipelines.tasks import from_json, gathered, section, sections, task, to_json, whole
+
+PARAMS = read_params(Path(__file__).resolve().parents[2] / "params.yaml")
+
+
+@given(seed=st.integers(0, 2**70), rate=st.floats(1e-300, 1e300))
+def test_numbers_arrive_as_they_left(seed: int, rate: float) -> None:
+    values = PARAMS.model_dump(by_alias=True)
+    values["preprocess"]["seed"], values["train"]["learning_rate"] = seed, rate
+    params = check(values, "here")
+
+    back = whole(sections(params))
+
+    assert back == params
+    assert (type(back.preprocess.seed), back.preprocess.seed) == (int, seed)
+    assert back.train.learning_rate.hex() == rate.hex()
+
+
+def test_the_splits_keep_their_order() -> None:
+    # It decides ties between splits.
+    assert list(whole(sections(PARAMS)).preprocess.splits) == list(PARAMS.preprocess.splits)
+    assert list(PARAMS.preprocess.splits) == ["train", "validation", "test"]
+
+
+def test_a_wrong_section_is_told_in_one_error() -> None:
+    values = PARAMS.train.model_dump(mode="json") | {"epochs": 2.5, "unknown": 1}
+    with pytest.raises(UserError, match=r"pipeline parameter train: 2 value\(s\) to correct") as caught:
+        section(TrainParams, to_json(values), "train")
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == ["epochs", "unknown"]
+    with pytest.raises(UserError, match="pipeline parameter train: not valid JSON"):
+        from_json("epochs: 3", "train")
+
+
+def test_the_plan_lists_the_cells_and_no_more_scenarios_than_they_need() -> None:
+    values = PARAMS.model_dump(by_alias=True)
+    values["matrix"] = {"networks": ["defu_net"], "scenarios": ["mixed"], "seeds": [0, 3]}
+
+    cells, scenarios, params = steps.plan.python_func(**sections(check(values, "here")))
+
+    assert cells == ["defu_net/mixed/seed-0", "defu_net/mixed/seed-3"]
+    assert list(json.loads(scenarios)) == ["mixed"]
+    assert check(json.loads(params), "back") == check(values, "here")
+
+
+def test_the_plan_refuses_wrong_parameters_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "termination-log"
+    log.touch()
+    monkeypatch.setenv("TERMINATION_LOG", str(log))
+    parts = sections(PARAMS)
+    parts["train"] = to_json(json.loads(parts["train"]) | {"epochs": 0})
+    parts["matrix"] = to_json(json.loads(parts["matrix"]) | {"networks": ["no_net"]})
+
+    with pytest.raises(SystemExit) as ended:
+        steps.plan.python_func(**parts)
+
+    assert ended.value.code == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: pipeline parameters: 2 value(s) to correct\n")
+    assert "train.epochs" in told
+    assert "unknown no_net" in told
+    assert log.read_text() == told.removeprefix("error: ")
+
+
+def test_last_words_fit_what_kubernetes_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "termination-log"
+    log.touch()
+    monkeypatch.setenv("TERMINATION_LOG", str(log))
+    with pytest.raises(SystemExit), task():
+        raise UserError("many files", [f"file {n}" for n in range(10_000)])
+    assert len(log.read_bytes()) == 4096
+    assert log.read_text().startswith("many files\n  file 0\n")
+
+
+def test_a_bug_is_no_users_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "termination-log"
+    log.touch()
+    monkeypatch.setenv("TERMINATION_LOG", str(log))
+    with pytest.raises(ZeroDivisionError), task():
+        1 / 0  # noqa: B018
+    assert log.read_text() == ""
+
+
+@dataclass
+class Folder:
+    path: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def test_cells_are_gathered_as_the_steps_expect_them(tmp_path: Path) -> None:
+    cells = ["defu_net/mixed/seed-0", "defu_net/mixed/seed-1"]
+    for number, _ in enumerate(cells):
+        (tmp_path / f"{number}/overlays").mkdir(parents=True)
+        (tmp_path / f"{number}/overlays/a.png").write_text(str(number))
+
+    with gathered([Folder(str(tmp_path / str(n)), {"cell": cell}) for n, cell in enumerate(cells)]) as root:
+        assert [(root / cell / "overlays/a.png").read_text() for cell in cells] == ["0", "1"]
+        # MLflow refuses files that a symbolic link leads to.
+        assert not any(path.is_symlink() for path in root.rglob("*"))
+    assert not root.exists()
+    assert (tmp_path / "0/overlays/a.png").exists()
+
+
+def test_gathering_copies_where_the_file_system_cannot_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(18, os.strerror(18))
+
+    monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
+    with gathered([Folder(str(tmp_path / "model"), {"cell": "a/b/seed-0"})]) as root:
+        assert (root / "a/b/seed-0/config.json").read_text() == "{}"
