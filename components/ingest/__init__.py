@@ -18,7 +18,7 @@ from components.ingest.layouts import LAYOUTS, Case, Survey, survey
 from components.ingest.pictures import Store
 from components.ingest.sources import Source, join, open_source
 from components.parallel import cores, parallel
-from components.params import IngestParams
+from components.params import IngestParams, read_yaml
 
 COHORT = "cohort.json"
 
@@ -157,5 +157,7 @@ def _read_card(source: str, files: Source, name: str) -> Card:
 
 
 def _name_of(source: str) -> str:
-    path = PurePosixPath(source.removeprefix("s3://"))
+    """Return the last part of the source's path, or of what DVC imported it from: ``data`` says nothing."""
+    imports = read_yaml(pin).get("deps") if (pin := Path(f"{source.rstrip('/')}.dvc")).is_file() else None
+    path = PurePosixPath((imports[0]["path"] if imports else source).removeprefix("s3://"))
     return path.name.removesuffix(".zip") or "cohort"
