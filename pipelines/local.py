@@ -39,6 +39,10 @@ def run_locally(source: str, params: Params, out: Path) -> Path:
     Raises:
         UserError: a step failed; what it said is repeated.
     """
+    for path in (source, str(out.resolve())):
+        # It puts the interpreter's path in the place of the word wherever it stands, in the steps' arguments too.
+        if "python3" in path:
+            raise UserError(f"{path}: kfp's local runner garbles paths that hold 'python3'; choose another folder")
     with exclusive(out / TASKS), tempfile.TemporaryDirectory(prefix="lung-segmentation-") as scratch:
         last_words = Path(scratch) / "termination-log"
         last_words.touch()
@@ -74,7 +78,7 @@ def _run(source: str, params: Params, artifacts: Path, workspace: Path, last_wor
         run = build(params, git_commit=code_version())(source=source, data_md5=_md5_of(source))
     except RuntimeError as error:
         said = last_words.read_text().strip()
-        raise UserError(said or f"{error} The tasks' own output is above.") from error
+        raise UserError(said or "a task of the graph failed; its own output, above, says why") from error
     return Path(run.outputs["report"].path), Path(run.outputs["registered"].path)
 
 

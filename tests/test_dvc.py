@@ -26,6 +26,15 @@ def test_a_second_repro_runs_nothing(project: Project) -> None:
     assert project.run("git", "status", "--porcelain").stdout == ""
 
 
+def test_nothing_runs_on_a_clone_with_the_same_cache(project: Project, tmp_path: Path) -> None:
+    project.run("git", "clone", "--quiet", ".", tmp_path / "clone")
+    clone = Project(tmp_path / "clone", project.environment)
+    clone.run("dvc", "cache", "dir", "--local", project.root / ".dvc/cache")
+    clone.run("dvc", "checkout")
+    assert clone.repro() == []
+    assert answer(clone, "status") == {}
+
+
 def test_another_threshold_runs_again_only_what_depends_on_it(project: Project) -> None:
     project.set_params({"evaluate": {"threshold": 0.25}})
 
@@ -69,10 +78,10 @@ def test_metrics_and_plots_of_every_cell_are_shown(project: Project, tmp_path: P
     done = project.run("dvc", "plots", "show", "--out", tmp_path)
     assert "failed" not in done.stdout + done.stderr
     page = (tmp_path / "index.html").read_text()
-    for cell in cells:
-        assert f"models/{cell}/history.csv" in page
-        assert f"evaluations/{cell}/roc.csv" in page
-    assert "reports/plots/dice.csv" in page
+    for cell in ("defu_net mixed seed 0", "defu_net shenzhen-to-montgomery seed 0"):
+        assert f"Validation Dice, {cell}" in page
+        assert f"ROC of test pixels, {cell}" in page
+    assert "Dice of every test image" in page
     points = json.loads(project.run("dvc", "plots", "show", f"models/{cells[0]}/history.csv", "--show-vega").stdout)
     assert [point["epoch"] for point in points["data"]["values"]] == ["1", "2"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,12 +93,18 @@ def _log(model: Path, out: Path, rows: list[Row]) -> None:
     if run_id is None:
         print(f"evaluate: the run that trained {model} is not in this MLflow store; the figures are in {out} alone")
         return
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    metrics = [
+        Metric(f"{split}.{kind}.{name}", value, now, 0)
+        for split, kinds in summary_figures(rows).items()
+        for kind, figures in kinds.items()
+        for name, value in figures.items()
+        if value is not None
+    ]
     with explained(f"run {run_id}"):
-        for split, kinds in summary_figures(rows).items():
-            for kind, figures in kinds.items():
-                for name, value in figures.items():
-                    if value is not None:
-                        client.log_metric(run_id, f"{split}.{kind}.{name}", value)
+        client.log_batch(run_id, metrics)  # all or none of them
         client.log_artifacts(run_id, str(out), "evaluation")
 
 
