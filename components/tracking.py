@@ -31,16 +31,21 @@ def connect(experiment: str | None = None) -> MlflowClient:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
+    from sqlalchemy.exc import SQLAlchemyError
 
     # Its notes on tables it creates and threads it starts drown the steps' own lines; warnings stay.
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     uri = os.environ.get("MLFLOW_TRACKING_URI") or LOCAL_STORE
     mlflow.set_tracking_uri(uri)
-    if experiment is not None:
+    try:
         with explained(uri):
-            mlflow.set_experiment(experiment)
-    return mlflow.MlflowClient()
+            if experiment is not None:
+                mlflow.set_experiment(experiment)
+            return mlflow.MlflowClient()
+    except (OSError, SQLAlchemyError) as error:
+        first_line = str(error).splitlines()[0]
+        raise UserError(f"MLflow, {uri}: {first_line}; check MLFLOW_TRACKING_URI, then run again") from error
 
 
 @contextmanager

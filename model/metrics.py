@@ -29,12 +29,12 @@ def confusion(predicted: np.ndarray, masks: np.ndarray) -> dict[str, Floats]:
     import torch
     from torchmetrics.functional.classification import binary_stat_scores
 
-    scores = binary_stat_scores(
-        torch.from_numpy(predicted.astype(np.uint8)).flatten(1),
-        torch.from_numpy(masks.astype(np.int64)).flatten(1),
-        multidim_average="samplewise",
-    )
-    tp, fp, tn, fn = scores[:, :4].double().numpy().T
+    # One image at a time: torchmetrics' own way over many cannot count a single one, and wants eight bytes a pixel.
+    scores = np.zeros((len(masks), 5))
+    for row, pair in enumerate(zip(predicted, masks, strict=True)):
+        p, g = (torch.from_numpy(mask.astype(np.int64)) for mask in pair)
+        scores[row] = binary_stat_scores(p, g, validate_args=False).numpy()
+    tp, fp, tn, fn, _ = scores.T
     return {"tp": tp, "fp": fp, "fn": fn, "tn": tn}
 
 

@@ -35,13 +35,10 @@ class Terminal:
         """Open the bar, or print the opening line."""
         self.epochs, self.steps, self.since = epochs, steps, time.monotonic()
         if sys.stdout.isatty():
-            columns = (
-                "[progress.description]{task.description}",
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-            )
-            self.bar = Progress(*columns, TextColumn("{task.fields[figures]}"), console=self.console)
+            # The bar takes what the figures leave, so that they are whole on 80 columns; the title stands above it.
+            columns = (BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn())
+            figures = TextColumn("{task.fields[figures]}")
+            self.bar = Progress(*columns, figures, console=self.console, expand=True)
             self.bar.start()
             self.task = self.bar.add_task(self.title, total=epochs * steps, completed=first_epoch * steps, figures="")
         where = f", going on after epoch {first_epoch}" if first_epoch else ""

@@ -5,23 +5,28 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from components.cohort import Arrays, read_split
 from components.params import Params, check, read_yaml
 from components.results import Cell
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 ROOT = Path(__file__).parents[1]
 CELL = Cell("defu_net", "mixed", 0)
 DATA_MD5 = "0123456789abcdef0123456789abcdef.dir"
 EPOCHS = 3
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "GX_ANALYTICS_ENABLED": "false"}
 
 
 def shrunk(**changes: dict[str, Any]) -> dict[str, Any]:
@@ -38,11 +43,124 @@ def shrunk(**changes: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+# `python -m module arguments` in a process of its own, forked from one that has imported the slow libraries: 10 s of
+# imports once, not for every command of every test.
+LAUNCHER = """
+import importlib, json, os, pathlib, resource, runpy, select, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+running = {}
+while True:
+    if select.select([sys.stdin], [], [], 0.005)[0]:
+        line = sys.stdin.readline()
+        if not line:
+            break
+        job = json.loads(line)
+        pid = os.fork()
+        if not pid:
+            os.setsid()
+            os.chdir(job["cwd"])
+            os.environ.clear()
+            os.environ.update(job["env"])
+            for number, name in ((0, os.devnull), (1, job["out"]), (2, job["err"])):
+                os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
+            if job["largest_file"]:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (job["largest_file"], job["largest_file"]))
+            sys.path[0], sys.argv = job["cwd"], [job["module"], *job["arguments"]]
+            runpy.run_module(job["module"], run_name="__main__", alter_sys=True)
+            sys.exit()
+        running[pid] = job
+        print(pid, flush=True)
+    for pid in list(running):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            done = pathlib.Path(running.pop(pid)["done"])
+            done.with_suffix(".partial").write_text(str(os.waitstatus_to_exitcode(status)))
+            done.with_suffix(".partial").rename(done)
+"""
+PRELOADED = (
+    *(
+        "torch._dynamo",
+        "git",
+        "kornia.augmentation",
+        "mlflow.pyfunc",
+        "mlflow.data.pandas_dataset",
+        "mlflow.store.tracking.sqlalchemy_store",
+    ),
+    *("torchmetrics.functional.classification", "sklearn.metrics", "scipy.stats", "monai.metrics.hausdorff_distance"),
+    *("monai.metrics.surface_distance", "rich.progress", "pandas", "cv2", "components.cli", "components.params"),
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command that runs by itself."""
+
+    pid: int
+    files: Path
+
+    @property
+    def output(self) -> str:
+        return (self.files / "out").read_text()
+
+    @property
+    def ended(self) -> bool:
+        return (self.files / "done").exists()
+
+    def until(self, moment: Callable[[], bool], seconds: float = 60) -> bool:
+        """Wait for the moment; tell whether it came before the command's end."""
+        limit = time.monotonic() + seconds
+        while not moment():
+            if self.ended:
+                return False
+            assert time.monotonic() < limit, f"it never came: {self.output}"
+        return True
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self, line: list[str]) -> subprocess.CompletedProcess[str]:
+        limit = time.monotonic() + 100
+        while not self.ended:
+            assert time.monotonic() < limit, f"it does not end: {self.output}"
+            time.sleep(0.002)
+        code = int((self.files / "done").read_text())
+        return subprocess.CompletedProcess(line, code, self.output, (self.files / "err").read_text())
+
+
+class Launcher:
+    """Starts commands; see :data:`LAUNCHER`."""
+
+    def __init__(self, files: Path) -> None:
+        self.files, self.started = files, 0
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | QUIET
+        line = [sys.executable, "-c", LAUNCHER, *PRELOADED]
+        self.process = subprocess.Popen(line, stdin=-1, stdout=-1, text=True, env=environment, cwd=ROOT)
+
+    def start(self, line: list[str], cwd: Path, env: dict[str, str], largest_file: int = 0) -> Job:
+        assert line[:2] == [sys.executable, "-m"]
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.started += 1
+        files = self.files / str(self.started)
+        files.mkdir()
+        for name in ("out", "err"):
+            (files / name).touch()
+        job = {"module": line[2], "arguments": line[3:], "cwd": str(cwd), "env": env, "largest_file": largest_file}
+        print(
+            json.dumps(job | {name: str(files / name) for name in ("out", "err", "done")}),
+            file=self.process.stdin,
+            flush=True,
+        )
+        return Job(int(self.process.stdout.readline()), files)
+
+
 @dataclass(frozen=True)
 class Project:
     """A folder in which steps run as a user runs them, with an MLflow database of its own."""
 
     root: Path
+    launcher: Launcher
 
     @property
     def arrays(self) -> Path:
@@ -67,7 +185,7 @@ class Project:
     @property
     def environment(self) -> dict[str, str]:
         given = {"MLFLOW_TRACKING_URI": self.store, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-        return os.environ | given | {"GIT_COMMIT": "c0ffee", "GIT_DIRTY": "false"}
+        return os.environ | given | QUIET | {"GIT_COMMIT": "c0ffee", "GIT_DIRTY": "false"}
 
     def write_params(self, **changes: dict[str, Any]) -> Params:
         values = shrunk(**changes)
@@ -89,16 +207,35 @@ class Project:
         where = ("--models", "models", "--evaluations", "evaluations", "--arrays", self.arrays)
         return self.line("register", *where, "--out", "registered.json")
 
-    def call(self, line: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    def start(self, line: list[str], largest_file: int = 0, **environment: str) -> Job:
+        """Start a command."""
+        return self.launcher.start(line, self.root, self.environment | environment, largest_file)
+
+    def call(self, line: list[str], largest_file: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, whatever that is."""
+        return self.start(line, largest_file, **environment).wait(line)
+
+    def do(self, line: list[str], **environment: str) -> str:
+        """Run a command that must succeed and return what it printed."""
+        done = self.call(line, **environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def spawn(self, line: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end in a process that shares nothing with others."""
         given = {"cwd": self.root, "env": self.environment, "capture_output": True, "text": True, "timeout": 100}
         return subprocess.run(line, check=False, **(given | options))
 
-    def do(self, line: list[str], **options: Any) -> str:
-        """Run a command that must succeed and return what it printed."""
-        done = self.call(line, **options)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return str(done.stdout)
+    def client(self) -> MlflowClient:
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=self.store, registry_uri=self.store)
+
+    def runs(self) -> list[Any]:
+        """Return all MLflow runs of the project's experiment."""
+        client = self.client()
+        experiment = client.get_experiment_by_name("lung-segmentation")
+        return [] if experiment is None else list(client.search_runs([experiment.experiment_id]))
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:
@@ -112,6 +249,13 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.fixture(scope="session")
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    one = Launcher(tmp_path_factory.mktemp("commands"))
+    yield one
+    one.process.communicate()
+
+
+@pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database with its tables and nothing in them: to make one costs seconds, to copy it none."""
     folder = tmp_path_factory.mktemp("store")
@@ -122,14 +266,14 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Project:
+def prepared(tmp_path_factory: pytest.TempPathFactory, launcher: Launcher, empty_store: Path) -> Project:
     """A sample cohort, ingested, validated and preprocessed; not to be changed."""
     from components.ingest import ingest
     from components.preprocess import preprocess
     from components.sample import make_sample
     from components.validate import validate
 
-    project = Project(tmp_path_factory.mktemp("prepared"))
+    project = Project(tmp_path_factory.mktemp("prepared"), launcher)
     params = project.write_params()
     artifacts = project.root / "artifacts"
     make_sample(project.root / "data", montgomery=12, shenzhen=20, scale=0.25)
@@ -147,20 +291,23 @@ class Trained:
     """A trained and evaluated cell, and what the two commands printed; not to be changed."""
 
     project: Project
-    train_output: str
-    evaluate_output: str
+    train: subprocess.CompletedProcess[str]
+    evaluate: subprocess.CompletedProcess[str]
 
     def copy(self, root: Path) -> Project:
         """Return a project that a test may change; its MLflow database is a copy too."""
         shutil.copytree(self.project.root, root, dirs_exist_ok=True)
-        return Project(root)
+        return Project(root, self.project.launcher)
 
 
 @pytest.fixture(scope="session")
 def trained(prepared: Project, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """One cell trained for :data:`EPOCHS` epochs and evaluated, by the commands."""
     project = fresh(prepared, tmp_path_factory.mktemp("trained"))
-    return Trained(project, project.do(project.train_line()), project.do(project.evaluate_line()))
+    done = Trained(project, project.call(project.train_line()), project.spawn(project.evaluate_line()))
+    assert done.train.returncode == 0, done.train.stderr
+    assert done.evaluate.returncode == 0, done.evaluate.stderr
+    return done
 
 
 def fresh(prepared: Project, root: Path) -> Project:
@@ -169,7 +316,7 @@ def fresh(prepared: Project, root: Path) -> Project:
         shutil.copytree(prepared.root / "artifacts" / name, root / "artifacts" / name)
     for name in ("params.yaml", "mlflow.db", "data.dvc"):
         shutil.copy(prepared.root / name, root / name)
-    return Project(root)
+    return Project(root, prepared.launcher)
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ from components.results import CASES, CONFIG, ROC, ROWS, SUMMARY, Cell, Row
 from components.tracking import connect, explained, find_run
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
     from model.predictor import InputConfig
 
 ROC_POINTS = 201
@@ -41,7 +43,7 @@ def evaluate(cell: Cell, arrays: Path, split: Path, model: Path, params: Evaluat
         The rows of ``rows.json``: for every split, site, label, kind of masks and reduction.
 
     Raises:
-        UserError: the model or the data are missing or do not belong together.
+        UserError: the model or the data are missing or do not belong together, or MLflow cannot be reached.
     """
     import torch
 
@@ -54,6 +56,8 @@ def evaluate(cell: Cell, arrays: Path, split: Path, model: Path, params: Evaluat
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{model}: not a trained model ({error}); run the train step again") from error
     _check_belongs(cell, model, predictor.input_config, arrays, cohort.info)
+    client = connect()
+    run_id = find_run(client, model)
     cases: list[pd.DataFrame] = []
     rows: list[Row] = []
     test: dict[str, Any] = {}
@@ -73,7 +77,10 @@ def evaluate(cell: Cell, arrays: Path, split: Path, model: Path, params: Evaluat
         write_json(folder / SUMMARY, summary_figures(rows))
         _roc(test["probabilities"], cohort.masks["original"][test["order"]]).to_csv(folder / ROC, index=False)
         write_overlays(folder, cohort, test["order"], test["probabilities"], test["cases"], params)
-    _log(model, out, rows)
+    if run_id is None:
+        print(f"evaluate: the run that trained {model} is not in this MLflow store; the figures are in {out} alone")
+    else:
+        _log(client, run_id, out, rows)
     return rows
 
 
@@ -86,13 +93,8 @@ def _check_belongs(cell: Cell, model: Path, trained: InputConfig, arrays: Path, 
             raise UserError(f"{model}: trained with {name} {value}, but {arrays} has {given}; run the train step again")
 
 
-def _log(model: Path, out: Path, rows: list[Row]) -> None:
+def _log(client: MlflowClient, run_id: str, out: Path, rows: list[Row]) -> None:
     """Add the figures and files of an evaluation to the MLflow run that trained the model."""
-    client = connect()
-    run_id = find_run(client, model)
-    if run_id is None:
-        print(f"evaluate: the run that trained {model} is not in this MLflow store; the figures are in {out} alone")
-        return
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)

@@ -50,7 +50,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
             {"montgomery": {"images": -1, "masks": 0}},
             "expected.montgomery.images: Input should be",
         ),
-        ("matrix.networks", ["defu"], "matrix: networks: unknown defu; known are defu_net"),
+        ("matrix.networks", ["defu"], "matrix: networks: unknown defu; known are "),
         ("matrix.scenarios", ["mixd"], "matrix.scenarios: not under scenarios: mixd"),
         ("register.scenario", "none", "register.scenario: not under scenarios: none"),
         ("scenarios.odd", {"train": ["a"], "test": ["a", "b"]}, "scenarios.odd: train and test must name the same"),

@@ -1,0 +1,395 @@
+"""Rows say what the cases say, twice the same; overlays show it; what does not belong together is refused."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+from sklearn import metrics as sk
+
+from components.cohort import SPLITS, Arrays, read_split
+from components.errors import UserError
+from components.evaluate import evaluate
+from components.evaluate.overlays import OPACITY
+from components.params import EvaluateParams, read_params
+from components.results import (
+    CASES,
+    CONFIG,
+    FIGURE_COLOURS,
+    HISTORY,
+    METRICS,
+    OVERLAYS,
+    ROC,
+    ROWS,
+    RUN,
+    SUMMARY,
+    WORST_COLOURS,
+    Cell,
+    Row,
+)
+from model.predictor import WEIGHTS, Predictor, save_weights
+from tests.conftest import CELL, Project, Trained, refused
+
+UNDEFINED_POOLED = {"hd95", "assd"}
+COUNTS = ["tp", "fp", "fn", "tn"]
+
+
+@pytest.fixture(scope="module")
+def rows(trained: Trained) -> list[Row]:
+    loaded: list[Row] = json.loads((trained.project.evaluation / ROWS).read_text())
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def cases(trained: Trained) -> pd.DataFrame:
+    return pd.read_csv(trained.project.evaluation / CASES)
+
+
+@pytest.fixture(scope="module")
+def probabilities(trained: Trained) -> dict[str, np.ndarray]:
+    """What the trained network says of each image, by its id."""
+    arrays, predictor = Arrays(trained.project.arrays), Predictor.load(trained.project.model)
+    said = {}
+    torch.set_num_threads(1)  # as the command had: more add up in another order
+    for ids in read_split(trained.project.split).values():
+        said |= dict(zip(ids, predictor.probabilities(arrays.images[arrays.rows(ids)]), strict=True))
+    return said
+
+
+def group_of(cases: pd.DataFrame, row: Row) -> pd.DataFrame:
+    chosen = (cases["split"] == row["split"]) & (cases["masks"] == row["masks"])
+    for column, value in (("site", row["site"]), ("label", row["label"])):
+        if value != "all":
+            chosen &= cases[column] == value
+    return cases[chosen]
+
+
+def test_rows_have_the_schema_and_every_group_once(rows: list[Row], cases: pd.DataFrame) -> None:
+    for row in rows:
+        assert list(row) == list(get_type_hints(Row))
+        assert (row["network"], row["scenario"], row["seed"]) == ("defu_net", "mixed", 0)
+    keys = [tuple(row[k] for k in ("split", "site", "label", "masks", "reduction")) for row in rows]  # type: ignore[literal-required]
+    assert len(set(keys)) == len(keys)
+    expected = set()
+    for case in cases.itertuples():
+        for site in ("all", case.site):
+            for label in ("all", case.label):
+                expected |= {(case.split, site, label, case.masks, r) for r in ("pooled", "per_image")}
+    assert set(keys) == expected
+
+
+def test_cases_are_every_image_of_every_split_against_both_masks(trained: Trained, cases: pd.DataFrame) -> None:
+    split = read_split(trained.project.split)
+    expected = {(name, kind, image) for name in SPLITS for kind in ("original", "dilated") for image in split[name]}
+    assert set(zip(cases["split"], cases["masks"], cases["id"], strict=True)) == expected
+    assert len(cases) == len(expected)
+    assert set(cases.columns) == {"id", "site", "label", "split", "masks", *METRICS, *COUNTS}
+    assert (cases[COUNTS].sum(axis=1) == 32 * 32).all()
+
+
+def test_cases_are_what_the_network_says(
+    trained: Trained, cases: pd.DataFrame, probabilities: dict[str, np.ndarray]
+) -> None:
+    arrays = Arrays(trained.project.arrays)
+    for case in cases.itertuples():
+        mask = arrays.masks[str(case.masks)][arrays.rows([str(case.id)])[0]].ravel()
+        rated = probabilities[str(case.id)].ravel()
+        predicted = rated >= 0.5
+        tn, fp, fn, tp = sk.confusion_matrix(mask, predicted, labels=[0, 1]).ravel()
+        assert [case.tp, case.fp, case.fn, case.tn] == [tp, fp, fn, tn]
+        assert case.auc == pytest.approx(sk.roc_auc_score(mask, rated))
+        assert case.dice == pytest.approx((2 * tp + 1) / (2 * tp + fp + fn + 1))
+        assert case.recall == pytest.approx(sk.recall_score(mask, predicted))
+
+
+def test_rows_agree_with_the_cases(
+    trained: Trained, rows: list[Row], cases: pd.DataFrame, probabilities: dict[str, np.ndarray]
+) -> None:
+    arrays = Arrays(trained.project.arrays)
+    for row in rows:
+        group = group_of(cases, row)
+        assert row["n_images"] == len(group) > 0
+        given: dict[str, Any] = dict(row)
+        if row["reduction"] == "per_image":
+            for name in METRICS:
+                assert given[name] == pytest.approx(group[name].mean()), name
+            continue
+        tp, fp, fn, tn = (float(group[name].sum()) for name in COUNTS)
+        masks = arrays.masks[row["masks"]][arrays.rows(list(group["id"]))]
+        expected = {
+            "dice": (2 * tp + 1) / (2 * tp + fp + fn + 1),
+            "accuracy": (tp + tn) / (tp + fp + fn + tn),
+            "jaccard": (tp + 1) / (tp + fp + fn + 1),
+            "precision": tp / (tp + fp),
+            "recall": tp / (tp + fn),
+            "f1": 2 * tp / (2 * tp + fp + fn),
+            "auc": sk.roc_auc_score(masks.ravel(), np.stack([probabilities[i] for i in group["id"]]).ravel()),
+            "paper_iou": (1 + (tp + tn) / (tp + fp + fn + tn)) / 2,
+        }
+        for name, value in expected.items():
+            assert given[name] == pytest.approx(value), name
+        assert all(given[name] is None for name in UNDEFINED_POOLED)
+
+
+def test_intervals_are_of_the_images_and_there_is_none_for_one(rows: list[Row], cases: pd.DataFrame) -> None:
+    for row in rows:
+        group = group_of(cases, row)
+        if len(group) < 2:
+            assert row["dice_ci95"] is None
+            continue
+        assert row["dice_ci95"] is not None
+        assert row["dice"] is not None
+        low, high = row["dice_ci95"]
+        assert group["dice"].min() - 0.01 <= low <= high <= group["dice"].max() + 0.01
+        if row["reduction"] == "per_image" and len(group) > 10:
+            # Close to the interval that the central limit gives.
+            half = 1.96 * stats.sem(group["dice"])
+            assert [low, high] == pytest.approx([row["dice"] - half, row["dice"] + half], abs=0.6 * half)
+
+
+def test_dilated_masks_are_scored_apart(rows: list[Row]) -> None:
+    def recall(masks: str) -> float:
+        (row,) = [
+            r
+            for r in rows
+            if (r["split"], r["site"], r["label"], r["masks"], r["reduction"])
+            == ("train", "all", "all", masks, "pooled")
+        ]
+        assert row["recall"] is not None
+        return row["recall"]
+
+    assert recall("dilated") < recall("original")
+
+
+def test_summary_and_roc_are_the_test_figures(
+    trained: Trained, rows: list[Row], probabilities: dict[str, np.ndarray]
+) -> None:
+    folder = trained.project.evaluation
+    summary = json.loads((folder / SUMMARY).read_text())
+    for row in rows:
+        if (row["site"], row["label"], row["reduction"]) == ("all", "all", "per_image"):
+            for name, value in summary[row["split"]][row["masks"]].items():
+                assert value == dict(row)[name]
+    curve = pd.read_csv(folder / ROC)
+    assert curve["fpr"].is_monotonic_increasing
+    assert curve["tpr"].is_monotonic_increasing
+    assert curve["threshold"].is_monotonic_decreasing
+    assert (curve["fpr"].iloc[-1], curve["tpr"].iloc[-1]) == (1, 1)
+    (pooled,) = [
+        r
+        for r in rows
+        if (r["split"], r["site"], r["label"], r["masks"], r["reduction"])
+        == ("test", "all", "all", "original", "pooled")
+    ]
+    assert np.trapezoid(curve["tpr"], curve["fpr"]) == pytest.approx(pooled["auc"], abs=0.01)
+
+
+def test_training_and_evaluation_agree_on_the_validation_dice(trained: Trained, rows: list[Row]) -> None:
+    history = pd.read_csv(trained.project.model / HISTORY)
+    best = history.loc[history["validation_loss"].idxmin(), "validation_dice"]
+    (row,) = [
+        r
+        for r in rows
+        if (r["split"], r["site"], r["label"], r["masks"], r["reduction"])
+        == ("validation", "all", "all", "original", "pooled")
+    ]
+    assert row["dice"] == pytest.approx(best, abs=0.001)
+
+
+def colours_at(picture: np.ndarray, grey: np.ndarray, chosen: np.ndarray, colour: tuple[int, int, int]) -> None:
+    """Where ``chosen``, the picture is the grey image under the colour."""
+    expected = grey[chosen][:, None] * (1 - OPACITY) + np.array(colour) * OPACITY
+    assert np.abs(picture[chosen] - expected).max() <= 1
+
+
+def test_overlays_exist_and_have_the_colours(
+    trained: Trained, cases: pd.DataFrame, probabilities: dict[str, np.ndarray]
+) -> None:
+    project = trained.project
+    arrays = Arrays(project.arrays)
+    index = json.loads((project.evaluation / OVERLAYS).read_text())
+    test = cases[(cases["split"] == "test") & (cases["masks"] == "original")]
+    worst = [entry for entry in index if entry["kind"] == "worst"]
+    assert [entry["id"] for entry in worst] == list(test.sort_values("dice", kind="stable")["id"][:3])
+    figures = [entry for entry in index if entry["kind"] == "figure"]
+    expected = [image for _, group in test.groupby("site") for image in sorted(group["id"])[:2]]
+    assert [entry["id"] for entry in figures] == expected
+    assert {p.name for p in (project.evaluation / "overlays").iterdir()} == {Path(e["file"]).name for e in index}
+    for entry in index:
+        case = test[test["id"] == entry["id"]].iloc[0]
+        assert (entry["site"], entry["label"], entry["dice"]) == (case["site"], case["label"], case["dice"])
+        picture = cv2.imread(str(project.evaluation / entry["file"]), cv2.IMREAD_UNCHANGED)
+        assert picture is not None
+        assert picture.shape == (256, 256, 3)
+        picture = picture[::8, ::8, ::-1].astype(float)
+        row = arrays.rows([entry["id"]])[0]
+        grey, g = arrays.images[row].astype(float), arrays.masks["original"][row] > 0
+        p = probabilities[entry["id"]] >= 0.5
+        assert np.abs(picture[~p & ~g] - grey[~p & ~g][:, None]).max() == 0
+        if entry["kind"] == "worst":
+            colours_at(picture, grey, p & g, WORST_COLOURS["true positive"])
+            colours_at(picture, grey, p & ~g, WORST_COLOURS["false positive"])
+            colours_at(picture, grey, g & ~p, WORST_COLOURS["false negative"])
+        else:
+            colours_at(picture, grey, p & ~g, FIGURE_COLOURS["prediction"])
+            colours_at(picture, grey, g & ~p, FIGURE_COLOURS["ground truth"])
+            inside = cv2.erode(g.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+            colours_at(picture, grey, p & inside, FIGURE_COLOURS["prediction"])
+
+
+def test_mlflow_run_has_the_figures_and_files(trained: Trained, rows: list[Row]) -> None:
+    (run,) = trained.project.runs()
+    assert run.info.status == "FINISHED"
+    for row in rows:
+        if (row["site"], row["label"], row["reduction"]) == ("all", "all", "per_image"):
+            for name in METRICS:
+                logged = run.data.metrics[f"{row['split']}.{row['masks']}.{name}"]
+                assert logged == pytest.approx(dict(row)[name])
+    found = {Path(a.path).name for a in trained.project.client().list_artifacts(run.info.run_id, "evaluation")}
+    assert found == {ROWS, CASES, SUMMARY, ROC, OVERLAYS, "overlays"}
+
+
+def test_again_it_is_the_same_to_the_byte(scored: Project, trained: Trained) -> None:
+    (scored.evaluation / "left-over").touch()
+    assert scored.do(scored.evaluate_line()) == trained.evaluate.stdout.replace(
+        str(trained.project.root), str(scored.root)
+    )
+    names = [str(p.relative_to(scored.evaluation)) for p in scored.evaluation.rglob("*") if p.is_file()]
+    assert len(names) == 5 + 7
+    same, *others = filecmp.cmpfiles(scored.evaluation, trained.project.evaluation, names, shallow=False)
+    assert sorted(same) == sorted(names), others
+    assert trained.evaluate.stderr == ""
+
+
+def score(project: Project, cell: Cell = CELL, out: Path | None = None, **changes: Any) -> list[Row]:
+    given = read_params(project.root / "params.yaml").evaluate.model_dump() | changes
+    return evaluate(
+        cell, project.arrays, project.split, project.model, EvaluateParams(**given), out or project.evaluation
+    )
+
+
+@pytest.fixture
+def here(scored: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The scored project with its evaluation removed, as the current folder and store of this process."""
+    monkeypatch.chdir(scored.root)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", scored.store)
+    shutil.rmtree(scored.evaluation)
+    return scored
+
+
+def test_an_unknown_run_is_said_and_no_error(here: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    run = json.loads((here.model / RUN).read_text())
+    (here.model / RUN).write_text(json.dumps(run | {"mlflow_run_id": "0" * 32}))
+    score(here)
+    assert f"the run that trained {here.model} is not in this MLflow store" in capsys.readouterr().out
+    assert (here.evaluation / ROWS).exists()
+
+
+def test_a_deleted_run_is_an_unknown_one(here: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    here.client().delete_run(here.runs()[0].info.run_id)
+    score(here)
+    assert "is not in this MLflow store" in capsys.readouterr().out
+
+
+def test_threshold_decides_what_is_lung(here: Project) -> None:
+    def recall(threshold: float) -> float:
+        chosen = [
+            row["recall"]
+            for row in score(here, threshold=threshold)
+            if (row["split"], row["masks"], row["site"], row["label"], row["reduction"])
+            == ("test", "original", "all", "all", "pooled")
+        ]
+        assert chosen[0] is not None
+        return chosen[0]
+
+    assert recall(0.2) > recall(0.5) > recall(0.8)
+
+
+def test_a_split_of_one_image_is_scored(here: Project) -> None:
+    split = json.loads(here.split.read_text())
+    here.split.write_text(json.dumps(split | {"test": split["test"][:1], "validation": split["validation"][:1]}))
+    rows = score(here)
+    alone = [row for row in rows if row["split"] == "test"]
+    assert {row["n_images"] for row in alone} == {1}
+    assert all(row["dice_ci95"] is None for row in alone)
+
+
+def test_a_network_that_sees_no_lung_gets_nothing_for_what_is_not_defined(here: Project) -> None:
+    weights = Predictor.load(here.model).network.state_dict()
+    *_, head = weights  # the last layer's bias
+    save_weights(here.model / WEIGHTS, weights | {head: weights[head] - 1e4})
+    for row in score(here):
+        assert row["precision"] is None
+        assert row["recall"] == row["f1"] == 0
+        assert row["hd95"] is row["assd"] is None
+        assert row["dice"] is not None
+        assert 0 < row["dice"] < 0.05
+    assert len(json.loads((here.evaluation / OVERLAYS).read_text())) == 7
+
+
+def config_with(project: Project, **changes: Any) -> None:
+    config = json.loads((project.model / CONFIG).read_text())
+    (project.model / CONFIG).write_text(json.dumps(config | changes))
+
+
+def cut(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+BAD: dict[str, tuple[Callable[[Project], object], str]] = {
+    "no model": (lambda p: shutil.rmtree(p.model), "not a trained model .*train step again"),
+    "no weights": (lambda p: (p.model / WEIGHTS).unlink(), "not a trained model .*train step again"),
+    "weights cut short": (lambda p: cut(p.model / WEIGHTS, 10_000), "weights.safetensors is damaged"),
+    "empty weights": (lambda p: cut(p.model / WEIGHTS, 0), "weights.safetensors is damaged"),
+    "config cut short": (lambda p: cut(p.model / CONFIG, 100), "not a trained model"),
+    "config is a list": (lambda p: (p.model / CONFIG).write_text("[]"), "not a trained model"),
+    "config lacks a key": (lambda p: (p.model / CONFIG).write_text('{"width": 1}'), "not a trained model .*'network'"),
+    "another width": (lambda p: config_with(p, width=0.25), "does not fit config.json: size mismatch"),
+    "another network": (lambda p: config_with(p, network="v_net"), "unknown network 'v_net'"),
+    "another cell's": (lambda p: config_with(p, seed=3), "holds the model of .*seed-3, not of .*seed-0"),
+    "another size": (
+        lambda p: config_with(p, input={"size": 64, "interpolation": "area", "intensity_percentiles": [0.5, 99.5]}),
+        r"trained with size 64, but .* has 32",
+    ),
+    "other grey values": (
+        lambda p: config_with(p, input={"size": 32, "interpolation": "area", "intensity_percentiles": [2.0, 98.0]}),
+        r"trained with intensity_percentiles \(2.0, 98.0\), but .* has \(0.5, 99.5\)",
+    ),
+    "no split": (lambda p: p.split.unlink(), "mixed.json: not found"),
+    "no run": (lambda p: (p.model / RUN).unlink(), "run.json: not found"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_does_not_belong_together_is_told(here: Project, name: str) -> None:
+    spoil, message = BAD[name]
+    spoil(here)
+    with pytest.raises(UserError, match=message) as told:
+        score(here)
+    assert "\n" not in str(told.value)
+    assert not here.evaluation.exists()
+
+
+def test_the_command_refuses_in_one_line(scored: Project) -> None:
+    (scored.model / WEIGHTS).write_bytes(b"")
+    before = (scored.evaluation / ROWS).read_bytes()
+    assert "weights.safetensors is damaged" in refused(scored.call(scored.evaluate_line()))
+    assert (scored.evaluation / ROWS).read_bytes() == before
+    line = scored.evaluate_line()
+    line[line.index(str(scored.model))] = "models/somewhere"
+    assert "models/somewhere: not a cell's folder; it must end in" in refused(scored.call(line))
+
+
+def test_a_store_that_cannot_be_reached_is_told(scored: Project) -> None:
+    message = refused(scored.call(scored.evaluate_line(), MLFLOW_TRACKING_URI="nonsense://here"))
+    assert message.startswith("error: MLflow, nonsense://here: ")

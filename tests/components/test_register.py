@@ -1,0 +1,230 @@
+"""The registered version runs anywhere MLflow does, says where it comes from, and holds no pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from components.errors import UserError
+from components.params import params_hash, read_params
+from components.register import register
+from components.results import CONFIG, ROWS, SUMMARY, Cell
+from model.predictor import WEIGHTS, Predictor
+from tests.conftest import CELL, DATA_MD5, Project, Trained, refused
+
+NAME = "lung-segmentation"
+SHAPES = [(32, 32), (40, 57), (121, 90), (1, 9)]
+
+# Run where the project is not: only MLflow knows where the model is.
+ELSEWHERE = """
+import importlib.util, sys
+import mlflow, numpy as np
+assert not any(importlib.util.find_spec(name) for name in ("components", "model", "tests")), sys.path
+model = mlflow.pyfunc.load_model("models:/lung-segmentation@challenger")
+images = np.load("images.npz")
+masks = {}
+for name, image in images.items():
+    masks[name] = model.predict(image)
+    masks[name + " low"] = model.predict(image, params={"threshold": 0.1})
+    masks[name + " high"] = model.predict(image, params={"threshold": 0.9})
+np.savez("masks.npz", **masks)
+"""
+
+
+def add_cell(project: Project, seed: int, validation: float, test: float) -> Cell:
+    """Add a cell that differs from the trained one by its seed and its figures."""
+    cell = Cell(CELL.network, CELL.scenario, seed)
+    for kind in ("models", "evaluations"):
+        shutil.copytree(project.root / kind / CELL.folder, project.root / kind / cell.folder)
+    config = project.root / "models" / cell.folder / CONFIG
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"seed": seed}))
+    summary = project.root / "evaluations" / cell.folder / SUMMARY
+    figures = json.loads(summary.read_text())
+    figures["validation"]["original"]["dice"], figures["test"]["original"]["dice"] = validation, test
+    summary.write_text(json.dumps(figures))
+    return cell
+
+
+@pytest.fixture(scope="module")
+def registered(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose two cells are equally good, of which one has been registered; not to be changed."""
+    project = trained.copy(tmp_path_factory.mktemp("registered"))
+    figures = json.loads((project.evaluation / SUMMARY).read_text())
+    add_cell(project, 1, figures["validation"]["original"]["dice"], 0.99)
+    project.write_params(matrix={"seeds": [0, 1]})
+    done = project.spawn(project.register_line())
+    assert done.returncode == 0, done.stderr
+    # MLflow's own two lines, and no warning.
+    said = "Successfully registered model 'lung-segmentation'.\nCreated version '1' of model 'lung-segmentation'.\n"
+    assert done.stderr == said
+    assert done.stdout.splitlines()[-1] == (
+        "registered lung-segmentation version 1 (defu_net/mixed/seed-0) as models:/lung-segmentation@challenger"
+    )
+    return project
+
+
+def artifact(project: Project) -> Path:
+    version = project.client().get_model_version_by_alias(NAME, "challenger")
+    logged = project.client().get_logged_model(version.source.removeprefix("models:/"))
+    return Path(logged.artifact_location.removeprefix("file://"))
+
+
+def test_version_says_where_it_comes_from(registered: Project) -> None:
+    version = registered.client().get_model_version_by_alias(NAME, "challenger")
+    figures = json.loads((registered.evaluation / SUMMARY).read_text())
+    (run,) = registered.runs()
+    written = json.loads((registered.root / "registered.json").read_text())
+    assert written == {
+        "name": NAME,
+        "version": 1,
+        "alias": "challenger",
+        "uri": "models:/lung-segmentation@challenger",
+        "run_id": run.info.run_id,
+        "network": "defu_net",
+        "scenario": "mixed",
+        "seed": 0,  # the first of equals
+        "validation_dice": figures["validation"]["original"]["dice"],
+        "test_dice": figures["test"]["original"]["dice"],
+    }
+    assert int(version.version) == 1
+    assert version.run_id == run.info.run_id
+    weights = (registered.model / WEIGHTS).read_bytes()
+    rows = (registered.evaluation / ROWS).read_bytes()
+    assert version.tags == {
+        "git.commit": "c0ffee",
+        "git.dirty": "false",
+        "data.md5": DATA_MD5,
+        "params.hash": params_hash(read_params(registered.root / "params.yaml")),
+        "run_id": run.info.run_id,
+        "network": "defu_net",
+        "scenario": "mixed",
+        "seed": "0",
+        "cohort": "synthetic-sample",
+        "synthetic": "true",
+        "weights.sha256": hashlib.sha256(weights).hexdigest(),
+        "evaluation.rows_sha256": hashlib.sha256(rows).hexdigest(),
+        **{
+            f"evaluation.{split}.{kind}.dice": f"{figures[split][kind]['dice']:.6f}"
+            for split in ("train", "validation", "test")
+            for kind in ("original", "dilated")
+        },
+    }
+    assert run.info.status == "FINISHED"
+
+
+def test_signature_and_input_example(registered: Project) -> None:
+    import mlflow
+
+    folder = artifact(registered)
+    info = mlflow.models.get_model_info(str(folder))
+    signature = info.signature.to_dict()
+    tensor = [{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, -1]}}]
+    assert json.loads(signature["inputs"]) == tensor
+    assert json.loads(signature["outputs"]) == [
+        {"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": [-1, -1]}}
+    ]
+    (given,) = json.loads(signature["params"])
+    assert (given["name"], given["type"], given["default"]) == ("threshold", "double", 0.5)
+    example = mlflow.models.Model.load(str(folder)).load_input_example(str(folder))
+    assert (example.shape, example.max() > 1) == ((32, 32), True)
+
+
+def test_the_artifact_holds_no_pickle_and_all_it_needs(registered: Project) -> None:
+    folder = artifact(registered)
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    assert {"code/model/predictor.py", "code/model/networks/defu_net.py"} <= set(files)
+    assert sum(name.endswith(WEIGHTS) for name in files) == 1
+    allowed = {"", ".py", ".json", ".yaml", ".txt", ".csv", ".safetensors"}
+    assert {Path(name).suffix for name in files} <= allowed, sorted(files)
+    for name, path in files.items():
+        if not name.endswith(WEIGHTS):
+            path.read_text()  # a pickle is no text
+    flavors = yaml.safe_load((folder / "MLmodel").read_text())["flavors"]
+    assert set(flavors) == {"python_function"}
+    assert flavors["python_function"]["python_model"] is None
+    requirements = (folder / "requirements.txt").read_text()
+    assert "torch==" in requirements
+    assert "+cpu" not in requirements
+
+
+def test_it_runs_where_the_project_is_not(registered: Project, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    images = {f"{h} x {w}": random.uniform(0, 4095, (h, w)).astype(np.float32) for h, w in SHAPES}
+    np.savez(tmp_path / "images.npz", **images)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"MLFLOW_TRACKING_URI": registered.store, "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-c", ELSEWHERE]
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    masks = np.load(tmp_path / "masks.npz")
+    predictor = Predictor.load(registered.model)
+    for name, image in images.items():
+        probability = predictor.predict(image)
+        for suffix, threshold in (("", 0.5), (" low", 0.1), (" high", 0.9)):
+            mask = masks[name + suffix]
+            assert mask.dtype == np.uint8
+            assert mask.shape == image.shape
+            # Threads add up in another order, which moves a probability by a millionth.
+            clear = np.abs(probability - threshold) > 1e-4
+            np.testing.assert_array_equal(mask[clear], probability[clear] >= threshold)
+        assert masks[name + " low"].sum() >= masks[name].sum() >= masks[name + " high"].sum()
+
+
+@pytest.fixture
+def here(scored: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.chdir(scored.root)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", scored.store)
+    return scored
+
+
+def offer(project: Project) -> Any:
+    root = project.root
+    params = read_params(root / "params.yaml")
+    return register(root / "models", root / "evaluations", project.arrays, params, root / "registered.json")
+
+
+def test_the_best_on_validation_is_offered_and_a_new_version_takes_the_alias(here: Project) -> None:
+    here.write_params(matrix={"seeds": [0, 1, 2]})
+    add_cell(here, 1, validation=0.98, test=0.1)
+    add_cell(here, 2, validation=0.01, test=0.99)
+    version = offer(here)
+    assert (version.seed, version.version, version.validation_dice, version.test_dice) == (1, 1, 0.98, 0.1)
+    here.write_params(matrix={"seeds": [0]})
+    assert (offer(here).seed, offer(here).version) == (0, 3)
+    assert int(here.client().get_model_version_by_alias(NAME, "challenger").version) == 3
+
+
+def test_a_model_whose_run_is_elsewhere_gets_a_run_of_its_own(here: Project, empty_store: Path) -> None:
+    shutil.copy(empty_store, here.root / "mlflow.db")
+    version = offer(here)
+    (run,) = here.runs()
+    assert run.info.run_id == version.run_id
+    assert run.info.run_name == f"register {NAME}"
+
+
+def test_what_is_missing_is_told(here: Project) -> None:
+    here.write_params(matrix={"seeds": [0, 7]})
+    with pytest.raises(UserError, match=r"seed-7/metrics\.json: not found; run the step that writes it first"):
+        offer(here)
+    here.write_params(matrix={"seeds": [0]})
+    (here.model / CONFIG).unlink()
+    with pytest.raises(UserError, match=r"config\.json: not found"):
+        offer(here)
+    assert not (here.root / "registered.json").exists()
+    assert not here.client().search_registered_models()
+
+
+def test_a_store_that_cannot_be_reached_is_told(scored: Project) -> None:
+    message = refused(scored.call(scored.register_line(), MLFLOW_TRACKING_URI="nonsense://here"))
+    assert message.startswith("error: MLflow, nonsense://here: ")
+    assert not (scored.root / "registered.json").exists()

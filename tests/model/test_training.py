@@ -1,0 +1,393 @@
+"""Training learns, repeats to the bit, goes on after an interruption as if there was none, and says what is wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from components.params import read_yaml
+from model import networks
+from model.checkpoint import STATE
+from model.inputs import to_input
+from model.metrics import confusion, overlap_metrics
+from model.recipe import TrainParams
+from model.training import Result, Subset, Trainer, TrainingError, batches
+
+ROOT = Path(__file__).parents[2]
+SIDE = 32
+TIMES = ("seconds", "images_per_second")
+
+
+def recipe(**changes: Any) -> TrainParams:
+    """The shipped recipe, shorter."""
+    shipped = read_yaml(ROOT / "params.yaml")["train"]
+    return TrainParams.model_validate(shipped | {"epochs": 4, "batch_size": 4} | changes)
+
+
+def xrays(count: int, seed: int = 0) -> Subset:
+    """Grey pictures with two dark ellipses, and where those are."""
+    random = np.random.default_rng(seed)
+    images, masks = np.empty((2, count, SIDE, SIDE), np.uint8)
+    for image, mask in zip(images, masks, strict=True):
+        mask[:] = 0
+        for x in (0.3, 0.7):
+            centre = np.rint((np.array([x, 0.5]) + random.uniform(-0.06, 0.06, 2)) * SIDE).astype(int).tolist()
+            axes = np.rint(np.array([0.13, 0.3]) * SIDE * random.uniform(0.8, 1.2, 2)).astype(int).tolist()
+            cv2.ellipse(mask, centre, axes, float(random.uniform(-10, 10)), 0, 360, 1, cv2.FILLED)
+        image[:] = np.clip(random.normal(170, 20, (SIDE, SIDE)) - 90.0 * mask, 0, 255)
+    return Subset(images, masks, [f"xray-{n:02d}" for n in range(count)])
+
+
+TRAIN, VALIDATION = xrays(10), xrays(3, seed=1)  # batches of 4, 4 and 2
+
+
+class CutError(Exception):
+    """What ends a training from outside."""
+
+
+class Recorder:
+    """A monitor that writes down what it is told, and does something at one moment."""
+
+    def __init__(self, at: tuple[int, int | None] | None = None, act: Callable[[], None] | None = None) -> None:
+        self.at, self.act = at, act
+        self.told: list[tuple[Any, ...]] = []
+
+    def start(self, epochs: int, steps: int, first_epoch: int) -> None:
+        self.told.append(("start", epochs, steps, first_epoch))
+
+    def step(self, epoch: int, step: int, images: int, loss: Callable[[], float]) -> None:
+        self.told.append(("step", epoch, step, images, loss()))
+        self._act(epoch, step)
+
+    def epoch(self, row: dict[str, float]) -> None:
+        self.told.append(("epoch", row["epoch"]))
+        self._act(int(row["epoch"]) - 1, None)
+
+    def stop(self) -> None:
+        self.told.append(("stop",))
+
+    def _act(self, epoch: int, step: int | None) -> None:
+        if self.at == (epoch, step):
+            if self.act is None:
+                raise CutError
+            self.act()
+
+
+def trainer(
+    folder: Path,
+    params: TrainParams,
+    monitor: Recorder | None = None,
+    *,
+    seed: int = 0,
+    fingerprint: str = "one",
+    train: Subset = TRAIN,
+    network: nn.Module | None = None,
+) -> Trainer:
+    torch.manual_seed(seed)
+    network = networks.build("defu_net", params.width) if network is None else network
+    given = (network, train, VALIDATION, params, seed, torch.device("cpu"), folder, fingerprint)
+    return Trainer(*given, monitor or Recorder())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """An uninterrupted run of the recipe."""
+    return trainer(tmp_path_factory.mktemp("whole"), recipe()).run()
+
+
+def history(result: Result) -> list[dict[str, float]]:
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in result.history]
+
+
+def assert_same(one: Result, other: Result) -> None:
+    assert history(one) == history(other)
+    assert one.best_epoch == other.best_epoch
+    assert list(one.weights) == list(other.weights)
+    for name, tensor in one.weights.items():
+        assert torch.equal(tensor, other.weights[name]), name
+
+
+def test_a_batch_of_four_is_learnt_by_heart(tmp_path: Path) -> None:
+    still = {"rotation": 0.0, "shift": 0.0, "shear": 0.0, "zoom": 0.0, "flip": 0.0}
+    params = recipe(epochs=50, learning_rate=0.01, augmentation=still, checkpoint_every=50)
+    four = xrays(4)
+    result = Trainer(
+        networks.build("defu_net", 0.125), four, four, params, 0, torch.device("cpu"), tmp_path, "", Recorder()
+    ).run()
+    best = result.history[result.best_epoch]
+    assert best["train_dice"] > 0.97
+    assert best["validation_dice"] > 0.97
+
+
+def test_weights_are_those_of_the_best_epoch_and_its_figures_are_true(whole: Result) -> None:
+    result = whole
+    losses = [row["validation_loss"] for row in result.history]
+    assert result.best_epoch == losses.index(min(losses))
+    network = networks.build("defu_net", 0.125)
+    network.load_state_dict(result.weights)
+    with torch.no_grad():
+        logits = network.eval()(to_input(torch.from_numpy(VALIDATION.images)))[:, 0].numpy()
+    counts = confusion(logits > 0, VALIDATION.masks)
+    pooled = overlap_metrics({name: values.sum() for name, values in counts.items()})
+    assert result.history[result.best_epoch]["validation_dice"] == pytest.approx(float(pooled["dice"]), abs=1e-3)
+    p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    g = VALIDATION.masks
+    assert min(losses) == pytest.approx(-(2 * (p * g).sum() + 1) / ((p * p).sum() + g.sum() + 1), abs=1e-4)
+
+
+def test_monitor_is_told_everything(tmp_path: Path) -> None:
+    monitor = Recorder()
+    result = trainer(tmp_path, recipe(epochs=2), monitor).run()
+    expected = [("start", 2, 3, 0)]
+    for epoch in range(2):
+        expected += [("step", epoch, step, size) for step, size in enumerate((4, 4, 2))] + [("epoch", epoch + 1)]
+    assert [told[:4] if told[0] == "step" else told for told in monitor.told] == [*expected, ("stop",)]
+    first = [told[4] for told in monitor.told if told[0] == "step" and told[1] == 0]
+    assert first[-1] == pytest.approx(result.history[0]["train_loss"])  # the mean so far ends as the epoch's
+
+
+def test_a_seed_repeats_and_another_does_not(tmp_path: Path) -> None:
+    params = recipe(epochs=2)
+    one, same, other = (
+        trainer(tmp_path / name, params, seed=seed).run() for name, seed in (("a", 5), ("b", 5), ("c", 6))
+    )
+    assert_same(one, same)
+    assert history(one) != history(other)
+
+
+# A rate at which the validation loss does not fall all the time, so that the plateau has something to say.
+PLATEAU = {"schedule": "plateau", "plateau": {"factor": 0.2, "patience": 1}, "learning_rate": 0.03}
+
+
+@pytest.mark.parametrize(
+    ("changes", "at", "resumed"),
+    [
+        ({}, (1, 1), 1),  # in the middle of an epoch
+        ({}, (1, None), 2),  # as soon as an epoch is safe
+        ({"checkpoint_every": 2}, (2, 2), 2),  # an epoch without a state of its own is learnt again
+        ({"checkpoint_every": 3}, (0, 2), 0),  # before there is a state
+        (PLATEAU | {"epochs": 6}, (4, 0), 4),
+        (PLATEAU | {"epochs": 6, "precision": "bfloat16"}, (1, 2), 1),
+        ({"precision": "float16", "epochs": 3}, (2, 0), 2),
+    ],
+    ids=["in-epoch", "after-epoch", "between-states", "no-state", "plateau", "bfloat16", "float16"],
+)
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(
+    tmp_path: Path, whole: Result, changes: dict[str, Any], at: tuple[int, int | None], resumed: int
+) -> None:
+    params = recipe(**changes)
+    # How often states are written changes nothing.
+    if set(changes) - {"checkpoint_every"}:
+        whole = trainer(tmp_path / "whole", params).run()
+    with pytest.raises(CutError):
+        trainer(tmp_path / "cut", params, Recorder(at)).run()
+    # What a new process would have drawn in the meantime changes nothing.
+    torch.manual_seed(12345)
+    result = trainer(tmp_path / "cut", params).run()
+    assert result.resumed_from == resumed
+    assert_same(result, whole)
+    if params.schedule == "plateau":
+        assert len({row["learning_rate"] for row in whole.history}) > 1, "the rate never dropped: nothing was tried"
+
+
+def test_interrupted_again_and_again(tmp_path: Path, whole: Result) -> None:
+    params = recipe()
+    for at in ((0, 1), (0, None), (1, 0), (1, 2), (2, None), (3, 1)):
+        with pytest.raises(CutError):
+            trainer(tmp_path / "cut", params, Recorder(at)).run()
+    assert_same(trainer(tmp_path / "cut", params).run(), whole)
+
+
+def test_a_run_cut_after_its_last_epoch_only_hands_over_its_result(tmp_path: Path) -> None:
+    params = recipe(epochs=2)
+    whole = trainer(tmp_path, params).run()
+    monitor = Recorder()
+    again = trainer(tmp_path, params, monitor).run()
+    assert monitor.told == [("start", 2, 3, 2), ("stop",)]
+    assert_same(again, whole)
+
+
+def test_a_run_that_stopped_early_is_not_trained_on_after_a_cut(tmp_path: Path) -> None:
+    params = recipe(epochs=20, learning_rate=1e-30, batchnorm_momentum=1e-30, early_stopping=2)
+    whole = trainer(tmp_path, params).run()
+    assert len(whole.history) == 3
+    again = trainer(tmp_path, params).run()
+    assert_same(again, whole)
+
+
+def test_a_finished_state_is_not_resumed(tmp_path: Path) -> None:
+    params = recipe(epochs=2)
+    first = trainer(tmp_path, params)
+    result = first.run()
+    first.finish(result)
+    again = trainer(tmp_path, params).run()
+    assert again.resumed_from == 0
+    assert_same(again, result)
+
+
+def test_the_state_of_another_run_is_not_resumed(tmp_path: Path) -> None:
+    params = recipe(epochs=2)
+    with pytest.raises(CutError):
+        trainer(tmp_path, params, Recorder((0, None)), fingerprint="another").run()
+    result = trainer(tmp_path, params).run()
+    assert result.resumed_from == 0
+    assert_same(result, trainer(tmp_path / "fresh", params).run())
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
+def test_a_damaged_state_is_told(tmp_path: Path, damage: str) -> None:
+    with pytest.raises(CutError):
+        trainer(tmp_path, recipe(), Recorder((0, None))).run()
+    state = tmp_path / STATE
+    content = {"truncated": state.read_bytes()[:5000], "empty": b"", "text": b"not a state\n"}
+    state.write_bytes(content[damage])
+    with pytest.raises(TrainingError, match=re.escape(f"{state}: cannot be read")) as told:
+        trainer(tmp_path, recipe()).run()
+    assert "\n" not in str(told.value)
+
+
+def unchanging(**changes: Any) -> TrainParams:
+    """A recipe under which the validation loss stands still."""
+    return recipe(batchnorm_momentum=1e-30, **changes)
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_early_stopping_counts_epochs_without_a_better_loss(tmp_path: Path, patience: int) -> None:
+    result = trainer(tmp_path, unchanging(epochs=9, learning_rate=1e-30, early_stopping=patience)).run()
+    assert len({row["validation_loss"] for row in result.history}) == 1
+    assert result.best_epoch == 0
+    assert len(result.history) == 1 + patience
+
+
+@pytest.mark.parametrize("patience", [1, 2, 3])
+def test_the_rate_drops_in_the_patience_th_epoch_without_a_better_loss(tmp_path: Path, patience: int) -> None:
+    params = unchanging(epochs=6, learning_rate=1e-6, schedule="plateau", plateau={"factor": 0.5, "patience": patience})
+    result = trainer(tmp_path, params).run()
+    losses = [row["validation_loss"] for row in result.history]
+    assert max(losses) - min(losses) < 1e-4
+    # The first epoch is the best there is; the rate of an epoch is the one that it starts with.
+    expected = [1e-6, *(1e-6 * 0.5 ** (epoch // patience) for epoch in range(5))]
+    assert [row["learning_rate"] for row in result.history] == pytest.approx(expected)
+
+
+def test_the_rate_has_dropped_when_equal_patience_ends_the_run(tmp_path: Path) -> None:
+    params = unchanging(
+        epochs=12, learning_rate=1e-6, schedule="plateau", plateau={"factor": 0.5, "patience": 3}, early_stopping=3
+    )
+    run = trainer(tmp_path, params)
+    run.run()
+    assert run.optimizer.param_groups[0]["lr"] < 1e-6
+
+
+def test_one_cycle_rises_and_falls_over_the_whole_run(tmp_path: Path) -> None:
+    result = trainer(tmp_path, recipe(epochs=6, learning_rate=1e-3)).run()
+    rates = [row["learning_rate"] for row in result.history]
+    assert rates[0] == pytest.approx(1e-3 / 25)
+    peak = rates.index(max(rates))
+    assert 0 < peak < 5
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert max(rates) <= 1e-3
+
+
+@pytest.mark.parametrize(("images", "batch", "epochs"), [(1, 1, 1), (5, 4, 1), (3, 8, 2)])
+def test_any_number_of_images_and_steps(tmp_path: Path, images: int, batch: int, epochs: int) -> None:
+    result = trainer(tmp_path, recipe(epochs=epochs, batch_size=batch), train=xrays(images)).run()
+    assert len(result.history) == epochs
+    assert all(np.isfinite(list(row.values())).all() for row in result.history)
+
+
+@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16", "float16"])
+def test_precision_learns_about_the_same(tmp_path: Path, precision: str) -> None:
+    result = trainer(tmp_path, recipe(epochs=1, precision=precision)).run()
+    exact = trainer(tmp_path / "exact", recipe(epochs=1, precision="float32")).run()
+    assert all(tensor.dtype != torch.float16 for tensor in result.weights.values())
+    for row, other in zip(result.history, exact.history, strict=True):
+        assert row["train_loss"] == pytest.approx(other["train_loss"], abs=0.02)
+
+
+class Brittle(nn.Module):
+    """A network whose logits are not numbers for a picture that is bright somewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) * (0.9 - x.amax((1, 2, 3), keepdim=True)).sqrt()
+
+
+def test_a_loss_that_is_no_number_names_epoch_batch_and_image(tmp_path: Path) -> None:
+    dim = np.minimum(TRAIN.images, 150)
+    dim[7, 3, 3] = 255
+    still = {"rotation": 0.0, "shift": 0.0, "shear": 0.0, "zoom": 0.0, "flip": 0.0}
+    params = recipe(batch_size=1, augmentation=still)
+    subset = Subset(dim, TRAIN.masks, TRAIN.ids)
+    with pytest.raises(TrainingError) as told:
+        trainer(tmp_path, params, train=subset, network=Brittle()).run()
+    found = re.match(r"epoch 1, batch (\d+) of 10: the loss is not a number \(images xray-07\); ", str(told.value))
+    assert found, str(told.value)
+    assert "train.learning_rate (now 0.002)" in str(told.value)
+    assert not (tmp_path / STATE).exists()
+    # The batch it names is where the image stands in the seeded order.
+    torch.manual_seed(0)
+    assert torch.randperm(10)[int(found[1]) - 1] == 7
+
+
+def test_a_rate_beyond_all_bounds_is_told(tmp_path: Path) -> None:
+    with pytest.raises(
+        TrainingError, match=r"^epoch 1, batch [23] of 3: the loss is not a number \(images xray-\d\d, "
+    ):
+        trainer(tmp_path, recipe(learning_rate=1e38)).run()
+
+
+def test_not_a_number_leaves_the_state_before_it(tmp_path: Path, whole: Result) -> None:
+    params = recipe()
+    poisoned: Trainer
+
+    def poison() -> None:
+        with torch.no_grad():
+            next(poisoned.network.parameters()).fill_(torch.inf)
+
+    poisoned = trainer(tmp_path / "cut", params, Recorder((1, None), poison))
+    with pytest.raises(TrainingError, match=r"^epoch 3, batch 1 of 3: "):
+        poisoned.run()
+    monitor = poisoned.monitor
+    assert isinstance(monitor, Recorder)
+    assert monitor.told[-1] == ("stop",)
+    result = trainer(tmp_path / "cut", params).run()
+    assert result.resumed_from == 2
+    assert_same(result, whole)
+
+
+def test_validation_that_is_no_number_is_told(tmp_path: Path) -> None:
+    dim = Subset(np.minimum(TRAIN.images, 150), TRAIN.masks, TRAIN.ids)  # validation is bright
+    bright = Subset(np.full_like(VALIDATION.images, 255), VALIDATION.masks, VALIDATION.ids)
+    still = {"rotation": 0.0, "shift": 0.0, "shear": 0.0, "zoom": 0.0, "flip": 0.0}
+    given = (recipe(augmentation=still), 0, torch.device("cpu"), tmp_path, "one", Recorder())
+    with pytest.raises(TrainingError, match=r"^epoch 1: the validation loss is not a number"):
+        Trainer(Brittle(), dim, bright, *given).run()
+    assert not (tmp_path / STATE).exists()
+
+
+@pytest.mark.parametrize(("count", "size"), [(0, 4), (1, 4), (8, 4), (9, 4), (3, 1)])
+def test_batches_cover_everything_once(count: int, size: int) -> None:
+    drawn = list(batches(count, size))
+    assert np.concatenate([*drawn, np.array([], int)]).tolist() == list(range(count))
+    assert all(len(rows) == size for rows in drawn[:-1])
