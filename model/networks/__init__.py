@@ -9,7 +9,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Modules are imported when a network is built, so that steps which only check a name need no torch.
-NETWORKS = {"defu_net": "model.networks.defu_net:DEFUNet"}
+NETWORKS = {
+    "unet": "model.networks.unet:UNet",
+    "res_unet": "model.networks.res_unet:ResUNet",
+    "incept_res_unet": "model.networks.incept_res_unet:InceptResUNet",
+    "bcdu_net": "model.networks.bcdu_net:BCDUNet",
+    "r2_unet": "model.networks.r2_unet:R2UNet",
+    "att_r2_unet": "model.networks.att_r2_unet:AttR2UNet",
+    "defu_net": "model.networks.defu_net:DEFUNet",
+}
 
 
 def build(name: str, width: float = 1.0, in_channels: int = 1) -> nn.Module:

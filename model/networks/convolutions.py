@@ -1,0 +1,15 @@
+"""The pair of convolutions that plain U-Nets are made of. Feature maps are float (N, C, H, W)."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def double_convolution(in_channels: int, channels: int) -> nn.Sequential:
+    """Return two 3x3 convolutions with a ReLU after each: (N, in_channels, H, W) to (N, channels, H, W)."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(channels, channels, 3, padding=1),
+        nn.ReLU(inplace=True),
+    )
