@@ -304,7 +304,7 @@ class Trained:
 def trained(prepared: Project, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """One cell trained for :data:`EPOCHS` epochs and evaluated, by the commands."""
     project = fresh(prepared, tmp_path_factory.mktemp("trained"))
-    done = Trained(project, project.call(project.train_line()), project.spawn(project.evaluate_line()))
+    done = Trained(project, project.call(project.train_line()), project.call(project.evaluate_line()))
     assert done.train.returncode == 0, done.train.stderr
     assert done.evaluate.returncode == 0, done.evaluate.stderr
     return done

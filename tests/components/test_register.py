@@ -126,8 +126,9 @@ def test_signature_and_input_example(registered: Project) -> None:
     import mlflow
 
     folder = artifact(registered)
-    info = mlflow.models.get_model_info(str(folder))
-    signature = info.signature.to_dict()
+    loaded = mlflow.models.Model.load(str(folder))
+    assert loaded.signature is not None
+    signature = loaded.signature.to_dict()
     tensor = [{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, -1]}}]
     assert json.loads(signature["inputs"]) == tensor
     assert json.loads(signature["outputs"]) == [
@@ -135,7 +136,7 @@ def test_signature_and_input_example(registered: Project) -> None:
     ]
     (given,) = json.loads(signature["params"])
     assert (given["name"], given["type"], given["default"]) == ("threshold", "double", 0.5)
-    example = mlflow.models.Model.load(str(folder)).load_input_example(str(folder))
+    example = loaded.load_input_example(str(folder))
     assert (example.shape, example.max() > 1) == ((32, 32), True)
 
 
@@ -151,7 +152,8 @@ def test_the_artifact_holds_no_pickle_and_all_it_needs(registered: Project) -> N
             path.read_text()  # a pickle is no text
     flavors = yaml.safe_load((folder / "MLmodel").read_text())["flavors"]
     assert set(flavors) == {"python_function"}
-    assert flavors["python_function"]["python_model"] is None
+    assert flavors["python_function"]["model_code_path"].endswith("pyfunc_model.py")
+    assert "python_model" not in flavors["python_function"]
     requirements = (folder / "requirements.txt").read_text()
     assert "torch==" in requirements
     assert "+cpu" not in requirements

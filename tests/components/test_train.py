@@ -367,7 +367,7 @@ def test_data_that_do_not_fit_are_told(untrained: Project, name: str) -> None:
 def test_an_unknown_network_is_told_before_anything_is_read(tmp_path: Path, untrained: Project) -> None:
     nowhere = tmp_path / "nowhere"
     params = untrained.write_params().train
-    with pytest.raises(UserError, match="unknown network 'v_net'; known are .*defu_net"):
+    with pytest.raises(UserError, match=r"unknown network 'v_net'; known are .*defu_net"):
         train(Cell("v_net", "mixed", 0), nowhere, nowhere, params, "e", nowhere, nowhere)
 
 
