@@ -185,8 +185,7 @@ def test_killed_at_random_moments(untrained: Project, trained: Trained) -> None:
 def test_an_epoch_learnt_again_is_logged_once(untrained: Project) -> None:
     untrained.write_params(train={"checkpoint_every": 2})
     job = untrained.start(untrained.train_line())
-    assert job.until(lambda: "epoch 3/" in job.output or "epoch 1/" in job.output)
-    # Epoch 1 has been logged, the first state comes after epoch 2.
+    # Epoch 1 is logged, and the first state comes after epoch 2.
     assert job.until(lambda: logged_or_none(untrained) >= 1)
     job.kill()
     job.wait([])

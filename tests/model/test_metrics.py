@@ -196,7 +196,8 @@ def counts_of(images: int, seed: int) -> dict[str, NDArray[np.float64]]:
 
 @pytest.mark.parametrize("pooled", [True, False])
 def test_interval_is_the_percentile_bootstrap_of_the_images(pooled: bool) -> None:
-    counts = counts_of(12, 0)
+    # A few pixels an image, so that the 1 of Eq. 3 is seen to be added once to their sum.
+    counts = {name: np.ceil(values / 50) for name, values in counts_of(12, 0).items()}
     got = dice_interval(counts, pooled=pooled, resamples=4000, seed=1)
     random, drawn = np.random.default_rng(7), []
     for _ in range(4000):
@@ -207,7 +208,7 @@ def test_interval_is_the_percentile_bootstrap_of_the_images(pooled: bool) -> Non
         drawn.append(np.mean((2 * tp + 1) / (2 * tp + fp + fn + 1)))
     assert got is not None
     # Two draws of 4000 differ by chance in the third figure.
-    assert got == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.012)
+    assert got == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.015)
 
 
 @settings(max_examples=25, deadline=None)

@@ -202,6 +202,9 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     result = trainer(tmp_path / "cut", params).run()
     assert result.resumed_from == resumed
     assert_same(result, whole)
+    if params.precision == "float16":
+        scalers = [torch.load(tmp_path / name / STATE, weights_only=True)["scaler"] for name in ("whole", "cut")]
+        assert scalers[0] == scalers[1] != {}
     if params.schedule == "plateau":
         assert len({row["learning_rate"] for row in whole.history}) > 1, "the rate never dropped: nothing was tried"
 
