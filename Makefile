@@ -26,6 +26,7 @@ data: setup  ## Pin another cohort without running: DATA=folder|zip|s3://bucket/
 	@scripts/pin-data.sh "$(DATA)"
 
 profile: setup  ## Put a profile's choices into params.yaml: PROFILE=small|fast|paper
+	@$(if $(PROFILE),,echo "error: which profile? say PROFILE=small, PROFILE=fast or PROFILE=paper" >&2; exit 1)
 	@python -m components.profile $(PROFILE)
 
 promote: setup  ## Make the challenger the champion: VERSION=N for another version

@@ -57,9 +57,9 @@ def explained(what: str) -> Iterator[None]:
         yield
     except MlflowException as error:
         first_line = str(error).splitlines()[0]
-        raise UserError(
-            f"MLflow, {what}: {first_line}; check MLFLOW_TRACKING_URI and the server, then run again"
-        ) from error
+        missing = error.error_code == "RESOURCE_DOES_NOT_EXIST"
+        check = "the name, the version and MLFLOW_TRACKING_URI" if missing else "MLFLOW_TRACKING_URI and the server"
+        raise UserError(f"MLflow, {what}: {first_line}; check {check}, then run again") from error
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

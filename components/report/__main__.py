@@ -20,7 +20,7 @@ def parse_cell(text: str) -> Cell:
     parts = text.strip("/").split("/")
     if len(parts) != 3 or not all(parts) or not parts[2].removeprefix("seed-").isdigit():
         raise UserError(f"--cell {text}: not a cell; write network/scenario/seed, for instance defu_net/mixed/0")
-    return Cell.of(Path(*parts))
+    return Cell(parts[0], parts[1], int(parts[2].removeprefix("seed-")))
 
 
 def main(
