@@ -16,7 +16,7 @@ help:  ## Show this
 setup:  ## Make .venv from the committed lock
 	@scripts/setup.sh
 
-run: setup  ## X-rays to registered model; DATA=folder|zip|s3://bucket/prefix pins another cohort, PROFILE=fast|paper|small other parameters
+run: setup  ## X-rays to registered model; DATA=folder|zip|s3://bucket/prefix pins another cohort, PROFILE=comparison|fast|modern|paper|small other parameters
 	@$(if $(PROFILE),python -m components.profile $(PROFILE))
 	@$(if $(DATA),scripts/pin-data.sh "$(DATA)")
 	@dvc repro
@@ -25,8 +25,8 @@ run: setup  ## X-rays to registered model; DATA=folder|zip|s3://bucket/prefix pi
 data: setup  ## Pin another cohort without running: DATA=folder|zip|s3://bucket/prefix
 	@scripts/pin-data.sh "$(DATA)"
 
-profile: setup  ## Put a profile's choices into params.yaml: PROFILE=small|fast|paper
-	@$(if $(PROFILE),,echo "error: which profile? say PROFILE=small, PROFILE=fast or PROFILE=paper" >&2; exit 1)
+profile: setup  ## Put a profile's choices into params.yaml: PROFILE=comparison|fast|modern|paper|small
+	@$(if $(PROFILE),,echo "error: which profile? say PROFILE=comparison, fast, modern, paper or small" >&2; exit 1)
 	@python -m components.profile $(PROFILE)
 
 promote: setup  ## Make the challenger the champion: VERSION=N for another version

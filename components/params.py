@@ -112,6 +112,8 @@ class EvaluateParams(Section):
     """How a trained network is scored and shown."""
 
     threshold: Annotated[float, Field(gt=0, lt=1)] = Field(description="probability from which a pixel is lung")
+    flip: bool = Field(description="mean with the mirrored prediction of the mirrored image")
+    largest_components: Annotated[int, Field(ge=0)] = Field(description="components of a mask that are kept; 0: all")
     batch_size: Annotated[int, Field(ge=1)]
     bootstrap: Annotated[int, Field(ge=100)] = Field(description="resamples of the images for each interval")
     seed: Annotated[int, Field(ge=0)] = Field(description="of the bootstrap")

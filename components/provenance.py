@@ -13,7 +13,7 @@ import psutil
 
 from components.params import read_yaml
 
-PACKAGES = ("torch", "numpy", "opencv-python-headless", "mlflow", "dvc", "kfp", "great-expectations", "kornia", "monai")
+PACKAGES = ("torch", "numpy", "opencv-python-headless", "mlflow", "dvc", "kfp", "great-expectations", "monai")
 
 
 def git_state() -> tuple[str | None, bool]:

@@ -16,18 +16,6 @@ class CheckpointError(Exception):
     """A stored state cannot be read."""
 
 
-def random_states() -> dict[str, Any]:
-    """Return the state of every generator that training draws from."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
-
-
-def set_random_states(states: dict[str, Any]) -> None:
-    """Put back what :func:`random_states` returned; GPU states only where there are as many GPUs."""
-    torch.set_rng_state(states["cpu"])
-    if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states["cuda"])
-
-
 def save_state(folder: Path, state: dict[str, Any]) -> None:
     """Write ``state`` so that a kill or a full disk at any moment leaves either the old one or the new one, whole.
 

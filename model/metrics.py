@@ -1,11 +1,13 @@
 """Figures of a segmentation: counted first for every image, then reduced, pooled or per image, in one place.
 
-Pixels are counted by torchmetrics, ROC areas by scikit-learn, surface distances by MONAI, intervals by SciPy.
+Pixels are counted and ROC areas taken by torchmetrics, surface distances by MONAI, intervals by SciPy.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -69,12 +71,15 @@ def roc_auc(probabilities: np.ndarray, masks: np.ndarray) -> float:
         probabilities: float of any shape, 0 to 1.
         masks: uint8 or bool of that shape, 0 or 1.
     """
-    from sklearn.metrics import roc_auc_score
+    import torch
+    from torchmetrics.functional.classification import binary_auroc
 
     truth = masks.ravel()
     if truth.min() == truth.max():
         return float("nan")
-    return float(roc_auc_score(truth, probabilities.ravel()))
+    # Exact, as scikit-learn's, in less than half its time: torch sorts faster.
+    pair = (torch.from_numpy(np.ascontiguousarray(probabilities).ravel()), torch.from_numpy(truth.astype(np.int64)))
+    return float(binary_auroc(*pair, validate_args=False))
 
 
 def surface_distances(predicted: np.ndarray, masks: np.ndarray) -> dict[str, Floats]:
@@ -120,8 +125,6 @@ def dice_interval(counts: dict[str, Floats], *, pooled: bool, resamples: int, se
         resamples: how often N images are drawn with replacement.
         seed: of the draws.
     """
-    from scipy.stats import bootstrap
-
     if len(counts["tp"]) < 2:
         return None
 
@@ -131,8 +134,60 @@ def dice_interval(counts: dict[str, Floats], *, pooled: bool, resamples: int, se
         dice = (2 * tp + 1) / (2 * tp + fp + fn + 1)
         return dice if pooled else dice.mean(axis)
 
+    return _bootstrap((counts["tp"], counts["fp"], counts["fn"]), statistic, resamples, seed)
+
+
+class PairedDifference(NamedTuple):
+    """How much a first network's Dice is above a second's on the same images, -1 to 1.
+
+    ``difference`` is the mean over images, NaN without any. ``interval`` holds the ends of its 95 % interval, ``None``
+    for fewer than two images.
+    """
+
+    difference: float
+    interval: tuple[float, float] | None
+
+
+def paired_difference(first: Floats, second: Floats, *, resamples: int, seed: int) -> PairedDifference:
+    """Return the mean over images of ``first - second`` with its paired bootstrap interval (percentile method).
+
+    An image keeps both its figures in every resample (``scipy.stats.bootstrap`` with ``paired=True``; Efron and
+    Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13), so that what makes an X-ray hard for both
+    networks falls out of the difference. The interval covers the choice of images, not that of a training's seed, and
+    is too narrow for few images (Hesterberg, What Teachers Should Know About the Bootstrap, 2015).
+
+    Args:
+        first: Dice an image, float64 (N,), 0 to 1. An image that is NaN here or in ``second`` is left out of both.
+        second: Dice of the same images in the same order.
+        resamples: how often N images are drawn with replacement.
+        seed: of the draws. With one seed, exchanging ``first`` and ``second`` turns all signs round and no more.
+
+    Raises:
+        ValueError: the two are not of one length.
+    """
+    if first.ndim != 1 or first.shape != second.shape:
+        raise ValueError(f"one figure an image of the same images, got the shapes {first.shape} and {second.shape}")
+    both = ~(np.isnan(first) | np.isnan(second))
+    pairs = first[both], second[both]
+    difference = mean_of(pairs[0] - pairs[1])
+    if both.sum() < 2:
+        return PairedDifference(difference, None)
+
+    def statistic(one: Floats, other: Floats, axis: int) -> Floats:
+        means: Floats = (one - other).mean(axis)
+        return means
+
+    return PairedDifference(difference, _bootstrap(pairs, statistic, resamples, seed))
+
+
+def _bootstrap(
+    of_images: tuple[Floats, ...], statistic: Callable[..., Floats], resamples: int, seed: int
+) -> tuple[float, float]:
+    """Return the 95 % percentile interval of a statistic; all that is known of an image is drawn together."""
+    from scipy.stats import bootstrap
+
     interval = bootstrap(
-        (counts["tp"], counts["fp"], counts["fn"]),
+        of_images,
         statistic,
         n_resamples=resamples,
         paired=True,

@@ -63,7 +63,9 @@ class Predictor:
             OSError, ValueError, KeyError, TypeError: a file is missing or damaged, or the two do not belong together.
         """
         config = json.loads((folder / CONFIG).read_text())
-        network = networks.build(config["network"], config["width"], config["in_channels"])
+        # Models of before these two were choices have neither.
+        norm, options = config.get("norm", "batch"), config.get("options", {})
+        network = networks.build(config["network"], config["width"], config["in_channels"], norm, **options)
         try:
             network.load_state_dict(load_file(folder / WEIGHTS))
         except SafetensorError as error:
@@ -76,19 +78,37 @@ class Predictor:
 
     @torch.inference_mode()
     def probabilities(
-        self, images: npt.NDArray[np.uint8], batch_size: int = 16, precision: torch.dtype = torch.float32
+        self,
+        images: npt.NDArray[np.uint8],
+        batch_size: int = 16,
+        precision: torch.dtype = torch.float32,
+        *,
+        flip: bool = False,
     ) -> npt.NDArray[np.float32]:
-        """Map preprocessed images, uint8 (N, size, size), to probabilities of lung, float32 (N, size, size), 0 to 1."""
+        """Map preprocessed images, uint8 (N, size, size), to probabilities of lung, float32 (N, size, size), 0 to 1.
+
+        Args:
+            images: as :func:`model.preprocessing.standardise` returns them.
+            batch_size: how many go through the network at once.
+            precision: of the network.
+            flip: take the mean with the mirrored prediction of the mirrored image, for twice the time.
+        """
         result = np.empty(images.shape, np.float32)
         for start in range(0, len(images), batch_size):
             batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size])).to(self.device)
             with autocast(self.device, precision):
-                logits = self.network(to_input(batch))
-            result[start : start + batch_size] = logits.float().sigmoid()[:, 0].cpu().numpy()
+                p = self.network(to_input(batch)).float().sigmoid()
+                if flip:
+                    p = (p + self.network(to_input(batch.flip(-1))).float().sigmoid().flip(-1)) / 2
+            result[start : start + batch_size] = p[:, 0].cpu().numpy()
         return result
 
-    def predict(self, image: Image) -> npt.NDArray[np.float32]:
+    def predict(self, image: Image, *, flip: bool = False) -> npt.NDArray[np.float32]:
         """Map one grey X-ray of any size and range, (H, W), lungs dark, to probabilities of lung at its own size.
+
+        Args:
+            image: uint8, uint16 or float (H, W).
+            flip: see :meth:`probabilities`.
 
         Returns:
             float32 (H, W), 0 to 1.
@@ -98,7 +118,7 @@ class Predictor:
         """
         config = self.input_config
         grey = standardise(image, config.size, config.interpolation, config.intensity_percentiles)
-        probability = self.probabilities(grey[None])[0]
+        probability = self.probabilities(grey[None], flip=flip)[0]
         height, width = image.shape
         full: npt.NDArray[np.float32] = cv2.resize(probability, (width, height), interpolation=cv2.INTER_LINEAR)
         return full

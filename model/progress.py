@@ -22,6 +22,22 @@ def epoch_line(row: dict[str, float], epochs: int) -> str:
     )
 
 
+class Silent:
+    """A monitor that tells nobody: the processes beside the first one have it."""
+
+    def start(self, epochs: int, steps: int, first_epoch: int) -> None:
+        """Do nothing."""
+
+    def step(self, epoch: int, step: int, images: int, loss: Callable[[], float]) -> None:
+        """Do nothing; the loss is checked at the epoch's end."""
+
+    def epoch(self, row: dict[str, float]) -> None:
+        """Do nothing."""
+
+    def stop(self) -> None:
+        """Do nothing."""
+
+
 class Terminal:
     """A monitor of :class:`model.training.Trainer` that prints to standard output."""
 
@@ -54,8 +70,7 @@ class Terminal:
         if now - self.shown >= REFRESH_SECONDS:
             self.shown = now
             rate = self.images / (now - self.since)
-            value = loss()
-            self.bar.update(self.task, figures=f"loss {value:.4f}  dice {-value:.4f}  {rate:.1f} images/s")
+            self.bar.update(self.task, figures=f"loss {loss():.4f}  {rate:.1f} images/s")
 
     def epoch(self, row: dict[str, float]) -> None:
         """Print the epoch's line and hand the row on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -15,6 +15,28 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+class DEFUNetParams(Section):
+    """DEFU-Net's ablations; the paper's network is inception and recurrent, not shared, bottom 512."""
+
+    inception: bool = Field(description="the inception path")
+    recurrent: bool = Field(description="the densely connected recurrent path")
+    shared: bool = Field(description="one set of weights for the three convolutions of a recurrent unit")
+    bottom: Literal[512, 1024] = Field(description="channels of the bottom block at width 1")
+
+
+class LossParams(Section):
+    """Weights of the terms that are added up."""
+
+    dice: Annotated[float, Field(ge=0)] = Field(description="the paper's Eq. 2")
+    cross_entropy: Annotated[float, Field(ge=0)] = Field(description="binary, mean over pixels")
+
+    @model_validator(mode="after")
+    def _something(self) -> LossParams:
+        if self.dice + self.cross_entropy <= 0:
+            raise ValueError("at least one of dice and cross_entropy must be above 0")
+        return self
+
+
 class Plateau(Section):
     """Lower the learning rate when the validation loss stands still (the paper, section III-B)."""
 
@@ -23,29 +45,65 @@ class Plateau(Section):
 
 
 class Augmentation(Section):
-    """Random geometry drawn anew for every image of every batch; 0 switches a part off (the paper, section III-A)."""
+    """Random changes drawn anew for every image of every batch; 0 switches a part off.
+
+    The paper (section III-A) names rotation, shift, shear, zoom and flip. The rest imitates what differs between
+    manufacturers: tone curves, exposure, noise, sharpness, collimation and burnt-in labels.
+    """
 
     rotation: Annotated[float, Field(ge=0, le=180)] = Field(description="degrees either way")
     shift: Fraction = Field(description="share of the side, either way, in both directions")
     shear: Annotated[float, Field(ge=0, lt=90)] = Field(description="degrees either way")
     zoom: Annotated[float, Field(ge=0, lt=1)] = Field(description="scale is drawn from 1 - zoom to 1 + zoom")
+    aspect: Annotated[float, Field(ge=0, lt=1)] = Field(description="height over width changes by up to this share")
     flip: Fraction = Field(description="probability of a left-right flip")
+    gamma: Annotated[float, Field(ge=0, le=4)] = Field(
+        description="grey values to a power from 1 / (1 + gamma) to 1 + gamma"
+    )
+    contrast: Annotated[float, Field(ge=0, lt=1)] = Field(description="share by which contrast grows or shrinks")
+    brightness: Fraction = Field(description="share of the grey range added or taken away")
+    histogram: Fraction = Field(description="share of a random rising curve mixed into the grey values")
+    shade: Fraction = Field(description="share by which brightness drifts over the picture")
+    noise: Fraction = Field(description="largest standard deviation of the noise, share of the grey range")
+    blur: Annotated[float, Field(ge=0, le=0.02)] = Field(
+        description="largest standard deviation of the blur, share of the side"
+    )
+    border: Fraction = Field(description="probability of a dark or bright frame around the lungs")
+    label: Fraction = Field(description="probability of burnt-in letters")
 
 
 class TrainParams(Section):
     """One training run."""
 
     width: Annotated[float, Field(gt=0, le=4)] = Field(description="share of the paper's channels")
+    norm: Literal["batch", "instance", "group"] = Field(description="what normalises feature maps; batch is the paper")
+    defu_net: DEFUNetParams
     masks: Literal["original", "dilated"] = Field(description="what the network learns to draw")
     epochs: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=1)]
-    learning_rate: Annotated[float, Field(gt=0)] = Field(
-        description="of Adam; the peak where the schedule is one-cycle"
+    images_per_epoch: Annotated[int, Field(ge=0)] = Field(description="0: as many as the training split has")
+    batch_size: Annotated[int, Field(ge=1)] = Field(description="of all processes together")
+    accumulation: Annotated[int, Field(ge=1)] = Field(description="parts that a batch is computed in, one by one")
+    optimizer: Literal["adam", "adamw"]
+    learning_rate: Annotated[float, Field(gt=0)] = Field(description="the highest of the schedule")
+    weight_decay: Annotated[float, Field(ge=0)]
+    schedule: Literal["cosine", "plateau"]
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="share of all steps in which a cosine's rate rises first"
     )
-    schedule: Literal["one-cycle", "plateau"]
     plateau: Plateau
     early_stopping: Annotated[int, Field(ge=0)] = Field(description="epochs without a better validation loss; 0: never")
+    loss: LossParams
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(description="decay of the average of the weights; 0: no average")
     batchnorm_momentum: Annotated[float, Field(gt=0, le=1)] = Field(description="PyTorch's: the share of the new batch")
+    recalibrate: bool = Field(description="count BatchNorm's statistics anew for the weights that are kept")
     augmentation: Augmentation
     precision: Literal["auto", "float32", "bfloat16", "float16"]
+    compile: bool = Field(description="torch.compile the network")
+    activation_checkpointing: bool = Field(description="compute activations twice rather than keep them")
     checkpoint_every: Annotated[int, Field(ge=1)] = Field(description="epochs between full-state checkpoints")
+
+    @model_validator(mode="after")
+    def _parts_are_whole(self) -> TrainParams:
+        if self.batch_size % self.accumulation:
+            raise ValueError(f"batch_size {self.batch_size} cannot be computed in {self.accumulation} equal parts")
+        return self

@@ -1,46 +1,32 @@
-"""The training loop: the paper's loss, optimiser and schedule; seeded, resumable, in mixed precision where it pays."""
+"""The training loop: seeded, resumable, over one or more processes, in mixed precision where it pays."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.augmentation import augmenter
-from model.checkpoint import CheckpointError, load_state, random_states, save_state, set_random_states
+from model.augmentation import Augmenter, step_generator
+from model.batches import Order, Resident, Subset, batches
+from model.checkpoint import CheckpointError, load_state, save_state
+from model.distributed import World, share_batchnorm
 from model.inputs import autocast, choose_precision, to_input
-from model.losses import dice_loss
+from model.losses import compound_loss
+from model.memory import checkpoint_activations
+from model.optimisation import Average, Schedule, make_optimizer, recalibrate
 from model.recipe import TrainParams
 
 
 class TrainingError(Exception):
     """The run cannot go on, for a reason that whoever started it can act on."""
-
-
-@dataclass(frozen=True)
-class Subset:
-    """Some images of a cohort, in an order that is part of what makes a run repeatable.
-
-    Attributes:
-        images: uint8 (N, H, W), 0 to 255.
-        masks: uint8 (N, H, W), 0 or 1.
-        ids: N names, for messages.
-    """
-
-    images: np.ndarray
-    masks: np.ndarray
-    ids: list[str]
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 class Monitor(Protocol):
@@ -80,15 +66,18 @@ class Trainer:
     """One run. :meth:`run` may be called in a new process after a kill and ends with the same weights.
 
     Args:
-        network: with freshly drawn weights; it is moved to ``device`` and changed in place.
+        network: with freshly drawn weights; it is moved to the device and changed in place.
         train: images to learn from.
         validation: images that choose the epoch, lower the learning rate and stop early.
         params: the recipe.
         seed: of the order of images and the augmentation.
-        device: where to train.
-        checkpoints: the folder of the full state.
+        world: where to train, and with whom.
+        checkpoints: the folder of the full state; process 0 writes it, all read it.
         fingerprint: what must be equal for a state to be gone on from: parameters, data, seed.
         monitor: who is told.
+
+    Raises:
+        TrainingError: a batch cannot be divided among the processes.
     """
 
     def __init__(
@@ -98,41 +87,43 @@ class Trainer:
         validation: Subset,
         params: TrainParams,
         seed: int,
-        device: torch.device,
+        world: World,
         checkpoints: Path,
         fingerprint: str,
         monitor: Monitor,
     ) -> None:
-        self.params, self.seed, self.device = params, seed, device
+        if params.batch_size % (world.size * params.accumulation):
+            raise TrainingError(
+                f"train.batch_size {params.batch_size} is no multiple of {world.size} processes times "
+                f"train.accumulation {params.accumulation}; change one of them"
+            )
+        self.params, self.seed, self.world, self.device = params, seed, world, world.device
         self.checkpoints, self.fingerprint, self.monitor = checkpoints, fingerprint, monitor
-        self.train, self.validation = train, validation
-        self.steps = math.ceil(len(train) / params.batch_size)
-        self.network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ids, self.count = train.ids, params.images_per_epoch or len(train)
+        self.train, self.validation = Resident(train, self.device), Resident(validation, self.device)
+        self.steps = math.ceil(self.count / params.batch_size)
+        self.order = Order(len(train), seed)
+        self.augmenter = Augmenter(params.augmentation, train.images.shape[1:], self.device)
+        self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = params.batchnorm_momentum
-        self.augment = augmenter(params.augmentation)
-        self.precision = choose_precision(params.precision, device)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
-        # Keras' epsilon, which the authors' runs had.
-        self.optimizer = torch.optim.Adam(network.parameters(), params.learning_rate, eps=1e-7, fused=True)
-        self.one_cycle: torch.optim.lr_scheduler.OneCycleLR | None = None
-        self.plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
-        if params.schedule == "one-cycle":
-            self.one_cycle = torch.optim.lr_scheduler.OneCycleLR(
-                self.optimizer, params.learning_rate, total_steps=params.epochs * self.steps
-            )
-        else:
-            # As Keras, with which the authors trained, counts: the rate drops in the patience-th epoch without an
-            # improvement of 1e-4 (PyTorch lets one more pass), so that it can drop before early stopping, for which any
-            # improvement counts, ends the run.
-            self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-                self.optimizer,
-                factor=params.plateau.factor,
-                patience=max(0, params.plateau.patience - 1),
-                threshold=1e-4,
-                threshold_mode="abs",
-            )
+        if world.size > 1:
+            share_batchnorm(self.network)
+        if self.device.type == "cuda":
+            # Every step has the same shapes, so that the fastest kernels are sought once.
+            torch.backends.cudnn.benchmark = True
+        self.precision = choose_precision(params.precision, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
+        self.optimizer = make_optimizer(self.network, params)
+        self.schedule = Schedule(self.optimizer, params, params.epochs * self.steps)
+        # The average is taken before anything is wrapped, so that it stays the plain network.
+        self.average = Average(self.network, params.ema)
+        if params.activation_checkpointing:
+            checkpoint_activations(self.network)
+        self.forward = world.wrap(self.network)
+        if params.compile:
+            self.forward = torch.compile(self.forward)  # type: ignore[assignment]
 
     def run(self) -> Result:
         """Train to the end, from the last checkpoint where there is one.
@@ -141,7 +132,6 @@ class Trainer:
             TrainingError: the loss is not a number (the message names the epoch, the batch and its images), or the
                 stored state cannot be read.
         """
-        torch.manual_seed(self.seed)
         result, best_loss, first, last = Result({}), math.inf, 0, self.params.epochs
         try:
             state = load_state(self.checkpoints, self.fingerprint)
@@ -160,9 +150,12 @@ class Trainer:
                 result.history.append(row)
                 if row["validation_loss"] < best_loss:
                     best_loss, result.best_epoch = row["validation_loss"], epoch
-                    result.weights = {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
+                    scored = self.average.scored().state_dict()
+                    result.weights = {k: v.detach().cpu().clone() for k, v in scored.items()}
                 patience = self.params.early_stopping
                 complete = epoch + 1 == last or bool(patience and epoch - result.best_epoch >= patience)
+                if complete and self.params.recalibrate:
+                    result.weights = self._recalibrated(result.weights)
                 if complete or (epoch + 1) % self.params.checkpoint_every == 0:
                     self._save(epoch + 1, result, best_loss, complete=complete)
                 # Told after the state is safe: what a monitor reports is never lost.
@@ -179,14 +172,15 @@ class Trainer:
 
     def _epoch(self, epoch: int) -> dict[str, float]:
         start = time.monotonic()
+        # What dropout draws follows from the seed, the epoch and the process: no generator's state need be kept.
+        torch.manual_seed((self.seed * 1_000_003 + epoch) * self.world.size + self.world.rank)
         rate = self.optimizer.param_groups[0]["lr"]
         loss, dice = self._learn(epoch)
         seconds = time.monotonic() - start
         validation_loss, validation_dice = self._score(self.validation)
         if not math.isfinite(validation_loss):
             raise TrainingError(f"epoch {epoch + 1}: the validation loss is not a number; lower train.learning_rate")
-        if self.plateau is not None:
-            self.plateau.step(validation_loss)
+        self.schedule.after_epoch(validation_loss)
         return {
             "epoch": epoch + 1,
             "learning_rate": rate,
@@ -195,39 +189,59 @@ class Trainer:
             "validation_loss": validation_loss,
             "validation_dice": validation_dice,
             "seconds": seconds,
-            "images_per_second": len(self.train) / seconds,
+            "images_per_second": self.steps * self.params.batch_size / seconds,
         }
 
     def _learn(self, epoch: int) -> tuple[float, float]:
         self.network.train()
-        order = torch.randperm(len(self.train)).numpy()
         # Losses stay on the device, so that no step waits for the one before it to end.
         losses = torch.full((self.steps,), math.nan, device=self.device)
         sums = torch.zeros(3, device=self.device, dtype=torch.float64)
-        for step, positions in enumerate(batches(len(order), self.params.batch_size)):
-            rows = order[positions]
-            images, masks = self._batch(self.train, rows)
-            images, masks = self.augment(images, masks)
-            with autocast(self.device, self.precision):
-                logits = self.network(images.contiguous(memory_format=torch.channels_last))
-            loss = dice_loss(logits, masks)
-            self.optimizer.zero_grad(set_to_none=True)
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            if self.one_cycle is not None:
-                self.one_cycle.step()
-            losses[step] = loss.detach()
-            sums += overlap(logits.detach(), masks)
-            self.monitor.step(epoch, step, len(rows), partial(self._checked, losses[: step + 1], order, epoch))
-        return self._checked(losses, order, epoch), pooled_dice(sums)
+        for step in range(self.steps):
+            losses[step] = self.step(epoch * self.steps + step, sums)
+            self.monitor.step(epoch, step, self.params.batch_size, partial(self._checked, losses[: step + 1], epoch))
+        return self._checked(losses, epoch), pooled_dice(self.world.add_up(sums))
 
-    def _checked(self, losses: Tensor, order: np.ndarray, epoch: int) -> float:
+    def step(self, number: int, sums: Tensor) -> Tensor:
+        """Learn from one batch.
+
+        Args:
+            number: of the step, from 0 over the whole run: with the seed it says which images come, and how changed.
+            sums: float64 (3,) to which this process's part of :func:`overlap` is added.
+
+        Returns:
+            The loss of the whole batch, on the device.
+        """
+        size, parts = self.params.batch_size, self.params.accumulation
+        rows = self.order.rows(number, size)
+        draw = self.augmenter.draw(size, step_generator(self.seed, number))
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        for part, positions in enumerate(torch.arange(size).chunk(parts)):
+            mine = self.world.share(positions)
+            images, masks = self.augmenter.apply(*self.train.batch(rows[mine]), {k: v[mine] for k, v in draw.items()})
+            # Gradients are sent around once, after the last part.
+            quiet = self.world.size > 1 and part < parts - 1
+            with self.forward.no_sync() if quiet else nullcontext():  # type: ignore[operator]
+                with autocast(self.device, self.precision):
+                    logits = self.forward(images)
+                loss = compound_loss(logits, masks, self.params.loss) / parts
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+            sums += overlap(logits.detach(), masks)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.after_step()
+        self.average.update(number)
+        return total
+
+    def _checked(self, losses: Tensor, epoch: int) -> float:
         """Return the mean loss so far; raise a :class:`TrainingError` for the first batch whose loss is no number."""
         bad = (~torch.isfinite(losses)).nonzero()
         if len(bad):
-            step, size = int(bad[0]), self.params.batch_size
-            names = ", ".join(self.train.ids[i] for i in order[step * size : (step + 1) * size])
+            step = int(bad[0])
+            rows = self.order.rows(epoch * self.steps + step, self.params.batch_size)
+            names = ", ".join(self.ids[i] for i in rows.tolist())
             raise TrainingError(
                 f"epoch {epoch + 1}, batch {step + 1} of {self.steps}: the loss is not a number (images {names}); "
                 f"lower train.learning_rate (now {self.params.learning_rate}) or set train.precision: float32"
@@ -235,40 +249,42 @@ class Trainer:
         return float(losses.mean())
 
     @torch.no_grad()
-    def _score(self, subset: Subset) -> tuple[float, float]:
-        """Return the loss and the Dice over all pixels of a subset."""
-        self.network.eval()
-        weighted, sums = torch.zeros((), device=self.device), torch.zeros(3, device=self.device, dtype=torch.float64)
+    def _score(self, subset: Resident) -> tuple[float, float]:
+        """Return the loss and the Dice over all pixels of a subset; every process scores all of it, to decide alike."""
+        network = self.average.scored().eval()
+        weighted = torch.zeros((), device=self.device)
+        sums = torch.zeros(3, device=self.device, dtype=torch.float64)
         for rows in batches(len(subset), self.params.batch_size):
-            images, masks = self._batch(subset, rows)
+            images, masks = subset.batch(rows)
             with autocast(self.device, self.precision):
-                logits = self.network(images)
-            weighted += dice_loss(logits, masks) * len(rows)
-            sums += overlap(logits, masks)
+                logits = network(to_input(images))
+            weighted += compound_loss(logits, masks.unsqueeze(1), self.params.loss) * len(rows)
+            sums += overlap(logits, masks.unsqueeze(1))
         return float(weighted) / len(subset), pooled_dice(sums)
 
-    def _batch(self, subset: Subset, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        images = torch.from_numpy(np.ascontiguousarray(subset.images[rows]))
-        masks = torch.from_numpy(np.ascontiguousarray(subset.masks[rows]))
-        if self.device.type == "cuda":
-            images, masks = images.pin_memory(), masks.pin_memory()
-        images, masks = images.to(self.device, non_blocking=True), masks.to(self.device, non_blocking=True)
-        return to_input(images), masks.unsqueeze(1).float()
-
-    def _schedule(self) -> Any:
-        return self.one_cycle if self.one_cycle is not None else self.plateau
+    def _recalibrated(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights with BatchNorm's statistics of the training images as they are, without augmentation."""
+        kept = {k: v.clone() for k, v in self.network.state_dict().items()}
+        self.network.load_state_dict(weights)
+        size = self.params.batch_size
+        recalibrate(self.network, (to_input(self.train.batch(r)[0]) for r in batches(len(self.train), size)))
+        weights = {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
+        self.network.load_state_dict(kept)
+        return weights
 
     def _save(self, epoch: int, result: Result, best_loss: float, *, complete: bool, finished: bool = False) -> None:
+        if not self.world.first:
+            return
         state = {
             "fingerprint": self.fingerprint,
             "finished": finished,
             "complete": complete,
             "epoch": epoch,
             "network": self.network.state_dict(),
+            "average": self.average.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self._schedule().state_dict(),
+            "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "random": random_states(),
             "history": result.history,
             "best_loss": best_loss,
             "best_epoch": result.best_epoch,
@@ -278,16 +294,10 @@ class Trainer:
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
+        self.average.network.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self._schedule().load_state_dict(state["schedule"])
+        self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
-        set_random_states(state["random"])
-
-
-def batches(count: int, size: int) -> Iterator[np.ndarray]:
-    """Yield 0 .. count - 1 in order, ``size`` at a time."""
-    for start in range(0, count, size):
-        yield np.arange(start, min(start + size, count))
 
 
 def overlap(logits: Tensor, masks: Tensor) -> Tensor:

@@ -234,6 +234,7 @@ def report(
     evaluations: Input[list[Artifact]],
     arrays: Input[Dataset],
     splits: Input[Dataset],
+    params: str,
     folder: Output[Artifact],
     page: Output[HTML],
     tables: Output[Markdown],
@@ -246,20 +247,25 @@ def report(
         evaluations: What evaluate left, a cell each.
         arrays: Images and masks as arrays of one size.
         splits: One frozen split a scenario.
-        folder: results.json, results.md, index.html and the plots' points.
+        params: Section evaluate of params.yaml as JSON: how the networks are compared.
+        folder: results.json, comparisons.json, results.md, index.html and the plots' points.
         page: The report as one self-contained page.
         tables: The tables as Markdown.
     """
     import shutil
     from pathlib import Path
 
+    from components.params import EvaluateParams
     from components.report import MARKDOWN, PAGE, report
     from components.results import Cell
-    from pipelines.tasks import gathered, task
+    from pipelines.tasks import gathered, section, task
 
     out = Path(folder.path)
     with task(), gathered(evaluations) as scored, gathered(models) as trained:
-        report(scored, trained, Path(arrays.path), Path(splits.path), out, [Cell.of(Path(cell)) for cell in cells])
+        choices = section(EvaluateParams, params, "evaluate")
+        which = [Cell.of(Path(cell)) for cell in cells]
+        sampling = {"resamples": choices.bootstrap, "seed": choices.seed}
+        report(scored, trained, Path(arrays.path), Path(splits.path), out, which, **sampling)
     shutil.copyfile(out / PAGE, page.path)
     shutil.copyfile(out / MARKDOWN, tables.path)
 

@@ -129,7 +129,7 @@ def build(params: Params, image: str = steps.IMAGE, git_commit: str = "") -> Any
             return {"models": dsl.Collected(models), "evaluations": dsl.Collected(evaluations)}
 
         reported = step(
-            steps.report(**gathered(), cells=cells, arrays=arrays, splits=splits),
+            steps.report(**gathered(), cells=cells, arrays=arrays, splits=splits, params=evaluate),
             "Report, beside the paper",
         )
         registered = step(

@@ -82,7 +82,6 @@ PRELOADED = (
     *(
         "torch._dynamo",
         "git",
-        "kornia.augmentation",
         "mlflow.pyfunc",
         "mlflow.data.pandas_dataset",
         "mlflow.store.tracking.sqlalchemy_store",

@@ -18,6 +18,7 @@ from components.files import read_json, write_folder, write_json
 from components.params import EvaluateParams
 from components.results import CASES, CONFIG, ROC, ROWS, SUMMARY, Cell, Row
 from components.tracking import connect, explained, find_run
+from model.postprocessing import to_masks
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -63,20 +64,26 @@ def evaluate(cell: Cell, arrays: Path, split: Path, model: Path, params: Evaluat
     test: dict[str, Any] = {}
     for name, names in ids.items():
         order = cohort.rows(names)
-        probabilities = predictor.probabilities(cohort.images[order], params.batch_size)
+        probabilities = predictor.probabilities(cohort.images[order], params.batch_size, flip=params.flip)
+        predicted = to_masks(probabilities, params.threshold, params.largest_components)
         for kind, masks in cohort.masks.items():
-            frame = score_cases(cohort.manifest.iloc[order], name, kind, probabilities, masks[order], params.threshold)
+            frame = score_cases(cohort.manifest.iloc[order], name, kind, probabilities, predicted, masks[order])
             cases.append(frame)
             rows += summarise(frame, cell, probabilities, masks[order], params.bootstrap, params.seed)
             print(f"evaluate {cell.folder}: {name}, {kind} masks: {_headline(rows)}", flush=True)
         if name == "test":
-            test = {"order": order, "probabilities": probabilities, "cases": cases[-len(cohort.masks)]}
+            test = {
+                "order": order,
+                "probabilities": probabilities,
+                "predicted": predicted,
+                "cases": cases[-len(cohort.masks)],
+            }
     with write_folder(out) as folder:
         write_json(folder / ROWS, rows)
         pd.concat(cases).to_csv(folder / CASES, index=False)
         write_json(folder / SUMMARY, summary_figures(rows))
         _roc(test["probabilities"], cohort.masks["original"][test["order"]]).to_csv(folder / ROC, index=False)
-        write_overlays(folder, cohort, test["order"], test["probabilities"], test["cases"], params)
+        write_overlays(folder, cohort, test["order"], test["predicted"], test["cases"], params)
     if run_id is None:
         print(f"evaluate: the run that trained {model} is not in this MLflow store; the figures are in {out} alone")
     else:

@@ -60,7 +60,7 @@ def write_overlays(
     folder: Path,
     cohort: Arrays,
     order: np.ndarray,
-    probabilities: np.ndarray,
+    predicted: np.ndarray,
     cases: pd.DataFrame,
     params: EvaluateParams,
 ) -> None:
@@ -72,9 +72,9 @@ def write_overlays(
         folder: where to write.
         cohort: the arrays.
         order: int64 (N,), the test images' rows in the arrays.
-        probabilities: float32 (N, size, size).
+        predicted: uint8 (N, size, size), 0 or 1.
         cases: the N test images' figures against original masks.
-        params: how many, and the threshold.
+        params: how many.
     """
     (folder / "overlays").mkdir()
     index: list[dict[str, Any]] = []
@@ -86,8 +86,7 @@ def write_overlays(
         position = case["position"]
         row = order[position]
         draw = worst_overlay if kind == "worst" else figure_overlay
-        predicted = probabilities[position] >= params.threshold
-        picture = draw(cohort.images[row], predicted, cohort.masks["original"][row])
+        picture = draw(cohort.images[row], predicted[position], cohort.masks["original"][row])
         name = f"overlays/{kind}-{case['id']}.png"
         if not cv2.imwrite(str(folder / name), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)):
             raise OSError(f"{folder / name}: not written")

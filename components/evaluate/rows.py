@@ -22,7 +22,12 @@ from model.metrics import (
 
 
 def score_cases(
-    manifest: pd.DataFrame, split: str, kind: str, probabilities: np.ndarray, masks: np.ndarray, threshold: float
+    manifest: pd.DataFrame,
+    split: str,
+    kind: str,
+    probabilities: np.ndarray,
+    predicted: np.ndarray,
+    masks: np.ndarray,
 ) -> pd.DataFrame:
     """Return one row an image: id, site, label, split, masks, the metrics and the pixel counts.
 
@@ -30,11 +35,10 @@ def score_cases(
         manifest: the N images' rows of the cohort's manifest.
         split: train, validation or test.
         kind: original or dilated.
-        probabilities: float32 (N, H, W), 0 to 1.
+        probabilities: float32 (N, H, W), 0 to 1, for the ROC area.
+        predicted: uint8 (N, H, W), 0 or 1: what :func:`model.postprocessing.to_masks` made of them.
         masks: uint8 (N, H, W), 0 or 1, of that kind.
-        threshold: probability from which a pixel is lung.
     """
-    predicted = (probabilities >= threshold).astype(np.uint8)
     counts = confusion(predicted, masks)
     frame = manifest[["id", "site", "label"]].reset_index(drop=True)
     frame["split"], frame["masks"] = split, kind

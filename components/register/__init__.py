@@ -125,6 +125,7 @@ def _log_model(folder: Path, example: np.ndarray, params: Params) -> Any:
         name="model",
         python_model=str(Path(__file__).with_name("pyfunc_model.py")),
         artifacts={"model": str(folder)},
+        model_config={"flip": params.evaluate.flip, "largest_components": params.evaluate.largest_components},
         code_paths=[str(Path(str(model_package.__file__)).parent)],
         signature=_signature(params.evaluate.threshold),
         input_example=example,

@@ -9,6 +9,7 @@ import mlflow
 import numpy as np
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
+from model.postprocessing import to_masks
 from model.predictor import Predictor
 
 
@@ -16,7 +17,9 @@ class LungSegmentation(PythonModel):  # type: ignore[misc]
     """A grey chest X-ray of any size and range in, the lungs out at the same size."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Rebuild the network from its own folder."""
+        """Rebuild the network from its own folder; MLflow's model configuration says how its output becomes a mask."""
+        self.flip = bool(context.model_config["flip"])
+        self.largest_components = int(context.model_config["largest_components"])
         self.predictor = Predictor.load(Path(context.artifacts["model"]))
 
     def predict(
@@ -30,7 +33,8 @@ class LungSegmentation(PythonModel):  # type: ignore[misc]
             params: ``threshold``, the probability from which a pixel is lung.
         """
         threshold = float((params or {})["threshold"])
-        mask: np.ndarray = (self.predictor.predict(np.asarray(model_input)) >= threshold).astype(np.uint8)
+        probabilities = self.predictor.predict(np.asarray(model_input), flip=self.flip)
+        mask: np.ndarray = to_masks(probabilities[None], threshold, self.largest_components)[0]
         return mask
 
 

@@ -9,21 +9,32 @@ import pandas as pd
 from components.files import write_folder, write_json
 from components.report.load import HISTORY_COLUMNS, Evaluated, find_cells, load_cells, load_cohort, row_key
 from components.report.page import render_markdown, render_page
+from components.report.paired import compare
 from components.results import Cell, Row
 
 RESULTS = "results.json"
+COMPARISONS = "comparisons.json"
 PAGE = "index.html"
 MARKDOWN = "results.md"
 
 
 def report(
-    evaluations: Path, models: Path, arrays: Path, splits: Path, out: Path, cells: list[Cell] | None = None
+    evaluations: Path,
+    models: Path,
+    arrays: Path,
+    splits: Path,
+    out: Path,
+    cells: list[Cell] | None = None,
+    *,
+    resamples: int,
+    seed: int,
 ) -> list[Row]:
     """Gather the evaluations of a run and write them as tables, one page, and the points of its curves.
 
     ``out`` takes the place of an earlier report. It holds ``results.json`` (every row of every cell, sorted),
-    ``results.md``, ``index.html`` (one file that asks for nothing outside itself) and ``plots/dice.csv``,
-    ``plots/roc.csv`` and ``plots/history.csv`` for DVC. Equal evaluations give equal bytes; only the page also shows
+    ``comparisons.json`` (:class:`components.report.paired.Pair`, empty for a single network), ``results.md``,
+    ``index.html`` (one file that asks for nothing outside itself) and ``plots/dice.csv``, ``plots/roc.csv`` and
+    ``plots/history.csv`` for DVC. Equal evaluations give equal bytes; only the page also shows
     what differs between two equal runs, such as wall time.
 
     Args:
@@ -33,6 +44,8 @@ def report(
         splits: one frozen split a scenario, ``<scenario>.json``.
         out: the folder to write; it appears only when all of it is written.
         cells: the cells to report on, so that those of an earlier matrix stay out; ``None`` takes all there are.
+        resamples: of the bootstrap that compares the networks with each other.
+        seed: of that bootstrap.
 
     Returns:
         The rows of ``results.json``.
@@ -43,10 +56,12 @@ def report(
     loaded = load_cells(evaluations, models, find_cells(evaluations, cells))
     cohort = load_cohort(arrays, splits, loaded)
     rows = sorted((row for data in loaded for row in data.rows), key=row_key)
+    pairs = compare(loaded, resamples, seed)
     with write_folder(out) as folder:
         write_json(folder / RESULTS, rows)
-        (folder / MARKDOWN).write_text(render_markdown(cohort, loaded), encoding="utf-8")
-        (folder / PAGE).write_text(render_page(cohort, loaded), encoding="utf-8")
+        write_json(folder / COMPARISONS, pairs)
+        (folder / MARKDOWN).write_text(render_markdown(cohort, loaded, pairs), encoding="utf-8")
+        (folder / PAGE).write_text(render_page(cohort, loaded, pairs), encoding="utf-8")
         _write_plots(folder / "plots", loaded)
     return rows
 

@@ -34,13 +34,15 @@ def main(
         list[str] | None, typer.Option(help="network/scenario/seed, repeatable; without it, the matrix of --params.")
     ] = None,
 ) -> None:
-    """Write the tables and figures of a run: results.json, results.md and one self-contained page."""
+    """Write the tables and figures of a run: results.json, comparisons.json, results.md and one self-contained page."""
+    choices = read_params(params)
     if cell:
         cells = [parse_cell(text) for text in cell]
     else:
-        matrix = read_params(params).matrix
+        matrix = choices.matrix
         cells = [Cell(*values) for values in product(matrix.networks, matrix.scenarios, matrix.seeds)]
-    rows = report(evaluations, models, arrays, splits, out, cells)
+    bootstrap = {"resamples": choices.evaluate.bootstrap, "seed": choices.evaluate.seed}
+    rows = report(evaluations, models, arrays, splits, out, cells, **bootstrap)
     print(f"{out / PAGE}: {len(cells)} cell(s), {len(rows)} rows")
 
 

@@ -28,6 +28,22 @@ _FONT = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', 
 _GROUP_ID = re.compile(r' id="[A-Za-z.]+_\d+"')
 
 
+# Up to so many cells share one chart of a scenario's learning curves.
+TOGETHER = 3
+_CURVES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Loss", ("train_loss", "validation_loss")),
+    ("Dice", ("train_dice", "validation_dice")),
+    ("Learning rate", ("learning_rate",)),
+)
+_SPLIT_CURVES = (
+    ("Training loss", ("train_loss",)),
+    ("Training Dice", ("train_dice",)),
+    ("Learning rate", ("learning_rate",)),
+    ("Validation loss", ("validation_loss",)),
+    ("Validation Dice", ("validation_dice",)),
+)
+
+
 @dataclass(frozen=True)
 class Chart:
     """A drawing with its words: ``svg`` is markup of an ``<svg>`` element, ``alt`` says in words what it shows."""
@@ -101,26 +117,27 @@ def _for_a_page(text: str) -> str:
 
 
 def learning_curves(scenario: str, cells: Sequence[Evaluated]) -> list[Chart]:
-    """Return loss, Dice and learning rate over the epochs, one line a cell: training dashed, validation solid."""
+    """Return loss, Dice and learning rate over the epochs, one line a cell: training dashed, validation solid.
+
+    Of more than :data:`TOGETHER` cells, training and validation get a chart each, all solid: so many lines in one chart
+    are not told apart.
+    """
     charts = []
-    for title, columns in (
-        ("Loss", ("train_loss", "validation_loss")),
-        ("Dice", ("train_dice", "validation_dice")),
-        ("Learning rate", ("learning_rate",)),
-    ):
+    crowded = len(cells) > TOGETHER
+    for title, columns in _SPLIT_CURVES if crowded else _CURVES:
 
         def fill(axes: Axes, title: str = title, columns: tuple[str, ...] = columns) -> None:
             from matplotlib.ticker import MaxNLocator
 
             for data in cells:
                 for column in columns:
-                    dashed = column.startswith("train")
+                    dashed = column.startswith("train") and not crowded
                     axes.plot(
                         data.history["epoch"],
                         data.history[column],
                         color=_colour(data.cell.network),
                         linestyle=(0, (3, 2)) if dashed else "-",
-                        linewidth=1.1 if dashed else 1.7,
+                        linewidth=1.1 if dashed or crowded else 1.7,
                         marker="o" if len(data.history) == 1 else None,
                     )
             rates = pd.concat([data.history["learning_rate"] for data in cells])
@@ -167,22 +184,24 @@ def roc_curve(scenario: str, cells: Sequence[Evaluated]) -> Chart:
 Strip = tuple[str, str, np.ndarray]  # its name, the network, the Dice of its images ascending
 
 
-def _strips(cells: Sequence[Evaluated], named: Callable[[Evaluated], str]) -> list[Strip]:
+def _strips(cells: Sequence[Evaluated]) -> list[Strip]:
     strips: list[Strip] = []
-    for data in cells:
-        chosen = data.cases[(data.cases["split"] == "test") & (data.cases["masks"] == "original")]
-        for site, dice in chosen.dropna(subset=["dice"]).groupby("site", sort=True)["dice"]:
-            strips.append((f"{named(data)} · {site}", data.cell.network, np.sort(dice.to_numpy(float))))
+    for network in dict.fromkeys(data.cell.network for data in cells):
+        cases = pd.concat([data.cases for data in cells if data.cell.network == network])
+        chosen = cases[(cases["split"] == "test") & (cases["masks"] == "original")].dropna(subset=["dice"])
+        over_seeds = chosen.groupby(["site", "id"], sort=True)["dice"].mean()
+        for site, dice in over_seeds.groupby("site", sort=True):
+            strips.append((f"{paper.name(network)} · {site}", network, np.sort(dice.to_numpy(float))))
     return strips
 
 
-def dice_distributions(by_scenario: dict[str, list[Evaluated]], named: Callable[[Evaluated], str]) -> dict[str, Chart]:
+def dice_distributions(by_scenario: dict[str, list[Evaluated]]) -> dict[str, Chart]:
     """Return every test image's Dice against original masks by scenario, a strip a network and site.
 
-    The bar spans the middle half of the images and the tick is their median. All scenarios share one axis; one without
-    images is left out.
+    Of several seeds an image's Dice is its mean over them. The bar spans the middle half of the images and the tick is
+    their median. All scenarios share one axis; one without images is left out.
     """
-    strips = {name: found for name, cells in by_scenario.items() if (found := _strips(cells, named))}
+    strips = {name: found for name, cells in by_scenario.items() if (found := _strips(cells))}
     every = [strip for found in strips.values() for strip in found]
     lowest = min((float(dice[0]) for _, _, dice in every), default=0.0)
     labels = max((len(name) for name, _, _ in every), default=0)

@@ -34,6 +34,8 @@ class Figure:
         interval: ends of the 95 % confidence interval.
         deviation: standard deviation over seeds, where ``value`` is a mean of them.
         notes: numbers of the footnotes.
+        signed: whether it is a difference, to be written with its sign.
+        text: stands in the place of a figure.
     """
 
     value: float | None
@@ -42,23 +44,30 @@ class Figure:
     interval: tuple[float, float] | None = None
     deviation: float | None = None
     notes: tuple[int, ...] = ()
+    signed: bool = False
+    text: str | None = None
 
 
 @dataclass(frozen=True)
 class Line:
-    """One row of a table: the texts of its head columns, then its figures."""
+    """One row of a table: the texts of its head columns, then its figures; ``seed``: one of several seeds alone."""
 
     heads: tuple[str, ...]
     figures: list[Figure]
+    seed: bool = False
 
 
 @dataclass(frozen=True)
 class Group:
-    """Lines that belong together under a heading (or under none); ``alone``: of the paper's figures only."""
+    """Lines that belong together under a heading (or under none).
+
+    ``alone``: of the paper's figures only; ``seed``: of one of several seeds alone.
+    """
 
     title: str
     lines: list[Line]
     alone: bool = False
+    seed: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,3 +132,9 @@ class Results:
     def named(self, cell: Cell) -> str:
         """Return the network's name, with the seed where the report holds several."""
         return f"{paper.name(cell.network)}, seed {cell.seed}" if self.several_seeds else paper.name(cell.network)
+
+    def named_all(self, cells: list[Cell]) -> str:
+        """Return the name of what is the mean over the seeds of one network."""
+        if len(cells) == 1:
+            return self.named(cells[0])
+        return f"{paper.name(cells[0].network)}, mean of {len(cells)} seeds"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,9 @@ from markupsafe import Markup
 from components.report import charts, paper, tables
 from components.report.layout import Results, scenario_title
 from components.report.load import Cohort, Evaluated, Overlay
+from components.report.paired import Pair, paired_tables
+from components.report.runs import columns_apart, recipes, run_line
+from components.report.text import duration, figure_text, moment, plain
 from components.results import FIGURE_COLOURS, WORST_COLOURS
 
 # Above this a picture is embedded as WebP of quality 90: a run of seven networks at 512 pixels holds hundreds of
@@ -34,6 +35,7 @@ class Comparison:
     title: str
     site: str
     networks: list[str]
+    seeds: list[int]
     rows: list[tuple[Overlay, list[Overlay | None]]]
 
 
@@ -69,43 +71,6 @@ def _environment() -> Environment:
     return environment
 
 
-def figure_text(value: float | None, digits: int = 4) -> str:
-    """Return a figure as the tables print it; what is not defined is a dash."""
-    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
-
-
-def duration(seconds: float | None) -> str:
-    """Return seconds in words: ``48 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    if seconds is None:
-        return "–"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def moment(text: Any) -> str:
-    """Return an ISO time for reading, in UTC where it says its zone: ``2026-01-02 03:04 UTC``."""
-    try:
-        time = datetime.fromisoformat(str(text))
-    except ValueError:
-        return str(text)
-    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if time.tzinfo else f"{time:%Y-%m-%d %H:%M}"
-
-
-def plain(value: Any) -> str:
-    """Return a parameter's value for reading: lists with commas, nothing as a dash."""
-    if value is None or value == "":
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(plain(item) for item in value)
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
 def picture(overlay: Overlay) -> str:
     """Return a picture as a data URI: its own PNG bytes, or WebP where these are too many."""
     data, kind = overlay.path.read_bytes(), "png"
@@ -117,31 +82,35 @@ def picture(overlay: Overlay) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def render_markdown(cohort: Cohort, cells: list[Evaluated]) -> str:
+def render_markdown(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair]) -> str:
     """Return ``results.md``: the tables and nothing that differs between two equal runs."""
-    return _environment().get_template("results.md.j2").render(**_shared(cohort, cells))
+    return _environment().get_template("results.md.j2").render(**_shared(cohort, cells, pairs))
 
 
-def render_page(cohort: Cohort, cells: list[Evaluated]) -> str:
+def render_page(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair]) -> str:
     """Return ``index.html``: one page with everything in it."""
-    shared = _shared(cohort, cells)
+    shared = _shared(cohort, cells, pairs)
     results: Results = shared["results"]
     by_scenario = {name: [data for data in cells if data.cell.scenario == name] for name in results.scenarios}
-    differing, common = _recipes(cells, results)
+    differing, lines, common = recipes(cells, results)
+    runs = [run_line(data, results) for data in cells]
     return (
         _environment()
         .get_template("page.html.j2")
         .render(
             **shared,
-            runs=[_run(data, results) for data in cells],
+            runs=runs,
+            run_columns=columns_apart(runs),
             recipe=common,
-            recipe_differences=differing,
-            distributions=charts.dice_distributions(by_scenario, lambda data: results.named(data.cell)),
+            differing=differing,
+            recipe_lines=lines,
+            distributions=charts.dice_distributions(by_scenario),
             curves={name: charts.learning_curves(name, found) for name, found in by_scenario.items()},
+            dashes=any(len(found) <= charts.TOGETHER for found in by_scenario.values()),
             rocs={name: charts.roc_curve(name, found) for name, found in by_scenario.items()},
             colours=[(paper.name(name), charts.colour_number(name)) for name in results.networks()],
             comparisons=_comparisons(cells, results),
-            galleries=list(_galleries(cells, results)),
+            galleries=_galleries(cells, results),
             figure_colours=FIGURE_COLOURS,
             worst_colours=WORST_COLOURS,
             started=min((moment(data.run["started"]) for data in cells if data.run.get("started")), default=None),
@@ -150,7 +119,7 @@ def render_page(cohort: Cohort, cells: list[Evaluated]) -> str:
     )
 
 
-def _shared(cohort: Cohort, cells: list[Evaluated]) -> dict[str, Any]:
+def _shared(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair]) -> dict[str, Any]:
     results = Results(cells)
     across = tables.across_table(results)
     return {
@@ -162,6 +131,7 @@ def _shared(cohort: Cohort, cells: list[Evaluated]) -> dict[str, Any]:
             *(tables.mixed_table(results, split) for split in ("train", "validation", "test")),
             *([across] if across else []),
         ],
+        "paired_tables": paired_tables(pairs),
         "place_tables": [tables.place_table(results, name) for name in results.scenarios],
         "data": tables.data_table(cohort),
         "sites": {str(site): int(count) for site, count in cohort.manifest["site"].value_counts().sort_index().items()},
@@ -187,69 +157,6 @@ def _foreign(cohort: Cohort, cells: list[Evaluated]) -> list[str]:
     return sorted(names - {cohort.name}) if cohort.name else []
 
 
-def _run(data: Evaluated, results: Results) -> dict[str, Any]:
-    """Return what the table of runs prints of one cell; what the run does not tell is ``None``."""
-    run = data.run
-    told = run.get("hardware")
-    hardware: dict[str, Any] = told if isinstance(told, dict) else {}
-    memory = hardware.get("memory_gib")
-    machine = [
-        hardware.get("gpu"),
-        hardware.get("cpu"),
-        f"{hardware['cores']} cores" if hardware.get("cores") else None,
-        f"{memory:.0f} GiB" if isinstance(memory, int | float) else None,
-    ]
-    return {
-        "network": results.named(data.cell),
-        "scenario": scenario_title(data.cell.scenario),
-        "seed": data.cell.seed,
-        "width": data.config.get("width"),
-        "parameters": data.config.get("parameters"),
-        "epochs": run.get("epochs"),
-        "best_epoch": run.get("best_epoch"),
-        "seconds": run.get("seconds"),
-        "images_per_second": run.get("images_per_second"),
-        "commit": str(run["commit"])[:10] if run.get("commit") else None,
-        "dirty": bool(run.get("dirty")),
-        "machine": ", ".join(str(part) for part in machine if part),
-        "mlflow": run.get("mlflow_run_id"),
-        "versions": run.get("versions") if isinstance(run.get("versions"), dict) else {},
-    }
-
-
-def _flat(value: dict[str, Any], before: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, dict):
-            flat |= _flat(item, f"{before}{key}.")
-        else:
-            flat[before + key] = item
-    return flat
-
-
-def _recipes(cells: list[Evaluated], results: Results) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
-    """Return what the cells' configurations differ in, {key: {cell: value}}, and what they have in common."""
-    told_elsewhere = ("network", "scenario", "seed")
-    configs = {
-        f"{results.named(data.cell)}, {scenario_title(data.cell.scenario)}": {
-            key: plain(value)
-            for key, value in _flat(data.config).items()
-            if key not in told_elsewhere and not key.startswith("cohort.")
-        }
-        for data in cells
-    }
-    keys = list(dict.fromkeys(key for config in configs.values() for key in config))
-    differing: dict[str, dict[str, str]] = {}
-    common: dict[str, str] = {}
-    for key in keys:
-        values = {cell: config.get(key, "–") for cell, config in configs.items()}
-        if len(set(values.values())) == 1:
-            common[key] = next(iter(values.values()))
-        else:
-            differing[key] = values
-    return differing, common
-
-
 def _comparisons(cells: list[Evaluated], results: Results) -> list[Comparison]:
     """Return Figures 5 and 6 from the mixed scenario, as in the paper; of several seeds the first."""
     shown = [data for data in cells if data.cell.scenario == "mixed"]
@@ -264,15 +171,20 @@ def _comparisons(cells: list[Evaluated], results: Results) -> list[Comparison]:
             if place[0] == site:
                 drawn = [found.get(place) for found in by_cell]
                 rows.append((next(item for item in drawn if item), drawn))
-        networks = [results.named(data.cell) for data in shown]
-        comparisons.append(Comparison(_FIGURE_NUMBERS.get(site, "Further site"), site, networks, rows))
+        networks = [paper.name(data.cell.network) for data in shown]
+        seeds = sorted({data.cell.seed for data in shown}) if results.several_seeds else []
+        comparisons.append(Comparison(_FIGURE_NUMBERS.get(site, "Further site"), site, networks, seeds, rows))
     return comparisons
 
 
-def _galleries(cells: list[Evaluated], results: Results) -> Iterable[Gallery]:
+def _galleries(cells: list[Evaluated], results: Results) -> dict[str, list[Gallery]]:
+    """Return the galleries by the title of their scenario."""
+    galleries: dict[str, list[Gallery]] = {}
     for data in cells:
         worst = [item for item in data.overlays if item.kind == "worst"]
         # An image whose Dice is not defined cannot be ranked and comes last.
         worst.sort(key=lambda item: (item.dice is None, item.dice or 0.0, item.id))
         if worst:
-            yield Gallery(f"{results.named(data.cell)}, {scenario_title(data.cell.scenario)}", worst)
+            scenario = scenario_title(data.cell.scenario)
+            galleries.setdefault(scenario, []).append(Gallery(f"{results.named(data.cell)}, {scenario}", worst))
+    return galleries

@@ -11,6 +11,8 @@ from rich.table import Table
 
 from components import cli
 from components.files import read_json
+from components.report import COMPARISONS, RESULTS
+from components.report.paired import Pair
 from components.results import Row
 
 
@@ -36,6 +38,25 @@ def result_table(rows: list[Row]) -> Table:
     return table
 
 
+def comparison_table(pairs: list[Pair]) -> Table:
+    """Return what the paired bootstrap says of the reference network against every other."""
+    table = Table(
+        title="Paired comparison: the reference's Dice less the other's, test images, mean over images",
+        caption="95 %: paired bootstrap over images; no correction for the number of comparisons",
+    )
+    for name in ("reference", "other", "scenario", "masks"):
+        table.add_column(name, no_wrap=True)
+    for name in ("images", "difference", "95 %"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("the reference is", no_wrap=True)
+    for pair in pairs:
+        interval = "–" if pair["ci95"] is None else " to ".join(f"{bound:+.4f}" for bound in pair["ci95"])
+        difference = "–" if pair["difference"] is None else f"{pair['difference']:+.4f}"
+        where = [pair["reference"], pair["other"], pair["scenario"], pair["masks"]]
+        table.add_row(*where, str(pair["n_images"]), difference, interval, pair["verdict"] or "–")
+    return table
+
+
 def _figure(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
@@ -45,12 +66,15 @@ def main(
     registered: Annotated[Path, typer.Option(help="What register left.")] = Path("artifacts/registered.json"),
     arrays: Annotated[Path, typer.Option(help="What preprocess left.")] = Path("artifacts/arrays"),
 ) -> None:
-    """Print the result table, and where the report and the registered model are."""
+    """Print the result table, how the networks compare, and where the report and the registered model are."""
     cohort = read_json(arrays / "arrays.json")
     version = read_json(registered)
     # Wide enough for every column where the output is no terminal.
     console = Console(width=None if Console().is_terminal else 140)
-    console.print(result_table(read_json(reports / "results.json")))
+    console.print(result_table(read_json(reports / RESULTS)))
+    # A report of an earlier version has no comparisons, one of a single network none to show.
+    if (reports / COMPARISONS).exists() and (pairs := read_json(reports / COMPARISONS)):
+        console.print(comparison_table(pairs))
     if cohort["synthetic"]:
         console.print(
             "The X-rays are synthetic: these figures show that the pipeline works and say nothing of patients."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 from components.cohort import SPLITS
@@ -34,14 +34,11 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Headline:
-    """Test Dice of one cell: mean over images against original masks, with its interval."""
+    """Test Dice of one network: mean over images against original masks, of several seeds their mean."""
 
     network: str
-    seed: int
-    dice: float | None
-    interval: tuple[float, float] | None
     images: int
-    paper: float | None
+    dice: Figure
 
 
 class _Notes:
@@ -80,14 +77,17 @@ def _mean(figures: Sequence[Figure]) -> Figure:
     return Figure(fmean(values), figures[0].digits, figures[0].paper, deviation=stdev(values), notes=figures[0].notes)
 
 
-def _lines(results: Results, network: str, per_seed: list[tuple[Cell | None, list[Figure]]]) -> list[Line]:
-    """Return one line a seed and, where there are several, their mean with the standard deviation."""
-    lines = [Line((results.named(cell) if cell else paper.name(network),), figures) for cell, figures in per_seed]
-    if len(per_seed) > 1:
-        columns = zip(*(figures for _, figures in per_seed), strict=True)
-        lines.append(
-            Line((f"{paper.name(network)}, mean of {len(per_seed)} seeds",), [_mean(column) for column in columns])
-        )
+def _lines(results: Results, per_seed: list[tuple[Cell, list[Figure]]]) -> list[Line]:
+    """Return one line a seed, below their mean with the standard deviation where there are several.
+
+    The paper's figures then stand beside the mean alone: it tells of one training and not which.
+    """
+    if len(per_seed) == 1:
+        return [Line((results.named(cell),), figures) for cell, figures in per_seed]
+    columns = zip(*(figures for _, figures in per_seed), strict=True)
+    lines = [Line((results.named_all([cell for cell, _ in per_seed]),), [_mean(column) for column in columns])]
+    for cell, figures in per_seed:
+        lines.append(Line((results.named(cell),), [replace(f, paper=None, notes=()) for f in figures], seed=True))
     return lines
 
 
@@ -109,14 +109,12 @@ def mixed_table(results: Results, split: str) -> Table:
         for network in here:
             cells = results.seeds(network, "mixed")
             lines += _lines(
-                results,
-                network,
-                [(cell, figures(network, results.row(cell, masks, reduction, split))) for cell in cells],
+                results, [(cell, figures(network, results.row(cell, masks, reduction, split))) for cell in cells]
             )
         groups.append(Group(_variant_title(masks, reduction), lines))
     absent = [network for network in paper.NAMES if network not in here]
     if absent:
-        lines = [line for network in absent for line in _lines(results, network, [(None, figures(network, None))])]
+        lines = [Line((paper.name(network),), figures(network, None)) for network in absent]
         groups.append(Group("Not in this run: the paper’s figures alone", lines, alone=True))
     caption = f"Scenario mixed, {what} images. Each figure is ours, the paper’s with it."
     if split == "train":
@@ -151,9 +149,7 @@ def across_table(results: Results) -> Table | None:
         for network in here:
             cells = {cell.seed: cell for name in evaluated for cell in results.seeds(network, name)}
             lines += _lines(
-                results,
-                network,
-                [(cells[seed], figures(network, seed, masks, reduction)) for seed in sorted(cells)],
+                results, [(cells[seed], figures(network, seed, masks, reduction)) for seed in sorted(cells)]
             )
         groups.append(Group(_variant_title(masks, reduction), lines))
     absent = [network for network in paper.NAMES if network not in here]
@@ -181,29 +177,48 @@ def place_table(results: Results, scenario: str) -> Table:
         spans.append((f"Against {MASKS[masks]}", len(metrics)))
     groups = []
     for network in results.networks(scenario):
-        for cell in results.seeds(network, scenario):
-            lines = []
-            for site, label in results.sites[cell]:
-                by_masks = {
-                    masks: results.row(cell, masks, "per_image", site=site, label=label)
-                    for masks in ("original", "dilated")
-                }
-                counted = by_masks["original"] or by_masks["dilated"]
-                figures = [Figure(counted["n_images"] if counted else None, 0)]
-                figures += [
-                    _figure(row, metric) for row in by_masks.values() for metric in ("dice", "jaccard", "hd95", "assd")
-                ]
-                lines.append(Line((site, label), figures))
-            groups.append(Group(results.named(cell), lines))
+        cells = results.seeds(network, scenario)
+        parts = [_places(results, cell) for cell in cells]
+        if len(cells) > 1:
+            groups.append(Group(results.named_all(cells), _mean_places(parts)))
+        groups += [
+            Group(results.named(cell), part, seed=len(cells) > 1) for cell, part in zip(cells, parts, strict=True)
+        ]
+    of_seeds = " or, of several seeds, their standard deviation below each figure" if results.several_seeds else ""
     return Table(
         f"places-{scenario}",
         f"{scenario_title(scenario)}: by site and label",
-        "Test images, mean over images, 95 % bootstrap interval below Dice. HD95 and ASSD in pixels.",
+        f"Test images, mean over images, 95 % bootstrap interval below Dice{of_seeds}. HD95 and ASSD in pixels.",
         ("Site", "Label"),
         columns,
         groups,
         spans,
     )
+
+
+def _places(results: Results, cell: Cell) -> list[Line]:
+    lines = []
+    for site, label in results.sites[cell]:
+        by_masks = {
+            masks: results.row(cell, masks, "per_image", site=site, label=label) for masks in ("original", "dilated")
+        }
+        counted = by_masks["original"] or by_masks["dilated"]
+        figures = [Figure(counted["n_images"] if counted else None, 0)]
+        figures += [_figure(row, metric) for row in by_masks.values() for metric in ("dice", "jaccard", "hd95", "assd")]
+        lines.append(Line((site, label), figures))
+    return lines
+
+
+def _mean_places(parts: list[list[Line]]) -> list[Line]:
+    """Return the mean over seeds of every place that all of them have; the number of images stays as it is."""
+    by_place = [{line.heads: line for line in part} for part in parts]
+    lines = []
+    for first in parts[0]:
+        same = [found[first.heads] for found in by_place if first.heads in found]
+        if len(same) == len(parts):
+            means = [_mean(column) for column in zip(*(line.figures[1:] for line in same), strict=True)]
+            lines.append(Line(first.heads, [first.figures[0], *means]))
+    return lines
 
 
 def data_table(cohort: Cohort) -> Table:
@@ -236,17 +251,14 @@ def headlines(results: Results) -> dict[str, list[Headline]]:
     for scenario in results.scenarios:
         theirs = paper.MIXED["test"] if scenario == "mixed" else paper.ACROSS.get(scenario, {})
         for network in results.networks(scenario):
-            for cell in results.seeds(network, scenario):
-                row = results.row(cell, "original", "per_image")
-                ends = row["dice_ci95"] if row else None
-                found.setdefault(scenario, []).append(
-                    Headline(
-                        results.named(cell),
-                        cell.seed,
-                        row["dice"] if row else None,
-                        (ends[0], ends[1]) if ends else None,
-                        row["n_images"] if row else 0,
-                        theirs.get(network, {}).get("dice"),
-                    )
+            cells = results.seeds(network, scenario)
+            rows = [results.row(cell, "original", "per_image") for cell in cells]
+            figures = [_figure(row, "dice", theirs.get(network, {}).get("dice")) for row in rows]
+            found.setdefault(scenario, []).append(
+                Headline(
+                    results.named_all(cells),
+                    max(row["n_images"] if row else 0 for row in rows),
+                    figures[0] if len(figures) == 1 else _mean(figures),
                 )
+            )
     return found

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,8 @@ from model import networks
 from model.recipe import TrainParams
 
 if TYPE_CHECKING:
-    from model.training import Subset
+    from model.batches import Subset
+    from model.training import Monitor, Result, Trainer
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ def train(
     """Train a cell and leave its weights, what rebuilds the network, its history and where it was tracked.
 
     Killed at any moment and started again with the same arguments, it goes on from the last checkpoint; on the CPU it
-    then ends with the very weights of an uninterrupted run.
+    then ends with the very weights of an uninterrupted run. Started by ``torchrun``, its processes share every batch.
 
     Args:
         cell: which network, scenario and seed.
@@ -60,6 +63,7 @@ def train(
     """
     import torch
 
+    from model.distributed import World
     from model.predictor import WEIGHTS, save_weights
     from model.progress import Terminal
     from model.training import Trainer, TrainingError
@@ -72,11 +76,14 @@ def train(
     ids = read_split(split, cell.scenario)
     subsets = {name: _subset(cohort, ids[name], params.masks) for name in ("train", "validation")}
     torch.manual_seed(cell.seed)
-    network = networks.build(cell.network, params.width)
+    options = params.defu_net.model_dump() if cell.network == "defu_net" else {}
+    network = networks.build(cell.network, params.width, norm=params.norm, **options)
     config = {
         "network": cell.network,
         "width": params.width,
         "in_channels": 1,
+        "norm": params.norm,
+        "options": options,
         "parameters": sum(p.numel() for p in network.parameters()),
         "scenario": cell.scenario,
         "seed": cell.seed,
@@ -86,59 +93,83 @@ def train(
     }
     fingerprint = _fingerprint(config, subsets)
     title = f"train {cell.network} {cell.scenario} seed {cell.seed}"
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with (
-        exclusive(checkpoints),
-        explain_full_disk(checkpoints),
-        explained(f"experiment {experiment}"),
-        TrackedRun(cell, experiment, config, fingerprint, checkpoints) as tracked,
-    ):
-        tracked.log_data(cohort, {name: subset.ids for name, subset in subsets.items()})
-        trainer = Trainer(
-            network,
-            subsets["train"],
-            subsets["validation"],
-            params,
-            cell.seed,
-            device,
-            checkpoints,
-            fingerprint,
-            Terminal(title, after_epoch=tracked.log_epoch),
-        )
-        try:
-            result = trainer.run()
-        except TrainingError as error:
-            raise UserError(f"{title}: {error}") from error
-        training_seconds = sum(row["seconds"] for row in result.history)
-        record = {
-            "mlflow_run_id": tracked.run_id,
-            "commit": commit,
-            "dirty": dirty,
-            "started": started.isoformat(timespec="seconds"),
-            "seconds": round(time.monotonic() - clock, 3),
-            "training_seconds": round(training_seconds, 3),
-            "images_per_second": round(len(subsets["train"]) * len(result.history) / training_seconds, 2),
-            "epochs": len(result.history),
-            "best_epoch": result.best_epoch + 1,
-            "resumed_from": result.resumed_from,
-            "device": str(device),
-            "hardware": hardware(),
-            "versions": versions(),
-        }
-        with write_folder(out) as folder:
-            save_weights(folder / WEIGHTS, result.weights)
-            write_json(folder / CONFIG, config)
-            pd.DataFrame(result.history).astype({"epoch": int}).to_csv(folder / HISTORY, index=False)
-            write_json(folder / RUN, record)
-        best = result.history[result.best_epoch]
-        tracked.finish(out, result.history, best)
-        trainer.finish(result)
-    print(f"{title}: best validation Dice {best['validation_dice']:.4f} in epoch {result.best_epoch + 1}; wrote {out}")
-    return TrainResult(out, best["validation_dice"], len(result.history), result.best_epoch + 1, result.resumed_from)
+    world = World.join()
+    make = partial(
+        Trainer,
+        network,
+        subsets["train"],
+        subsets["validation"],
+        params,
+        cell.seed,
+        world,
+        checkpoints,
+        fingerprint,
+    )
+    if not world.first:
+        result = _follow(make)
+    else:
+        with (
+            exclusive(checkpoints),
+            explain_full_disk(checkpoints),
+            explained(f"experiment {experiment}"),
+            TrackedRun(cell, experiment, config, fingerprint, checkpoints) as tracked,
+        ):
+            tracked.log_data(cohort, {name: subset.ids for name, subset in subsets.items()})
+            try:
+                trainer = make(Terminal(title, after_epoch=tracked.log_epoch))
+                result = trainer.run()
+            except TrainingError as error:
+                raise UserError(f"{title}: {error}") from error
+            record = {
+                "mlflow_run_id": tracked.run_id,
+                "commit": commit,
+                "dirty": dirty,
+                "started": started.isoformat(timespec="seconds"),
+                "seconds": round(time.monotonic() - clock, 3),
+                **_speed(result.history),
+                "epochs": len(result.history),
+                "best_epoch": result.best_epoch + 1,
+                "resumed_from": result.resumed_from,
+                "precision": str(trainer.precision).removeprefix("torch."),
+                "processes": world.size,
+                "device": str(world.device),
+                "hardware": hardware(),
+                "versions": versions(),
+            }
+            with write_folder(out) as folder:
+                save_weights(folder / WEIGHTS, result.weights)
+                write_json(folder / CONFIG, config)
+                pd.DataFrame(result.history).astype({"epoch": int}).to_csv(folder / HISTORY, index=False)
+                write_json(folder / RUN, record)
+            best = result.history[result.best_epoch]
+            tracked.finish(out, result.history, best)
+            trainer.finish(result)
+        dice = best["validation_dice"]
+        print(f"{title}: best validation Dice {dice:.4f} in epoch {result.best_epoch + 1}; wrote {out}")
+    world.leave()
+    dice = result.history[result.best_epoch]["validation_dice"]
+    return TrainResult(out, dice, len(result.history), result.best_epoch + 1, result.resumed_from)
+
+
+def _follow(make: Callable[[Monitor], Trainer]) -> Result:
+    """Train beside process 0, which alone tracks, writes and says what went wrong."""
+    from model.progress import Silent
+    from model.training import TrainingError
+
+    try:
+        return make(Silent()).run()
+    except TrainingError:
+        raise SystemExit(1) from None
+
+
+def _speed(history: list[dict[str, float]]) -> dict[str, float]:
+    seconds = sum(row["seconds"] for row in history)
+    images = sum(row["images_per_second"] * row["seconds"] for row in history)
+    return {"training_seconds": round(seconds, 3), "images_per_second": round(images / seconds, 2)}
 
 
 def _subset(cohort: Arrays, ids: list[str], masks: str) -> Subset:
-    from model.training import Subset
+    from model.batches import Subset
 
     rows = cohort.rows(ids)
     # A copy in memory, one byte a pixel: 704 images of 512 x 512 are 185 MB.

@@ -1,5 +1,7 @@
 """``python -m components.train``: train one cell of the matrix."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -22,11 +24,24 @@ def main(
         "checkpoints"
     ),
     params: cli.ParamsFile = Path("params.yaml"),
+    processes: Annotated[
+        int,
+        typer.Option(min=1, envvar="TRAIN_PROCESSES", help="Processes that share every batch, one a GPU (torchrun)."),
+    ] = 1,
 ) -> None:
     """Train a network on a scenario's training split; a killed run goes on from its last checkpoint."""
-    cell = Cell(network, scenario, seed)
     choices = read_params(params)
+    if processes > 1 and "RANK" not in os.environ:
+        _become_torchrun(processes)
+    cell = Cell(network, scenario, seed)
     train(cell, arrays, split, choices.train, choices.register_.experiment, out, checkpoints / cell.folder)
+
+
+def _become_torchrun(processes: int) -> None:
+    """Replace this process by torchrun, which starts this command once for each process of the training."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *launcher, "-m", "components.train", *sys.argv[1:]])  # noqa: S606
 
 
 if __name__ == "__main__":

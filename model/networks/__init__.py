@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,24 +21,44 @@ NETWORKS = {
 }
 
 
-def build(name: str, width: float = 1.0, in_channels: int = 1) -> nn.Module:
+# "batch" is what the papers have.
+NORMS = ("batch", "instance", "group")
+
+
+def build(name: str, width: float = 1.0, in_channels: int = 1, norm: str = "batch", **options: object) -> nn.Module:
     """Build a network with freshly drawn weights.
 
     Args:
         name: a key of :data:`NETWORKS`.
         width: share of the paper's channel counts, above 0; 1.0 is the paper.
         in_channels: channels of the input.
+        norm: one of :data:`NORMS`; all but "batch" take the place of every BatchNorm, with the same epsilon and
+            trainable parameters and without running values (a network without BatchNorm, "unet", stays as it is).
+        options: keyword arguments of the network itself, for instance the ablations of
+            :class:`model.networks.defu_net.DEFUNet`.
 
     Returns:
-        A module from float (N, in_channels, H, W) to logits (N, 1, H, W), for any H and W of at least 1 pixel.
+        A module from float (N, in_channels, H, W) to logits (N, 1, H, W), for any H and W of at least 1 pixel. In
+        training a BatchNorm needs more than one value a channel: two images, or one larger than 16 x 16.
 
     Raises:
-        ValueError: the name is unknown or a number is out of range.
+        ValueError: a name or an option is unknown, a number is out of range, or the options exclude each other.
     """
     if name not in NETWORKS:
         raise ValueError(f"unknown network {name!r}; known are {', '.join(sorted(NETWORKS))}")
+    if norm not in NORMS:
+        raise ValueError(f"unknown norm {norm!r}; known are {', '.join(NORMS)}")
     if width <= 0 or in_channels < 1:
         raise ValueError(f"width must be above 0 and in_channels at least 1, got {width} and {in_channels}")
     module, _, attribute = NETWORKS[name].partition(":")
-    network: nn.Module = getattr(import_module(module), attribute)(width=width, in_channels=in_channels)
+    network_class = getattr(import_module(module), attribute)
+    known = [p.name for p in signature(network_class).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    unknown = sorted(options.keys() - set(known))
+    if unknown:
+        raise ValueError(f"{name} has no option {', '.join(unknown)}; its options are {', '.join(known) or 'none'}")
+    network: nn.Module = network_class(width=width, in_channels=in_channels, **options)
+    if norm != "batch":
+        from model.networks.norms import replace_norms
+
+        replace_norms(network, norm)
     return network

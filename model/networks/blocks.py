@@ -6,6 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# Of DCRC blocks: applications of a 3x3 convolution in a unit, and Keras' slope of LeakyReLU (PyTorch's is 0.01).
+STEPS = 3
+SLOPE = 0.3
+
 
 def scaled(channels: int, width: float) -> int:
     """Return a channel count at a width factor: a multiple of 4, for blocks that split it among four branches."""
@@ -44,44 +48,73 @@ class SegmentationNetwork(nn.Module):
         return self.logits(x)[..., :height, :width]
 
 
+class UnrolledUnit(nn.ModuleList):
+    """A recurrence of three steps, each a 3x3 convolution with weights of its own, BatchNorm and LeakyReLU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(
+            nn.Sequential(
+                nn.Conv2d(channels, channels, 3, padding=1), _keras_norm(channels), nn.LeakyReLU(SLOPE, inplace=True)
+            )
+            for _ in range(STEPS)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, channels, H, W) to the same shape."""
+        first, *later = self
+        y: Tensor = first(x)
+        for step in later:
+            y = step(y + x)
+        return y
+
+
+class SharedUnit(nn.Module):
+    """The same recurrence with one convolution for all three steps; each step has a BatchNorm of its own."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norms = nn.ModuleList(_keras_norm(channels) for _ in range(STEPS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, channels, H, W) to the same shape."""
+        y = F.leaky_relu(self.norms[0](self.conv(x)), SLOPE, inplace=True)
+        for norm in self.norms[1:]:
+            y = F.leaky_relu(norm(self.conv(y + x)), SLOPE, inplace=True)
+        return y
+
+
+def _keras_norm(channels: int) -> nn.BatchNorm2d:
+    # Keras' defaults: epsilon 1e-3, momentum 0.99 of the old value.
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+
+
 class DCRCBlock(nn.Module):
     """Densely connected recurrent convolution block (the paper, section II-B, Figures 2 and 3).
 
     Two units, each of three 3x3 convolutions that add up the unit's input, are joined densely by 1x1 convolutions. As
-    in the authors' code the recurrence is unrolled: every convolution has weights of its own. The skip is a 1x1
-    convolution only where the channel count changes.
+    in the authors' code the recurrence is unrolled: every convolution has weights of its own, unless ``shared``. The
+    skip is a 1x1 convolution only where the channel count changes.
     """
 
-    def __init__(self, in_channels: int, channels: int) -> None:
+    def __init__(self, in_channels: int, channels: int, shared: bool = False) -> None:
         super().__init__()
+        unit = SharedUnit if shared else UnrolledUnit
         self.skip = nn.Conv2d(in_channels, channels, 1) if in_channels != channels else nn.Identity()
-        self.units = nn.ModuleList(nn.ModuleList(self._convolution(channels) for _ in range(3)) for _ in range(2))
+        self.units = nn.ModuleList(unit(channels) for _ in range(2))
         self.joins = nn.ModuleList(self._join(2 * channels, channels) for _ in range(2))
         self.out = self._join(3 * channels, channels)
 
     @staticmethod
-    def _convolution(channels: int) -> nn.Sequential:
-        return nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1),
-            # Keras' defaults: epsilon 1e-3, momentum 0.99 of the old value.
-            nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01),
-            nn.LeakyReLU(0.3, inplace=True),
-        )
-
-    @staticmethod
     def _join(in_channels: int, channels: int) -> nn.Sequential:
-        return nn.Sequential(nn.Conv2d(in_channels, channels, 1), nn.LeakyReLU(0.3, inplace=True))
+        return nn.Sequential(nn.Conv2d(in_channels, channels, 1), nn.LeakyReLU(SLOPE, inplace=True))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, channels, H, W)."""
         skip = self.skip(x)
         features = [skip]
         for unit, join in zip(self.units, self.joins, strict=True):
-            start = features[0]
-            y = unit[0](start)  # type: ignore[index]
-            for convolution in unit[1:]:  # type: ignore[index]
-                y = convolution(y + start)
-            features.insert(0, join(torch.cat([y, skip], dim=1)))
+            features.insert(0, join(torch.cat([unit(features[0]), skip], dim=1)))
         out: Tensor = self.out(torch.cat(features, dim=1))
         return out
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from html.parser import HTMLParser
 from itertools import product
 from pathlib import Path
@@ -12,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from components.cohort import COLUMNS, write_manifest
+from components.report import report
 from components.results import (
     CASES,
     CONFIG,
@@ -24,7 +28,10 @@ from components.results import (
     RUN,
     WORST_COLOURS,
     Cell,
+    Row,
 )
+
+REPOSITORY = Path(__file__).parents[2]
 
 SCENARIOS = {
     "mixed": (("montgomery", "shenzhen"), ("montgomery", "shenzhen")),
@@ -180,7 +187,10 @@ def write_cell(root: Path, cell: Cell, manifest: pd.DataFrame, synthetic: bool, 
     (model / RUN).write_text(json.dumps(run))
 
 
-QUALITY = {"defu_net": 0.965, "unet": 0.93, "r2_unet": 0.955}
+QUALITY = {
+    "unet": 0.93, "res_unet": 0.945, "bcdu_net": 0.958, "incept_res_unet": 0.95, "r2_unet": 0.955,
+    "att_r2_unet": 0.956, "defu_net": 0.965,
+}  # fmt: skip
 
 
 def write_run(
@@ -194,10 +204,24 @@ def write_run(
     return root
 
 
+def make(root: Path, out: Path, cells: list[Cell] | None = None, resamples: int = 200, seed: int = 0) -> list[Row]:
+    """Report on what :func:`write_run` left, through the function."""
+    parts = (root / name for name in ("evaluations", "models", "arrays", "splits"))
+    return report(*parts, out, cells, resamples=resamples, seed=seed)
+
+
+def command(root: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """Report on what :func:`write_run` left, through the command."""
+    call = [sys.executable, "-m", "components.report", "--out", str(out), *more]
+    for name in ("evaluations", "models", "arrays", "splits"):
+        call += [f"--{name}", str(root / name)]
+    return subprocess.run(call, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, env=os.environ)
+
+
 class Page(HTMLParser):
     """What a page holds: elements, tables as rows of cell texts, and every address that a browser would follow."""
 
-    VOID = ("meta", "link", "img", "br", "use", "path")
+    VOID = ("meta", "link", "img", "input", "br", "use", "path")
 
     def __init__(self, text: str) -> None:
         super().__init__()

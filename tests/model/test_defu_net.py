@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from model.networks import build
-from model.networks.blocks import DCRCBlock, InceptionBlock
+from model.networks.blocks import DCRCBlock, InceptionBlock, SharedUnit, UnrolledUnit
 from model.networks.defu_net import DEFUNet
+from tests.model.test_networks import assert_every_parameter_learns, noise, small
+
+# Trainable parameters at width 1 and one input channel, as the docstring has them.
+ABLATIONS: list[tuple[dict[str, Any], int]] = [
+    ({}, 45_620_897),
+    ({"inception": False}, 43_292_929),
+    ({"recurrent": False}, 24_441_249),
+    ({"shared": True}, 20_397_985),
+    ({"bottom": 1024}, 94_260_385),
+    ({"shared": True, "inception": False}, 18_070_017),
+    ({"shared": True, "recurrent": False}, 11_608_225),
+]
+every_ablation = pytest.mark.parametrize(("options", "parameters"), ABLATIONS)
 
 
 def count(module: nn.Module) -> int:
@@ -92,8 +107,82 @@ def test_inception_averages_real_pixels_only() -> None:
     assert torch.equal(pool(torch.ones(1, 4, 8, 8)), torch.ones(1, 4, 4, 4))
 
 
-def test_unknown_name_and_width() -> None:
+@every_ablation
+def test_ablations_parameters(options: dict[str, Any], parameters: int) -> None:
+    with torch.device("meta"):
+        assert count(build("defu_net", **options)) == parameters
+    assert f"{parameters:,}" in (DEFUNet.__doc__ or "") or len(options) > 1
+
+
+@every_ablation
+def test_ablations_hold_nothing_that_does_not_learn(options: dict[str, Any], parameters: int) -> None:
+    network = small("defu_net", **options)
+    network(noise(2, 1, 27, 45)).square().mean().backward()
+    assert_every_parameter_learns(network)
+    other = small("defu_net", seed=1, **options).eval()
+    other.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        assert torch.equal(other(noise(1, 1, 16, 16)), network.eval()(noise(1, 1, 16, 16)))
+
+
+@pytest.mark.parametrize("options", [{}, {"inception": False}, {"recurrent": False}, {"bottom": 1024}])
+def test_ablations_are_what_their_definitions_say(options: dict[str, Any]) -> None:
+    network = small("defu_net", **options).eval()
+    assert isinstance(network, DEFUNet)
+    d, e = network.encoders, network.inceptions
+    with torch.no_grad():
+        x1 = d[0](noise(1, 1, 32, 48))
+        if options.get("recurrent", True):
+            x2 = d[1](F.max_pool2d(x1, 2))
+            x3 = d[2](F.max_pool2d(x2, 2))
+            x4 = d[3](F.max_pool2d(x3, 2))
+            x5 = F.max_pool2d(x4, 2)
+        else:
+            x2 = x3 = x4 = x5 = torch.zeros(())
+        if options.get("inception", True):
+            f2 = x2 + e[0](x1)
+            f3 = x3 + e[1](f2)
+            f4 = x4 + e[2](f3)
+            f5 = x5 + e[3](f4)
+        else:
+            f2, f3, f4, f5 = x2, x3, x4, x5
+        y = network.bottom(f5)
+        assert y.shape[1] == (128 if "bottom" in options else 64)
+        for decoder, skip in zip(network.decoders, [f4, f3, f2, x1], strict=True):
+            y = decoder(torch.cat([F.interpolate(y, scale_factor=2.0), skip], dim=1))
+        torch.testing.assert_close(network(noise(1, 1, 32, 48)), network.head(y))
+
+
+def test_a_shared_unit_is_an_unrolled_one_with_equal_convolutions() -> None:
+    torch.manual_seed(0)
+    shared, unrolled = SharedUnit(4), UnrolledUnit(4)
+
+    @torch.no_grad()
+    def both(x: Tensor) -> tuple[Tensor, Tensor]:
+        return shared(x), unrolled(x)
+
+    for norm, step in zip(shared.norms, unrolled, strict=True):
+        nn.init.uniform_(norm.weight, 0.5, 1.5)  # type: ignore[arg-type]
+        step[0].load_state_dict(shared.conv.state_dict())  # type: ignore[index]
+        step[1].load_state_dict(norm.state_dict())  # type: ignore[index]
+    torch.testing.assert_close(*both(noise(2, 4, 8, 8)))
+    shared.eval()
+    unrolled.eval()
+    torch.testing.assert_close(*both(noise(2, 4, 8, 8)))
+
+
+def test_what_the_registry_refuses() -> None:
     with pytest.raises(ValueError, match=r"unknown network 'defu'; known are .*defu_net"):
         build("defu")
     with pytest.raises(ValueError, match="width must be above 0"):
         build("defu_net", width=0)
+    with pytest.raises(ValueError, match="unknown norm 'layer'; known are batch, instance, group"):
+        build("defu_net", norm="layer")
+    with pytest.raises(ValueError, match=r"^defu_net has no option depth; .*are inception, recurrent, shared, bottom$"):
+        build("defu_net", depth=4)
+    with pytest.raises(ValueError, match=r"^unet has no option bottom, shared; its options are none$"):
+        build("unet", shared=True, bottom=512)
+    with pytest.raises(ValueError, match="inception and recurrent cannot both be False"):
+        build("defu_net", inception=False, recurrent=False)
+    with pytest.raises(ValueError, match="bottom must be at least 1 channel, got 0"):
+        build("defu_net", bottom=0)

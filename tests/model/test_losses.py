@@ -1,4 +1,4 @@
-"""The Dice loss is the paper's Eq. 2, by hand and in half precision."""
+"""The Dice loss is the paper's Eq. 2, cross-entropy is PyTorch's, and what is minimised is their weighted sum."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from model.losses import dice_loss
+from model.losses import compound_loss, cross_entropy, dice_loss
+from model.recipe import LossParams
 
 
 def test_by_hand() -> None:
@@ -66,3 +69,54 @@ def test_gradient_is_that_of_the_formula() -> None:
     # The quotient rule, then the derivative of the sigmoid.
     by_hand = -(2 * masks * under - over * 2 * p) / under**2 * p * (1 - p)
     torch.testing.assert_close(logits.grad, by_hand.float())
+
+
+def example(seed: int = 0, scale: float = 3.0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(3, 1, 5, 7, generator=generator).mul(scale).requires_grad_()
+    return logits, (torch.rand(logits.shape, generator=generator) > 0.6).float()
+
+
+def gradient(loss: Tensor, logits: Tensor) -> Tensor:
+    (found,) = torch.autograd.grad(loss, logits)
+    return found
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**31), scale=st.floats(0.01, 1000))
+def test_cross_entropy_is_pytorchs(seed: int, scale: float) -> None:
+    logits, masks = example(seed, scale)
+    found, expected = cross_entropy(logits, masks), F.binary_cross_entropy_with_logits(logits, masks)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradient(found, logits), gradient(expected, logits))
+
+
+def test_cross_entropy_by_hand() -> None:
+    # p = 0.5, 0.75, 0.25 against g = 1, 1, 1: the mean of ln 2, ln 4/3 and ln 4
+    logits = torch.tensor([0.0, math.log(3), -math.log(3)]).reshape(1, 1, 1, 3)
+    assert cross_entropy(logits, torch.ones_like(logits)).item() == pytest.approx(math.log(2 * 4 / 3 * 4) / 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_cross_entropy_is_added_up_in_full_precision(dtype: torch.dtype) -> None:
+    # 262,144 pixels of 2 to 60 each: the sum is beyond float16, and its addends are lost in bfloat16.
+    generator = torch.Generator().manual_seed(0)
+    logits = (torch.rand(1, 1, 512, 512, generator=generator) * 58 + 2).to(dtype)
+    loss = cross_entropy(logits, torch.zeros_like(logits))
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(F.softplus(logits.double()).mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("dice", "entropy"), [(1.0, 1.0), (0.25, 3.0), (2.0, 0.0), (0.0, 0.5)])
+def test_compound_is_the_weighted_sum(dice: float, entropy: float) -> None:
+    logits, masks = example()
+    found = compound_loss(logits, masks, LossParams(dice=dice, cross_entropy=entropy))
+    expected = dice * dice_loss(logits, masks) + entropy * cross_entropy(logits, masks)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradient(found, logits), gradient(expected, logits))
+
+
+def test_a_term_without_weight_cannot_spoil_the_loss() -> None:
+    logits, masks = torch.full((1, 1, 2, 2), -math.inf), torch.ones(1, 1, 2, 2)
+    assert not math.isfinite(cross_entropy(logits, masks).item())
+    assert math.isfinite(compound_loss(logits, masks, LossParams(dice=1.0, cross_entropy=0.0)).item())

@@ -23,6 +23,7 @@ from model.metrics import (
     dice_interval,
     mean_of,
     overlap_metrics,
+    paired_difference,
     roc_auc,
     surface_distances,
 )
@@ -227,3 +228,90 @@ def test_interval_of_equal_images_has_no_width_and_of_one_image_is_none(pooled: 
     low, high = dice_interval(equal, pooled=pooled, resamples=100, seed=0) or (0, 1)
     assert low == pytest.approx(high)
     assert dice_interval({name: np.ones(1) for name in COUNTS}, pooled=pooled, resamples=100, seed=0) is None
+
+
+Dice = NDArray[np.float64]
+shares = st.floats(0, 1)
+bootstraps = settings(max_examples=30, deadline=None)
+
+
+def pairs(elements: st.SearchStrategy[float] = shares) -> st.SearchStrategy[tuple[Dice, Dice]]:
+    """Dice of two networks on the same images, two images at least."""
+    return st.integers(2, 12).flatmap(lambda n: st.tuples(*[hnp.arrays(np.float64, n, elements=elements)] * 2))
+
+
+def difference_of(first: Dice, second: Dice, seed: int = 0) -> tuple[float, float, float]:
+    difference, interval = paired_difference(first, second, resamples=300, seed=seed)
+    assert interval is not None
+    return difference, *interval
+
+
+@bootstraps
+@given(pairs(), st.integers(0, 1000))
+def test_paired_difference_turns_round_when_the_networks_are_exchanged(pair: tuple[Dice, Dice], seed: int) -> None:
+    difference, low, high = difference_of(*pair, seed=seed)
+    assert difference_of(*pair[::-1], seed=seed) == pytest.approx((-difference, -high, -low), abs=1e-12)
+
+
+@bootstraps
+@given(pairs())
+def test_a_network_does_not_differ_from_itself(pair: tuple[Dice, Dice]) -> None:
+    assert difference_of(pair[0], pair[0].copy()) == (0, 0, 0)
+
+
+@bootstraps
+@given(pairs(), st.integers(0, 1000))
+def test_paired_difference_repeats_and_lies_in_its_interval(pair: tuple[Dice, Dice], seed: int) -> None:
+    difference, low, high = difference_of(*pair, seed=seed)
+    assert difference_of(*pair, seed=seed) == (difference, low, high)
+    assert difference == pytest.approx((pair[0] - pair[1]).mean(), abs=1e-12)
+    assert low - 1e-12 <= difference <= high + 1e-12
+    assert (pair[0] - pair[1]).min() - 1e-12 <= low <= high <= (pair[0] - pair[1]).max() + 1e-12
+
+
+@bootstraps
+@given(pairs(), st.floats(-1, 1))
+def test_paired_difference_shifts_with_a_constant(pair: tuple[Dice, Dice], constant: float) -> None:
+    difference, low, high = difference_of(*pair)
+    shifted = difference_of(pair[0] + constant, pair[1])
+    assert shifted == pytest.approx((difference + constant, low + constant, high + constant), abs=1e-12)
+
+
+@bootstraps
+@given(pairs(st.sampled_from([0.1, 0.5, 0.9, math.nan])))
+def test_images_without_a_figure_are_left_out_of_both(pair: tuple[Dice, Dice]) -> None:
+    both = ~np.isnan(pair[0]) & ~np.isnan(pair[1])
+    assume(both.sum() >= 2)
+    assert difference_of(*pair) == difference_of(pair[0][both], pair[1][both])
+
+
+def test_paired_interval_is_the_percentile_bootstrap_of_the_differences() -> None:
+    random = np.random.default_rng(3)
+    first, second = random.beta(9, 1, (2, 15))
+    got = paired_difference(first, second, resamples=4000, seed=1).interval
+    drawn = [(first - second)[random.integers(0, 15, 15)].mean() for _ in range(4000)]
+    assert got == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.006)
+
+
+def test_pairing_takes_out_what_makes_an_image_hard_for_both() -> None:
+    hard = np.linspace(0.1, 0.9, 20)
+    _, low, high = difference_of(hard + 0.01, hard)
+    assert (low, high) == pytest.approx((0.01, 0.01))
+    _, low, high = difference_of(hard + 0.01, hard[::-1])
+    assert high - low > 0.2
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"), [([0.75, math.nan], 0.25), ([math.nan, math.nan], math.nan), ([], math.nan)]
+)
+def test_fewer_than_two_images_have_no_interval(first: list[float], expected: float) -> None:
+    second = np.array([0.5, 0.9])[: len(first)]
+    got = paired_difference(np.array(first), second, resamples=100, seed=0)
+    assert got.difference == pytest.approx(expected, nan_ok=True)
+    assert got.interval is None
+
+
+@pytest.mark.parametrize("shapes", [((3,), (2,)), ((2, 2), (2, 2)), ((1,), (3,))])
+def test_figures_of_other_images_are_refused(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    with pytest.raises(ValueError, match="of the same images"):
+        paired_difference(np.ones(shapes[0]), np.ones(shapes[1]), resamples=100, seed=0)

@@ -15,21 +15,25 @@ from torch import Tensor, nn
 
 from components.params import read_yaml
 from model import networks
+from model.batches import Order, Subset
 from model.checkpoint import STATE
+from model.distributed import World
 from model.inputs import to_input
 from model.metrics import confusion, overlap_metrics
-from model.recipe import TrainParams
-from model.training import Result, Subset, Trainer, TrainingError, batches
+from model.recipe import Augmentation, TrainParams
+from model.training import Result, Trainer, TrainingError
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parents[2]
 SIDE = 32
 TIMES = ("seconds", "images_per_second")
+ALONE = World(0, 1, torch.device("cpu"))
+STILL = dict.fromkeys(Augmentation.model_fields, 0.0)
 
 
 def recipe(**changes: Any) -> TrainParams:
-    """The shipped recipe, shorter."""
+    """The shipped recipe, smaller."""
     shipped = read_yaml(ROOT / "params.yaml")["train"]
-    return TrainParams.model_validate(shipped | {"epochs": 4, "batch_size": 4} | changes)
+    return TrainParams.model_validate(shipped | {"width": 0.0625, "epochs": 4, "batch_size": 4} | changes)
 
 
 def xrays(count: int, seed: int = 0) -> Subset:
@@ -46,7 +50,7 @@ def xrays(count: int, seed: int = 0) -> Subset:
     return Subset(images, masks, [f"xray-{n:02d}" for n in range(count)])
 
 
-TRAIN, VALIDATION = xrays(10), xrays(3, seed=1)  # batches of 4, 4 and 2
+TRAIN, VALIDATION = xrays(10), xrays(3, seed=1)  # three batches of 4 an epoch
 
 
 class CutError(Exception):
@@ -89,12 +93,11 @@ def trainer(
     seed: int = 0,
     fingerprint: str = "one",
     train: Subset = TRAIN,
-    network: nn.Module | None = None,
+    network: nn.Module | str = "defu_net",
 ) -> Trainer:
     torch.manual_seed(seed)
-    network = networks.build("defu_net", params.width) if network is None else network
-    given = (network, train, VALIDATION, params, seed, torch.device("cpu"), folder, fingerprint)
-    return Trainer(*given, monitor or Recorder())
+    built = networks.build(network, params.width, norm=params.norm) if isinstance(network, str) else network
+    return Trainer(built, train, VALIDATION, params, seed, ALONE, folder, fingerprint, monitor or Recorder())
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -124,42 +127,82 @@ def assert_same(one: Result, other: Result) -> None:
 
 
 def test_a_batch_of_four_is_learnt_by_heart(tmp_path: Path) -> None:
-    still = {"rotation": 0.0, "shift": 0.0, "shear": 0.0, "zoom": 0.0, "flip": 0.0}
-    params = recipe(epochs=50, learning_rate=0.01, augmentation=still, checkpoint_every=50)
+    params = recipe(width=0.125, epochs=50, learning_rate=0.01, augmentation=STILL, checkpoint_every=50)
     four = xrays(4)
     result = Trainer(
-        networks.build("defu_net", 0.125), four, four, params, 0, torch.device("cpu"), tmp_path, "", Recorder()
+        networks.build("defu_net", params.width), four, four, params, 0, ALONE, tmp_path, "", Recorder()
     ).run()
     best = result.history[result.best_epoch]
     assert best["train_dice"] > 0.97
     assert best["validation_dice"] > 0.97
 
 
-def test_weights_are_those_of_the_best_epoch_and_its_figures_are_true(whole: Result) -> None:
-    result = whole
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_weights_are_those_of_the_best_epoch_and_its_figures_are_true(tmp_path: Path, ema: float) -> None:
+    weights = {"dice": 1.0, "cross_entropy": 0.5}
+    params = recipe(ema=ema, loss=weights, batch_size=2, images_per_epoch=4, precision="float32", learning_rate=0.03)
+    result = trainer(tmp_path, params).run()
     losses = [row["validation_loss"] for row in result.history]
     assert result.best_epoch == losses.index(min(losses))
-    network = networks.build("defu_net", 0.125)
+    network = networks.build("defu_net", params.width)
     network.load_state_dict(result.weights)
     with torch.no_grad():
         logits = network.eval()(to_input(torch.from_numpy(VALIDATION.images)))[:, 0].numpy()
     counts = confusion(logits > 0, VALIDATION.masks)
     pooled = overlap_metrics({name: values.sum() for name, values in counts.items()})
     assert result.history[result.best_epoch]["validation_dice"] == pytest.approx(float(pooled["dice"]), abs=1e-3)
+    # The mean over images of the losses of a batch of two and one of one.
+    expected = 2 * written_out(logits[:2], VALIDATION.masks[:2]) + written_out(logits[2:], VALIDATION.masks[2:])
+    assert min(losses) == pytest.approx(expected / 3, abs=1e-4)
+
+
+def written_out(logits: np.ndarray, g: np.ndarray) -> float:
+    """The paper's Eq. 2 and half the cross-entropy."""
     p = 1 / (1 + np.exp(-logits.astype(np.float64)))
-    g = VALIDATION.masks
-    assert min(losses) == pytest.approx(-(2 * (p * g).sum() + 1) / ((p * p).sum() + g.sum() + 1), abs=1e-4)
+    dice = -(2 * (p * g).sum() + 1) / ((p * p).sum() + g.sum() + 1)
+    return float(dice - 0.5 * np.log(np.where(g, p, 1 - p)).mean())
 
 
 def test_monitor_is_told_everything(tmp_path: Path) -> None:
     monitor = Recorder()
     result = trainer(tmp_path, recipe(epochs=2), monitor).run()
-    expected = [("start", 2, 3, 0)]
+    expected: list[tuple[Any, ...]] = [("start", 2, 3, 0)]
     for epoch in range(2):
-        expected += [("step", epoch, step, size) for step, size in enumerate((4, 4, 2))] + [("epoch", epoch + 1)]
+        expected += [("step", epoch, step, 4) for step in range(3)] + [("epoch", epoch + 1)]
     assert [told[:4] if told[0] == "step" else told for told in monitor.told] == [*expected, ("stop",)]
     first = [told[4] for told in monitor.told if told[0] == "step" and told[1] == 0]
     assert first[-1] == pytest.approx(result.history[0]["train_loss"])  # the mean so far ends as the epoch's
+
+
+@pytest.mark.parametrize(("images", "steps"), [(0, 3), (3, 1), (4, 1), (5, 2), (40, 10)])
+def test_an_epoch_has_as_many_images_as_asked_in_full_batches(tmp_path: Path, images: int, steps: int) -> None:
+    monitor, still = Recorder(), recipe(epochs=2, images_per_epoch=images, augmentation=STILL)
+    network = Watched()
+    result = trainer(tmp_path, still, monitor, network=network).run()
+    assert monitor.told[0] == ("start", 2, steps, 0)
+    assert [len(batch) for batch in network.seen] == [4] * 2 * steps
+    # What it saw is the stream of the seeded order, which an epoch's end does not interrupt.
+    order = Order(len(TRAIN), 0)
+    expected = np.concatenate([TRAIN.images[order.rows(step, 4).numpy()] for step in range(2 * steps)])
+    seen = (torch.cat(network.seen)[:, 0] * 255).round().to(torch.uint8).numpy()
+    assert np.abs(seen.astype(int) - expected).max() <= 1
+    row = result.history[0]
+    assert row["images_per_second"] == pytest.approx(4 * steps / row["seconds"])
+
+
+class Watched(nn.Module):
+    """A network that keeps what it is trained on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.seen.append(x.detach().clone())
+        logits: Tensor = self.conv(x)
+        return logits
 
 
 def test_a_seed_repeats_and_another_does_not(tmp_path: Path) -> None:
@@ -172,41 +215,86 @@ def test_a_seed_repeats_and_another_does_not(tmp_path: Path) -> None:
 
 
 # A rate at which the validation loss does not fall all the time, so that the plateau has something to say.
-PLATEAU = {"schedule": "plateau", "plateau": {"factor": 0.2, "patience": 1}, "learning_rate": 0.03}
+PLATEAU = {"schedule": "plateau", "plateau": {"factor": 0.2, "patience": 1}, "learning_rate": 0.03, "epochs": 6}
+# BCDU-Net draws dropout; its blocks draw it a second time where they are computed again.
+ALL = {"ema": 0.9, "recalibrate": True, "accumulation": 2, "activation_checkpointing": True, "epochs": 3}
 
 
 @pytest.mark.parametrize(
-    ("changes", "at", "resumed"),
+    ("network", "changes", "cuts"),
     [
-        ({}, (1, 1), 1),  # in the middle of an epoch
-        ({}, (1, None), 2),  # as soon as an epoch is safe
-        ({"checkpoint_every": 2}, (2, 2), 2),  # an epoch without a state of its own is learnt again
-        ({"checkpoint_every": 3}, (0, 2), 0),  # before there is a state
-        (PLATEAU | {"epochs": 6}, (4, 0), 4),
-        (PLATEAU | {"epochs": 6, "precision": "bfloat16"}, (1, 2), 1),
-        ({"precision": "float16", "epochs": 3}, (2, 0), 2),
+        ("defu_net", {}, {(1, 1): 1, (1, None): 2}),  # in the middle of an epoch; as soon as an epoch is safe
+        ("defu_net", {"checkpoint_every": 2}, {(2, 2): 2}),  # an epoch without a state of its own is learnt again
+        ("defu_net", {"checkpoint_every": 3}, {(0, 2): 0}),  # before there is a state
+        ("defu_net", PLATEAU, {(4, 0): 4}),
+        ("res_unet", PLATEAU | {"precision": "bfloat16", "ema": 0.0}, {(1, 2): 1}),
+        ("res_unet", {"precision": "float16", "epochs": 3}, {(2, 0): 2}),
+        ("res_unet", {"optimizer": "adam", "norm": "group", "epochs": 3, "images_per_epoch": 7}, {(1, 0): 1}),
+        ("bcdu_net", ALL, {(0, 0): 0, (0, None): 1, (1, 0): 1, (1, 1): 1, (1, 2): 1, (2, 1): 2, (2, None): 3}),
     ],
-    ids=["in-epoch", "after-epoch", "between-states", "no-state", "plateau", "bfloat16", "float16"],
+    ids=["plain", "between-states", "no-state", "plateau", "bfloat16", "float16", "group", "everything"],
 )
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
-    tmp_path: Path, whole: Result, changes: dict[str, Any], at: tuple[int, int | None], resumed: int
+    tmp_path: Path, network: str, changes: dict[str, Any], cuts: dict[tuple[int, int | None], int]
 ) -> None:
     params = recipe(**changes)
     # How often states are written changes nothing.
-    if set(changes) - {"checkpoint_every"}:
-        whole = trainer(tmp_path / "whole", params).run()
-    with pytest.raises(CutError):
-        trainer(tmp_path / "cut", params, Recorder(at)).run()
-    # What a new process would have drawn in the meantime changes nothing.
-    torch.manual_seed(12345)
-    result = trainer(tmp_path / "cut", params).run()
-    assert result.resumed_from == resumed
-    assert_same(result, whole)
+    whole = trainer(tmp_path / "whole", recipe(**changes | {"checkpoint_every": 1}), network=network).run()
+    for number, (at, resumed) in enumerate(cuts.items()):
+        folder = tmp_path / str(number)
+        with pytest.raises(CutError):
+            trainer(folder, params, Recorder(at), network=network).run()
+        # What a new process would have drawn in the meantime changes nothing.
+        torch.manual_seed(12345)
+        result = trainer(folder, params, network=network).run()
+        assert result.resumed_from == resumed
+        assert_same(result, whole)
+        assert_same_state(folder, tmp_path / "whole")
     if params.precision == "float16":
-        scalers = [torch.load(tmp_path / name / STATE, weights_only=True)["scaler"] for name in ("whole", "cut")]
-        assert scalers[0] == scalers[1] != {}
+        assert torch.load(tmp_path / "whole" / STATE, weights_only=True)["scaler"] != {}
     if params.schedule == "plateau":
         assert len({row["learning_rate"] for row in whole.history}) > 1, "the rate never dropped: nothing was tried"
+
+
+def assert_same_state(one: Path, other: Path) -> None:
+    """Not only what is kept is the same, but all that a training would go on with."""
+    mine, theirs = (torch.load(folder / STATE, weights_only=True) for folder in (one, other))
+    assert list(mine) == list(theirs)
+    for name in ("network", "average", "optimizer", "schedule", "scaler", "best_loss", "best_weights"):
+        torch.testing.assert_close(mine[name], theirs[name], rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("network", ["defu_net", "bcdu_net"])
+def test_activation_checkpointing_changes_no_bit(tmp_path: Path, network: str) -> None:
+    one, other = (
+        trainer(tmp_path / str(on), recipe(epochs=2, activation_checkpointing=on), network=network).run()
+        for on in (False, True)
+    )
+    assert_same(one, other)
+
+
+def test_a_batch_in_parts_is_the_batch(tmp_path: Path) -> None:
+    """Where nothing is of a batch as a whole (no BatchNorm, no Dice), the mean of the parts' gradients is its own."""
+    given = {"epochs": 2, "loss": {"dice": 0.0, "cross_entropy": 1.0}, "precision": "float32", "ema": 0.0}
+    whole, *others = (
+        trainer(tmp_path / str(parts), recipe(accumulation=parts, **given), network="unet").run() for parts in (1, 2, 4)
+    )
+    for result in others:
+        for row, expected in zip(result.history, whole.history, strict=True):
+            assert row["train_loss"] == pytest.approx(expected["train_loss"], abs=1e-5)
+            assert row["train_dice"] == pytest.approx(expected["train_dice"], abs=1e-3)
+        for name, tensor in whole.weights.items():
+            torch.testing.assert_close(result.weights[name], tensor, rtol=0, atol=2e-4, msg=name)
+
+
+@pytest.mark.parametrize(("processes", "accumulation"), [(3, 1), (2, 4), (8, 1)])
+def test_a_batch_that_cannot_be_divided_is_told(tmp_path: Path, processes: int, accumulation: int) -> None:
+    given = (recipe(accumulation=accumulation), 0, World(0, processes, ALONE.device), tmp_path, "", Recorder())
+    with pytest.raises(
+        TrainingError,
+        match=rf"^train.batch_size 4 is no multiple of {processes} processes times train.accumulation {accumulation}; ",
+    ):
+        Trainer(Watched(), TRAIN, VALIDATION, *given)
 
 
 def test_interrupted_again_and_again(tmp_path: Path, whole: Result) -> None:
@@ -227,7 +315,7 @@ def test_a_run_cut_after_its_last_epoch_only_hands_over_its_result(tmp_path: Pat
 
 
 def test_a_run_that_stopped_early_is_not_trained_on_after_a_cut(tmp_path: Path) -> None:
-    params = recipe(epochs=20, learning_rate=1e-30, batchnorm_momentum=1e-30, early_stopping=2)
+    params = recipe(epochs=20, learning_rate=1e-30, batchnorm_momentum=1e-30, weight_decay=0.0, early_stopping=2)
     whole = trainer(tmp_path, params).run()
     assert len(whole.history) == 3
     again = trainer(tmp_path, params).run()
@@ -265,50 +353,6 @@ def test_a_damaged_state_is_told(tmp_path: Path, damage: str) -> None:
     assert "\n" not in str(told.value)
 
 
-def unchanging(**changes: Any) -> TrainParams:
-    """A recipe under which the validation loss stands still."""
-    return recipe(batchnorm_momentum=1e-30, **changes)
-
-
-@pytest.mark.parametrize("patience", [1, 3])
-def test_early_stopping_counts_epochs_without_a_better_loss(tmp_path: Path, patience: int) -> None:
-    result = trainer(tmp_path, unchanging(epochs=9, learning_rate=1e-30, early_stopping=patience)).run()
-    assert len({row["validation_loss"] for row in result.history}) == 1
-    assert result.best_epoch == 0
-    assert len(result.history) == 1 + patience
-
-
-@pytest.mark.parametrize("patience", [1, 2, 3])
-def test_the_rate_drops_in_the_patience_th_epoch_without_a_better_loss(tmp_path: Path, patience: int) -> None:
-    params = unchanging(epochs=6, learning_rate=1e-6, schedule="plateau", plateau={"factor": 0.5, "patience": patience})
-    result = trainer(tmp_path, params).run()
-    losses = [row["validation_loss"] for row in result.history]
-    assert max(losses) - min(losses) < 1e-4
-    # The first epoch is the best there is; the rate of an epoch is the one that it starts with.
-    expected = [1e-6, *(1e-6 * 0.5 ** (epoch // patience) for epoch in range(5))]
-    assert [row["learning_rate"] for row in result.history] == pytest.approx(expected)
-
-
-def test_the_rate_has_dropped_when_equal_patience_ends_the_run(tmp_path: Path) -> None:
-    params = unchanging(
-        epochs=12, learning_rate=1e-6, schedule="plateau", plateau={"factor": 0.5, "patience": 3}, early_stopping=3
-    )
-    run = trainer(tmp_path, params)
-    run.run()
-    assert run.optimizer.param_groups[0]["lr"] < 1e-6
-
-
-def test_one_cycle_rises_and_falls_over_the_whole_run(tmp_path: Path) -> None:
-    result = trainer(tmp_path, recipe(epochs=6, learning_rate=1e-3)).run()
-    rates = [row["learning_rate"] for row in result.history]
-    assert rates[0] == pytest.approx(1e-3 / 25)
-    peak = rates.index(max(rates))
-    assert 0 < peak < 5
-    assert rates[: peak + 1] == sorted(rates[: peak + 1])
-    assert rates[peak:] == sorted(rates[peak:], reverse=True)
-    assert max(rates) <= 1e-3
-
-
 @pytest.mark.parametrize(("images", "batch", "epochs"), [(1, 1, 1), (5, 4, 1), (3, 8, 2)])
 def test_any_number_of_images_and_steps(tmp_path: Path, images: int, batch: int, epochs: int) -> None:
     result = trainer(tmp_path, recipe(epochs=epochs, batch_size=batch), train=xrays(images)).run()
@@ -339,8 +383,7 @@ class Brittle(nn.Module):
 def test_a_loss_that_is_no_number_names_epoch_batch_and_image(tmp_path: Path) -> None:
     dim = np.minimum(TRAIN.images, 150)
     dim[7, 3, 3] = 255
-    still = {"rotation": 0.0, "shift": 0.0, "shear": 0.0, "zoom": 0.0, "flip": 0.0}
-    params = recipe(batch_size=1, augmentation=still)
+    params = recipe(batch_size=1, augmentation=STILL)
     subset = Subset(dim, TRAIN.masks, TRAIN.ids)
     with pytest.raises(TrainingError) as told:
         trainer(tmp_path, params, train=subset, network=Brittle()).run()
@@ -349,8 +392,7 @@ def test_a_loss_that_is_no_number_names_epoch_batch_and_image(tmp_path: Path) ->
     assert "train.learning_rate (now 0.002)" in str(told.value)
     assert not (tmp_path / STATE).exists()
     # The batch it names is where the image stands in the seeded order.
-    torch.manual_seed(0)
-    assert torch.randperm(10)[int(found[1]) - 1] == 7
+    assert Order(10, 0).rows(int(found[1]) - 1, 1).tolist() == [7]
 
 
 def test_a_rate_beyond_all_bounds_is_told(tmp_path: Path) -> None:
@@ -382,15 +424,7 @@ def test_not_a_number_leaves_the_state_before_it(tmp_path: Path, whole: Result) 
 def test_validation_that_is_no_number_is_told(tmp_path: Path) -> None:
     dim = Subset(np.minimum(TRAIN.images, 150), TRAIN.masks, TRAIN.ids)  # validation is bright
     bright = Subset(np.full_like(VALIDATION.images, 255), VALIDATION.masks, VALIDATION.ids)
-    still = {"rotation": 0.0, "shift": 0.0, "shear": 0.0, "zoom": 0.0, "flip": 0.0}
-    given = (recipe(augmentation=still), 0, torch.device("cpu"), tmp_path, "one", Recorder())
+    given = (recipe(augmentation=STILL), 0, ALONE, tmp_path, "one", Recorder())
     with pytest.raises(TrainingError, match=r"^epoch 1: the validation loss is not a number"):
         Trainer(Brittle(), dim, bright, *given).run()
     assert not (tmp_path / STATE).exists()
-
-
-@pytest.mark.parametrize(("count", "size"), [(0, 4), (1, 4), (8, 4), (9, 4), (3, 1)])
-def test_batches_cover_everything_once(count: int, size: int) -> None:
-    drawn = list(batches(count, size))
-    assert np.concatenate([*drawn, np.array([], int)]).tolist() == list(range(count))
-    assert all(len(rows) == size for rows in drawn[:-1])

@@ -1,4 +1,5 @@
 // Makes the last row of each sortable table's head sort the lines inside each group; without it the tables just stand.
+// The lines of single seeds go where their mean goes.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.querySelectorAll("thead th[data-column]")];
   for (const head of heads) {
@@ -13,8 +14,12 @@ for (const table of document.querySelectorAll("table.sortable")) {
       for (const other of heads) other.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
       for (const body of table.tBodies) {
-        const lines = [...body.rows].filter((row) => !row.classList.contains("group"));
-        const value = (row) => row.cells[column].dataset.value;
+        const lines = [];
+        for (const row of body.rows) {
+          if (row.classList.contains("seed")) lines.at(-1).push(row);
+          else if (!row.classList.contains("group")) lines.push([row]);
+        }
+        const value = ([row]) => row.cells[column].dataset.value;
         lines.sort((a, b) => {
           const [x, y] = [value(a), value(b)];
           if (x === "" || y === "") return (x === "") - (y === "");   // what is not defined stays last
@@ -22,7 +27,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
           const order = Number.isNaN(p) || Number.isNaN(q) ? x.localeCompare(y) : p - q;
           return down ? -order : order;
         });
-        body.append(...lines);
+        body.append(...lines.flat());
       }
     });
   }

@@ -1,0 +1,228 @@
+"""What one training step takes of memory, and what takes less: ``python -m benchmarks.memory``.
+
+The paper trained at 512 x 512, batch 2 and full width on a card of 11 GB. This shows with which options a network
+fits one. Each case is a process of its own, so that none inherits what another's allocator kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import psutil
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from components import cli
+from components.errors import UserError
+from components.files import write_json
+from components.params import Params, read_params
+from components.provenance import hardware
+from model import networks
+from model.recipe import TrainParams
+
+GIB = 2**30
+# What CUDA itself takes of a card before the first tensor, about.
+CONTEXT = 0.5 * GIB
+Device = Literal["cpu", "cuda"]
+
+
+def peak_resident() -> int:
+    """Return the most memory, bytes, that this program has had resident."""
+    # Not getrusage's ru_maxrss: that survives exec, and says what the process that started this one had.
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise UserError("this system does not tell a process's peak memory (VmHWM in /proc/self/status)")
+
+
+def _recipe(params: Params, case: dict[str, Any]) -> TrainParams:
+    keys = ("width", "batch_size", "accumulation", "activation_checkpointing", "precision")
+    values = params.train.model_dump() | {key: case[key] for key in keys}
+    return TrainParams.model_validate(values | {"images_per_epoch": case["batch_size"], "epochs": 1, "compile": False})
+
+
+def measure(case: dict[str, Any], params: Params) -> dict[str, Any]:
+    """Take one training step in this process, whose memory it measures.
+
+    Returns:
+        ``weights``, ``copies`` (gradients, Adam's moments and the average of the weights), ``kept`` (what forward and
+        loss keep for the backward pass of one part of the batch), ``peak`` (the most at once, weights included), bytes,
+        and ``seconds`` of the step.
+    """
+    import torch
+
+    from model.batches import Subset
+    from model.distributed import World
+    from model.progress import Silent
+    from model.training import Trainer
+
+    recipe, device, size = _recipe(params, case), torch.device(case["device"]), case["size"]
+    cuda = device.type == "cuda"
+    options = recipe.defu_net.model_dump() if case["network"] == "defu_net" else {}
+    images = np.random.default_rng(0).integers(0, 256, (recipe.batch_size, size, size), dtype=np.uint8)
+    subset = Subset(images, (images > 127).astype(np.uint8), [str(n) for n in range(recipe.batch_size)])
+
+    def trainer(recipe: TrainParams, subset: Subset) -> Trainer:
+        network = networks.build(case["network"], recipe.width, norm=recipe.norm, **options)
+        weights = sum(p.nbytes for p in network.parameters())
+        nonlocal baseline
+        baseline = psutil.Process().memory_info().rss - weights
+        made = Trainer(network, subset, subset, recipe, 0, World(0, 1, device), Path(), "", Silent())
+        network.train()
+        return made
+
+    def step(trainer: Trainer) -> None:
+        sums = torch.zeros(3, device=device, dtype=torch.float64)
+        trainer.step(0, sums)
+        if cuda:
+            torch.cuda.synchronize()
+
+    baseline = 0
+    # A small step first: libraries that are loaded and code that is compiled at the first use are no part of a step.
+    small = recipe.model_copy(update={"width": 0.0625})
+    step(trainer(small, Subset(subset.images[:, :32, :32], subset.masks[:, :32, :32], subset.ids)))
+    tested = trainer(recipe, subset)
+    # Adam makes its moments in the first step; here they are there before it, as in all others.
+    for parameter in tested.network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    tested.optimizer.step()
+    tested.optimizer.zero_grad(set_to_none=True)
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    step(tested)
+    seconds = time.perf_counter() - start
+    peak = torch.cuda.max_memory_allocated() if cuda else peak_resident() - baseline
+    weights = sum(p.nbytes for p in tested.network.parameters())
+    moments = sum(v.nbytes for state in tested.optimizer.state.values() for v in state.values() if v.ndim)
+    copies = weights + moments + (weights if recipe.ema else 0)
+    return {"weights": weights, "copies": copies, "kept": _kept(tested), "peak": peak, "seconds": seconds}
+
+
+def _kept(trainer: Any) -> int:
+    """Return the bytes that forward and loss keep for the backward pass of one part of a batch, weights left out."""
+    import torch
+    from torch import Tensor
+
+    from model.augmentation import step_generator
+    from model.inputs import autocast
+    from model.losses import compound_loss
+
+    weights = {p.untyped_storage().data_ptr() for p in trainer.network.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()  # a tensor may be kept by several operations
+        return tensor
+
+    part = trainer.params.batch_size // trainer.params.accumulation
+    draw = trainer.augmenter.draw(part, step_generator(0, 0))
+    images, masks = trainer.augmenter.apply(*trainer.train.batch(torch.arange(part)), draw)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with autocast(trainer.device, trainer.precision):
+            logits = trainer.network(images)
+        loss = compound_loss(logits, masks, trainer.params.loss)
+    del loss, logits
+    return sum(kept.values())
+
+
+def in_a_process(case: dict[str, Any], params: Path, threads: int) -> dict[str, Any]:
+    """Measure a case in a fresh process; ``peak`` is None where memory ended."""
+    line = [sys.executable, "-m", "benchmarks.memory", "--params", str(params), "--case", json.dumps(case)]
+    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    done = subprocess.run(line, capture_output=True, text=True, env=environment)
+    if done.returncode == 0:
+        return {**case, **json.loads(done.stdout.splitlines()[-1])}
+    if done.returncode in (-9, 137) or "out of memory" in done.stderr or "can't allocate memory" in done.stderr:
+        return {**case, "weights": None, "copies": None, "kept": None, "peak": None, "seconds": None}
+    raise RuntimeError(f"{case}: ended with {done.returncode}:\n{done.stderr}")
+
+
+def _first_to_be_killed() -> None:
+    """Where memory ends, the system shall end this process and no other."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def options(case: dict[str, Any]) -> str:
+    """Return a case's name."""
+    parts = [f"accumulation {case['accumulation']}"] * (case["accumulation"] > 1)
+    parts += ["checkpointing"] * case["activation_checkpointing"]
+    return " + ".join(parts) or "nothing"
+
+
+def table(rows: list[dict[str, Any]], card: float) -> Table:
+    """Return the cases as a table, with whether each fits a card of so many GiB."""
+    shown = Table(title="Memory of one training step, GiB", title_justify="left")
+    for name in ("precision", "options"):
+        shown.add_column(name)
+    columns = ("weights", "gradients, Adam, average", "kept for backward", "peak", f"fits {card:g} GiB", "seconds")
+    for name in columns:
+        shown.add_column(name, justify="right")
+    for row in rows:
+        if row["peak"] is None:
+            shown.add_row(row["precision"], options(row), "", "", "", "out of memory", "no", "")
+            continue
+        figures = [f"{row[key] / GIB:.2f}" for key in ("weights", "copies", "kept", "peak")]
+        fits = "yes" if row["peak"] + CONTEXT <= card * GIB else "no"
+        shown.add_row(row["precision"], options(row), *figures, fits, f"{row['seconds']:.1f}")
+    return shown
+
+
+def main(
+    device: Annotated[Device | None, typer.Option(help="Without it, the GPU if there is one.")] = None,
+    network: Annotated[str, typer.Option(help="A network of model.networks.")] = "defu_net",
+    size: Annotated[int, typer.Option(min=32, help="Side of the images, pixels.")] = 512,
+    width: Annotated[float, typer.Option(help="Share of the paper's channels.")] = 1.0,
+    batch_size: Annotated[int, typer.Option(min=2, help="A multiple of 2.")] = 2,
+    card: Annotated[float, typer.Option(help="Memory of the card that it shall fit, GiB.")] = 11.0,
+    threads: Annotated[int, typer.Option(min=0, help="Of PyTorch on a CPU; 0: as many as it takes itself.")] = 0,
+    out: Annotated[Path, typer.Option(help="The file of all figures.")] = Path("build/benchmarks/memory.json"),
+    params: cli.ParamsFile = Path("params.yaml"),
+    case: Annotated[str | None, typer.Option(hidden=True, help="One case, as JSON, in this very process.")] = None,
+) -> None:
+    """Measure the memory of one training step with accumulation, activation checkpointing, both and neither."""
+    if case is not None:
+        _first_to_be_killed()
+        print(json.dumps(measure(json.loads(case), read_params(params))))
+        return
+    import torch
+
+    if network not in networks.NETWORKS:
+        raise UserError(f"unknown network {network!r}; known are {', '.join(sorted(networks.NETWORKS))}")
+    if batch_size % 2:
+        raise UserError(f"--batch-size {batch_size} is odd: accumulation computes it in two halves")
+    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch sees no GPU here; say --device cpu")
+    console = Console(width=None if Console().is_terminal else 130)
+    console.print(f"{network}, {size} x {size}, width {width:g}, batch {batch_size}, on the {kind}", highlight=False)
+    common = {"network": network, "device": kind, "size": size, "width": width, "batch_size": batch_size}
+    rows = []
+    for precision, checkpointing, accumulation in product(("float32", "bfloat16"), (False, True), (1, 2)):
+        chosen = {"precision": precision, "activation_checkpointing": checkpointing, "accumulation": accumulation}
+        rows.append(in_a_process({**common, **chosen}, params, threads))
+        write_json(out, {"hardware": hardware(), "torch": torch.__version__, "card_gib": card, "cases": rows})
+    console.print(table(rows, card))
+    where = "the resident memory that the step added" if kind == "cpu" else "torch.cuda.max_memory_allocated"
+    console.print(
+        f"peak: weights and {where}; a card also holds CUDA itself, counted as {CONTEXT / GIB:g} GiB.\nwrote {out}",
+        highlight=False,
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

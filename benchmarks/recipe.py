@@ -1,0 +1,208 @@
+"""What each ingredient of the recipe brings: the shipped one against variants that lack or add one thing.
+
+    python -m benchmarks.recipe artifacts/arrays artifacts/splits --scenario shenzhen-to-montgomery
+
+Nothing is scored on test images. A variant is scored on the validation images of its own training sites, as they are
+and as another machine might have made them (:func:`shifted`). Rows are appended to ``--out``; what stands there already
+is not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from components import cli
+from components.cohort import Arrays, read_split
+from components.params import read_params
+from model import networks
+from model.batches import Subset
+from model.distributed import World
+from model.metrics import confusion, overlap_metrics
+from model.postprocessing import to_masks
+from model.predictor import InputConfig, Predictor
+from model.progress import Silent
+from model.recipe import TrainParams
+from model.training import Trainer
+
+Bytes = npt.NDArray[np.uint8]
+
+_TONE = {"gamma": 0.0, "contrast": 0.0, "brightness": 0.0, "histogram": 0.0}
+_SURROUNDINGS = {"border": 0.0, "label": 0.0}
+_SENSOR = {"shade": 0.0, "noise": 0.0, "blur": 0.0}
+# Named changes to the shipped recipe, nested as in params.yaml.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "shipped": {},
+    "without tone curves": {"augmentation": _TONE},
+    "without frames and letters": {"augmentation": _SURROUNDINGS},
+    "without shade, noise, blur": {"augmentation": _SENSOR},
+    "geometry alone": {"augmentation": _TONE | _SURROUNDINGS | _SENSOR},
+    "paper's geometry alone": {
+        "augmentation": _TONE
+        | _SURROUNDINGS
+        | _SENSOR
+        | {"rotation": 0.2, "shift": 0.05, "shear": 0.05, "zoom": 0.05, "aspect": 0.0}
+    },
+    "without cross-entropy": {"loss": {"cross_entropy": 0.0}},
+    "without the average of weights": {"ema": 0.0},
+    "Adam without weight decay": {"optimizer": "adam", "weight_decay": 0.0},
+    "BatchNorm recalibrated": {"recalibrate": True},
+    "group norm": {"norm": "group"},
+    "instance norm": {"norm": "instance"},
+    "float32": {"precision": "float32"},
+}
+
+
+def shifted(images: Bytes, masks: Bytes) -> dict[str, tuple[Bytes, Bytes]]:
+    """Return images and masks, uint8 (N, H, W) each, as other machines might have made them, by the change's name.
+
+    The changes are fixed and none is drawn from the training's augmentation, though both imitate the same things.
+    """
+
+    def each(change: Any) -> tuple[Bytes, Bytes]:
+        return np.stack([change(image) for image in images]), masks
+
+    def power(exponent: float) -> Any:
+        table = np.rint(255 * (np.arange(256) / 255) ** exponent).astype(np.uint8)
+        return lambda image: cv2.LUT(image, table)
+
+    equalise = cv2.createCLAHE(clipLimit=4.0, tileGridSize=(4, 4)).apply
+    side = images.shape[1]
+    small, bottom = round(0.75 * side), round(0.9 * side)
+
+    def collimated(image: Bytes, interpolation: int) -> Bytes:
+        canvas = np.zeros_like(image)
+        left = (side - small) // 2
+        canvas[:small, left : left + small] = cv2.resize(image, (small, small), interpolation=interpolation)
+        return canvas
+
+    return {
+        "dark": each(power(2.2)),
+        "bright": each(power(0.45)),
+        "flat": each(lambda image: (80 + image * 0.4).astype(np.uint8)),
+        "equalised": each(lambda image: equalise(image).astype(np.uint8)),
+        "blurred": each(lambda image: cv2.GaussianBlur(image, (0, 0), side / 80)),
+        "black below": each(lambda image: np.where(np.arange(side)[:, None] < bottom, image, 0).astype(np.uint8)),
+        "collimated": (
+            np.stack([collimated(image, cv2.INTER_AREA) for image in images]),
+            np.stack([collimated(mask, cv2.INTER_NEAREST) for mask in masks]),
+        ),
+        "dark, collimated": (
+            np.stack([collimated(power(2.2)(image), cv2.INTER_AREA) for image in images]),
+            np.stack([collimated(mask, cv2.INTER_NEAREST) for mask in masks]),
+        ),
+    }
+
+
+def changed(params: TrainParams, changes: dict[str, Any]) -> TrainParams:
+    """Return a recipe with some of its values replaced."""
+    values = params.model_dump()
+    for key, value in changes.items():
+        values[key] = values[key] | value if isinstance(value, dict) else value
+    return TrainParams.model_validate(values)
+
+
+def score(predictor: Predictor, images: Bytes, masks: Bytes, flip: bool, components: int) -> float:
+    """Return Dice, mean over images."""
+    predicted = to_masks(predictor.probabilities(images, flip=flip), 0.5, components)
+    return float(overlap_metrics(confusion(predicted, masks))["dice"].mean())
+
+
+def measure(
+    params: TrainParams, network: str, train: Subset, validation: Subset, info: dict[str, Any], seed: int
+) -> dict[str, Any]:
+    """Train once; return seconds and validation Dice: as is, without flip and components, and by shift."""
+    torch.manual_seed(seed)
+    options = params.defu_net.model_dump() if network == "defu_net" else {}
+    net = networks.build(network, params.width, norm=params.norm, **options)
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        world = World.join()
+        result = Trainer(net, train, validation, params, seed, world, Path(folder), "", Silent()).run()
+    seconds = time.monotonic() - start
+    trained = networks.build(network, params.width, norm=params.norm, **options)
+    trained.load_state_dict(result.weights)
+    low, high = info["intensity_percentiles"]
+    predictor = Predictor(trained, InputConfig(info["size"], info["interpolation"], (low, high)), world.device)
+    shifts = {
+        name: score(predictor, *pair, flip=True, components=2)
+        for name, pair in shifted(validation.images, validation.masks).items()
+    }
+    return {
+        "seconds": round(seconds, 1),
+        "plain": score(predictor, validation.images, validation.masks, flip=False, components=0),
+        "flip": score(predictor, validation.images, validation.masks, flip=True, components=0),
+        "dice": score(predictor, validation.images, validation.masks, flip=True, components=2),
+        "shifted": float(np.mean(list(shifts.values()))),
+        **{f"shift: {name}": value for name, value in shifts.items()},
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    """Return the rows as a table, with what each variant differs by from the shipped recipe."""
+    shown = Table(title="Validation Dice, mean over images, of the training sites")
+    for name in ("scenario", "seed", "variant"):
+        shown.add_column(name)
+    names = ("plain", "+ flip", "+ flip, 2 components", "difference", "shifted", "difference", "seconds")
+    for name in names:
+        shown.add_column(name, justify="right")
+    base = {(row["scenario"], row["seed"]): row for row in rows if row["variant"] == "shipped"}
+    for row in rows:
+        against = base.get((row["scenario"], row["seed"]), row)
+        differences = [f"{row[key] - against[key]:+.4f}" for key in ("dice", "shifted")]
+        figures = [f"{row[key]:.4f}" for key in ("plain", "flip", "dice", "shifted")]
+        shown.add_row(
+            row["scenario"], str(row["seed"]), row["variant"], *figures[:3], differences[0], figures[3], differences[1],
+            f"{row['seconds']:.0f}",
+        )  # fmt: skip
+    return shown
+
+
+def main(
+    arrays: Annotated[Path, typer.Argument(help="The preprocessed cohort.")],
+    splits: Annotated[Path, typer.Argument(help="The frozen splits.")],
+    scenario: Annotated[list[str], typer.Option(help="Repeatable.")],
+    variant: Annotated[list[str] | None, typer.Option(help="Repeatable; without it, all.")] = None,
+    network: Annotated[str, typer.Option()] = "defu_net",
+    seed: Annotated[list[int] | None, typer.Option(help="Repeatable; 0 without it.")] = None,
+    out: Annotated[Path, typer.Option(help="JSON lines, appended to.")] = Path("build/recipe.jsonl"),
+    params: cli.ParamsFile = Path("params.yaml"),
+) -> None:
+    """Train every variant and print what each ingredient brings."""
+    shipped, cohort = read_params(params).train, Arrays(arrays)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    done = {(row["scenario"], row["seed"], row["variant"]) for row in rows}
+    for where in scenario:
+        ids = read_split(splits / f"{where}.json", where)
+        for name in variant or VARIANTS:
+            recipe = changed(shipped, VARIANTS[name])
+            subsets = []
+            for split in ("train", "validation"):
+                at = cohort.rows(ids[split])
+                subsets.append(Subset(cohort.images[at], cohort.masks[recipe.masks][at], ids[split]))
+            for number in seed or [0]:
+                if (where, number, name) in done:
+                    continue
+                figures = measure(recipe, network, subsets[0], subsets[1], cohort.info, number)
+                row = {"scenario": where, "seed": number, "variant": name, "network": network, **figures}
+                rows.append(row)
+                with out.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(f"{where} seed {number} {name}: {row['dice']:.4f}, shifted {row['shifted']:.4f}", flush=True)
+    Console(width=180).print(table(rows))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,117 @@
+"""The figures of ``benchmarks.training`` as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+
+def _table(title: str, first: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column(first)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _range(values: dict[str, Any], digits: int) -> str:
+    return f"{values['least']:.{digits}f} to {values['most']:.{digits}f}"
+
+
+def _digits(values: dict[str, Any]) -> int:
+    """Return how many decimals show three figures of a rate."""
+    return 2 if values["median"] < 10 else 1 if values["median"] < 100 else 0
+
+
+def _rate(values: dict[str, Any]) -> str:
+    return f"{values['median']:.{_digits(values)}f}"
+
+
+def heading(figures: dict[str, Any]) -> str:
+    """Return what was measured, and where, in two lines."""
+    settings, machine = figures["settings"], figures["hardware"]
+    recipe = settings["recipe"]
+    return (
+        f"{settings['network']}, {settings['size']} x {settings['size']}, width {recipe['width']:g}, batch "
+        f"{recipe['batch_size']}; shipped: precision {recipe['precision']}, compile {str(recipe['compile']).lower()}\n"
+        f"{settings['device']}: {machine['gpu'] or machine['cpu']}, {settings['threads']} threads of "
+        f"{machine['cores']} cores; torch {figures['versions']['torch']}"
+    )
+
+
+def speed(figures: dict[str, Any], device: str) -> list[Table | str]:
+    """Return images a second of both loops, their ratio, and how much of a step is loading."""
+    own = device == "cpu"
+    columns = ["images a second", "least to most", *["by processor time"] * own, "loading, share of a step"]
+    table = _table("Training", "loop", columns)
+    for name, values in figures["images_per_second"].items():
+        share, busy = figures["loader_share"].get(name), figures["own_images_per_second"][name]
+        cells = [_rate(values), _range(values, _digits(values)), *[_rate(busy)] * own]
+        table.add_row(name, *cells, "" if share is None else f"{share:.1%}")
+    ratio = figures["ratio"]
+    text = (
+        f"shipped over {figures['plain']}: {ratio['median']:.2f} ({_range(ratio, 2)} over {len(ratio['rounds'])} rounds); "
+        f"target {ratio['target']:g}: {'met' if ratio['met'] else 'NOT met'}"
+    )
+    if own:
+        text += f"; by processor time {ratio['own']['median']:.2f} ({_range(ratio['own'], 2)})"
+    return [table, text]
+
+
+def rungs(figures: list[dict[str, Any]], device: str) -> Table:
+    """Return the ladder: what each lever brings."""
+    own = device == "cpu"
+    busy = ["by processor"] * own
+    title = "One lever after the other: medians over rounds of ratios"
+    table = _table(title, "loop", ["images/s", "to the one before", "least to most", *busy, "to plain", *busy])
+    for rung in figures:
+        before, plain = rung["to_before"], rung["to_plain"]
+        cells = [_rate(rung["images_per_second"]), f"{before['median']:.2f}", _range(before, 2)]
+        cells += [f"{before['own']['median']:.2f}"] * own
+        cells += [f"{plain['median']:.2f}", *[f"{plain['own']['median']:.2f}"] * own]
+        table.add_row(rung["name"], *cells)
+    return table
+
+
+def rooflines(figures: dict[str, Any]) -> list[Table | str]:
+    """Return what the machine can do and how much of it both loops take."""
+    rates = ", ".join(f"{name} {rate / 1e12:.3g} TFLOP/s" for name, rate in figures["matrix_flops"].items())
+    table = _table("Rooflines", "loop", ["precision", "ms a step", "least by the rates", "TFLOP/s", "of the rate"])
+    for name, step in figures["steps"].items():
+        table.add_row(
+            name,
+            step["precision"],
+            f"{1e3 * step['seconds']:.1f}",
+            f"{1e3 * step['least_seconds']:.1f}",
+            f"{step['achieved'] / 1e12:.3g}",
+            f"{step['share']:.1%}",
+        )
+    return [
+        f"Measured here: matrix products {rates}; copies {figures['bandwidth_bytes'] / 1e9:.3g} GB/s read and written",
+        table,
+        *(f"{name}: {step['text']}" for name, step in figures["steps"].items()),
+    ]
+
+
+def scores(figures: dict[str, Any]) -> list[Table | str]:
+    """Return the validation Dice of both loops after equally many steps."""
+    seeds = len(figures["difference"]["rounds"])
+    title = f"Validation Dice after {figures['steps']} steps, {seeds} seed{'s' * (seeds > 1)}"
+    table = _table(title, "loop", ["mean", "least to most", "loss, first steps", "loss, last steps"])
+    for name, values in figures["dice"].items():
+        losses = figures["losses"].get(name)
+        ends = ["", ""] if losses is None else [f"{sum(ends) / seeds:.3f}" for ends in zip(*losses, strict=True)]
+        table.add_row(name, f"{values['mean']:.4f}", _range(values, 4), *ends)
+    difference = figures["difference"]
+    verdicts = {
+        True: "within the spread over seeds",
+        False: "BEYOND the spread over seeds",
+        None: "no spread to judge by",
+    }
+    return [
+        table,
+        f"shipped less plain, by seed: {difference['mean']:+.4f} ({difference['least']:+.4f} to "
+        f"{difference['most']:+.4f}), {verdicts[figures['within_noise']]}",
+    ]

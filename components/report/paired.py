@@ -1,0 +1,207 @@
+"""Which of two networks is better on the same X-rays, as far as these X-rays can tell."""
+
+from __future__ import annotations
+
+import math
+from typing import TypedDict
+
+import pandas as pd
+
+from components.report import paper
+from components.report.layout import Column, Figure, Group, Line, Results, Table, scenario_title
+from components.report.load import Evaluated
+from components.results import Cell
+from model.metrics import mean_of, paired_difference
+
+REFERENCE = "defu_net"  # the paper's own network: its claim is that it is better than the others
+MASKS = ("original", "dilated")
+BETTER, WORSE, NEITHER = "better", "worse", "no difference shown"
+
+# Below this many images the interval is too narrow by more than a twentieth: a percentile interval of a mean has the
+# normal distribution's quantile where Student's belongs, and misses the factor sqrt(N / (N - 1)).
+FEW_IMAGES = 30
+
+
+class Pair(TypedDict):
+    """One line of ``comparisons.json``: two networks on the test images of one scenario that both were tested on.
+
+    Dice is the mean over these images, an image's Dice being its mean over ``seeds`` for the reference and over
+    ``other_seeds`` for the other: the seeds that both networks have or, where they share none, all of their own.
+    ``difference`` is the reference's Dice less the other's, ``ci95`` its paired bootstrap interval over images and
+    ``verdict`` what this says of the reference. ``None`` stands where a figure is not defined.
+    """
+
+    scenario: str
+    reference: str
+    other: str
+    masks: str
+    n_images: int
+    n_images_reference: int
+    n_images_other: int
+    seeds: list[int]
+    other_seeds: list[int]
+    dice_reference: float | None
+    dice_other: float | None
+    difference: float | None
+    ci95: list[float] | None
+    verdict: str | None
+
+
+def compare(cells: list[Evaluated], resamples: int, seed: int) -> list[Pair]:
+    """Compare DEFU-Net, or the first network in the paper's order without it, with every other in each scenario.
+
+    Args:
+        cells: all cells of the report.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Returns:
+        Two lines, original and dilated masks, for every other network; none for a scenario with a single network.
+    """
+    results = Results(cells)
+    loaded = {data.cell: data for data in cells}
+    pairs = []
+    for scenario in results.scenarios:
+        networks = results.networks(scenario)
+        reference = REFERENCE if REFERENCE in networks else networks[0]
+        for other in networks:
+            if other == reference:
+                continue
+            seeds = [[cell.seed for cell in results.seeds(network, scenario)] for network in (reference, other)]
+            shared = sorted(set(seeds[0]) & set(seeds[1]))
+            seeds = [shared, shared] if shared else seeds
+            sides = [
+                [loaded[Cell(network, scenario, number)] for number in numbers]
+                for network, numbers in zip((reference, other), seeds, strict=True)
+            ]
+            for masks in MASKS:
+                pairs.append(_pair(sides[0], sides[1], masks, resamples, seed))
+    return pairs
+
+
+def _pair(ours: list[Evaluated], theirs: list[Evaluated], masks: str, resamples: int, seed: int) -> Pair:
+    dice = [_dice_of_images(cells, masks) for cells in (ours, theirs)]
+    both = pd.concat(dice, axis=1, join="inner", keys=["reference", "other"]).sort_index()
+    reference, other = (both[name].to_numpy(float) for name in ("reference", "other"))
+    difference, interval = paired_difference(reference, other, resamples=resamples, seed=seed)
+    return {
+        "scenario": ours[0].cell.scenario,
+        "reference": ours[0].cell.network,
+        "other": theirs[0].cell.network,
+        "masks": masks,
+        "n_images": len(both),
+        "n_images_reference": len(dice[0]),
+        "n_images_other": len(dice[1]),
+        "seeds": [data.cell.seed for data in ours],
+        "other_seeds": [data.cell.seed for data in theirs],
+        "dice_reference": _or_none(mean_of(reference)),
+        "dice_other": _or_none(mean_of(other)),
+        "difference": _or_none(difference),
+        "ci95": None if interval is None else list(interval),
+        "verdict": _verdict(interval),
+    }
+
+
+def _dice_of_images(cells: list[Evaluated], masks: str) -> pd.Series[float]:
+    """Return the Dice of every test image by id, the mean over the cells; an image that one of them lacks is out."""
+    columns = []
+    for data in cells:
+        chosen = data.cases[(data.cases["split"] == "test") & (data.cases["masks"] == masks)]
+        columns.append(chosen.dropna(subset=["dice"]).set_index("id")["dice"])
+    return pd.concat(columns, axis=1, join="inner").mean(axis=1)
+
+
+def _verdict(interval: tuple[float, float] | None) -> str | None:
+    if interval is None:
+        return None
+    return BETTER if interval[0] > 0 else WORSE if interval[1] < 0 else NEITHER
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def paired_tables(pairs: list[Pair]) -> list[Table]:
+    """Return one table a scenario of :func:`compare`'s lines: a line a network, original and dilated masks beside."""
+    tables = []
+    for scenario in dict.fromkeys(pair["scenario"] for pair in pairs):
+        here = [pair for pair in pairs if pair["scenario"] == scenario]
+        reference = paper.name(here[0]["reference"])
+        lines = [
+            Line((paper.name(other),), [f for pair in here if pair["other"] == other for f in _figures(pair)])
+            for other in dict.fromkeys(pair["other"] for pair in here)
+        ]
+        columns = [Column(text) for text in (reference, "Other", "Difference", f"{reference} is")]
+        tables.append(
+            Table(
+                f"paired-{scenario}",
+                f"Paired comparison: {scenario_title(scenario)}",
+                _caption(reference, [pair for pair in here if pair["masks"] == MASKS[0]]),
+                ("Other network",),
+                [*columns, *columns],
+                [Group("", lines)],
+                [(f"Against {masks} masks", len(columns)) for masks in MASKS],
+            )
+        )
+    return tables
+
+
+def _figures(pair: Pair) -> list[Figure]:
+    ends = pair["ci95"]
+    return [
+        Figure(pair["dice_reference"]),
+        Figure(pair["dice_other"]),
+        Figure(pair["difference"], interval=(ends[0], ends[1]) if ends else None, signed=True),
+        Figure(None, text=pair["verdict"]),
+    ]
+
+
+def _caption(reference: str, lines: list[Pair]) -> str:
+    """Return what the figures are of and what they do not tell: ``lines`` are those of one kind of masks."""
+    images = {pair["n_images"] for pair in lines}
+    differing = [pair for pair in lines if {pair["n_images_reference"], pair["n_images_other"]} != {pair["n_images"]}]
+    count = f"{images.pop()} " if len(images) == 1 else ""
+    sentences = [
+        f"Mean Dice over the {count}test images of both networks, {reference} less the other network, with its paired "
+        f"95 % bootstrap interval over images. {reference} is called better or worse where the interval excludes 0."
+    ]
+    if differing:
+        told = "; ".join(
+            f"{paper.name(pair['other'])} {pair['n_images']} of its {pair['n_images_other']} and of {reference}’s "
+            f"{pair['n_images_reference']}"
+            for pair in differing
+        )
+        sentences.append(f"Not all were tested on the same images; the common ones count: {told}.")
+    sentences += _about_seeds(reference, lines)
+    sentences.append("The interval tells the chance in the images and not that in the training.")
+    if min(pair["n_images"] for pair in lines) < FEW_IMAGES:
+        sentences.append("Of so few images it is somewhat too narrow.")
+    if len(lines) > 1:
+        sentences.append(
+            f"{_in_words(len(lines))} comparisons with no correction for their number: one may exclude 0 by chance."
+        )
+    return " ".join(sentences)
+
+
+def _about_seeds(reference: str, lines: list[Pair]) -> list[str]:
+    sentences = []
+    shared = {tuple(pair["seeds"]) for pair in lines if pair["seeds"] == pair["other_seeds"]}
+    if any(len(seeds) > 1 for seeds in shared):
+        which = f" ({_listed(shared.pop())})" if len(shared) == 1 else ""
+        sentences.append(f"An image’s Dice is its mean over the seeds that both networks have{which}.")
+    sentences += [
+        f"{reference} and {paper.name(pair['other'])} have no seed in common: an image’s Dice is its mean over each "
+        f"network’s own, {_listed(pair['seeds'])} and {_listed(pair['other_seeds'])}."
+        for pair in lines
+        if pair["seeds"] != pair["other_seeds"]
+    ]
+    return sentences
+
+
+def _listed(numbers: tuple[int, ...] | list[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _in_words(number: int) -> str:
+    words = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
+    return words[number] if number < len(words) else str(number)

@@ -1,0 +1,48 @@
+"""How numbers, times and parameters are written for reading."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+
+def figure_text(value: float | None, digits: int = 4, signed: bool = False) -> str:
+    """Return a figure as the tables print it, a difference with its sign; what is not defined is a dash."""
+    if value is None or math.isnan(value):
+        return "–"
+    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    # A difference keeps its sign when it is rounded to 0, so that an interval is seen to reach 0 or not.
+    return (text if value else text.lstrip("+-")).replace("-", "−")
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds in words: ``48 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def moment(text: Any) -> str:
+    """Return an ISO time for reading, in UTC where it says its zone: ``2026-01-02 03:04 UTC``."""
+    try:
+        time = datetime.fromisoformat(str(text))
+    except ValueError:
+        return str(text)
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if time.tzinfo else f"{time:%Y-%m-%d %H:%M}"
+
+
+def plain(value: Any) -> str:
+    """Return a parameter's value for reading: lists with commas, nothing as a dash."""
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(plain(item) for item in value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

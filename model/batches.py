@@ -1,0 +1,90 @@
+"""The images of a training, kept whole where they are trained on, and the order in which they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# A cohort is kept on a GPU if it takes no more than this share of the memory that is free.
+RESIDENT_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some images of a cohort, in an order that is part of what makes a run repeatable.
+
+    Attributes:
+        images: uint8 (N, H, W), 0 to 255.
+        masks: uint8 (N, H, W), 0 or 1.
+        ids: N names, for messages.
+    """
+
+    images: np.ndarray
+    masks: np.ndarray
+    ids: list[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Resident:
+    """A subset as tensors on the device, so that a batch is an index and nothing is loaded or waited for.
+
+    704 images of 512 x 512 with their masks are 370 MB. A cohort that does not fit on a GPU stays in page-locked
+    memory of the host, and each batch is sent while the one before it is computed.
+    """
+
+    def __init__(self, subset: Subset, device: torch.device) -> None:
+        images, masks = (torch.from_numpy(np.ascontiguousarray(a)) for a in (subset.images, subset.masks))
+        self.device = device
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            if images.nbytes + masks.nbytes <= RESIDENT_SHARE * free:
+                images, masks = images.to(device), masks.to(device)
+            else:
+                images, masks = images.pin_memory(), masks.pin_memory()
+        self.images, self.masks = images, masks
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images and masks, uint8 (n, H, W) each, of int64 (n,) rows given on the CPU."""
+        at = rows.to(self.images.device, non_blocking=True)
+        return tuple(a[at].to(self.device, non_blocking=True) for a in (self.images, self.masks))  # type: ignore[return-value]
+
+
+class Order:
+    """An endless stream of rows in which each pass over the images is a new permutation.
+
+    Batches are always full: one that begins at the end of a pass goes on into the next. So every step has one shape,
+    and where a step stands in the stream follows from its number alone, whatever happened before.
+    """
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed = count, seed
+        self.passes: dict[int, Tensor] = {}
+
+    def rows(self, step: int, size: int) -> Tensor:
+        """Return the int64 (size,) rows of a step, counted from 0 over the whole run."""
+        first, last = step * size // self.count, ((step + 1) * size - 1) // self.count
+        self.passes = {number: self._pass(number) for number in range(first, last + 1)}
+        stream = torch.cat([self.passes[number] for number in range(first, last + 1)])
+        start = step * size - first * self.count
+        return stream[start : start + size]
+
+    def _pass(self, number: int) -> Tensor:
+        if number in self.passes:
+            return self.passes[number]
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + number) % 2**63)
+        return torch.randperm(self.count, generator=generator)
+
+
+def batches(count: int, size: int) -> Iterator[Tensor]:
+    """Yield int64 rows 0 .. count - 1 in order, ``size`` at a time; the last may be fewer."""
+    for start in range(0, count, size):
+        yield torch.arange(start, min(start + size, count))

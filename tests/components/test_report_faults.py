@@ -1,0 +1,101 @@
+"""What the report step refuses, and what it says: every file that is missing or broken, at once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.errors import UserError
+from components.report.load import check_row
+from components.results import CASES, HISTORY, ROC, ROWS, RUN, Cell
+from tests.components.written_run import command, make, write_run
+
+
+@pytest.fixture
+def small_run(tmp_path: Path) -> Path:
+    return write_run(tmp_path, ["defu_net"], ["mixed"])
+
+
+def test_no_evaluation(small_run: Path) -> None:
+    shutil.rmtree(small_run / "evaluations")
+    with pytest.raises(UserError, match="no evaluation found; run the evaluate step"):
+        make(small_run, small_run / "reports")
+    assert not (small_run / "reports").exists()
+
+
+def test_every_missing_cell_is_named(small_run: Path) -> None:
+    cells = [Cell("defu_net", "mixed", seed) for seed in (0, 3, 4)]
+    with pytest.raises(UserError) as caught:
+        make(small_run, small_run / "reports", cells)
+    assert caught.value.problems == ["defu_net/mixed/seed-3", "defu_net/mixed/seed-4"]
+
+
+def test_all_missing_and_broken_files_are_listed_at_once(small_run: Path) -> None:
+    evaluation, model = (small_run / name / "defu_net/mixed/seed-0" for name in ("evaluations", "models"))
+    (evaluation / ROWS).write_text('[{"network": ')
+    (evaluation / CASES).unlink()
+    (evaluation / ROC).write_text("fpr,other\n0,1\n")
+    next((evaluation / "overlays").glob("worst*")).write_bytes(b"no picture")
+    (model / HISTORY).write_text("")
+    (model / RUN).write_text("[]")
+    (small_run / "reports").mkdir()
+    (small_run / "reports" / "kept").touch()
+    with pytest.raises(UserError) as caught:
+        make(small_run, small_run / "reports")
+    problems = "\n".join(caught.value.problems)
+    assert len(caught.value.problems) == 6
+    for name in (ROWS, CASES, ROC, "worst-", HISTORY, RUN):
+        assert name in problems
+    assert [path.name for path in (small_run / "reports").iterdir()] == ["kept"], "the earlier report is untouched"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"dice": "0.9"}, "dice is '0.9'"),
+        ({"dice": float("inf")}, "dice is inf"),
+        ({"auc": True}, "auc is True"),
+        ({"seed": 1}, "belongs to defu_net/mixed/seed-1"),
+        ({"seed": 0.0}, "seed is 0.0"),
+        ({"masks": "eroded"}, "masks is 'eroded'"),
+        ({"split": "holdout"}, "split is 'holdout'"),
+        ({"dice_ci95": [0.1]}, r"dice_ci95 is \[0.1\]"),
+        ({"extra": 1}, "keys missing or unknown: extra"),
+    ],
+)
+def test_broken_rows_are_told(small_run: Path, change: dict[str, Any], said: str) -> None:
+    row = json.loads((small_run / "evaluations/defu_net/mixed/seed-0" / ROWS).read_text())[0]
+    cell = Cell("defu_net", "mixed", 0)
+    assert check_row(row, cell) == row
+    with pytest.raises(ValueError, match=said):
+        check_row(row | change, cell)
+
+
+def test_the_same_row_twice_is_told(small_run: Path) -> None:
+    path = small_run / "evaluations/defu_net/mixed/seed-0" / ROWS
+    rows = json.loads(path.read_text())
+    path.write_text(json.dumps([*rows, rows[0]]))
+    with pytest.raises(UserError, match="twice: defu_net mixed"):
+        make(small_run, small_run / "reports")
+
+
+def test_a_split_that_is_none(small_run: Path) -> None:
+    (small_run / "splits" / "mixed.json").write_text('{"train": []}')
+    with pytest.raises(UserError, match=r"mixed\.json: not a split"):
+        make(small_run, small_run / "reports")
+
+
+def test_command_takes_cells_and_fails_clearly(small_run: Path) -> None:
+    done = command(small_run, small_run / "reports", "--cell", "defu_net/mixed/0", "--cell", "unet/mixed/seed-1")
+    assert done.returncode == 1
+    assert "error:" in done.stderr
+    assert "unet/mixed/seed-1" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (small_run / "reports").exists()
+    done = command(small_run, small_run / "reports", "--cell", "defu_net")
+    assert done.returncode == 1
+    assert "write network/scenario/seed" in done.stderr

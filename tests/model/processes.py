@@ -1,0 +1,113 @@
+"""What test_distributed.py computes in one process and, started by torchrun with this module, in several."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model import networks
+from model.distributed import SharedBatchNorm2d, World, share_batchnorm
+from model.losses import compound_loss
+from model.recipe import LossParams, TrainParams
+from model.training import Trainer
+from tests.model.test_training import TRAIN, VALIDATION, Recorder, recipe
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "defu_net": ("defu_net", {}),
+    "res_unet": ("res_unet", {"ema": 0.0, "schedule": "plateau"}),
+    "parts": ("defu_net", {"accumulation": 2, "recalibrate": True, "activation_checkpointing": True, "ema": 0.9}),
+    "group": ("att_r2_unet", {"norm": "group", "accumulation": 2}),
+}
+SHAPES = {"wide": (6, 3, 5, 4), "one value each": (2, 3, 1, 1)}
+
+
+def params_of(case: str) -> TrainParams:
+    return recipe(epochs=2, precision="float32", images_per_epoch=8, **CASES[case][1])
+
+
+def trainer_of(case: str, world: World, folder: Path, monitor: Recorder | None = None) -> Trainer:
+    params = params_of(case)
+    torch.manual_seed(0)
+    network = networks.build(CASES[case][0], params.width, norm=params.norm)
+    return Trainer(network, TRAIN, VALIDATION, params, 0, world, folder, case, monitor or Recorder())
+
+
+def train(case: str, world: World, folder: Path) -> dict[str, Any]:
+    """The gradients of a first step, and what a whole training leaves."""
+    first = trainer_of(case, world, folder)
+    first.network.train()
+    loss = first.step(0, torch.zeros(3, dtype=torch.float64))
+    gradients = {name: p.grad.clone() for name, p in first.network.named_parameters() if p.grad is not None}
+    running = {name: buffer.clone() for name, buffer in first.network.named_buffers()}
+    result = trainer_of(case, world, folder).run()
+    return {
+        "loss": loss,
+        "gradients": gradients,
+        "running": running,
+        "history": result.history,
+        "weights": result.weights,
+    }
+
+
+def batchnorm(shape: tuple[int, ...], world: World) -> dict[str, Tensor]:
+    """Two steps of BatchNorm on this process's part of a float64 batch, and a call in evaluation mode."""
+    norm = nn.BatchNorm2d(shape[1], momentum=0.3).double()
+    if world.size > 1:
+        share_batchnorm(norm)
+        assert type(norm) is SharedBatchNorm2d
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([0.5, -2.0, 3.0]))
+        norm.bias.copy_(torch.tensor([1.0, 0.0, -4.0]))
+    outputs, gradients = [], []
+    for step in range(2):
+        generator = torch.Generator().manual_seed(step)
+        batch, target = (torch.randn(shape, dtype=torch.float64, generator=generator) * 4 + 9 for _ in range(2))
+        x = world.share(torch.arange(shape[0]))
+        mine = batch[x].requires_grad_()
+        output = norm(mine)
+        # A loss that couples all values of this process with each other; that of all is the sum over processes.
+        (output * target[x]).sum().backward()
+        outputs.append(output.detach())
+        gradients.append(mine.grad)
+    with torch.no_grad():
+        evaluated = norm.eval()(batch[x])
+    state = {name: value.detach() for name, value in norm.state_dict().items()}
+    grads = {"weight gradient": norm.weight.grad, "bias gradient": norm.bias.grad}
+    return {"output": torch.cat(outputs), "gradient": torch.cat(gradients), "evaluated": evaluated, **state, **grads}
+
+
+def loss(world: World) -> dict[str, Tensor]:
+    """The compound loss of a batch and the gradient that reaches this process's logits."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 1, 6, 5, generator=generator)
+    # Lungs of very different sizes, so that the mean of two Dices is not the Dice of both.
+    masks = (torch.rand(4, 1, 6, 5, generator=generator) > torch.linspace(0.1, 0.9, 4).view(-1, 1, 1, 1)).float()
+    mine = world.share(torch.arange(4))
+    given = logits[mine].requires_grad_()
+    whole = compound_loss(given, masks[mine], LossParams(dice=1.0, cross_entropy=0.3))
+    whole.backward()
+    with torch.no_grad():
+        unshared = compound_loss(given, masks[mine], LossParams(dice=1.0, cross_entropy=0.3))
+    assert given.grad is not None
+    return {"loss": whole.detach(), "gradient": given.grad, "unshared": unshared}
+
+
+def compute(world: World, folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {name: batchnorm(shape, world) for name, shape in SHAPES.items()}
+    found["loss"] = loss(world)
+    return found | {case: train(case, world, folder / case) for case in CASES}
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    world = World.join()
+    torch.save(compute(world, folder / "states"), folder / f"process-{world.rank}.pt")
+    world.leave()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
