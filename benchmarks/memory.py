@@ -72,14 +72,8 @@ def measure(case: dict[str, Any], params: Params) -> dict[str, Any]:
     images = np.random.default_rng(0).integers(0, 256, (recipe.batch_size, size, size), dtype=np.uint8)
     subset = Subset(images, (images > 127).astype(np.uint8), [str(n) for n in range(recipe.batch_size)])
 
-    def trainer(recipe: TrainParams, subset: Subset) -> Trainer:
-        network = networks.build(case["network"], recipe.width, norm=recipe.norm, **options)
-        weights = sum(p.nbytes for p in network.parameters())
-        nonlocal baseline
-        baseline = psutil.Process().memory_info().rss - weights
-        made = Trainer(network, subset, subset, recipe, 0, World(0, 1, device), Path(), "", Silent())
-        network.train()
-        return made
+    def build(width: float) -> torch.nn.Module:
+        return networks.build(case["network"], width, norm=recipe.norm, **options).train()
 
     def step(trainer: Trainer) -> None:
         sums = torch.zeros(3, device=device, dtype=torch.float64)
@@ -87,11 +81,13 @@ def measure(case: dict[str, Any], params: Params) -> dict[str, Any]:
         if cuda:
             torch.cuda.synchronize()
 
-    baseline = 0
     # A small step first: libraries that are loaded and code that is compiled at the first use are no part of a step.
-    small = recipe.model_copy(update={"width": 0.0625})
-    step(trainer(small, Subset(subset.images[:, :32, :32], subset.masks[:, :32, :32], subset.ids)))
-    tested = trainer(recipe, subset)
+    corner = Subset(subset.images[:, :32, :32], subset.masks[:, :32, :32], subset.ids)
+    step(Trainer(build(0.0625), corner, corner, recipe, 0, World(0, 1, device), Path(), "", Silent()))
+    network = build(recipe.width)
+    weights = sum(p.nbytes for p in network.parameters())
+    baseline = psutil.Process().memory_info().rss - weights
+    tested = Trainer(network, subset, subset, recipe, 0, World(0, 1, device), Path(), "", Silent())
     # Adam makes its moments in the first step; here they are there before it, as in all others.
     for parameter in tested.network.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -104,7 +100,6 @@ def measure(case: dict[str, Any], params: Params) -> dict[str, Any]:
     step(tested)
     seconds = time.perf_counter() - start
     peak = torch.cuda.max_memory_allocated() if cuda else peak_resident() - baseline
-    weights = sum(p.nbytes for p in tested.network.parameters())
     moments = sum(v.nbytes for state in tested.optimizer.state.values() for v in state.values() if v.ndim)
     copies = weights + moments + (weights if recipe.ema else 0)
     return {"weights": weights, "copies": copies, "kept": _kept(tested), "peak": peak, "seconds": seconds}

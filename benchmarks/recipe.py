@@ -38,22 +38,18 @@ from model.training import Trainer
 
 Bytes = npt.NDArray[np.uint8]
 
-_TONE = {"gamma": 0.0, "contrast": 0.0, "brightness": 0.0, "histogram": 0.0}
-_SURROUNDINGS = {"border": 0.0, "label": 0.0}
-_SENSOR = {"shade": 0.0, "noise": 0.0, "blur": 0.0}
+_NO_TONE = {"gamma": 0.0, "contrast": 0.0, "brightness": 0.0, "histogram": 0.0}
+_NO_FRAME = {"border": 0.0, "label": 0.0}
+_PAPER = {"rotation": 0.2, "shift": 0.05, "shear": 0.05, "zoom": 0.05, "aspect": 0.0}
 # Named changes to the shipped recipe, nested as in params.yaml.
 VARIANTS: dict[str, dict[str, Any]] = {
     "shipped": {},
-    "without tone curves": {"augmentation": _TONE},
-    "without frames and letters": {"augmentation": _SURROUNDINGS},
-    "without shade, noise, blur": {"augmentation": _SENSOR},
-    "geometry alone": {"augmentation": _TONE | _SURROUNDINGS | _SENSOR},
-    "paper's geometry alone": {
-        "augmentation": _TONE
-        | _SURROUNDINGS
-        | _SENSOR
-        | {"rotation": 0.2, "shift": 0.05, "shear": 0.05, "zoom": 0.05, "aspect": 0.0}
-    },
+    "without tone curves": {"augmentation": _NO_TONE},
+    "without frames and letters": {"augmentation": _NO_FRAME},
+    "with shade, noise, blur": {"augmentation": {"shade": 0.2, "noise": 0.05, "blur": 0.008}},
+    "with zoom 0.1": {"augmentation": {"zoom": 0.1}},
+    "geometry alone": {"augmentation": _NO_TONE | _NO_FRAME},
+    "paper's geometry alone": {"augmentation": _NO_TONE | _NO_FRAME | _PAPER},
     "without cross-entropy": {"loss": {"cross_entropy": 0.0}},
     "without the average of weights": {"ema": 0.0},
     "Adam without weight decay": {"optimizer": "adam", "weight_decay": 0.0},

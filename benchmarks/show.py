@@ -52,8 +52,8 @@ def speed(figures: dict[str, Any], device: str) -> list[Table | str]:
         table.add_row(name, *cells, "" if share is None else f"{share:.1%}")
     ratio = figures["ratio"]
     text = (
-        f"shipped over {figures['plain']}: {ratio['median']:.2f} ({_range(ratio, 2)} over {len(ratio['rounds'])} rounds); "
-        f"target {ratio['target']:g}: {'met' if ratio['met'] else 'NOT met'}"
+        f"shipped over {figures['plain']}: {ratio['median']:.2f} ({_range(ratio, 2)} over {len(ratio['rounds'])} "
+        f"rounds); target {ratio['target']:g}: {'met' if ratio['met'] else 'NOT met'}"
     )
     if own:
         text += f"; by processor time {ratio['own']['median']:.2f} ({_range(ratio['own'], 2)})"

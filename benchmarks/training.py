@@ -77,6 +77,8 @@ def measure_speed(task: Task, rounds: int, steps: int, warmup: int) -> dict[str,
 
 def measure_ladder(task: Task, rounds: int, steps: int, warmup: int) -> list[dict[str, Any]]:
     """Measure all loops from the plain one to the shipped one, each with one lever more than the one before."""
+    # Else a second batch size would make the compiler write code for any size, which is slower than for the one it has.
+    torch._dynamo.config.automatic_dynamic_shapes = False
     loops = {name: make() for name, make in ladder(task, task.device.type == "cuda").items()}
     found = alternate(loops, rounds, steps, warmup, task.device)
     names = list(loops)

@@ -175,7 +175,7 @@ def write_cell(root: Path, cell: Cell, manifest: pd.DataFrame, synthetic: bool, 
     config = {
         "network": cell.network, "width": 0.125, "in_channels": 1, "parameters": 715_473, "scenario": cell.scenario,
         "seed": cell.seed, "input": {"size": SIZE, "interpolation": "area", "intensity_percentiles": [0.5, 99.5]},
-        "train": {"masks": "original", "epochs": 12, "batch_size": 8, "learning_rate": 0.002, "schedule": "one-cycle"},
+        "train": {"masks": "original", "epochs": 12, "batch_size": 8, "learning_rate": 0.002, "schedule": "cosine"},
         "cohort": {"name": "sample <one> & only", "synthetic": synthetic},
     }  # fmt: skip
     (model / CONFIG).write_text(json.dumps(config))

@@ -122,7 +122,9 @@ def test_both_processes_hold_the_same_to_the_bit(together: tuple[Found, Found], 
         assert list(one[name]) == list(other[name])
         assert all(torch.equal(value, other[name][key]) for key, value in one[name].items()), name
     columns = ("train_loss", "train_dice", "validation_loss", "validation_dice", "learning_rate")
-    assert [[row[c] for c in columns] for row in one["history"]] == [[row[c] for c in columns] for row in other["history"]]
+    assert [[row[c] for c in columns] for row in one["history"]] == [
+        [row[c] for c in columns] for row in other["history"]
+    ]
 
 
 @pytest.mark.parametrize("case", CASES)

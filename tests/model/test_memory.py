@@ -109,6 +109,16 @@ def test_an_exported_network_is_the_network() -> None:
         torch.testing.assert_close(program.module()(images), plain.eval()(images))
 
 
+def test_a_compiled_network_is_the_network() -> None:
+    plain, network = pair("res_unet")
+    images = noise(2, 1, 32, 32)
+    for one in (plain, torch.compile(network, backend="eager")):
+        one(images).square().mean().backward()
+    gradients = {n: p.grad for n, p in plain.named_parameters() if p.grad is not None}
+    assert same({n: p.grad for n, p in network.named_parameters() if p.grad is not None}, gradients)
+    assert same(network.state_dict(), plain.state_dict())
+
+
 def test_a_copy_is_checkpointed_and_its_own() -> None:
     plain, network = pair("res_unet")
     checkpoint_activations(network)  # once more changes nothing

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from model.batches import batches
 from model.inputs import to_input
 from model.optimisation import Average, Schedule, make_optimizer, recalibrate
 from model.recipe import TrainParams
+from model.training import Trainer
 from tests.model.test_training import SIDE, TRAIN, Recorder, recipe, trainer
 
 
@@ -42,8 +42,8 @@ def rates(params: TrainParams, steps: int) -> list[float]:
 # --- the rate -------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=50, deadline=None)
-@given(steps=st.integers(1, 300), warmup=st.floats(0, 0.99), highest=st.floats(1e-6, 1))
+@settings(max_examples=30, deadline=None)
+@given(steps=st.integers(1, 120), warmup=st.floats(0, 0.99), highest=st.floats(1e-6, 1))
 def test_a_cosine_rises_to_the_rate_and_falls_to_almost_nothing(steps: int, warmup: float, highest: float) -> None:
     used = rates(recipe(schedule="cosine", warmup=warmup, learning_rate=highest), steps)
     assert max(used) == pytest.approx(highest, rel=1e-9)
@@ -57,8 +57,9 @@ def test_a_cosine_rises_to_the_rate_and_falls_to_almost_nothing(steps: int, warm
     assert falling == sorted(falling, reverse=True)
     # A cosine has half of its rate half-way, and its last step before the end is small by the square.
     left = steps - rising
-    assert used[rising + left // 2] == pytest.approx(highest / 2, rel=2 / left) if left > 1 else True
-    assert used[-1] <= highest * max(2.5 / left**2, 1e-9) or left <= 1
+    if left > 1:
+        assert used[rising + left // 2] == pytest.approx(highest / 2, rel=2 / left)
+        assert used[-1] <= highest * 2.5 / left**2
 
 
 def test_the_rate_follows_the_cosine_over_the_whole_run(tmp_path: Path) -> None:
@@ -70,14 +71,27 @@ def test_the_rate_follows_the_cosine_over_the_whole_run(tmp_path: Path) -> None:
     assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
 
 
-def unchanging(**changes: Any) -> TrainParams:
-    """A recipe under which the validation loss stands still."""
-    return recipe(batchnorm_momentum=1e-30, weight_decay=0.0, schedule="plateau", **changes)
+class Dull(nn.Module):
+    """A network on which a rate of 1e-6 has no effect to speak of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.conv(x) * 1e-3
+        return logits
+
+
+def standing_still(folder: Path, **changes: Any) -> Trainer:
+    """A training whose validation loss never gets better by 1e-4."""
+    return trainer(folder, recipe(learning_rate=1e-6, schedule="plateau", **changes), network=Dull())
 
 
 @pytest.mark.parametrize("patience", [1, 3])
 def test_early_stopping_counts_epochs_without_a_better_loss(tmp_path: Path, patience: int) -> None:
-    result = trainer(tmp_path, unchanging(epochs=9, learning_rate=1e-30, early_stopping=patience)).run()
+    params = recipe(epochs=9, learning_rate=1e-30, weight_decay=0.0, early_stopping=patience)
+    result = trainer(tmp_path, params, network=Dull()).run()
     assert len({row["validation_loss"] for row in result.history}) == 1
     assert result.best_epoch == 0
     assert len(result.history) == 1 + patience
@@ -85,20 +99,20 @@ def test_early_stopping_counts_epochs_without_a_better_loss(tmp_path: Path, pati
 
 @pytest.mark.parametrize("patience", [1, 2, 3])
 def test_the_rate_drops_in_the_patience_th_epoch_without_a_better_loss(tmp_path: Path, patience: int) -> None:
-    params = unchanging(epochs=6, learning_rate=1e-7, plateau={"factor": 0.5, "patience": patience})
-    result = trainer(tmp_path, params).run()
+    result = standing_still(tmp_path, epochs=6, plateau={"factor": 0.5, "patience": patience}).run()
     losses = [row["validation_loss"] for row in result.history]
     assert max(losses) - min(losses) < 1e-4
     # The first epoch is the best there is; the rate of an epoch is the one that it starts with.
-    expected = [1e-7, *(1e-7 * 0.5 ** (epoch // patience) for epoch in range(5))]
+    expected = [1e-6, *(1e-6 * 0.5 ** (epoch // patience) for epoch in range(5))]
     assert [row["learning_rate"] for row in result.history] == pytest.approx(expected)
 
 
 def test_the_rate_has_dropped_when_equal_patience_ends_the_run(tmp_path: Path) -> None:
-    params = unchanging(epochs=12, learning_rate=1e-30, plateau={"factor": 0.5, "patience": 3}, early_stopping=3)
-    run = trainer(tmp_path, params)
-    assert len(run.run().history) == 4
-    assert run.optimizer.param_groups[0]["lr"] < 1e-30
+    plateau = {"factor": 0.5, "patience": 3}
+    # The other way round the loss gets better by almost nothing: the rate drops, the run goes on.
+    run = standing_still(tmp_path, epochs=5, plateau=plateau, early_stopping=3)
+    run.run()
+    assert run.optimizer.param_groups[0]["lr"] < 1e-6
 
 
 # --- decay ----------------------------------------------------------------------------------------------------------
@@ -120,7 +134,7 @@ def test_weight_decay_is_of_kernels_alone(kind: str) -> None:
 
 
 def first_values(network: nn.Module) -> list[tuple[str, float]]:
-    return [(name, float(parameter.flatten()[0])) for name, parameter in network.named_parameters()]
+    return [(name, float(parameter.detach().flatten()[0])) for name, parameter in network.named_parameters()]
 
 
 @pytest.mark.parametrize("kind", ["adam", "adamw"])
@@ -224,15 +238,14 @@ def test_recalibrated_values_are_those_of_the_data(momentum: float | None) -> No
 
 def test_recalibration_touches_running_values_alone() -> None:
     network = small("bcdu_net").train()
-    before, counted = parameters(network), []
-    drop: Callable[..., None] = lambda module, _inputs, _output: counted.append(module.training)  # noqa: E731
-    network.register_forward_hook(drop)
+    before, modes = parameters(network), []
+    network.register_forward_hook(lambda module, _inputs, _output: modes.append(module.training))
     inputs = [torch.rand(2, 1, SIDE, SIDE) for _ in range(2)]
     recalibrate(network, inputs)
     once = {name: buffer.clone() for name, buffer in network.named_buffers()}
     recalibrate(network, inputs)  # with dropout on it would differ
     assert all(torch.equal(buffer, once[name]) for name, buffer in network.named_buffers())
-    assert counted == [False] * 4
+    assert modes == [False] * 4
     assert torch.equal(parameters(network), before)
     assert not any(module.training for module in network.modules())
 
@@ -242,7 +255,7 @@ def test_kept_weights_are_recalibrated_on_the_pictures_as_they_are(tmp_path: Pat
     run = trainer(tmp_path, params, Recorder())
     result = run.run()
     plain = trainer(tmp_path / "plain", recipe(epochs=2, ema=0.5)).run()
-    network = networks.build("defu_net", params.width)
+    network = networks.build("res_unet", params.width)
     network.load_state_dict(plain.weights)
     recalibrate(network, [to_input(torch.from_numpy(TRAIN.images[rows])) for rows in batches(len(TRAIN), 4)])
     for name, value in network.state_dict().items():

@@ -1,4 +1,4 @@
-"""Training learns, repeats to the bit, goes on after an interruption as if there was none, and says what is wrong."""
+"""Training learns, repeats to the bit, is the same in parts or computed twice, and says what is wrong."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ SIDE = 32
 TIMES = ("seconds", "images_per_second")
 ALONE = World(0, 1, torch.device("cpu"))
 STILL = dict.fromkeys(Augmentation.model_fields, 0.0)
+SHIPPED = read_yaml(ROOT / "params.yaml")["train"]
 
 
 def recipe(**changes: Any) -> TrainParams:
     """The shipped recipe, smaller."""
-    shipped = read_yaml(ROOT / "params.yaml")["train"]
-    return TrainParams.model_validate(shipped | {"width": 0.0625, "epochs": 4, "batch_size": 4} | changes)
+    return TrainParams.model_validate(SHIPPED | {"width": 0.0625, "epochs": 4, "batch_size": 4} | changes)
 
 
 def xrays(count: int, seed: int = 0) -> Subset:
@@ -93,7 +93,7 @@ def trainer(
     seed: int = 0,
     fingerprint: str = "one",
     train: Subset = TRAIN,
-    network: nn.Module | str = "defu_net",
+    network: nn.Module | str = "res_unet",
 ) -> Trainer:
     torch.manual_seed(seed)
     built = networks.build(network, params.width, norm=params.norm) if isinstance(network, str) else network
@@ -106,12 +106,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Result:
-    """An uninterrupted run of the recipe."""
-    return trainer(tmp_path_factory.mktemp("whole"), recipe()).run()
 
 
 def history(result: Result) -> list[dict[str, float]]:
@@ -127,7 +121,7 @@ def assert_same(one: Result, other: Result) -> None:
 
 
 def test_a_batch_of_four_is_learnt_by_heart(tmp_path: Path) -> None:
-    params = recipe(width=0.125, epochs=50, learning_rate=0.01, augmentation=STILL, checkpoint_every=50)
+    params = recipe(epochs=40, learning_rate=0.02, augmentation=STILL, checkpoint_every=40)
     four = xrays(4)
     result = Trainer(
         networks.build("defu_net", params.width), four, four, params, 0, ALONE, tmp_path, "", Recorder()
@@ -144,7 +138,7 @@ def test_weights_are_those_of_the_best_epoch_and_its_figures_are_true(tmp_path: 
     result = trainer(tmp_path, params).run()
     losses = [row["validation_loss"] for row in result.history]
     assert result.best_epoch == losses.index(min(losses))
-    network = networks.build("defu_net", params.width)
+    network = networks.build("res_unet", params.width)
     network.load_state_dict(result.weights)
     with torch.no_grad():
         logits = network.eval()(to_input(torch.from_numpy(VALIDATION.images)))[:, 0].numpy()
@@ -214,56 +208,6 @@ def test_a_seed_repeats_and_another_does_not(tmp_path: Path) -> None:
     assert history(one) != history(other)
 
 
-# A rate at which the validation loss does not fall all the time, so that the plateau has something to say.
-PLATEAU = {"schedule": "plateau", "plateau": {"factor": 0.2, "patience": 1}, "learning_rate": 0.03, "epochs": 6}
-# BCDU-Net draws dropout; its blocks draw it a second time where they are computed again.
-ALL = {"ema": 0.9, "recalibrate": True, "accumulation": 2, "activation_checkpointing": True, "epochs": 3}
-
-
-@pytest.mark.parametrize(
-    ("network", "changes", "cuts"),
-    [
-        ("defu_net", {}, {(1, 1): 1, (1, None): 2}),  # in the middle of an epoch; as soon as an epoch is safe
-        ("defu_net", {"checkpoint_every": 2}, {(2, 2): 2}),  # an epoch without a state of its own is learnt again
-        ("defu_net", {"checkpoint_every": 3}, {(0, 2): 0}),  # before there is a state
-        ("defu_net", PLATEAU, {(4, 0): 4}),
-        ("res_unet", PLATEAU | {"precision": "bfloat16", "ema": 0.0}, {(1, 2): 1}),
-        ("res_unet", {"precision": "float16", "epochs": 3}, {(2, 0): 2}),
-        ("res_unet", {"optimizer": "adam", "norm": "group", "epochs": 3, "images_per_epoch": 7}, {(1, 0): 1}),
-        ("bcdu_net", ALL, {(0, 0): 0, (0, None): 1, (1, 0): 1, (1, 1): 1, (1, 2): 1, (2, 1): 2, (2, None): 3}),
-    ],
-    ids=["plain", "between-states", "no-state", "plateau", "bfloat16", "float16", "group", "everything"],
-)
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(
-    tmp_path: Path, network: str, changes: dict[str, Any], cuts: dict[tuple[int, int | None], int]
-) -> None:
-    params = recipe(**changes)
-    # How often states are written changes nothing.
-    whole = trainer(tmp_path / "whole", recipe(**changes | {"checkpoint_every": 1}), network=network).run()
-    for number, (at, resumed) in enumerate(cuts.items()):
-        folder = tmp_path / str(number)
-        with pytest.raises(CutError):
-            trainer(folder, params, Recorder(at), network=network).run()
-        # What a new process would have drawn in the meantime changes nothing.
-        torch.manual_seed(12345)
-        result = trainer(folder, params, network=network).run()
-        assert result.resumed_from == resumed
-        assert_same(result, whole)
-        assert_same_state(folder, tmp_path / "whole")
-    if params.precision == "float16":
-        assert torch.load(tmp_path / "whole" / STATE, weights_only=True)["scaler"] != {}
-    if params.schedule == "plateau":
-        assert len({row["learning_rate"] for row in whole.history}) > 1, "the rate never dropped: nothing was tried"
-
-
-def assert_same_state(one: Path, other: Path) -> None:
-    """Not only what is kept is the same, but all that a training would go on with."""
-    mine, theirs = (torch.load(folder / STATE, weights_only=True) for folder in (one, other))
-    assert list(mine) == list(theirs)
-    for name in ("network", "average", "optimizer", "schedule", "scaler", "best_loss", "best_weights"):
-        torch.testing.assert_close(mine[name], theirs[name], rtol=0, atol=0, msg=name)
-
-
 @pytest.mark.parametrize("network", ["defu_net", "bcdu_net"])
 def test_activation_checkpointing_changes_no_bit(tmp_path: Path, network: str) -> None:
     one, other = (
@@ -297,62 +241,6 @@ def test_a_batch_that_cannot_be_divided_is_told(tmp_path: Path, processes: int, 
         Trainer(Watched(), TRAIN, VALIDATION, *given)
 
 
-def test_interrupted_again_and_again(tmp_path: Path, whole: Result) -> None:
-    params = recipe()
-    for at in ((0, 1), (0, None), (1, 0), (1, 2), (2, None), (3, 1)):
-        with pytest.raises(CutError):
-            trainer(tmp_path / "cut", params, Recorder(at)).run()
-    assert_same(trainer(tmp_path / "cut", params).run(), whole)
-
-
-def test_a_run_cut_after_its_last_epoch_only_hands_over_its_result(tmp_path: Path) -> None:
-    params = recipe(epochs=2)
-    whole = trainer(tmp_path, params).run()
-    monitor = Recorder()
-    again = trainer(tmp_path, params, monitor).run()
-    assert monitor.told == [("start", 2, 3, 2), ("stop",)]
-    assert_same(again, whole)
-
-
-def test_a_run_that_stopped_early_is_not_trained_on_after_a_cut(tmp_path: Path) -> None:
-    params = recipe(epochs=20, learning_rate=1e-30, batchnorm_momentum=1e-30, weight_decay=0.0, early_stopping=2)
-    whole = trainer(tmp_path, params).run()
-    assert len(whole.history) == 3
-    again = trainer(tmp_path, params).run()
-    assert_same(again, whole)
-
-
-def test_a_finished_state_is_not_resumed(tmp_path: Path) -> None:
-    params = recipe(epochs=2)
-    first = trainer(tmp_path, params)
-    result = first.run()
-    first.finish(result)
-    again = trainer(tmp_path, params).run()
-    assert again.resumed_from == 0
-    assert_same(again, result)
-
-
-def test_the_state_of_another_run_is_not_resumed(tmp_path: Path) -> None:
-    params = recipe(epochs=2)
-    with pytest.raises(CutError):
-        trainer(tmp_path, params, Recorder((0, None)), fingerprint="another").run()
-    result = trainer(tmp_path, params).run()
-    assert result.resumed_from == 0
-    assert_same(result, trainer(tmp_path / "fresh", params).run())
-
-
-@pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
-def test_a_damaged_state_is_told(tmp_path: Path, damage: str) -> None:
-    with pytest.raises(CutError):
-        trainer(tmp_path, recipe(), Recorder((0, None))).run()
-    state = tmp_path / STATE
-    content = {"truncated": state.read_bytes()[:5000], "empty": b"", "text": b"not a state\n"}
-    state.write_bytes(content[damage])
-    with pytest.raises(TrainingError, match=re.escape(f"{state}: cannot be read")) as told:
-        trainer(tmp_path, recipe()).run()
-    assert "\n" not in str(told.value)
-
-
 @pytest.mark.parametrize(("images", "batch", "epochs"), [(1, 1, 1), (5, 4, 1), (3, 8, 2)])
 def test_any_number_of_images_and_steps(tmp_path: Path, images: int, batch: int, epochs: int) -> None:
     result = trainer(tmp_path, recipe(epochs=epochs, batch_size=batch), train=xrays(images)).run()
@@ -360,13 +248,16 @@ def test_any_number_of_images_and_steps(tmp_path: Path, images: int, batch: int,
     assert all(np.isfinite(list(row.values())).all() for row in result.history)
 
 
-@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("precision", ["auto", "bfloat16", "float16"])
 def test_precision_learns_about_the_same(tmp_path: Path, precision: str) -> None:
-    result = trainer(tmp_path, recipe(epochs=1, precision=precision)).run()
-    exact = trainer(tmp_path / "exact", recipe(epochs=1, precision="float32")).run()
+    rough, exact = Recorder(), Recorder()
+    result = trainer(tmp_path, recipe(precision=precision), rough).run()
+    trainer(tmp_path / "exact", recipe(precision="float32"), exact).run()
     assert all(tensor.dtype != torch.float16 for tensor in result.weights.values())
-    for row, other in zip(result.history, exact.history, strict=True):
-        assert row["train_loss"] == pytest.approx(other["train_loss"], abs=0.02)
+    first, other = (next(told[4] for told in monitor.told if told[0] == "step") for monitor in (rough, exact))
+    assert first == pytest.approx(other, abs=0.02)
+    # Float16 begins with steps that are skipped until the loss has found its scale.
+    assert result.history[-1]["train_loss"] < first - 0.05
 
 
 class Brittle(nn.Module):
@@ -400,25 +291,6 @@ def test_a_rate_beyond_all_bounds_is_told(tmp_path: Path) -> None:
         TrainingError, match=r"^epoch 1, batch [23] of 3: the loss is not a number \(images xray-\d\d, "
     ):
         trainer(tmp_path, recipe(learning_rate=1e38)).run()
-
-
-def test_not_a_number_leaves_the_state_before_it(tmp_path: Path, whole: Result) -> None:
-    params = recipe()
-    poisoned: Trainer
-
-    def poison() -> None:
-        with torch.no_grad():
-            next(poisoned.network.parameters()).fill_(torch.inf)
-
-    poisoned = trainer(tmp_path / "cut", params, Recorder((1, None), poison))
-    with pytest.raises(TrainingError, match=r"^epoch 3, batch 1 of 3: "):
-        poisoned.run()
-    monitor = poisoned.monitor
-    assert isinstance(monitor, Recorder)
-    assert monitor.told[-1] == ("stop",)
-    result = trainer(tmp_path / "cut", params).run()
-    assert result.resumed_from == 2
-    assert_same(result, whole)
 
 
 def test_validation_that_is_no_number_is_told(tmp_path: Path) -> None:
