@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export GX_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run data profile promote pipeline test check lock samples clean
+.PHONY: help setup run data profile promote pipeline image test check lock samples clean
 
 help:  ## Show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
@@ -34,6 +34,20 @@ promote: setup  ## Make the challenger the champion: VERSION=N for another versi
 
 pipeline: setup  ## Compile the Kubeflow pipeline to build/pipeline.yaml
 	@python -m pipelines.compile --out build/pipeline.yaml
+
+# docs/image.md says what each of these is for. Inputs of the installation lie in build/image while it runs, and no longer.
+TARGET ?= cpu
+IMAGE ?= $(shell sed -n 's/^IMAGE = "\(.*\)"/\1/p' pipelines/components.py)$(if $(filter gpu,$(TARGET)),-gpu)
+image:  ## Build the image of every step: TARGET=cpu|gpu, and the options in docs/image.md
+	@rm -rf build/image && mkdir -p build/image
+	@$(if $(CA_BUNDLE),cp "$(CA_BUNDLE)" build/image/ca.pem)
+	@$(if $(WHEELS),cp "$(WHEELS)"/*.whl build/image/)
+	@trap 'rm -rf build/image' EXIT; docker build --target $(TARGET) --tag $(IMAGE) \
+	  --build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" \
+	  --build-arg GIT_COMMIT="$$(git rev-parse HEAD)" \
+	  --build-arg GIT_DIRTY="$$(git diff --quiet HEAD -- . ':!dvc.lock' && echo false || echo true)" \
+	  --build-arg HTTP_PROXY --build-arg HTTPS_PROXY --build-arg NO_PROXY \
+	  $(foreach name,BASE INDEX_URL TORCH_INDEX_URL,$(if $($(name)),--build-arg $(name)="$($(name))")) $(DOCKER_FLAGS) .
 
 test: setup check  ## Lint, types, and all tests, the slow ones too
 	@python -m pytest

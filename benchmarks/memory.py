@@ -209,7 +209,11 @@ def main(
     rows = []
     for precision, checkpointing, accumulation in product(("float32", "bfloat16"), (False, True), (1, 2)):
         chosen = {"precision": precision, "activation_checkpointing": checkpointing, "accumulation": accumulation}
-        rows.append(in_a_process({**common, **chosen}, params, threads))
+        row = in_a_process({**common, **chosen}, params, threads)
+        peak = "out of memory" if row["peak"] is None else f"peak {row['peak'] / GIB:.2f} GiB"
+        # At the paper's size a CPU takes minutes for each.
+        print(f"{precision}, {options(row)}: {peak}", file=sys.stderr, flush=True)
+        rows.append(row)
         write_json(out, {"hardware": hardware(), "torch": torch.__version__, "card_gib": card, "cases": rows})
     console.print(table(rows, card))
     where = "the resident memory that the step added" if kind == "cpu" else "torch.cuda.max_memory_allocated"

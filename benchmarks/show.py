@@ -36,8 +36,8 @@ def heading(figures: dict[str, Any]) -> str:
     return (
         f"{settings['network']}, {settings['size']} x {settings['size']}, width {recipe['width']:g}, batch "
         f"{recipe['batch_size']}; shipped: precision {recipe['precision']}, compile {str(recipe['compile']).lower()}\n"
-        f"{settings['device']}: {machine['gpu'] or machine['cpu']}, {settings['threads']} threads of "
-        f"{machine['cores']} cores; torch {figures['versions']['torch']}"
+        f"{settings['device']}: {machine['gpu'] or machine['cpu']}, threads: {settings['threads']}, cores: "
+        f"{machine['cores']}; torch {figures['versions']['torch']}"
     )
 
 
@@ -78,7 +78,11 @@ def rungs(figures: list[dict[str, Any]], device: str) -> Table:
 def rooflines(figures: dict[str, Any]) -> list[Table | str]:
     """Return what the machine can do and how much of it both loops take."""
     rates = ", ".join(f"{name} {rate / 1e12:.3g} TFLOP/s" for name, rate in figures["matrix_flops"].items())
-    table = _table("Rooflines", "loop", ["precision", "ms a step", "least by the rates", "TFLOP/s", "of the rate"])
+    table = _table(
+        "Rooflines (a CPU's ms are its own, not the clock's)",
+        "loop",
+        ["precision", "ms a step", "least by the rates", "TFLOP/s", "of the rate"],
+    )
     for name, step in figures["steps"].items():
         table.add_row(
             name,

@@ -48,10 +48,15 @@ class World:
         """Whether this process writes what all have computed."""
         return self.rank == 0
 
+    def wait(self) -> None:
+        """Wait until all processes have come here."""
+        if self.size > 1:
+            dist.barrier()
+
     def leave(self) -> None:
         """Wait for the others and end the group, where there is one."""
-        if self.size > 1 and dist.is_initialized():
-            dist.barrier()
+        self.wait()
+        if self.size > 1:
             dist.destroy_process_group()
 
     def share(self, rows: Tensor) -> Tensor:
@@ -107,13 +112,17 @@ def summed(*values: Tensor) -> tuple[Tensor, ...]:
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm over the batch of all processes, on CPUs (gloo) as on GPUs; torch's own knows GPUs alone."""
+    """BatchNorm over the batch of all processes, on CPUs (gloo) as on GPUs; torch's own knows GPUs alone.
+
+    Without gradients (validation, :func:`model.optimisation.recalibrate`) each process is given whole batches.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (N, C, H, W) to the same shape."""
-        if not self.training:
+        if not (self.training and torch.is_grad_enabled()):
             return super().forward(input)
-        x = input.float()
+        # In the weights' precision, which autocast leaves alone.
+        x = input.to(self.weight.dtype)
         count = x.numel() / x.shape[1] * dist.get_world_size()
         mean = all_reduce(x.sum((0, 2, 3))) / count
         centred = x - mean.view(1, -1, 1, 1)

@@ -173,7 +173,7 @@ class Trainer:
     def _epoch(self, epoch: int) -> dict[str, float]:
         start = time.monotonic()
         # What dropout draws follows from the seed, the epoch and the process: no generator's state need be kept.
-        torch.manual_seed((self.seed * 1_000_003 + epoch) * self.world.size + self.world.rank)
+        torch.manual_seed(((self.seed * 1_000_003 + epoch) * self.world.size + self.world.rank) % 2**63)
         rate = self.optimizer.param_groups[0]["lr"]
         loss, dice = self._learn(epoch)
         seconds = time.monotonic() - start

@@ -54,7 +54,10 @@ class Address:
         elif in_pod:
             configuration.host = IN_CLUSTER.format(self.system_namespace)
         else:
+            if self.token or self.token_file:
+                raise UserError("a token opens a host: say --host (or KF_PIPELINES_ENDPOINT) with it")
             self._through_kubernetes(configuration)
+            return configuration
         self._authorise(configuration)
         return configuration
 
@@ -69,12 +72,23 @@ class Address:
         from kubernetes import config  # type: ignore[import-untyped]
 
         try:
-            config.load_kube_config(client_configuration=configuration, context=self.kube_context)
+            # Said here, because its own default was read when it was imported.
+            file = os.environ.get("KUBECONFIG") or None
+            config.load_kube_config(config_file=file, client_configuration=configuration, context=self.kube_context)
         except config.ConfigException as error:
             raise UserError(
                 f"which Kubeflow? say --host (or KF_PIPELINES_ENDPOINT); the kubeconfig is of no use ({error})"
             ) from None
-        configuration.host = configuration.host.rstrip("/") + THROUGH_KUBERNETES.format(self.system_namespace)
+        host = configuration.host.rstrip("/") + THROUGH_KUBERNETES.format(self.system_namespace)
+        renew = configuration.refresh_api_key_hook
+
+        def renewed(those: Any) -> None:
+            # Kubernetes' hook renews a token that expired, and puts its own host back with it.
+            if renew is not None:
+                renew(those)
+            those.host, those.refresh_api_key_hook = host, renewed
+
+        configuration.host, configuration.refresh_api_key_hook = host, renewed
 
     def _authorise(self, configuration: Any) -> None:
         if self.token and self.token_file:

@@ -15,9 +15,12 @@ FIELDS = (
     ("month", 1, 12),
     ("day of the week", 0, 6),
 )
-MONTHS = dict(zip("jan feb mar apr may jun jul aug sep oct nov dec".split(), range(1, 13), strict=True))
-DAYS = dict(zip("sun mon tue wed thu fri sat".split(), range(7), strict=True))
-NAMES: dict[str, dict[str, int]] = {"month": MONTHS, "day of the week": DAYS}
+MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+DAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
+NAMES = {
+    "month": {name: number for number, name in enumerate(MONTHS, 1)},
+    "day of the week": {name: number for number, name in enumerate(DAYS)},
+}
 HORIZON = 8 * 366  # days; 29 February may be eight years away
 
 

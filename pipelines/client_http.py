@@ -16,7 +16,7 @@ from components.errors import UserError
 
 CONNECT, READ = 10.0, 60.0  # seconds that a connection and an answer may take
 FIRST_CONTACT = 5.0  # seconds of patience with a host that has not answered yet: its name is likely wrong
-LONGEST_PAUSE = 10.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 BUSY = (429, 500, 502, 503, 504)
 # A server that fails inside does so again more often than not, where a gateway's error passes by itself.
 TRIES_AT_500 = 4
@@ -25,7 +25,7 @@ Tell = Callable[[str], None]
 Found = TypeVar("Found")
 
 
-class Trouble(UserError):
+class RequestError(UserError):
     """A request that got no useful answer.
 
     Args:
@@ -57,9 +57,9 @@ class Backoff:
     def __init__(self, patience: float, tell: Tell) -> None:
         self._end = time.monotonic() + patience
         self._tell = tell
-        self._pause, self._tries = 0.5, 0
+        self._pause, self._tries = FIRST_PAUSE, 0
 
-    def wait(self, trouble: Trouble, patience: float = float("inf")) -> None:
+    def wait(self, trouble: RequestError, patience: float = float("inf")) -> None:
         """Sleep before the next try, or raise the trouble where no further try is due.
 
         Args:
@@ -78,7 +78,7 @@ class Backoff:
 
 
 class PatientClient(kfp_server_api.ApiClient):  # type: ignore[misc]
-    """kfp's REST client that tries again where this cannot do a thing twice, and raises :class:`Trouble` alone."""
+    """kfp's REST client that tries again where this cannot do a thing twice, and raises :class:`RequestError` alone."""
 
     def __init__(self, configuration: Any, patience: float, tell: Tell) -> None:
         configuration.retries = False  # urllib3's own tries know neither patience nor what Kubeflow's errors mean
@@ -108,7 +108,7 @@ class PatientClient(kfp_server_api.ApiClient):  # type: ignore[misc]
         while True:
             try:
                 return send()
-            except Trouble as trouble:
+            except RequestError as trouble:
                 backoff.wait(trouble)
                 if trouble.sent and (found := look()) is not None:
                     return found
@@ -120,7 +120,9 @@ class PatientClient(kfp_server_api.ApiClient):  # type: ignore[misc]
             try:
                 answer = super().request(method, url, **options)
                 if expects_json and not _is_json(answer.data):
-                    raise Trouble(f"{self._host}: answers with a web page, not with Kubeflow's API; {_WRONG_PLACE}")
+                    raise RequestError(
+                        f"{self._host}: answers with a web page, not with Kubeflow's API; {_WRONG_PLACE}"
+                    )
                 self.reached = True
                 return answer
             except (kfp_server_api.ApiException, http.HTTPError) as error:
@@ -130,6 +132,8 @@ class PatientClient(kfp_server_api.ApiClient):  # type: ignore[misc]
                 continue
             if method != "GET" and trouble.sent:
                 raise trouble
+            if not expects_json and trouble.from_api:
+                raise trouble  # a log that is gone is told as an error of the server, which does not pass
             backoff.wait(trouble, self.patience if self.reached else FIRST_CONTACT)
 
     @property
@@ -145,48 +149,59 @@ class PatientClient(kfp_server_api.ApiClient):  # type: ignore[misc]
         headers["authorization"] = token
         return True
 
-    def _trouble(self, error: Exception) -> Trouble:
+    def _trouble(self, error: Exception) -> RequestError:
         if isinstance(error, kfp_server_api.ApiException) and error.status:
             return _refused(error, self._host)
-        return _lost(error, self._host)
+        return _lost(error, self._host, self.reached)
 
 
 _WRONG_PLACE = "the host is wrong (it often ends in /pipeline), or it wants a login first (see the docs on tokens)"
 
 
-def _lost(error: Exception, host: str) -> Trouble:
-    """Return what is told of a request that no answer came to."""
+def wrong_place(host: str) -> RequestError:
+    """Return what is told where something answers that does not know the API."""
+    return RequestError(f"{host}: has no Kubeflow Pipelines API (404); {_WRONG_PLACE}", status=404)
+
+
+def _lost(error: Exception, host: str, reached: bool) -> RequestError:
+    """Return what is told of a request that no answer came to; a host that was reached once has a right name."""
     name = urlsplit(host).hostname or host
     match error:
         case http.NameResolutionError():
-            return Trouble(f"{name}: no such host; correct --host", sent=False)
+            return RequestError(f"{name}: no such host; correct --host", sent=False, passing=reached)
         case http.NewConnectionError():
-            return Trouble(f"{host}: nothing listens there; correct --host or open the way", sent=False, passing=True)
+            return RequestError(
+                f"{host}: nothing listens there; correct --host, or start the port-forward", sent=False, passing=True
+            )
         case http.ConnectTimeoutError():
-            return Trouble(f"{host}: no connection within {CONNECT:g} s", sent=False, passing=True)
+            return RequestError(f"{host}: no connection within {CONNECT:g} s", sent=False, passing=True)
         case http.ReadTimeoutError():
-            return Trouble(f"{host}: no answer within {READ:g} s", passing=True)
+            return RequestError(f"{host}: no answer within {READ:g} s", passing=True)
         case http.LocationValueError():
-            return Trouble(f"{host}: is no http:// or https:// address; correct --host", sent=False)
+            return RequestError(f"{host}: is no http:// or https:// address; correct --host", sent=False)
         case kfp_server_api.ApiException():  # the REST client's wrapping of TLS errors
             reason = str(error.reason).splitlines()[-1]
-            return Trouble(f"{host}: no safe connection ({reason}); name its authority with --ca-file", sent=False)
+            return RequestError(f"{host}: no safe connection ({reason}); name its authority with --ca-file", sent=False)
         case _:
-            return Trouble(f"{host}: the connection broke", passing=True)
+            return RequestError(f"{host}: the connection broke", passing=True)
 
 
-def _refused(error: Any, host: str) -> Trouble:
+def _refused(error: Any, host: str) -> RequestError:
     """Return what is told of an answer that is an error."""
     status, (message, from_api) = error.status, _message(error.body)
     headers = error.headers or {}
     # Where nobody is logged in, some versions of Kubeflow answer 500.
     if status == 401 or (status == 500 and ("Unauthenticated" in message or "no user identity" in message)):
-        return Trouble(f"{host}: the token is missing, wrong or expired; get a new one", status=401, from_api=from_api)
+        return RequestError(
+            f"{host}: the token is missing, wrong or expired; get a new one", status=401, from_api=from_api
+        )
     if 300 <= status < 400:
-        return Trouble(f"{host}: sends to {headers.get('location', 'another page')}; {_WRONG_PLACE}", status=status)
+        return RequestError(
+            f"{host}: sends to {headers.get('location', 'another page')}; {_WRONG_PLACE}", status=status
+        )
     if status in BUSY:
         pause = headers.get("retry-after", "")
-        return Trouble(
+        return RequestError(
             f"{host}: server error {status}" + (f" ({message})" if message else ""),
             status=status,
             passing=True,
@@ -195,11 +210,11 @@ def _refused(error: Any, host: str) -> Trouble:
             pause=float(pause) if pause.isdecimal() else 0,
         )
     if status == 404 and not from_api:
-        return Trouble(f"{host}: has no Kubeflow Pipelines API (404); {_WRONG_PLACE}", status=404)
+        return wrong_place(host)
     if status == 403:
         detail = message or "no reason given"
-        return Trouble(f"{host}: not allowed: {detail}; ask for the role kubeflow-edit there", status=403)
-    return Trouble(f"{host}: refused ({status}): {message or 'no reason given'}", status=status, from_api=from_api)
+        return RequestError(f"{host}: not allowed: {detail}; ask for the role kubeflow-edit there", status=403)
+    return RequestError(f"{host}: refused ({status}): {message or 'no reason given'}", status=status, from_api=from_api)
 
 
 def _message(body: bytes | str | None) -> tuple[str, bool]:

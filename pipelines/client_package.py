@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from components.errors import UserError
 from components.params import Params, check, read_yaml
 from components.provenance import data_md5
 from pipelines import compile as compiler
+from pipelines.client_watch import tell
+from pipelines.cluster import read_cluster
 from pipelines.tasks import sections
 
 PIN = Path("data.dvc")
@@ -29,11 +30,13 @@ class Package:
         text: as ``compile`` writes it.
         spec: as Kubeflow's API takes it.
         parameters: their names, and whether a run must give them.
+        service_account: that the cluster's settings want a run to have.
     """
 
     text: str
     spec: dict[str, Any]
     parameters: dict[str, bool]
+    service_account: str | None
 
 
 def overridden(path: Path, changes: Sequence[str]) -> tuple[Params, set[str]]:
@@ -72,19 +75,21 @@ def _value(change: str, text: str) -> Any:
         raise UserError(f"--set '{change}': the value is not valid YAML: {' '.join(str(error).split())}") from None
 
 
-def package(params: Params, image: str) -> Package:
+def package(params: Params, cluster: Path, image: str | None) -> Package:
     """Compile the pipeline with these parameters as its defaults: the one place that knows the compiler."""
-    text = compiler.compiled(params, image, compiler.code_version())
+    settings = read_cluster(cluster)
+    text = compiler.compiled(params, image, compiler.code_version(), settings)
     pipeline, *platform = [document for document in yaml.safe_load_all(text) if document]
     declared = pipeline["root"].get("inputDefinitions", {}).get("parameters", {})
     spec = {"pipeline_spec": pipeline, "platform_spec": platform[0]} if platform else pipeline
-    return Package(text, spec, {name: not about.get("isOptional") for name, about in declared.items()})
+    needed = {name: not about.get("isOptional") for name, about in declared.items()}
+    return Package(text, spec, needed, settings.service_account)
 
 
-def arguments(built: Package, params: Params, touched: set[str], given: dict[str, str | None]) -> dict[str, str]:
+def arguments(built: Package, params: Params, touched: set[str], given: dict[str, Any]) -> dict[str, Any]:
     """Return what the run gives the pipeline: the said values, and each touched section so that Kubeflow shows it."""
-    values = {name: text for name, text in sections(params).items() if name in touched}
-    values |= {name: text for name, text in given.items() if text is not None}
+    values: dict[str, Any] = {name: text for name, text in sections(params).items() if name in touched}
+    values |= {name: value for name, value in given.items() if value is not None}
     if unknown := sorted(set(values) - set(built.parameters)):
         raise UserError(f"the compiled pipeline has no parameter {', '.join(unknown)}; leave it out")
     if missing := sorted(name for name, needed in built.parameters.items() if needed and name not in values):
@@ -94,31 +99,25 @@ def arguments(built: Package, params: Params, touched: set[str], given: dict[str
 
 def cohort(source: str | None, md5: str | None) -> tuple[str, str]:
     """Return where the cluster finds the cohort and what pins it, both from ``data.dvc`` unless they were said."""
-    if source is None:
-        source = _pinned_source()
+    pinned = _pinned_source()
+    source = source or (pinned if pinned and pinned.startswith("s3://") else None)
     if source is None:
         raise UserError(f"which cohort? say --source; {PIN} pins none that a cluster could read, an s3:// address")
-    if md5 is None:
-        md5 = data_md5(PIN)
-    if md5 is None:
+    if md5 is not None:
+        return source, md5
+    if (md5 := data_md5(PIN)) is None:
         raise UserError(f"{source}: nothing pins it here; say --data-md5, or pin it in {PIN}: make data DATA={source}")
+    if source != pinned:
+        # Nobody compares the two: the bucket may hold a copy of what is pinned, or something else.
+        tell(f"data_md5 is that of {pinned or 'data'} in {PIN}; if {source} holds other data, say --data-md5")
     return source, md5
 
 
 def _pinned_source() -> str | None:
-    if not PIN.exists():
-        return None
-    path = str(read_yaml(PIN)["deps"][0]["path"]) if "deps" in (read_yaml(PIN) or {}) else ""
-    return path if path.startswith("s3://") else None
+    dependencies = (read_yaml(PIN) or {}).get("deps") if PIN.exists() else None
+    return str(dependencies[0]["path"]) if dependencies else None
 
 
-def shown(values: dict[str, str]) -> str:
+def shown(values: dict[str, Any]) -> str:
     """Return arguments in one line, sections of parameters by their name alone."""
-    return ", ".join(name if _is_section(text) else f"{name} {text}" for name, text in values.items() if text)
-
-
-def _is_section(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except ValueError:
-        return False
+    return ", ".join(name if str(value).startswith("{") else f"{name} {value}" for name, value in values.items())

@@ -6,6 +6,7 @@ and not hours later by a pod that never starts.
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, get_args
 
@@ -31,6 +32,7 @@ Key = Annotated[
 LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Folder = Annotated[str, Field(pattern=r"^/[^:\s]*[^:\s/]$")]
+Place = Annotated[str, Field(pattern=r"^(s3:/)?/[^:\s]*[^:\s/]$")]
 Seconds = Annotated[int, Field(ge=1, le=2**31 - 1)]
 CpuAmount = Annotated[str, Field(pattern=r"^([1-9][0-9]*m|[0-9]+(\.[0-9]+)?)$")]
 # Powers of 1024 alone: kfp takes "K" and Kubernetes "k".
@@ -44,7 +46,7 @@ def cores(amount: str) -> float:
 
 def mebibytes(amount: str) -> int:
     """Return a memory amount, such as ``4Gi``, in MiB."""
-    return int(amount[:-2]) * 1024 ** ("Mi", "Gi", "Ti").index(amount[-2:])
+    return int(amount[:-2]) * {"Mi": 1, "Gi": 1024, "Ti": 1024**2}[amount[-2:]]
 
 
 class Cpu(Section):
@@ -126,10 +128,10 @@ class Step(Section):
     cpu: Cpu | None = None
     memory: Memory | None = None
     gpus: Gpus | None = None
-    node_selector: dict[Key, LabelValue] = {}
-    tolerations: list[Toleration] = []
+    node_selector: dict[Key, LabelValue] = Field(default_factory=dict)
+    tolerations: list[Toleration] = Field(default_factory=list)
     shared_memory: MemoryAmount | None = Field(None, description="size of /dev/shm; counts as memory of the container")
-    volumes: list[Volume] = []
+    volumes: list[Volume] = Field(default_factory=list)
     retries: Retries | None = None
     timeout: Seconds | None = Field(None, description="seconds of one attempt, from the moment its node is found")
 
@@ -155,7 +157,7 @@ class Cluster(Section):
     labels: dict[Key, LabelValue] = Field(description="of every step's pod, for cost reports")
     parallelism: Annotated[int, Field(ge=1)] = Field(description="cells that are trained or evaluated at a time")
     run_timeout: Seconds | None = Field(description="seconds of the whole run; null: no end")
-    checkpoints: Folder | None = Field(description="default of the pipeline's parameter of that name")
+    checkpoints: Place | None = Field(description="default of the pipeline's parameter of that name")
     secrets: list[Variables]
     config_maps: list[Variables]
     every_step: Step
@@ -186,59 +188,49 @@ def read_cluster(path: Path = CLUSTER) -> Cluster:
 def check_cluster(values: Any, origin: str) -> Cluster:
     """Return ``values`` as typed settings, or raise a :class:`UserError` that lists every wrong key at once."""
     cluster = check_section(Cluster, values, origin)
-    problems = [*_names_twice(cluster), *(line for name in STEPS for line in _clashes(cluster, name))]
+    problems = [*_given_twice(cluster), *_clashes("every_step", cluster.every_step, set(Step.model_fields))]
+    for name, own in cluster.steps.items():
+        problems += _clashes(f"steps.{name}", cluster.step(name), own.model_fields_set)
+    paths = [volume.path for volume in cluster.step("train").volumes]
+    folder = cluster.checkpoints or ""
+    if folder.startswith("/") and not any(PurePosixPath(folder).is_relative_to(path) for path in paths):
+        problems.append(f"checkpoints: {folder} is on no volume of train, so that no other attempt would find it")
     if problems:
         raise UserError(f"{origin}: {len(problems)} value(s) to correct", problems)
     return cluster
 
 
-def _names_twice(cluster: Cluster) -> list[str]:
+def _given_twice(cluster: Cluster) -> list[str]:
+    """Return the variables that one step would get from two places: which of them wins is nobody's choice."""
+    clashes: dict[tuple[str, str, str], list[str]] = {}
+    given: dict[tuple[StepName, str], str] = {}
+    for kind, references in (("secrets", cluster.secrets), ("config_maps", cluster.config_maps)):
+        for number, reference in enumerate(references):
+            for step, variable in product(reference.steps, reference.variables):
+                where = f"{kind}.{number}"
+                first = given.setdefault((step, variable), where)
+                if first != where:
+                    clashes.setdefault((where, variable, first), []).append(step)
+    return [
+        f"{where}.variables.{variable}: {first} gives it to {' and '.join(steps)} already"
+        for (where, variable, first), steps in clashes.items()
+    ]
+
+
+def _clashes(where: str, step: Step, said: set[str]) -> list[str]:
+    """Return what is wrong with settings taken together, as far as keys that are said in this place have a part."""
     problems = []
-    for name in STEPS:
-        given: dict[str, str] = {}
-        for kind, references in (("secrets", cluster.secrets), ("config_maps", cluster.config_maps)):
-            for number, reference in enumerate(references):
-                for variable in reference.variables if name in reference.steps else ():
-                    where = f"{kind}.{number}.variables.{variable}"
-                    if variable in given:
-                        problems.append(f"{where}: {name} has it from {given[variable]} already")
-                    given.setdefault(variable, where)
-    return problems
-
-
-def _clashes(cluster: Cluster, name: StepName) -> list[str]:
-    """Return what is wrong with a step's settings taken together, where the step itself or the defaults say so."""
-    step, own = cluster.step(name), cluster.steps.get(name)
-    if own is None and name != STEPS[0]:
-        return []  # the same as every_step, which the first step stands for
-
-    def where(*keys: str) -> str:
-        return f"steps.{name}" if own and own.model_fields_set & set(keys) else "every_step"
-
-    problems = []
-    if step.shared_memory and step.memory and mebibytes(step.shared_memory) >= mebibytes(step.memory.limit):
-        place = where("shared_memory", "memory")
-        problems.append(f"{place}.shared_memory: must be below memory.limit, {step.memory.limit}, of which it is a part")
-    if step.retries and step.retries.count:
-        place = where("retries", "timeout")
+    if said & {"shared_memory", "memory"} and step.shared_memory and step.memory:
+        limit = step.memory.limit
+        if mebibytes(step.shared_memory) >= mebibytes(limit):
+            problems.append(f"{where}.shared_memory: must be below memory.limit, {limit}, of which it is a part")
+    if said & {"retries", "timeout"} and step.retries and step.retries.count:
         if step.timeout is None:
-            problems.append(f"{place}.timeout: must be given where retries.count is above 0")
-        elif step.retries.needs(step.timeout) > step.retries.within:
-            least = step.retries.needs(step.timeout)
-            problems.append(f"{place}.retries.within: must be {least:.0f} or more, or the last attempts never come")
-    paths = [volume.path for volume in step.volumes] + (["/dev/shm"] if step.shared_memory else [])  # noqa: S108
-    if len(set(paths)) < len(paths):
-        problems.append(f"{where('volumes', 'shared_memory')}.volumes: two have the same path")
-    claims = [volume.claim for volume in step.volumes]
-    if len(set(claims)) < len(claims):
-        problems.append(f"{where('volumes')}.volumes: two have the same claim")
-    if name == "train" and cluster.checkpoints and not _is_on(cluster.checkpoints, paths):
-        problems.append(f"checkpoints: {cluster.checkpoints} is on no volume of train, so that no retry would find it")
+            problems.append(f"{where}.timeout: must be given where there are retries")
+        elif (least := step.retries.needs(step.timeout)) > step.retries.within:
+            problems.append(f"{where}.retries.within: must be {least:.0f} or more, or the last attempts never come")
+    for key in ("path", "claim"):
+        values = [getattr(volume, key) for volume in step.volumes]
+        if "volumes" in said and len(set(values)) < len(values):
+            problems.append(f"{where}.volumes: two have the same {key}")
     return problems
-
-
-def _is_on(folder: str, mounts: list[str]) -> bool:
-    path = PurePosixPath(folder)
-    return any(path.is_relative_to(mount) for mount in mounts)
-
-

@@ -1,29 +1,56 @@
-"""``python -m pipelines.compile --out build/pipeline.yaml``: the Kubeflow pipeline as YAML."""
+"""``python -m pipelines.compile --out build/pipeline.yaml``: the Kubeflow pipeline as YAML, and each step alone."""
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from components import cli
-from components.files import write_file
+from components.files import write_file, write_folder
 from components.params import Params, read_params
 from components.provenance import git_state
-from pipelines.components import IMAGE
+from pipelines.cluster import CLUSTER, STEPS, Cluster, read_cluster
 
 
-def compiled(params: Params, image: str = IMAGE, git_commit: str = "") -> str:
-    """Return the pipeline as the YAML that Kubeflow takes; equal arguments give equal text."""
-    from kfp.compiler import Compiler
+def compiled(params: Params, image: str | None = None, git_commit: str = "", cluster: Cluster | None = None) -> str:
+    """Return the pipeline as the YAML that Kubeflow takes; equal arguments give equal text.
 
+    Args:
+        params: the defaults of the pipeline's parameters.
+        image: what every step runs in; None is the cluster's.
+        git_commit: the code in the image.
+        cluster: what the steps ask of a cluster; None is what ``pipelines/cluster.yaml`` says.
+    """
     from pipelines.graph import build
+
+    return _text(build(params, image, git_commit, cluster or read_cluster()))
+
+
+def compiled_steps(image: str) -> dict[str, str]:
+    """Return every step as a reusable component of its own, by name, in the YAML that Kubeflow loads; all in ``image``.
+
+    What a step asks of a cluster is no part of a component: whoever uses one in a pipeline says it there.
+    """
+    from pipelines import components as steps
+
+    texts: dict[str, str] = {}
+    for name in STEPS:
+        component = copy.deepcopy(getattr(steps, name))
+        component.component_spec.implementation.container.image = image
+        texts[name] = _text(component)
+    return texts
+
+
+def _text(component: Any) -> str:
+    from kfp.compiler import Compiler
 
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "pipeline.yaml"  # the compiler goes by the name's ending
-        Compiler().compile(build(params, image, git_commit), str(package))
+        Compiler().compile(component, str(package))
         return package.read_text()
 
 
@@ -36,13 +63,23 @@ def code_version() -> str:
 def main(
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("build/pipeline.yaml"),
     params: cli.ParamsFile = Path("params.yaml"),
-    image: Annotated[str, typer.Option(help="The image that every step runs in.")] = IMAGE,
+    cluster: Annotated[Path, typer.Option(help="What the steps ask of the cluster, validated whole.")] = CLUSTER,
+    image: Annotated[str | None, typer.Option(help="The image of every step, in the place of the cluster's.")] = None,
+    components: Annotated[
+        Path | None, typer.Option(help="A folder to write as well: every step as a component of its own.")
+    ] = None,
 ) -> None:
     """Compile the Kubeflow pipeline, with the parameters of a file as its defaults."""
-    text = compiled(read_params(params), image, code_version())
+    choices, settings = read_params(params), read_cluster(cluster)
+    text = compiled(choices, image, code_version(), settings)
     with write_file(out) as partial:
         partial.write_text(text)
     print(f"{out}: upload it to Kubeflow, or create a run from it with kfp.Client().create_run_from_pipeline_package")
+    if components is not None:
+        with write_folder(components) as folder:
+            for name, step in compiled_steps(image or settings.image).items():
+                (folder / f"{name}.yaml").write_text(step)
+        print(f"{components}: load one with kfp.components.load_component_from_file")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from kfp.dsl import (
     Metrics,
     Model,
     Output,
+    PipelineTaskFinalStatus,
     component,
 )
 
@@ -27,7 +28,16 @@ IMAGE = "defu-net-pipeline-python:0.1.0"
 
 @component(base_image=IMAGE, install_kfp_package=False)
 def plan(
-    ingest: str, validate: str, preprocess: str, scenarios: str, matrix: str, train: str, evaluate: str, register: str
+    ingest: str,
+    validate: str,
+    preprocess: str,
+    scenarios: str,
+    matrix: str,
+    train: str,
+    evaluate: str,
+    register: str,
+    git_commit: str = "",
+    image_digest: str = "",
 ) -> NamedTuple("Plan", [("Output", list[str]), ("scenarios", str), ("params", str)]):  # type: ignore[valid-type]
     """Check all parameters before anything runs, and list the cells: every network, scenario and seed.
 
@@ -40,6 +50,8 @@ def plan(
         train: Section of params.yaml as JSON.
         evaluate: Section of params.yaml as JSON.
         register: Section of params.yaml as JSON.
+        git_commit: Part of the cache key: other code runs again.
+        image_digest: Part of the cache key: another image under the same name runs again.
 
     Returns:
         Output: The cells, each as network/scenario/seed-n. Kubeflow's local runner loops over no other name.
@@ -57,15 +69,18 @@ def plan(
 
 
 @component(base_image=IMAGE, install_kfp_package=False)
-def ingest(source: str, params: str, data_md5: str, git_commit: str, raw: Output[Dataset]) -> None:
+def ingest(
+    source: str, params: str, data_md5: str, raw: Output[Dataset], git_commit: str = "", image_digest: str = ""
+) -> None:
     """Read a cohort in its publishers' layouts: images, masks and a manifest.
 
     Args:
         source: A folder, a ZIP file or s3://bucket/prefix.
         params: Section ingest of params.yaml as JSON.
         data_md5: Pins the cohort. Part of the cache key: other data run again.
-        git_commit: Part of the cache key: other code runs again.
         raw: The raw cohort.
+        git_commit: Part of the cache key: other code runs again.
+        image_digest: Part of the cache key: another image under the same name runs again.
     """
     from pathlib import Path
 
@@ -146,7 +161,7 @@ def train(
     model: Output[Model],
     training: Output[Metrics],
 ) -> None:
-    """Train one network in one scenario with one seed.
+    """Train one network in one scenario with one seed, in as many processes as TRAIN_PROCESSES says.
 
     Args:
         cell: network/scenario/seed-n.
@@ -154,7 +169,8 @@ def train(
         splits: One frozen split a scenario.
         params: Section train of params.yaml as JSON.
         experiment: Section register of params.yaml as JSON: its experiment is MLflow's.
-        checkpoints: A folder for the full states of all cells; empty, beside the model.
+        checkpoints: Where the full states of all cells outlive an attempt: a folder on a volume, or s3://bucket/prefix;
+            empty, beside the model, where no other attempt finds them.
         data_md5: Pins the cohort, for the lineage.
         model: Weights, configuration and history.
         training: The best epoch and its validation Dice.
@@ -164,16 +180,18 @@ def train(
     from components.params import RegisterParams
     from components.results import Cell
     from components.train import train
+    from components.train.remote import places
     from model.recipe import TrainParams
-    from pipelines.tasks import CELL, section, task
+    from pipelines.tasks import CELL, in_processes, section, task
 
     with task(data_md5):
         which = Cell.of(Path(cell))
-        states = Path(checkpoints) / cell if checkpoints else Path(model.path).with_name("checkpoints")
+        beside = Path(model.path).with_name("checkpoints")
+        states, remote = places(checkpoints or str(beside), which, beside)
         choices = section(TrainParams, params, "train")
         name = section(RegisterParams, experiment, "register").experiment
         split = Path(splits.path) / f"{which.scenario}.json"
-        result = train(which, Path(arrays.path), split, choices, name, Path(model.path), states)
+        result = in_processes(train, which, Path(arrays.path), split, choices, name, Path(model.path), states, remote)
     model.framework = "PyTorch"
     model.metadata.update({CELL: cell, "network": which.network, "scenario": which.scenario, "seed": which.seed})
     training.metadata[CELL] = cell
@@ -299,3 +317,44 @@ def register(
     with task(data_md5), gathered(evaluations) as scored, gathered(models) as trained:
         choices = check(from_json(params, "params"), "pipeline parameters")
         version.metadata.update(asdict(register(trained, scored, Path(arrays.path), choices, Path(version.path))))
+
+
+@component(base_image=IMAGE, install_kfp_package=False)
+def promote(version: Input[Artifact], wanted: bool, champion: Output[Markdown]) -> None:
+    """Put the registered version into production, where that is wanted: the alias champion moves to it.
+
+    Args:
+        version: What register left.
+        wanted: False leaves the champion what it was.
+        champion: What was done, and what was champion before.
+    """
+    from pathlib import Path
+
+    from components.promote import promote
+    from pipelines.tasks import promoted, task
+
+    with task():
+        told = promoted(Path(version.path), promote if wanted else None)
+    Path(champion.path).write_text(f"{told}\n")
+
+
+@component(base_image=IMAGE, install_kfp_package=False)
+def outcome(
+    status: PipelineTaskFinalStatus, source: str, data_md5: str, git_commit: str, summary: Output[Markdown]
+) -> None:
+    """Say how the run ended, whether it succeeded or failed.
+
+    Args:
+        status: How the other steps ended, all together.
+        source: Where the cohort came from.
+        data_md5: What pins it.
+        git_commit: The code that ran.
+        summary: How the run ended, and what it ran on.
+    """
+    from pathlib import Path
+
+    from pipelines.tasks import ended
+
+    line, text = ended(status.state, status.error_message, {"source": source, "data": data_md5, "code": git_commit})
+    print(line)
+    Path(summary.path).write_text(text)

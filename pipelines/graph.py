@@ -6,23 +6,19 @@ from the parameters, in :func:`pipelines.components.plan`.
 
 # mypy: disable-error-code="untyped-decorator"
 
-from typing import Any, NamedTuple
+from typing import Any, cast
 
-from kfp import dsl
+from kfp import dsl, kubernetes
 
 from components.params import Params
 from pipelines import components as steps
-from pipelines.tasks import sections
+from pipelines.cluster import Cluster, Step, StepName
+from pipelines.tasks import PROCESSES, sections
+
+SHARED_MEMORY = "/dev/shm"  # noqa: S108
 
 
-class Outputs(NamedTuple):
-    """What a run leaves."""
-
-    report: dsl.Artifact
-    registered: dsl.Artifact
-
-
-def build(params: Params, image: str = steps.IMAGE, git_commit: str = "") -> Any:
+def build(params: Params, image: str | None = None, git_commit: str = "", cluster: Cluster | None = None) -> Any:
     """Return the pipeline, ready to be compiled, run or submitted.
 
     Every section of ``params.yaml`` is a pipeline parameter of its own, JSON, with these values as its default: each
@@ -31,21 +27,29 @@ def build(params: Params, image: str = steps.IMAGE, git_commit: str = "") -> Any
 
     Args:
         params: the defaults of the pipeline's parameters.
-        image: what every step runs in.
+        image: what every step runs in; None is the cluster's image, or the components' own.
         git_commit: the code in ``image``: the default of the pipeline parameter that is part of every cache key.
+        cluster: what the steps ask of a cluster; None asks for nothing, as on one machine.
     """
     default = sections(params)
+    image = image or (cluster.image if cluster else steps.IMAGE)
+    digest = image.partition("@")[2]
+    states = (cluster.checkpoints if cluster else None) or ""
+    ends = dsl.PipelineConfig(active_deadline_seconds=cluster.run_timeout) if cluster else None
 
     @dsl.pipeline(
         name="lung-segmentation",
         display_name="Chest X-ray lung segmentation",
         description="From X-rays to a registered lung-segmentation model: every network in every scenario, each seed",
+        pipeline_config=ends,
     )
     def lung_segmentation(
         source: str,
         data_md5: str,
         git_commit: str = git_commit,
-        checkpoints: str = "",
+        image_digest: str = digest,
+        checkpoints: str = states,
+        promote: bool = False,
         ingest: str = default["ingest"],
         validate: str = default["validate"],
         preprocess: str = default["preprocess"],
@@ -54,14 +58,16 @@ def build(params: Params, image: str = steps.IMAGE, git_commit: str = "") -> Any
         train: str = default["train"],
         evaluate: str = default["evaluate"],
         register: str = default["register"],
-    ) -> Outputs:
+    ) -> None:
         """Chain the steps.
 
         Args:
             source: A folder, a ZIP file or s3://bucket/prefix with X-rays in their publishers' layouts.
             data_md5: What pins the source: data.dvc has it. Other data under an old value would be taken from caches.
             git_commit: The code in the image. Part of every cache key.
-            checkpoints: A folder for the full states of trainings; empty, beside each model.
+            image_digest: What pins the image where its name is a tag that may move. Part of every cache key.
+            checkpoints: For full states: a folder on a volume of train or s3://bucket/prefix; empty, beside each model.
+            promote: Whether the registered model becomes the champion; else it stays challenger.
             ingest: Section of params.yaml as JSON.
             validate: Section of params.yaml as JSON.
             preprocess: Section of params.yaml as JSON.
@@ -72,72 +78,138 @@ def build(params: Params, image: str = steps.IMAGE, git_commit: str = "") -> Any
             register: Section of params.yaml as JSON.
         """
 
-        def step(task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
-            return task.set_display_name(name).set_container_image(image)
+        def step(task: dsl.PipelineTask, title: str, cached: bool = True) -> dsl.PipelineTask:
+            task.set_display_name(title).set_container_image(image).set_caching_options(cached)
+            if cluster:
+                place(task, cluster)
+            return task
 
-        planned = step(
-            steps.plan(
-                ingest=ingest,
-                validate=validate,
-                preprocess=preprocess,
-                scenarios=scenarios,
-                matrix=matrix,
-                train=train,
-                evaluate=evaluate,
-                register=register,
-            ),
-            "Check the parameters",
+        ended = step(
+            steps.outcome(source=source, data_md5=data_md5, git_commit=git_commit),
+            "Say how the run ended",
+            cached=False,
         )
-        cells = planned.outputs["Output"]
-        cohort = step(
-            steps.ingest(source=source, params=ingest, data_md5=data_md5, git_commit=git_commit).after(planned),
-            "Ingest the cohort",
-        )
-        raw = cohort.outputs["raw"]
-        validated = step(steps.validate(raw=raw, params=validate), "Validate the cohort")
-        preprocessed = step(
-            steps.preprocess(
-                raw=raw,
-                validation=validated.outputs["validation"],
-                params=preprocess,
-                scenarios=planned.outputs["scenarios"],
-            ),
-            "Preprocess, freeze the splits",
-        )
-        arrays, splits = preprocessed.outputs["arrays"], preprocessed.outputs["splits"]
-        with dsl.ParallelFor(cells, name="each cell") as cell:
-            trained = step(
-                steps.train(
-                    cell=cell,
-                    arrays=arrays,
-                    splits=splits,
-                    params=train,
-                    experiment=register,
-                    checkpoints=checkpoints,
-                    data_md5=data_md5,
+        with dsl.ExitHandler(ended, name="From X-rays to a registered model"):
+            planned = step(
+                steps.plan(
+                    ingest=ingest,
+                    validate=validate,
+                    preprocess=preprocess,
+                    scenarios=scenarios,
+                    matrix=matrix,
+                    train=train,
+                    evaluate=evaluate,
+                    register=register,
+                    git_commit=git_commit,
+                    image_digest=image_digest,
                 ),
-                "Train",
+                "Check the parameters",
             )
-            evaluated = step(
-                steps.evaluate(model=trained.outputs["model"], arrays=arrays, splits=splits, params=evaluate),
-                "Evaluate",
+            cells = planned.outputs["Output"]
+            cohort = step(
+                steps.ingest(
+                    source=source,
+                    params=ingest,
+                    data_md5=data_md5,
+                    git_commit=git_commit,
+                    image_digest=image_digest,
+                ).after(planned),
+                "Ingest the cohort",
             )
+            raw = cohort.outputs["raw"]
+            validated = step(steps.validate(raw=raw, params=validate), "Validate the cohort")
+            preprocessed = step(
+                steps.preprocess(
+                    raw=raw,
+                    validation=validated.outputs["validation"],
+                    params=preprocess,
+                    scenarios=planned.outputs["scenarios"],
+                ),
+                "Preprocess, freeze the splits",
+            )
+            arrays, splits = preprocessed.outputs["arrays"], preprocessed.outputs["splits"]
+            with dsl.ParallelFor(cells, name="each cell", parallelism=cluster.parallelism if cluster else None) as cell:
+                trained = step(
+                    steps.train(
+                        cell=cell,
+                        arrays=arrays,
+                        splits=splits,
+                        params=train,
+                        experiment=register,
+                        checkpoints=checkpoints,
+                        data_md5=data_md5,
+                    ),
+                    "Train",
+                )
+                evaluated = step(
+                    steps.evaluate(model=trained.outputs["model"], arrays=arrays, splits=splits, params=evaluate),
+                    "Evaluate",
+                )
 
-        def gathered() -> dict[str, Any]:
-            # Made anew for each consumer: the compiler changes a Collected when it has used it.
-            models, evaluations = trained.outputs["model"], evaluated.outputs["evaluation"]
-            return {"models": dsl.Collected(models), "evaluations": dsl.Collected(evaluations)}
+            def gathered() -> dict[str, Any]:
+                # Made anew for each consumer: the compiler changes a Collected when it has used it.
+                models, evaluations = trained.outputs["model"], evaluated.outputs["evaluation"]
+                return {"models": dsl.Collected(models), "evaluations": dsl.Collected(evaluations)}
 
-        reported = step(
-            steps.report(**gathered(), cells=cells, arrays=arrays, splits=splits, params=evaluate),
-            "Report, beside the paper",
-        )
-        registered = step(
-            steps.register(**gathered(), arrays=arrays, params=planned.outputs["params"], data_md5=data_md5),
-            "Register as challenger",
-        )
-        # The registry is outside the cache's sight: every run offers its model anew.
-        registered.set_caching_options(enable_caching=False)
-        return Outputs(report=reported.outputs["folder"], registered=registered.outputs["version"])
+            step(
+                steps.report(**gathered(), cells=cells, arrays=arrays, splits=splits, params=evaluate),
+                "Report, beside the paper",
+            )
+            # The registry is outside the cache's sight: every run offers its model anew.
+            registered = step(
+                steps.register(**gathered(), arrays=arrays, params=planned.outputs["params"], data_md5=data_md5),
+                "Register as challenger",
+                cached=False,
+            )
+            step(
+                steps.promote(version=registered.outputs["version"], wanted=promote),
+                "Promote to champion, if wanted",
+                cached=False,
+            )
 
     return lung_segmentation
+
+
+def place(task: dsl.PipelineTask, cluster: Cluster) -> None:
+    """Put what the cluster's settings say of a step onto its task: image, node, resources, variables, retries."""
+    name = cast(StepName, task.component_spec.name)
+    asked = cluster.step(name)
+    kubernetes.set_image_pull_policy(task, cluster.image_pull_policy)
+    if cluster.image_pull_secrets:
+        kubernetes.set_image_pull_secrets(task, cluster.image_pull_secrets)
+    for key, value in cluster.labels.items():
+        kubernetes.add_pod_label(task, key, value)
+    for references, use in (
+        (cluster.secrets, kubernetes.use_secret_as_env),
+        (cluster.config_maps, kubernetes.use_config_map_as_env),
+    ):
+        for reference in references:
+            if name in reference.steps:
+                for variable, key in reference.variables.items():
+                    # One at a time: kfp maps keys to variables, and two variables may have one key.
+                    use(task, reference.name, {key: variable}, optional=reference.optional)
+    _give(task, asked)
+    for key, value in asked.node_selector.items():
+        kubernetes.add_node_selector(task, key, value)
+    for taint in asked.tolerations:
+        kubernetes.add_toleration(task, taint.key, taint.operator, taint.value, taint.effect, taint.seconds)
+    if asked.timeout:
+        kubernetes.set_timeout(task, asked.timeout)
+    if (retries := asked.retries) and retries.count:
+        # kfp's own default for the last is an hour, in which a long training would never come to its second attempt.
+        task.set_retry(retries.count, f"{retries.wait}s", retries.factor, f"{retries.within}s")
+
+
+def _give(task: dsl.PipelineTask, asked: Step) -> None:
+    """Give a task cores, memory, GPUs and folders."""
+    if asked.cpu:
+        task.set_cpu_request(asked.cpu.request).set_cpu_limit(asked.cpu.limit)
+    if asked.memory:
+        task.set_memory_request(asked.memory.request).set_memory_limit(asked.memory.limit)
+    if asked.gpus and asked.gpus.count:
+        task.set_accelerator_type(asked.gpus.resource).set_accelerator_limit(asked.gpus.count)
+        task.set_env_variable(PROCESSES, str(asked.gpus.count))
+    if asked.shared_memory:
+        kubernetes.empty_dir_mount(task, "shared-memory", SHARED_MEMORY, "Memory", asked.shared_memory)
+    for volume in asked.volumes:
+        kubernetes.mount_pvc(task, volume.claim, volume.path)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from components.cli import told
 from components.errors import UserError
@@ -18,12 +20,21 @@ from components.files import read_json
 from components.params import Matrix, Params, Sections, check, check_section
 from components.results import Cell
 
+if TYPE_CHECKING:
+    from components.promote import Promotion
+
 # Kubernetes shows what a container writes here as the reason of its end; pipelines.local names a file of its own.
 TERMINATION_LOG = "TERMINATION_LOG"
 KUBERNETES_TERMINATION_LOG = "/dev/termination-log"
 TERMINATION_LOG_BYTES = 4096  # Kubernetes reads no more
 
+PROCESSES = "TRAIN_PROCESSES"  # how many processes train one cell, one a GPU; `python -m components.train` reads it too
+TOLD = 3  # the exit code of one of several processes that has told its user's error
+
 CELL = "cell"  # the artifact metadata that says which cell it belongs to: <network>/<scenario>/seed-<seed>
+
+
+Result = TypeVar("Result")
 
 
 class Artifact(Protocol):
@@ -55,6 +66,55 @@ def _leave_last_words(message: str) -> None:
     if path.exists():
         with path.open("ab") as file:
             file.write(message.encode()[: TERMINATION_LOG_BYTES - 1] + b"\n")
+
+
+def in_processes(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Return ``function(*arguments)``, called in as many processes as TRAIN_PROCESSES says; a single one is this one.
+
+    Several are started and watched as ``torchrun`` does it, and the first one's result is returned. When one fails, the
+    others are ended.
+
+    Args:
+        function: a fresh process finds it, and its arguments' types, by their names.
+        *arguments: its arguments.
+
+    Raises:
+        SystemExit: one of several processes has told its user's error.
+    """
+    count = int(os.environ.get(PROCESSES) or 1)
+    if count == 1:
+        return function(*arguments)
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # What `torchrun --standalone` stands for: a meeting point of its own on a free port, and one thread a process.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=str(uuid.uuid4()),
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,  # another attempt is Kubeflow's to make
+        start_method="spawn",
+    )
+    try:
+        results: dict[int, Result] = elastic_launch(config, _one_of_several)(function, arguments)
+    except ChildFailedError as error:
+        if any(failure.exitcode == TOLD for failure in error.failures.values()):
+            raise SystemExit(1) from None
+        raise
+    return results[0]
+
+
+def _one_of_several(function: Callable[..., Result], arguments: Sequence[Any]) -> Result:
+    try:
+        return function(*arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        _leave_last_words(str(error))
+        raise SystemExit(TOLD) from None
 
 
 def to_json(values: Any) -> str:
@@ -126,3 +186,30 @@ def validation_table(result: Path) -> str:
         *(f"| {entry['title']} | {'met' if entry['success'] else 'failed'} |" for entry in content["expectations"]),
     ]
     return "\n".join(lines) + "\n"
+
+
+def promoted(version: Path, promote: Callable[[str, int], Promotion] | None) -> str:
+    """Promote what register left in ``version``, by ``promote`` or not at all, and return what was done in one line."""
+    registered = read_json(version)
+    name, number = str(registered["name"]), int(registered["version"])
+    if promote is None:
+        line = f"{name}: version {number} stays challenger; submit with promote=True, or promote it by hand"
+        print(line)
+        return line
+    done = promote(name, number)
+    return f"{name}: version {done.version} is champion (before: {done.previous or 'none'})"
+
+
+def ended(state: str, message: str | None, facts: Mapping[str, str]) -> tuple[str, str]:
+    """Return how a run ended in one line, and the same as Markdown with what it ran on.
+
+    Args:
+        state: Kubeflow's word for it: SUCCEEDED, FAILED, CANCELLED.
+        message: what Kubeflow says went wrong.
+        facts: what the run ran on; empty values are left out.
+    """
+    words = " ".join((message or "").split())
+    line = f"run {state.lower()}" + (f": {words}" if words else "")
+    rows = [f"| {name} | `{value}` |" for name, value in facts.items() if value]
+    table = ["", "| | |", "|---|---|", *rows] if rows else []
+    return line, "\n".join([f"**Run {state.lower()}**", *(["", "```", words, "```"] if words else []), *table]) + "\n"

@@ -27,4 +27,8 @@ torch=("${uv[@]}" --compile-bytecode "torch==$TORCH_VERSION")
 [ -n "${PIP_FIND_LINKS:-}" ] && torch+=(--find-links "$PIP_FIND_LINKS")
 [ -n "${TORCH_INDEX_URL:-}" ] && torch+=(--extra-index-url "$TORCH_INDEX_URL")
 seconds "torch" "${torch[@]}"
+# The project is no package: its command line is told where it lies, and works from any folder.
+printf '#!/usr/bin/env bash\nPYTHONPATH=%q${PYTHONPATH:+:$PYTHONPATH} exec %q -m pipelines.main "$@"\n' \
+  "$PWD" "$(cd "$VENV" && pwd)/bin/python" >"$VENV/bin/defunet"
+chmod +x "$VENV/bin/defunet"
 touch "$stamp"

@@ -19,9 +19,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from components.errors import UserError
 from components.files import sha256
-from components.ingest.s3_client import concerns_one_object, damage, explain, get, make_client
 from components.ingest.sources import File, Source, join
 from components.parallel import parallel
+from components.s3 import concerns_one_object, damage, explain, get, make_client
 
 RANGE = 16 << 20  # bytes of one request; what a broken run loses at most of each object under way
 WORKERS = 16  # requests at the same time: they wait for the network, not for the processor

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -41,7 +42,14 @@ class TrainResult:
 
 
 def train(
-    cell: Cell, arrays: Path, split: Path, params: TrainParams, experiment: str, out: Path, checkpoints: Path
+    cell: Cell,
+    arrays: Path,
+    split: Path,
+    params: TrainParams,
+    experiment: str,
+    out: Path,
+    checkpoints: Path,
+    remote: str = "",
 ) -> TrainResult:
     """Train a cell and leave its weights, what rebuilds the network, its history and where it was tracked.
 
@@ -56,6 +64,7 @@ def train(
         experiment: MLflow's experiment.
         out: the folder to write: ``weights.safetensors``, ``config.json``, ``history.csv``, ``run.json``.
         checkpoints: the folder of the full state, kept outside ``out`` so that it outlives a failed attempt.
+        remote: ``s3://bucket/prefix`` that gets a copy of the state, and from which another machine goes on.
 
     Raises:
         UserError: the network is unknown, the data do not fit, the loss is not a number, the disk is full, MLflow
@@ -106,17 +115,26 @@ def train(
         fingerprint,
     )
     if not world.first:
+        world.wait()
         result = _follow(make)
     else:
         with (
             exclusive(checkpoints),
             explain_full_disk(checkpoints),
             explained(f"experiment {experiment}"),
+            _copied(remote, checkpoints, fingerprint) as send,
             TrackedRun(cell, experiment, config, fingerprint, checkpoints) as tracked,
         ):
+            send()
+            world.wait()
+
+            def after_epoch(row: dict[str, float]) -> None:
+                tracked.log_epoch(row)
+                send()
+
             tracked.log_data(cohort, {name: subset.ids for name, subset in subsets.items()})
             try:
-                trainer = make(Terminal(title, after_epoch=tracked.log_epoch))
+                trainer = make(Terminal(title, after_epoch))
                 result = trainer.run()
             except TrainingError as error:
                 raise UserError(f"{title}: {error}") from error
@@ -144,11 +162,25 @@ def train(
             best = result.history[result.best_epoch]
             tracked.finish(out, result.history, best)
             trainer.finish(result)
+            send()
         dice = best["validation_dice"]
         print(f"{title}: best validation Dice {dice:.4f} in epoch {result.best_epoch + 1}; wrote {out}")
     world.leave()
     dice = result.history[result.best_epoch]["validation_dice"]
     return TrainResult(out, dice, len(result.history), result.best_epoch + 1, result.resumed_from)
+
+
+@contextmanager
+def _copied(url: str, checkpoints: Path, fingerprint: str) -> Iterator[Callable[[], None]]:
+    """Bring this training's state from S3, where it has a place there, and yield what sends the newest state back."""
+    if not url:
+        yield lambda: None
+        return
+    from components.train.remote import Remote
+
+    remote = Remote(url, checkpoints, fingerprint)
+    remote.fetch()
+    yield remote.send
 
 
 def _follow(make: Callable[[Monitor], Trainer]) -> Result:

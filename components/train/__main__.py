@@ -11,6 +11,7 @@ from components import cli
 from components.params import read_params
 from components.results import Cell
 from components.train import train
+from components.train.remote import places
 
 
 def main(
@@ -20,9 +21,13 @@ def main(
     split: Annotated[Path, typer.Option(help="The scenario's frozen split.")],
     out: cli.Out,
     seed: Annotated[int, typer.Option(min=0, help="Of the weights, the order and the augmentation.")] = 0,
-    checkpoints: Annotated[Path, typer.Option(help="Where the full states of all cells are kept.")] = Path(
-        "checkpoints"
-    ),
+    checkpoints: Annotated[
+        str,
+        typer.Option(
+            envvar="TRAIN_CHECKPOINTS",
+            help="Folder of the full states of all cells, or s3://bucket/prefix (then ./checkpoints holds copies).",
+        ),
+    ] = "checkpoints",
     params: cli.ParamsFile = Path("params.yaml"),
     processes: Annotated[
         int,
@@ -34,7 +39,8 @@ def main(
     if processes > 1 and "RANK" not in os.environ:
         _become_torchrun(processes)
     cell = Cell(network, scenario, seed)
-    train(cell, arrays, split, choices.train, choices.register_.experiment, out, checkpoints / cell.folder)
+    states, remote = places(checkpoints, cell, Path("checkpoints"))
+    train(cell, arrays, split, choices.train, choices.register_.experiment, out, states, remote)
 
 
 def _become_torchrun(processes: int) -> None:

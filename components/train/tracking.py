@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from components.cohort import Arrays
 
 SYSTEM_METRICS_SECONDS = 5
+NOTE = "mlflow.json"  # beside the training's state
 TRAINING = "training"  # the tag by which a killed training finds its run again
 
 
@@ -34,7 +35,7 @@ class TrackedRun:
         self, cell: Cell, experiment: str, config: dict[str, Any], fingerprint: str, checkpoints: Path
     ) -> None:
         self.cell, self.experiment, self.config, self.fingerprint = cell, experiment, config, fingerprint
-        self.note = checkpoints / "mlflow.json"
+        self.note = checkpoints / NOTE
         self.run_id = ""
         self.logged: set[int] = set()
 

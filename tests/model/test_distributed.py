@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
+import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -21,10 +22,13 @@ from components.results import CONFIG, HISTORY, RUN
 from model.checkpoint import STATE
 from model.distributed import World
 from model.predictor import WEIGHTS
-from tests.conftest import CELL, ROOT, Job, Launcher, Project, fresh
-from tests.model.processes import CASES, SHAPES, compute, params_of, trainer_of
-from tests.model.test_training import ALONE, CutError, Recorder, history
+from tests.conftest import CELL, EPOCHS, ROOT, Project, fresh
+from tests.model.processes import CASES, SHAPES, compute
+from tests.model.test_training import ALONE, TIMES
 
+# Two processes that wait for each other are slow where others want the cores, too.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+PATIENCE = 500  # seconds
 Found = dict[str, Any]
 
 
@@ -39,13 +43,13 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Found:
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory, launcher: Launcher) -> tuple[Found, Found]:
+def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Found, Found]:
     """What two processes compute, each."""
     folder = tmp_path_factory.mktemp("together")
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     line += ["-m", "tests.model.processes", str(folder)]
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = launcher.start(line, ROOT, environment).wait(line)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     first, second = (torch.load(folder / f"process-{rank}.pt") for rank in range(2))
     return first, second
@@ -54,9 +58,13 @@ def together(tmp_path_factory: pytest.TempPathFactory, launcher: Launcher) -> tu
 def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], share: float) -> None:
     """Tensors differ by no more than a share of the largest value of their kind."""
     assert list(found) == list(expected)
+    largest: dict[str, float] = {}
     for name, tensor in expected.items():
-        largest = max(float(t.abs().max()) for n, t in expected.items() if n.split(".")[-1] == name.split(".")[-1])
-        assert (found[name].double() - tensor.double()).abs().max() <= share * largest, name
+        kind = name.rpartition(".")[2]
+        largest[kind] = max(largest.get(kind, 0.0), float(tensor.abs().max()))
+    for name, tensor in expected.items():
+        apart = float((found[name].double() - tensor.double()).abs().max())
+        assert apart <= share * largest[name.rpartition(".")[2]], name
 
 
 # --- what the processes share ---------------------------------------------------------------------------------------
@@ -109,9 +117,9 @@ def test_started_by_hand_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("case", CASES)
 def test_a_step_has_the_gradients_of_one_process(alone: Found, together: tuple[Found, Found], case: str) -> None:
     for part in together:
-        assert part[case]["loss"].item() == pytest.approx(alone[case]["loss"].item(), abs=1e-5)
-        assert_close(part[case]["gradients"], alone[case]["gradients"], 1e-4)
-        assert_close(part[case]["running"], alone[case]["running"], 1e-5)
+        assert part[case]["loss"].item() == pytest.approx(alone[case]["loss"].item(), abs=1e-6)
+        assert_close(part[case]["gradients"], alone[case]["gradients"], 1e-6)
+        assert_close(part[case]["running"], alone[case]["running"], 1e-12)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -121,10 +129,7 @@ def test_both_processes_hold_the_same_to_the_bit(together: tuple[Found, Found], 
     for name in ("gradients", "running", "weights"):
         assert list(one[name]) == list(other[name])
         assert all(torch.equal(value, other[name][key]) for key, value in one[name].items()), name
-    columns = ("train_loss", "train_dice", "validation_loss", "validation_dice", "learning_rate")
-    assert [[row[c] for c in columns] for row in one["history"]] == [
-        [row[c] for c in columns] for row in other["history"]
-    ]
+    assert without_times(one["history"]) == without_times(other["history"])
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -132,12 +137,115 @@ def test_a_training_ends_as_in_one_process(alone: Found, together: tuple[Found, 
     found, expected = together[0][case], alone[case]
     for row, other in zip(found["history"], expected["history"], strict=True):
         assert row["learning_rate"] == other["learning_rate"]
-        for name in ("train_loss", "validation_loss", "train_dice", "validation_dice"):
-            assert row[name] == pytest.approx(other[name], abs=2e-3), name
-    assert_weights_close(found["weights"], expected["weights"])
+        for name in ("train_loss", "validation_loss"):
+            assert row[name] == pytest.approx(other[name], abs=1e-4), name
+        for name in ("train_dice", "validation_dice"):
+            assert row[name] == pytest.approx(other[name], abs=5e-3), name
+    # Adam makes whole steps of the smallest gradients, in which what rounding leaves is no longer small.
+    assert_close(found["weights"], expected["weights"], 1e-2)
 
 
-def assert_weights_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def without_times(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+TRAIN = {"width": 0.0625, "precision": "float32"}
+
+
+def in_two(project: Project) -> subprocess.CompletedProcess[str]:
+    return project.spawn(project.train_line("--processes", 2), timeout=PATIENCE)
+
+
+def table(project: Project) -> pd.DataFrame:
+    return pd.read_csv(project.model / HISTORY).drop(columns=list(TIMES))
+
+
+@pytest.fixture(scope="module")
+def commanded(prepared: Project, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Project, str]:
+    """The cell trained by one process, and by two with what those printed."""
+    one, two = (fresh(prepared, tmp_path_factory.mktemp(name)) for name in ("one", "two"))
+    for project in (one, two):
+        project.write_params(train=TRAIN)
+    one.do(one.train_line())
+    done = in_two(two)
+    assert done.returncode == 0, done.stderr
+    return one, two, done.stdout
+
+
+def test_two_processes_leave_one_model_one_run_and_one_log(commanded: tuple[Project, Project, str]) -> None:
+    one, two, printed = commanded
+    lines = printed.splitlines()
+    assert lines[0] == f"train defu_net mixed seed 0: {EPOCHS} epochs of 3 batches"
+    assert [line.split("  ")[0] for line in lines[1:-1]] == [f"epoch {n}/{EPOCHS}" for n in range(1, EPOCHS + 1)]
+    assert lines[-1].startswith("train defu_net mixed seed 0: best validation Dice")
+    assert {path.name for path in two.model.iterdir()} == {WEIGHTS, CONFIG, HISTORY, RUN}
+    assert {path.name for path in (two.root / "checkpoints" / CELL.folder).iterdir()} == {STATE}
+    (run,) = two.runs()
+    assert run.info.status == "FINISHED"
+    assert len(run.inputs.dataset_inputs) == 2
+    logged = two.client().get_metric_history(run.info.run_id, "train_loss")
+    assert [metric.step for metric in logged] == list(range(1, EPOCHS + 1))
+    record = json.loads((two.model / RUN).read_text())
+    assert (record["processes"], record["mlflow_run_id"]) == (2, run.info.run_id)
+    assert json.loads((one.model / RUN).read_text())["processes"] == 1
+
+
+def test_two_processes_end_about_where_one_does(commanded: tuple[Project, Project, str]) -> None:
+    one, two, _ = commanded
+    assert (two.model / CONFIG).read_bytes() == (one.model / CONFIG).read_bytes()
+    # The same pictures in the same order: what is left is float32's rounding and what Adam makes of it.
+    pd.testing.assert_frame_equal(table(two), table(one), rtol=0, atol=0.03)
+    found, expected = (load_file(project.model / WEIGHTS) for project in (two, one))
+    assert list(found) == list(expected)
     for name, tensor in expected.items():
-        print(name, float((found[name] - tensor).abs().max()), float(tensor.abs().max()))
-    raise AssertionError
+        if name.endswith("weight"):
+            apart = float((found[name] - tensor).abs().mean() / tensor.abs().mean())
+            assert apart < 0.01, name
+
+
+def test_killed_in_the_middle_two_processes_end_as_uninterrupted(
+    commanded: tuple[Project, Project, str], untrained: Project
+) -> None:
+    _, two, _ = commanded
+    untrained.write_params(train=TRAIN)
+    line, environment = untrained.train_line(), untrained.environment | {"TRAIN_PROCESSES": "2"}
+    with subprocess.Popen(line, cwd=untrained.root, env=environment, stdout=-1, stderr=-3, text=True) as torchrun:
+        assert torchrun.stdout is not None
+        assert any(line.startswith("epoch 1/") for line in torchrun.stdout)
+        time.sleep(0.05)
+        kill_all(torchrun.pid)
+    assert not untrained.model.exists()
+    printed = in_two(untrained).stdout
+    assert re.search(r", going on after epoch [12]$", printed, re.MULTILINE), printed
+    assert (untrained.model / WEIGHTS).read_bytes() == (two.model / WEIGHTS).read_bytes()
+    pd.testing.assert_frame_equal(table(untrained), table(two), check_exact=True)
+    (run,) = untrained.runs()
+    assert run.info.status == "FINISHED"
+    assert json.loads((untrained.model / RUN).read_text())["mlflow_run_id"] == run.info.run_id
+
+
+def kill_all(pid: int) -> None:
+    """Kill torchrun and the processes that it has started, each in a session of its own."""
+    torchrun = psutil.Process(pid)
+    workers = torchrun.children(recursive=True)
+    assert len(workers) >= 2
+    for process in (torchrun, *workers):
+        process.send_signal(signal.SIGKILL)
+    _, alive = psutil.wait_procs([torchrun, *workers], timeout=30)
+    assert not alive
+
+
+def test_a_batch_that_two_processes_cannot_share_is_told_once(untrained: Project) -> None:
+    untrained.write_params(train=TRAIN | {"batch_size": 6, "accumulation": 2})
+    done = in_two(untrained)
+    assert done.returncode == 1
+    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert told == [
+        "error: train defu_net mixed seed 0: train.batch_size 6 is no multiple of 2 processes times "
+        "train.accumulation 2; change one of them"
+    ]
+    assert "epoch" not in done.stdout
+    assert not untrained.model.exists()
+    assert [run.info.status for run in untrained.runs()] == ["FAILED"]

@@ -18,7 +18,9 @@ from model.inputs import to_input
 from model.optimisation import Average, Schedule, make_optimizer, recalibrate
 from model.recipe import TrainParams
 from model.training import Trainer
-from tests.model.test_training import SIDE, TRAIN, Recorder, recipe, trainer
+from tests.model.test_training import SIDE, TRAIN, one_thread, recipe, trainer
+
+__all__ = ["one_thread"]  # a fixture of every test here
 
 
 def small(name: str = "res_unet") -> nn.Module:
@@ -252,7 +254,7 @@ def test_recalibration_touches_running_values_alone() -> None:
 
 def test_kept_weights_are_recalibrated_on_the_pictures_as_they_are(tmp_path: Path) -> None:
     params = recipe(epochs=2, ema=0.5, recalibrate=True)
-    run = trainer(tmp_path, params, Recorder())
+    run = trainer(tmp_path, params)
     result = run.run()
     plain = trainer(tmp_path / "plain", recipe(epochs=2, ema=0.5)).run()
     network = networks.build("res_unet", params.width)

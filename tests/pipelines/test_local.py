@@ -50,7 +50,7 @@ def test_the_graph_gives_the_figures_of_dvc_repro(project: Project, tmp_path: Pa
     assert (tasks / "report/page").read_bytes() == (tmp_path / "run/reports/index.html").read_bytes()
     assert (tasks / "report/tables").read_bytes() == (tmp_path / "run/reports/results.md").read_bytes()
     assert "28 X-rays" in (tasks / "validate/summary").read_text()
-    evaluated = json.loads((tasks / "for-loop-1-iteration-0/evaluate/executor_output.json").read_text())
+    evaluated = json.loads((tasks / "for-loop-2-iteration-0/evaluate/executor_output.json").read_text())
     (roc,) = evaluated["artifacts"]["roc"]["artifacts"]
     points = roc["metadata"]["confidenceMetrics"]
     assert (points[-1]["recall"], points[-1]["falsePositiveRate"]) == (1, 1)

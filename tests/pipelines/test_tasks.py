@@ -14,9 +14,21 @@ from hypothesis import strategies as st
 
 from components.errors import UserError
 from components.params import check, read_params
+from components.promote import Promotion
 from model.recipe import TrainParams
 from pipelines import components as steps
-from pipelines.tasks import from_json, gathered, section, sections, task, to_json, whole
+from pipelines.tasks import (
+    ended,
+    from_json,
+    gathered,
+    in_processes,
+    promoted,
+    section,
+    sections,
+    task,
+    to_json,
+    whole,
+)
 
 PARAMS = read_params(Path(__file__).resolve().parents[2] / "params.yaml")
 
@@ -129,3 +141,67 @@ def test_gathering_copies_where_the_file_system_cannot_link(tmp_path: Path, monk
     (tmp_path / "model/config.json").write_text("{}")
     with gathered([Folder(str(tmp_path / "model"), {"cell": "a/b/seed-0"})]) as root:
         assert (root / "a/b/seed-0/config.json").read_text() == "{}"
+
+
+def who(folder: Path, fails: bool) -> tuple[int, int]:
+    """Return this process's number and how many there are, or fail as a step does; found by its name from afar."""
+    rank, size = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE"))
+    if fails and rank == 0:
+        raise UserError("the disk is full; free some space")
+    (folder / str(rank)).touch()
+    return rank, size
+
+
+def test_one_process_needs_no_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRAIN_PROCESSES", raising=False)
+    assert in_processes(who, tmp_path, False) == (0, 0)
+    with pytest.raises(UserError):
+        in_processes(who, tmp_path, True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_several_processes_give_what_the_first_one_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAIN_PROCESSES", "2")
+    assert in_processes(who, tmp_path, False) == (0, 2)
+    assert {path.name for path in tmp_path.iterdir()} == {"0", "1"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_users_error_in_one_of_several_processes_is_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "termination-log"
+    log.touch()
+    monkeypatch.setenv("TERMINATION_LOG", str(log))
+    monkeypatch.setenv("TRAIN_PROCESSES", "2")
+    with pytest.raises(SystemExit) as stopped, task():
+        in_processes(who, tmp_path, True)
+    assert stopped.value.code == 1
+    assert "error: the disk is full; free some space" in capfd.readouterr().err
+    assert log.read_text() == "the disk is full; free some space\n"
+
+
+def test_a_version_is_promoted_only_where_that_is_wanted(tmp_path: Path) -> None:
+    version = tmp_path / "version"
+    version.write_text(to_json({"name": "lungs", "version": 3, "alias": "challenger"}))
+    asked = []
+
+    def promote(name: str, number: int) -> Promotion:
+        asked.append((name, number))
+        return Promotion(name, number, 2)
+
+    assert promoted(version, None).startswith("lungs: version 3 stays challenger")
+    assert asked == []
+    assert promoted(version, promote) == "lungs: version 3 is champion (before: 2)"
+    assert asked == [("lungs", 3)]
+
+
+def test_the_end_of_a_run_is_told_in_a_line_and_a_page() -> None:
+    line, page = ended("FAILED", "Task train\nfailed.", {"source": "s3://b/x", "data": ""})
+    assert line == "run failed: Task train failed."
+    assert page.splitlines()[0] == "**Run failed**"
+    assert "| source | `s3://b/x` |" in page
+    assert "data" not in page
+    assert ended("SUCCEEDED", None, {}) == ("run succeeded", "**Run succeeded**\n")

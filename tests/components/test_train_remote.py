@@ -1,0 +1,73 @@
+"""A training whose machine is lost goes on on another one from what S3 holds; S3's troubles do not end it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from components.results import RUN
+from components.train.remote import places
+from model.checkpoint import STATE
+from model.predictor import WEIGHTS
+from tests.components.conftest import Bucket
+from tests.conftest import CELL, Project, Trained, fresh, refused
+
+
+def keys(bucket: Bucket) -> list[str]:
+    return sorted(item["Key"] for item in bucket.client.list_objects_v2(Bucket=bucket.name).get("Contents", []))
+
+
+def test_another_machine_goes_on_from_s3(prepared: Project, trained: Trained, bucket: Bucket, tmp_path: Path) -> None:
+    one = fresh(prepared, tmp_path / "one")
+    url = f"s3://{bucket.name}/states"
+    job = one.start(one.train_line("--checkpoints", url))
+    folder = f"states/{CELL.folder.as_posix()}"
+    # The line of an epoch is printed before its state is sent: with the second one the first state is surely there.
+    assert job.until(lambda: "epoch 2/" in job.output)
+    job.kill()
+    job.wait([])
+    assert keys(bucket) == [f"{folder}/mlflow.json", f"{folder}/{STATE}"]
+
+    other = fresh(prepared, tmp_path / "other")
+    shutil.copy(one.root / "mlflow.db", other.root / "mlflow.db")  # one tracking server, two machines
+    printed = other.do(other.train_line("--checkpoints", url))
+    assert f"checkpoints: took up what {url}/{CELL.folder.as_posix()} holds of this training" in printed
+    assert "going on after epoch" in printed
+    assert (other.model / WEIGHTS).read_bytes() == (trained.project.model / WEIGHTS).read_bytes()
+    assert len(other.runs()) == 1
+
+    # What is finished is not gone on from, and a training with other parameters takes nothing from it.
+    other.write_params(train={"learning_rate": 0.001})
+    printed = other.do(other.train_line("--checkpoints", url))
+    assert "going on" not in printed
+    assert "took up" not in printed
+
+
+def test_training_goes_on_while_nothing_can_be_sent(untrained: Project, trained: Trained, bucket: Bucket) -> None:
+    url = f"s3://{bucket.name}/states"
+    job = untrained.start(untrained.train_line("--checkpoints", url), AWS_MAX_ATTEMPTS="1")
+    assert job.until(lambda: "epoch 1/" in job.output)
+    for key in keys(bucket):
+        bucket.client.delete_object(Bucket=bucket.name, Key=key)
+    bucket.client.delete_bucket(Bucket=bucket.name)
+    done = job.wait([])
+    assert done.returncode == 0, done.stderr
+    assert f"warning: {url}/{CELL.folder.as_posix()}: the checkpoint could not be sent" in done.stderr
+    assert (untrained.model / WEIGHTS).read_bytes() == (trained.project.model / WEIGHTS).read_bytes()
+    assert (untrained.model / RUN).exists()
+
+
+def test_a_start_that_cannot_ask_s3_is_refused(untrained: Project, bucket: Bucket) -> None:
+    gone = untrained.call(
+        untrained.train_line("--checkpoints", f"s3://{bucket.name}/x"),
+        AWS_ENDPOINT_URL="http://127.0.0.1:1",
+        AWS_MAX_ATTEMPTS="1",
+    )
+    assert "S3 cannot be reached" in refused(gone)
+    assert not untrained.model.exists()
+    nameless = untrained.call(untrained.train_line("--checkpoints", "s3:///x"))
+    assert refused(nameless) == "error: s3:///x: no bucket named; say s3://bucket/prefix"
+
+
+def test_a_folder_stays_a_folder(tmp_path: Path) -> None:
+    assert places(f"{tmp_path}/states", CELL, tmp_path) == (tmp_path / "states" / CELL.folder, "")

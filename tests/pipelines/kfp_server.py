@@ -1,0 +1,369 @@
+"""An HTTP server that speaks the part of Kubeflow Pipelines' REST API which ``defunet`` uses, and fails on demand.
+
+Paths, fields, states, error bodies and their oddities (epoch for "not yet", integers as text, Argo's nodes as tasks)
+are those of kfp_server_api 2.17.0 and of its server. Each look at a run takes it one stage further.
+``python -m tests.pipelines.kfp_server --port 8890 --end FAILED`` starts one by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import socket
+import struct
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from google.protobuf import json_format
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+EPOCH = "1970-01-01T00:00:00Z"
+STEPS = ("plan", "ingest", "validate", "preprocess", "train", "evaluate", "report", "register")
+WORKFLOW = "lung-segmentation-x7k2p"
+API = "/apis/v2beta1"
+
+
+@dataclass
+class Fault:
+    """What goes wrong with the next ``times`` requests of a method whose path holds ``path``."""
+
+    method: str
+    path: str
+    kind: str  # a status, or: reset, lost (done, but the answer is), slow, page, redirect
+    times: int = 1
+    body: Any = None
+    seconds: float = 0
+
+
+class Refused(Exception):  # noqa: N818
+    def __init__(self, status: int, code: int, message: str) -> None:
+        # As grpc-gateway puts it, with Go's stack behind the first line.
+        full = f"{message}\ngithub.com/kubeflow/pipelines/backend/src/common/util.Wrap\n\t/go/src/error.go:271"
+        details = [{"@type": "type.googleapis.com/google.rpc.Status", "code": code, "message": message}]
+        self.status, self.body = status, {"error": full, "code": code, "message": full, "details": details}
+
+
+@dataclass
+class State:
+    """What the server knows, and how it is to behave."""
+
+    token: str | None = None
+    multi_user: bool = False
+    namespaces: tuple[str, ...] = ("team-a",)
+    end: str = "SUCCEEDED"
+    failing: str = "train"
+    experiments: list[dict[str, Any]] = field(default_factory=list)
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    recurring: list[dict[str, Any]] = field(default_factory=list)
+    stages: dict[str, int] = field(default_factory=dict)
+    logs: dict[str, str] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def __post_init__(self) -> None:
+        self.add_experiment("Default", self.namespaces[0] if self.multi_user else "")
+
+    def add_experiment(self, name: str, namespace: str) -> dict[str, Any]:
+        made = {
+            "experiment_id": str(uuid.uuid4()),
+            "display_name": name,
+            "namespace": namespace,
+            "created_at": _now(),
+            "storage_state": "AVAILABLE",
+        }
+        self.experiments.append(made)
+        return made
+
+    def add_run(self, body: dict[str, Any], experiment: dict[str, Any]) -> dict[str, Any]:
+        run = {
+            "experiment_id": experiment["experiment_id"],
+            "run_id": str(uuid.uuid4()),
+            "display_name": body["display_name"],
+            "description": body.get("description", ""),
+            "storage_state": "AVAILABLE",
+            "pipeline_spec": body["pipeline_spec"],
+            "runtime_config": body.get("runtime_config", {}),
+            "service_account": body.get("service_account", "pipeline-runner"),
+            "created_at": _now(),
+            "scheduled_at": _now(),
+            "finished_at": EPOCH,
+            "state": "PENDING",
+        }
+        self.runs.insert(0, run)
+        self.stages[run["run_id"]] = 0
+        return run
+
+    def advance(self, run: dict[str, Any]) -> dict[str, Any]:
+        """Return the run as it is now, and take it one stage further."""
+        stage = self.stages[run["run_id"]]
+        over = run["state"] in ("SUCCEEDED", "FAILED", "CANCELED")
+        if not over and stage:
+            done = stage - 1
+            broken = self.end == "FAILED" and done >= STEPS.index(self.failing)
+            if run["state"] == "CANCELING":
+                run["state"] = "CANCELED"
+            elif broken:
+                run["state"] = "FAILED"
+            else:
+                run["state"] = "SUCCEEDED" if done >= len(STEPS) else "RUNNING"
+            if run["state"] in ("SUCCEEDED", "FAILED", "CANCELED"):
+                run["finished_at"] = _now()
+                if run["state"] == "FAILED":
+                    run["error"] = {"code": 2, "message": f"child '{WORKFLOW}-1000' failed"}
+            run["run_details"] = {"task_details": self._tasks(run, done)}
+        self.stages[run["run_id"]] = stage + 1
+        return run
+
+    def _tasks(self, run: dict[str, Any], done: int) -> list[dict[str, Any]]:
+        nodes = [self._node(run, "root", run["state"], 1000, ()), self._node(run, "root-driver", "SUCCEEDED", 1001, ())]
+        for number, step in enumerate(STEPS):
+            if number > done:
+                break
+            ended = {"FAILED": "FAILED", "CANCELED": "FAILED"}.get(run["state"], "RUNNING")
+            state = "SUCCEEDED" if number < done else ended
+            nodes.append(self._node(run, f"{step}-driver", "SUCCEEDED", 2000 + number, ()))
+            nodes.append(self._node(run, step, state, 3000 + number, (f"{WORKFLOW}-{4000 + number}",)))
+            nodes.append(self._node(run, "executor", state, 4000 + number, ()))
+        return nodes
+
+    def _node(
+        self, run: dict[str, Any], name: str, state: str, number: int, children: tuple[str, ...]
+    ) -> dict[str, Any]:
+        start = datetime.fromisoformat(run["created_at"]) + timedelta(microseconds=number)
+        return {
+            "run_id": run["run_id"],
+            "task_id": str(uuid.uuid5(uuid.UUID(run["run_id"]), str(number))),
+            "display_name": name,
+            "create_time": run["created_at"],
+            "start_time": start.isoformat(),
+            "end_time": EPOCH if state == "RUNNING" else _now(),
+            "state": state,
+            "execution_id": "0",
+            "child_tasks": [{"pod_name": child} for child in children],
+        }
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def _any(self) -> None:
+        # What Kubernetes puts through to Kubeflow stands behind its own path.
+        state, path = self.server.state, unquote(urlsplit(self.path).path).split(":http/proxy")[-1]
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        with state.lock:
+            state.requests.append(f"{self.command} {unquote(urlsplit(self.path).path)}")
+            fault = next((f for f in state.faults if f.times and f.method == self.command and f.path in path), None)
+            if fault:
+                fault.times -= 1
+        if fault and fault.kind == "slow":
+            time.sleep(fault.seconds)
+            fault = None
+        if fault and fault.kind == "reset":
+            return self._reset()
+        if fault and fault.kind == "page":
+            return self._answer(200, b"<html>log in</html>", "text/html")
+        if fault and fault.kind == "redirect":
+            return self._answer(302, b"", "text/html", {"Location": "https://login.example.org/dex"})
+        if fault and fault.kind.isdecimal():
+            return self._answer(int(fault.kind), json.dumps(fault.body or {}).encode() if fault.body else b"busy")
+        try:
+            with state.lock:
+                self._authorise(state)
+                answer = self._handle(state, path, parse_qs(urlsplit(self.path).query), json.loads(body or b"{}"))
+        except Refused as refused:
+            return self._answer(refused.status, json.dumps(refused.body).encode())
+        if fault and fault.kind == "lost":
+            return self._reset()
+        if isinstance(answer, str):
+            return self._answer(200, answer.encode(), "text/plain")
+        return self._answer(200, json.dumps(answer).encode())
+
+    do_GET = do_POST = do_DELETE = _any  # noqa: N815
+
+    def _reset(self) -> None:
+        # Without lingering the kernel sends a reset, as a gateway that dies does.
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self.close_connection = True
+
+    def _answer(
+        self, status: int, body: bytes, kind: str = "application/json", more: dict[str, str] | None = None
+    ) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **(more or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _authorise(self, state: State) -> None:
+        if state.token and self.headers.get("authorization") != f"Bearer {state.token}":
+            raise Refused(401, 16, "Unauthenticated: token is expired")
+
+    def _handle(self, state: State, path: str, query: dict[str, list[str]], body: dict[str, Any]) -> Any:
+        match self.command, path.removeprefix(API).split("/")[1:]:
+            case "GET", ["healthz"]:
+                return {"commit_sha": "0", "tag_name": "2.17.0", "multi_user": state.multi_user}
+            case "GET", ["experiments"]:
+                wanted = self._namespace(state, query)
+                found = [each for each in state.experiments if each["namespace"] == wanted]
+                for predicate in json.loads(query.get("filter", ["{}"])[0]).get("predicates", ()):
+                    assert (predicate["operation"], predicate["key"]) == ("EQUALS", "display_name")
+                    found = [each for each in found if each["display_name"] == predicate["stringValue"]]
+                return {"experiments": found, "total_size": len(found)} if found else {}
+            case "POST", ["experiments"]:
+                if not state.multi_user and body.get("namespace"):
+                    raise Refused(400, 3, "In single-user mode, CreateExperimentRequest shouldn't contain namespace")
+                if any(each["display_name"] == body["display_name"] for each in state.experiments):
+                    raise Refused(409, 6, f"Experiment {body['display_name']} already exists")
+                return state.add_experiment(body["display_name"], body.get("namespace", ""))
+            case "GET", ["runs"]:
+                return _page(state.runs, query, self._experiments(state, query))
+            case "POST", ["runs"]:
+                return state.add_run(_checked(body), self._experiment(state, body))
+            case "GET", ["runs", run]:
+                return state.advance(_found(state.runs, "run_id", run, "Run"))
+            case "POST", ["runs", action]:
+                run, _, verb = action.partition(":")
+                return _act(state, _found(state.runs, "run_id", run, "Run"), verb)
+            case "GET", ["recurringruns"]:
+                return {"recurringRuns": state.recurring, "total_size": len(state.recurring)}
+            case "POST", ["recurringruns"]:
+                return _schedule(state, _checked(body), self._experiment(state, body))
+            case "DELETE", ["recurringruns", which]:
+                state.recurring.remove(_found(state.recurring, "recurring_run_id", which, "Recurring run"))
+                return {}
+        if read := re.fullmatch(r"/apis/v1alpha1/runs/([^/]+)/nodes/([^/]+)/log", path):
+            if read[2] not in state.logs:
+                raise Refused(500, 13, f"Failed to read logs from pod {read[2]} due to error opening log stream")
+            return state.logs[read[2]]
+        raise Refused(404, 5, "Not Found")
+
+    def _namespace(self, state: State, query: dict[str, list[str]]) -> str:
+        wanted = query.get("namespace", [""])[0]
+        if state.multi_user and wanted not in state.namespaces:
+            raise Refused(
+                403, 7, f"User 'ann@example.org' is not authorized to list experiments in namespace '{wanted}'"
+            )
+        return wanted
+
+    def _experiments(self, state: State, query: dict[str, list[str]]) -> set[str]:
+        if wanted := query.get("experiment_id"):
+            return set(wanted)
+        namespace = self._namespace(state, query)
+        return {each["experiment_id"] for each in state.experiments if each["namespace"] == namespace}
+
+    def _experiment(self, state: State, body: dict[str, Any]) -> dict[str, Any]:
+        return _found(state.experiments, "experiment_id", body.get("experiment_id", ""), "Experiment")
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    state: State
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+def _page(runs: list[dict[str, Any]], query: dict[str, list[str]], experiments: set[str]) -> dict[str, Any]:
+    assert query["sort_by"] == ["created_at desc"]
+    found = [run for run in runs if run["experiment_id"] in experiments]
+    start, size = int(query.get("page_token", ["0"])[0] or 0), int(query["page_size"][0])
+    more = {"next_page_token": str(start + size)} if start + size < len(found) else {}
+    return {"runs": found[start : start + size], "total_size": len(found), **more}
+
+
+def _found(those: list[dict[str, Any]], key: str, value: str, kind: str) -> dict[str, Any]:
+    for each in those:
+        if each[key] == value:
+            return each
+    raise Refused(404, 5, f"{kind} {value} not found")
+
+
+def _checked(body: dict[str, Any]) -> dict[str, Any]:
+    """Hold a submission to what the real server holds it to."""
+    content = body["pipeline_spec"]
+    spec = json_format.ParseDict(content.get("pipeline_spec", content), pipeline_spec_pb2.PipelineSpec())
+    if "platform_spec" in content:
+        json_format.ParseDict(content["platform_spec"], pipeline_spec_pb2.PlatformSpec())
+    declared = spec.root.input_definitions.parameters
+    given = body.get("runtime_config", {}).get("parameters", {})
+    if missing := [name for name, about in declared.items() if not about.is_optional and name not in given]:
+        raise Refused(400, 3, f"parameters {missing} are required")
+    if unknown := set(given) - set(declared):
+        raise Refused(400, 3, f"parameter {sorted(unknown)[0]} is not defined")
+    return body
+
+
+def _schedule(state: State, body: dict[str, Any], experiment: dict[str, Any]) -> dict[str, Any]:
+    if not 1 <= int(body["max_concurrency"]) <= 10:
+        raise Refused(400, 3, "Max concurrency of a recurring run must be at least 1 and at most 10")
+    if len(body["trigger"]["cron_schedule"]["cron"].split()) != 6:
+        raise Refused(400, 3, "Schedule cron is not a supported format")
+    made = {**body, "recurring_run_id": str(uuid.uuid4()), "experiment_id": experiment["experiment_id"]}
+    made |= {"status": "ENABLED", "created_at": _now(), "updated_at": _now(), "namespace": experiment["namespace"]}
+    state.recurring.insert(0, made)
+    return made
+
+
+def _act(state: State, run: dict[str, Any], verb: str) -> dict[str, Any]:
+    if verb == "terminate":
+        run["state"] = "CANCELING"
+    elif verb == "retry":
+        if run["state"] not in ("FAILED", "CANCELED"):
+            raise Refused(409, 10, "Workflow must be Failed/Error to retry")
+        run.update(state="RUNNING", finished_at=EPOCH, error=None)
+        state.stages[run["run_id"]] = STEPS.index(state.failing) + 1
+        state.end = "SUCCEEDED"
+    else:
+        raise Refused(404, 5, "Not Found")
+    return {}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+@contextmanager
+def serving(port: int = 0, **options: Any) -> Iterator[Server]:
+    """Serve on a free port of this machine until the block ends."""
+    server = Server(("127.0.0.1", port), Handler)
+    server.state = State(**options)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--end", default="SUCCEEDED", choices=["SUCCEEDED", "FAILED"])
+    parser.add_argument("--token")
+    said = parser.parse_args()
+    logs = {f"{WORKFLOW}-system-container-impl-4004": "epoch 1 of 3\nerror: the GPU ran out of memory\n"}
+    with serving(said.port, end=said.end, token=said.token, logs=logs) as server:
+        print(server.url, flush=True)
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()
