@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
 # The system packages that the project needs besides Python 3.11, installed where they are missing (Debian, Ubuntu).
 set -euo pipefail
-packages=(git make util-linux)   # util-linux: `unshare`, with which tests fill up a disk of their own
+# util-linux: `unshare`, with which tests fill up a disk of their own; docker.io and debootstrap: the image's tests
+packages=(git make util-linux)
+command -v dockerd >/dev/null || packages+=(docker.io)
+packages+=(debootstrap)
 
 missing=()
 for package in "${packages[@]}"; do
