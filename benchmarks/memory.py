@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import psutil
@@ -34,6 +34,7 @@ GIB = 2**30
 # What CUDA itself takes of a card before the first tensor, about.
 CONTEXT = 0.5 * GIB
 Device = Literal["cpu", "cuda"]
+Precision = Literal["float32", "bfloat16"]
 
 
 def peak_resident() -> int:
@@ -183,6 +184,7 @@ def main(
     size: Annotated[int, typer.Option(min=32, help="Side of the images, pixels.")] = 512,
     width: Annotated[float, typer.Option(help="Share of the paper's channels.")] = 1.0,
     batch_size: Annotated[int, typer.Option(min=2, help="A multiple of 2.")] = 2,
+    precision: Annotated[Precision | None, typer.Option(help="Without it, both.")] = None,
     card: Annotated[float, typer.Option(help="Memory of the card that it shall fit, GiB.")] = 11.0,
     threads: Annotated[int, typer.Option(min=0, help="Of PyTorch on a CPU; 0: as many as it takes itself.")] = 0,
     out: Annotated[Path, typer.Option(help="The file of all figures.")] = Path("build/benchmarks/memory.json"),
@@ -207,12 +209,13 @@ def main(
     console.print(f"{network}, {size} x {size}, width {width:g}, batch {batch_size}, on the {kind}", highlight=False)
     common = {"network": network, "device": kind, "size": size, "width": width, "batch_size": batch_size}
     rows = []
-    for precision, checkpointing, accumulation in product(("float32", "bfloat16"), (False, True), (1, 2)):
-        chosen = {"precision": precision, "activation_checkpointing": checkpointing, "accumulation": accumulation}
+    precisions = (precision,) if precision else get_args(Precision)
+    for number, checkpointing, accumulation in product(precisions, (False, True), (1, 2)):
+        chosen = {"precision": number, "activation_checkpointing": checkpointing, "accumulation": accumulation}
         row = in_a_process({**common, **chosen}, params, threads)
         peak = "out of memory" if row["peak"] is None else f"peak {row['peak'] / GIB:.2f} GiB"
         # At the paper's size a CPU takes minutes for each.
-        print(f"{precision}, {options(row)}: {peak}", file=sys.stderr, flush=True)
+        print(f"{number}, {options(row)}: {peak}", file=sys.stderr, flush=True)
         rows.append(row)
         write_json(out, {"hardware": hardware(), "torch": torch.__version__, "card_gib": card, "cases": rows})
     console.print(table(rows, card))

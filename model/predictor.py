@@ -63,9 +63,10 @@ class Predictor:
             OSError, ValueError, KeyError, TypeError: a file is missing or damaged, or the two do not belong together.
         """
         config = json.loads((folder / CONFIG).read_text())
+        name, width, in_channels = config["network"], config["width"], config["in_channels"]
         # Models of before these two were choices have neither.
         norm, options = config.get("norm", "batch"), config.get("options", {})
-        network = networks.build(config["network"], config["width"], config["in_channels"], norm, **options)
+        network = networks.build(name, width, in_channels, norm, **options)
         try:
             network.load_state_dict(load_file(folder / WEIGHTS))
         except SafetensorError as error:

@@ -55,7 +55,7 @@ if (sys.argv[1] == "gpu") != (torch.version.cuda is not None):
     raise SystemExit(f"image-venv: torch {torch.__version__} is no build for the target {sys.argv[1]}")
 print(f"image-venv: torch {torch.__version__}")
 PYTHON
-# Installers have no use where nothing is installed. The code lies in /app, and the path lets `python -m components.STEP` run from any folder.
+# Installers have no use where nothing is installed. The code will lie in /app, to be run from any folder.
 "$python" -m pip uninstall --quiet --yes uv pip
 rm -rf "$VENV"/.lock* "$UV_CACHE_DIR" /tmp/ca.pem
 sed -i "s#^PYTHONPATH=$PWD#PYTHONPATH=/app#" "$VENV/bin/defunet"

@@ -95,6 +95,10 @@ def engine() -> Iterator[Engine]:
         finally:
             daemon.terminate()
             daemon.wait(60)
+            # It leaves the network namespace of its containers mounted.
+            mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+            for mount in reversed([mount for mount in mounts if mount.startswith(folder)]):
+                subprocess.run(["umount", mount], check=False)
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +294,7 @@ def test_the_steps_run_for_a_user_that_the_image_does_not_know(image: Image, tmp
     step("sample", "data", "--montgomery", "12", "--shenzhen", "16", "--scale", "0.25")
     assert "12 X-rays" in step("ingest", "data", "--out", "raw")
     assert "28 images valid" in step("validate", "raw", "--out", "validation")
-    assert "28 images" in step(
+    assert "27 images" in step(  # one has no mask
         "preprocess", "raw", "--validation", "validation", "--out", "arrays", "--splits", "splits"
     )
     step("train", "arrays", *cell, *split, "--out", model)

@@ -47,6 +47,7 @@ class Remote:
             if load_state(self.folder, self.fingerprint) is not None:
                 return
             client, found = self._client(), 0
+            self._bucket_exists(client)
             for name in (NOTE, STATE):
                 about = self._head(client, name)
                 if about is not None and about["Metadata"].get(FINGERPRINT) == self.fingerprint:
@@ -79,6 +80,16 @@ class Remote:
                 file=sys.stderr,
                 flush=True,
             )
+
+    def _bucket_exists(self, client: Any) -> None:
+        """Tell a mistaken name at the start: later, what cannot be sent ends nothing."""
+        try:
+            client.head_bucket(Bucket=self._place("")[0])
+        except ClientError as error:
+            if error.response["Error"]["Code"] in MISSING:
+                what = "check its name, and AWS_ENDPOINT_URL if it is not with Amazon"
+                raise UserError(f"{self.url}: there is no such bucket; {what}") from error
+            raise
 
     def _client(self) -> Any:
         return make_client(CONNECTIONS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from components.train.remote import places
 from model.checkpoint import STATE
 from model.predictor import WEIGHTS
 from tests.components.conftest import Bucket
-from tests.conftest import CELL, Project, Trained, fresh, refused
+from tests.conftest import CELL, EPOCHS, Project, Trained, fresh, refused
 
 
 def keys(bucket: Bucket) -> list[str]:
@@ -44,15 +45,17 @@ def test_another_machine_goes_on_from_s3(prepared: Project, trained: Trained, bu
 
 
 def test_training_goes_on_while_nothing_can_be_sent(untrained: Project, trained: Trained, bucket: Bucket) -> None:
+    everything = f"arn:aws:s3:::{bucket.name}/*"
+    statement = {"Effect": "Deny", "Principal": "*", "Action": "s3:PutObject", "Resource": [everything]}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    bucket.client.put_bucket_policy(Bucket=bucket.name, Policy=policy)
     url = f"s3://{bucket.name}/states"
-    job = untrained.start(untrained.train_line("--checkpoints", url), AWS_MAX_ATTEMPTS="1")
-    assert job.until(lambda: "epoch 1/" in job.output)
-    for key in keys(bucket):
-        bucket.client.delete_object(Bucket=bucket.name, Key=key)
-    bucket.client.delete_bucket(Bucket=bucket.name)
-    done = job.wait([])
+    done = untrained.call(untrained.train_line("--checkpoints", url))
     assert done.returncode == 0, done.stderr
-    assert f"warning: {url}/{CELL.folder.as_posix()}: the checkpoint could not be sent" in done.stderr
+    warning = f"warning: {url}/{CELL.folder.as_posix()}: the checkpoint could not be sent"
+    assert done.stderr.count(warning) >= EPOCHS
+    assert "AccessDenied" in done.stderr
+    assert keys(bucket) == []
     assert (untrained.model / WEIGHTS).read_bytes() == (trained.project.model / WEIGHTS).read_bytes()
     assert (untrained.model / RUN).exists()
 
@@ -65,6 +68,9 @@ def test_a_start_that_cannot_ask_s3_is_refused(untrained: Project, bucket: Bucke
     )
     assert "S3 cannot be reached" in refused(gone)
     assert not untrained.model.exists()
+    mistaken = untrained.call(untrained.train_line("--checkpoints", "s3://nobody-has-this/x"))
+    assert "s3://nobody-has-this/x" in refused(mistaken)
+    assert "there is no such bucket" in refused(mistaken)
     nameless = untrained.call(untrained.train_line("--checkpoints", "s3:///x"))
     assert refused(nameless) == "error: s3:///x: no bucket named; say s3://bucket/prefix"
 
