@@ -24,8 +24,9 @@ COPY model model
 COPY pipelines pipelines
 COPY profiles profiles
 COPY params.yaml LICENSE ./
-# By hash: a copy's times say nothing, and nobody writes here.
-RUN python3.11 -m compileall -q --invalidation-mode unchecked-hash . && chmod -R a=rX .
+# By hash: a copy's times say nothing, and nobody but root, its owner, writes here. The owner keeps that right, since
+# MLflow's copy of the code with a model gets the same modes and must be removable.
+RUN python3.11 -m compileall -q --invalidation-mode unchecked-hash . && chmod -R u=rwX,go=rX .
 
 # --- runtime: what both targets share -------------------------------------------------------------------------------
 FROM ${BASE} AS runtime

@@ -26,7 +26,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Result:
 SLOW = {"learning_rate": 1e-7, "norm": "group", "epochs": 6}
 PLATEAU = SLOW | {"schedule": "plateau", "plateau": {"factor": 0.2, "patience": 2}}
 # BCDU-Net draws dropout; its blocks draw it a second time where they are computed again.
-ALL = {"ema": 0.9, "recalibrate": True, "accumulation": 2, "activation_checkpointing": True, "epochs": 3}
+ALL = {"ema": 0.9, "recalibrate": True, "accumulation": 2, "activation_checkpointing": True}
+ALL |= {"epochs": 3, "images_per_epoch": 8}
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,12 @@ ALL = {"ema": 0.9, "recalibrate": True, "accumulation": 2, "activation_checkpoin
         ("res_unet", PLATEAU | {"precision": "bfloat16", "ema": 0.0}, {(1, 2): 1}),
         ("res_unet", {"precision": "float16", "epochs": 3}, {(2, 0): 2}),
         ("res_unet", {"optimizer": "adam", "norm": "group", "epochs": 3, "images_per_epoch": 7}, {(1, 0): 1}),
-        ("bcdu_net", ALL, {(0, 0): 0, (0, None): 1, (1, 0): 1, (1, 1): 1, (1, 2): 1, (2, 1): 2, (2, None): 3}),
+        pytest.param(
+            "bcdu_net",
+            ALL,
+            {(0, 0): 0, (0, None): 1, (1, 0): 1, (1, 1): 1, (1, None): 2, (2, 1): 2, (2, None): 3},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["plain", "between-states", "no-state", "plateau", "bfloat16", "float16", "group", "everything"],
 )
