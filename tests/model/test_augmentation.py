@@ -205,6 +205,9 @@ def test_noise_is_as_strong_as_drawn_and_has_no_bias() -> None:
     white = apart / draw["noise"].view(-1, 1, 1)
     assert (white[:, 1:] * white[:, :-1]).mean((1, 2)).abs().max() < 0.1
     assert (white[:, :, 1:] * white[:, :, :-1]).mean((1, 2)).abs().max() < 0.1
+    # Nor a picture of another, but for the few that are cut from the same place.
+    alike = torch.corrcoef(white.flatten(1)) - torch.eye(64)
+    assert (alike.abs() > 0.1).float().mean() < 0.01
 
 
 def test_blur_spreads_a_point_and_leaves_a_flat_picture() -> None:
