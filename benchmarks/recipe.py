@@ -25,7 +25,8 @@ from rich.table import Table
 
 from components import cli
 from components.cohort import Arrays, read_split
-from components.params import read_params
+from components.errors import UserError
+from components.params import params_hash, read_params
 from model import networks
 from model.batches import Subset
 from model.distributed import World
@@ -179,6 +180,12 @@ def main(
     shipped, cohort = read_params(params).train, Arrays(arrays)
     out.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    unknown = sorted(set(variant or ()) - set(VARIANTS))
+    if unknown:
+        raise UserError(f"--variant {', '.join(unknown)}: unknown; known are {', '.join(VARIANTS)}")
+    # Rows of another network, recipe or size in the same file are another measurement's.
+    base = {"network": network, "recipe": params_hash(shipped), "size": cohort.info["size"]}
+    rows = [row for row in rows if {key: row.get(key) for key in base} == base]
     done = {(row["scenario"], row["seed"], row["variant"]) for row in rows}
     for where in scenario:
         ids = read_split(splits / f"{where}.json", where)
@@ -192,7 +199,7 @@ def main(
                 if (where, number, name) in done:
                     continue
                 figures = measure(recipe, network, subsets[0], subsets[1], cohort.info, number)
-                row = {"scenario": where, "seed": number, "variant": name, "network": network, **figures}
+                row = {"scenario": where, "seed": number, "variant": name, **base, **figures}
                 rows.append(row)
                 with out.open("a") as file:
                     file.write(json.dumps(row) + "\n")
