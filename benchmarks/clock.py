@@ -17,12 +17,16 @@ def synchronise(device: torch.device) -> None:
 def own_seconds(device: torch.device) -> float:
     """Return a reading, seconds, of the clock that other programs disturb least; call :func:`synchronise` before.
 
-    On a CPU it is the time that this process computed, over PyTorch's threads: where nothing else runs and all threads
-    are busy, that is the time that passed. On a GPU it is the time that passed.
+    With one thread on a CPU it is the time for which this process computed: where nothing else runs, the time that
+    passed. Several threads wait for one another, computing or not, so that their sum says little: with them, and on a
+    GPU, it is the time that passed.
     """
-    if device.type == "cuda":
-        return time.perf_counter()
-    return time.process_time() / torch.get_num_threads()
+    return time.process_time() if counts_processor_time(device) else time.perf_counter()
+
+
+def counts_processor_time(device: torch.device) -> bool:
+    """Return whether :func:`own_seconds` is other than the clock on the wall."""
+    return device.type == "cpu" and torch.get_num_threads() == 1
 
 
 @dataclass(frozen=True)

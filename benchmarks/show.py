@@ -41,9 +41,8 @@ def heading(figures: dict[str, Any]) -> str:
     )
 
 
-def speed(figures: dict[str, Any], device: str) -> list[Table | str]:
-    """Return images a second of both loops, their ratio, and how much of a step is loading."""
-    own = device == "cpu"
+def speed(figures: dict[str, Any], own: bool) -> list[Table | str]:
+    """Return images a second of both loops, their ratio, and how much of a step is loading; ``own``: by both clocks."""
     columns = ["images a second", "least to most", *["by processor time"] * own, "loading, share of a step"]
     table = _table("Training", "loop", columns)
     for name, values in figures["images_per_second"].items():
@@ -60,9 +59,8 @@ def speed(figures: dict[str, Any], device: str) -> list[Table | str]:
     return [table, text]
 
 
-def rungs(figures: list[dict[str, Any]], device: str) -> Table:
-    """Return the ladder: what each lever brings."""
-    own = device == "cpu"
+def rungs(figures: list[dict[str, Any]], own: bool) -> Table:
+    """Return the ladder: what each lever brings; ``own``: by both clocks."""
     busy = ["by processor"] * own
     title = "One lever after the other: medians over rounds of ratios"
     table = _table(title, "loop", ["images/s", "to the one before", "least to most", *busy, "to plain", *busy])
@@ -79,7 +77,7 @@ def rooflines(figures: dict[str, Any]) -> list[Table | str]:
     """Return what the machine can do and how much of it both loops take."""
     rates = ", ".join(f"{name} {rate / 1e12:.3g} TFLOP/s" for name, rate in figures["matrix_flops"].items())
     table = _table(
-        "Rooflines (a CPU's ms are its own, not the clock's)",
+        "Rooflines (with one thread of a CPU, by processor time)",
         "loop",
         ["precision", "ms a step", "least by the rates", "TFLOP/s", "of the rate"],
     )

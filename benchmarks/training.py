@@ -20,13 +20,13 @@ import typer
 from rich.console import Console
 
 from benchmarks import cohort, show
-from benchmarks.clock import Speed
+from benchmarks.clock import Speed, counts_processor_time
 from benchmarks.device import bound, measure_machine, measure_work
 from benchmarks.loops import Loop, Shipped, Task, alternate, ladder, loader_share, validation_dice
 from components import cli
 from components.errors import UserError
 from components.files import write_json
-from components.params import Params, read_params
+from components.params import Params, check_section, read_params
 from components.provenance import hardware
 from model import networks
 from model.recipe import TrainParams
@@ -149,9 +149,8 @@ def _changed(
     given = {"width": width, "batch_size": batch_size, "precision": precision}
     values |= {name: value for name, value in given.items() if value is not None}
     # One batch in one part: accumulation and checkpointing save memory and cost time, which is not the question here.
-    return TrainParams.model_validate(
-        values | {"compile": compiled, "accumulation": 1, "activation_checkpointing": False}
-    )
+    values |= {"compile": compiled, "accumulation": 1, "activation_checkpointing": False}
+    return check_section(TrainParams, values, "the recipe with the options given")
 
 
 def main(
@@ -170,7 +169,9 @@ def main(
     validation: Annotated[int, typer.Option(min=1, help="Images to score.")] = 24,
     score_steps: Annotated[int, typer.Option(min=0, help="Of the short trainings that are scored; 0: none.")] = 60,
     seeds: Annotated[int, typer.Option(min=1, help="Of the short trainings.")] = 3,
-    threads: Annotated[int, typer.Option(min=0, help="Of PyTorch on a CPU; 0: as many as it takes itself.")] = 0,
+    threads: Annotated[
+        int, typer.Option(min=0, help="Of PyTorch on a CPU; 0: its own choice. Say 1 on a busy one.")
+    ] = 0,
     arrays: Annotated[Path | None, typer.Option(help="A preprocessed cohort in place of computed images.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A trial: few rounds, steps, images and seeds.")] = False,
     out: Annotated[Path, typer.Option(help="The file of all figures.")] = Path("build/benchmarks/training.json"),
@@ -202,6 +203,7 @@ def main(
     task = Task(network, recipe, *subsets, torch.device(kind))
     size = subsets[0].images.shape[1]
 
+    own = counts_processor_time(task.device)
     console = Console(width=None if Console().is_terminal else 130)
     figures: dict[str, Any] = {
         "settings": _settings(recipe, network=network, device=kind, size=size, images=images, steps=steps),
@@ -215,9 +217,9 @@ def main(
     }
     console.print(show.heading(figures), highlight=False)
     figures["speed"] = measure_speed(task, rounds, steps, warmup)
-    console.print(*show.speed(figures["speed"], kind), sep="\n", highlight=False)
+    console.print(*show.speed(figures["speed"], own), sep="\n", highlight=False)
     figures["ladder"] = measure_ladder(task, rounds, steps, warmup)
-    console.print(show.rungs(figures["ladder"], kind))
+    console.print(show.rungs(figures["ladder"], own))
     figures["rooflines"] = measure_rooflines(task, figures["speed"], quick)
     console.print(*show.rooflines(figures["rooflines"]), sep="\n", highlight=False)
     if score_steps:

@@ -87,7 +87,15 @@ def test_both_loops_learn_and_every_figure_is_printed_and_written(tmp_path: Path
         for first, last in found["scores"]["losses"][loop]:
             assert last < first - 0.3, f"the {loop} loop has learnt nothing"
     assert min(found["scores"]["dice"][loop]["mean"] for loop in ("plain", "shipped")) > 0.7
-    for text in ("images a second", "target 1.5", "+ channels-last", "Measured here", "Validation Dice", str(out.name)):
+    for text in (
+        "images a second",
+        "target 1.5",
+        "by processor time",
+        "+ channels-last",
+        "Measured here",
+        "Validation Dice",
+        str(out.name),
+    ):
         assert text in printed
 
 
@@ -221,6 +229,7 @@ def test_a_preprocessed_cohort_takes_the_place_of_computed_images(prepared: Any)
     [
         ({"network": "no_net"}, "unknown network 'no_net'"),
         ({"images": 2}, "less than one batch"),
+        ({"precision": "float8"}, "the recipe with the options given: 1 value"),
         *([] if torch.cuda.is_available() else [({"device": "cuda"}, "PyTorch sees no GPU")]),
     ],
 )
