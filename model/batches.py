@@ -35,7 +35,7 @@ class Resident:
     """A subset as tensors on the device, so that a batch is an index and nothing is loaded or waited for.
 
     704 images of 512 x 512 with their masks are 370 MB. A cohort that does not fit on a GPU stays in page-locked
-    memory of the host, and each batch is sent while the one before it is computed.
+    memory of the host, from which each batch is gathered and sent.
     """
 
     def __init__(self, subset: Subset, device: torch.device) -> None:

@@ -180,7 +180,7 @@ def train(
     from components.params import RegisterParams
     from components.results import Cell
     from components.train import train
-    from components.train.remote import places
+    from components.train.checkpoints import places
     from model.recipe import TrainParams
     from pipelines.tasks import CELL, in_processes, section, task
 

@@ -11,7 +11,7 @@ from components import cli
 from components.params import read_params
 from components.results import Cell
 from components.train import train
-from components.train.remote import places
+from components.train.checkpoints import places
 
 
 def main(

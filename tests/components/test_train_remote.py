@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from components.results import RUN
-from components.train.remote import places
+from components.train.checkpoints import places
 from model.checkpoint import STATE
 from model.predictor import WEIGHTS
 from tests.components.conftest import Bucket
