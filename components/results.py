@@ -78,8 +78,14 @@ ROWS = "rows.json"  # list of Row
 CASES = "cases.csv"  # one row an image and kind of masks: id, site, label, split, masks, METRICS, tp, fp, fn, tn
 SUMMARY = "metrics.json"  # {split: {metric_masks: figure}}: what `dvc metrics` shows
 ROC = "roc.csv"  # fpr, tpr, threshold of the test split's pixels against original masks
-OVERLAYS = "overlays.json"  # list of {file, kind: worst | figure, id, site, label, dice}; files lie in overlays/, PNG
+# low, high, predicted, observed, pixels: how often a pixel of the test split is lung where the network says so with a
+# probability from low to high (components.evaluate.calibration)
+RELIABILITY = "reliability.csv"
+# List of {file, xray, kind: worst | best | figure, id, site, label, dice, hd95}. Files lie in overlays/: ``xray`` is a
+# grey PNG, once an X-ray, ``file`` a PNG of its size with regions in the colours below, transparent elsewhere.
+OVERLAYS = "overlays.json"
 
-# What an overlay blends over the grey X-ray, RGB 0 to 255: evaluate draws with these, report's legend names them.
-WORST_COLOURS = {"true positive": (0, 158, 115), "false positive": (230, 70, 20), "false negative": (250, 220, 60)}
+# Regions laid over the grey X-ray, RGB 0 to 255: evaluate draws with these, report's legend names them. In ``figure``
+# the ground truth's outline lies over the prediction, in ``worst`` and ``best`` no two regions meet.
+DIFFERENCE_COLOURS = {"true positive": (0, 158, 115), "false positive": (230, 70, 20), "false negative": (250, 220, 60)}
 FIGURE_COLOURS = {"ground truth": (190, 190, 190), "prediction": (220, 40, 40)}

@@ -12,11 +12,12 @@ import pandas as pd
 
 from components.cohort import Arrays, read_split
 from components.errors import UserError
+from components.evaluate.calibration import reliability
 from components.evaluate.overlays import write_overlays
 from components.evaluate.rows import score_cases, summarise, summary_figures
 from components.files import read_json, write_folder, write_json
 from components.params import EvaluateParams
-from components.results import CASES, CONFIG, ROC, ROWS, SUMMARY, Cell, Row
+from components.results import CASES, CONFIG, RELIABILITY, ROC, ROWS, SUMMARY, Cell, Row
 from components.tracking import connect, explained, find_run
 from model.postprocessing import to_masks
 
@@ -29,7 +30,7 @@ ROC_POINTS = 201
 
 
 def evaluate(cell: Cell, arrays: Path, split: Path, model: Path, params: EvaluateParams, out: Path) -> list[Row]:
-    """Score a cell and leave its rows, one line an image, the ROC curve and overlays.
+    """Score a cell and leave its rows, one line an image, the ROC and reliability curves and overlays.
 
     Args:
         cell: which network, scenario and seed.
@@ -37,8 +38,8 @@ def evaluate(cell: Cell, arrays: Path, split: Path, model: Path, params: Evaluat
         split: the scenario's frozen split, ``<scenario>.json``.
         model: the folder that training left.
         params: how to score.
-        out: the folder to write: ``rows.json``, ``cases.csv``, ``metrics.json``, ``roc.csv``, ``overlays.json`` and
-            ``overlays/``.
+        out: the folder to write: ``rows.json``, ``cases.csv``, ``metrics.json``, ``roc.csv``,
+            ``reliability.csv``, ``overlays.json`` and ``overlays/``.
 
     Returns:
         The rows of ``rows.json``: for every split, site, label, kind of masks and reduction.
@@ -82,7 +83,9 @@ def evaluate(cell: Cell, arrays: Path, split: Path, model: Path, params: Evaluat
         write_json(folder / ROWS, rows)
         pd.concat(cases).to_csv(folder / CASES, index=False)
         write_json(folder / SUMMARY, summary_figures(rows))
-        _roc(test["probabilities"], cohort.masks["original"][test["order"]]).to_csv(folder / ROC, index=False)
+        truth = cohort.masks["original"][test["order"]]
+        _roc(test["probabilities"], truth).to_csv(folder / ROC, index=False)
+        reliability(test["probabilities"], truth).to_csv(folder / RELIABILITY, index=False)
         write_overlays(folder, cohort, test["order"], test["predicted"], test["cases"], params)
     if run_id is None:
         print(f"evaluate: the run that trained {model} is not in this MLflow store; the figures are in {out} alone")

@@ -1,29 +1,51 @@
-"""Pictures of what a network got right and wrong, as in the paper's Figures 5 and 6, and the worst cases."""
+"""Pictures of what a network got right and wrong: the worst and best cases, and the paper's Figures 5 and 6."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from components.cohort import Arrays
 from components.files import write_json
 from components.params import EvaluateParams
-from components.results import FIGURE_COLOURS, OVERLAYS, WORST_COLOURS
+from components.results import DIFFERENCE_COLOURS, FIGURE_COLOURS, OVERLAYS
 
 OPACITY = 0.45
 LEAST_SIDE = 256  # pixels; smaller pictures are enlarged, so that a page need not blur them
 
+Regions = list[tuple[np.ndarray, tuple[int, int, int]]]  # masks, bool (H, W), each with its colour, RGB 0 to 255
 
-def blend(image: np.ndarray, regions: list[tuple[np.ndarray, tuple[int, int, int]]]) -> np.ndarray:
+
+def difference_regions(predicted: np.ndarray, mask: np.ndarray) -> Regions:
+    """Return true positives, false positives and false negatives; true negatives are what is left."""
+    p, g = predicted > 0, mask > 0
+    named = {"true positive": p & g, "false positive": p & ~g, "false negative": g & ~p}
+    return [(region, DIFFERENCE_COLOURS[name]) for name, region in named.items()]
+
+
+def figure_regions(predicted: np.ndarray, mask: np.ndarray) -> Regions:
+    """Return what Figures 5 and 6 show: ground truth in grey, prediction in red over it.
+
+    The ground truth's outline lies over both, so that red beyond it is seen to be wrong.
+    """
+    p, g = predicted > 0, mask > 0
+    outline = g & (cv2.erode(g.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0)
+    grey, red = FIGURE_COLOURS["ground truth"], FIGURE_COLOURS["prediction"]
+    return [(g, grey), (p, red), (outline, grey)]
+
+
+def blend(image: np.ndarray, regions: Regions) -> np.ndarray:
     """Return an RGB picture of a grey image with coloured regions laid over it.
 
     Args:
         image: uint8 (H, W), 0 to 255.
-        regions: masks, bool (H, W), each with its colour, RGB 0 to 255; later ones lie over earlier ones.
+        regions: later ones lie over earlier ones.
 
     Returns:
         uint8 (H', W', 3), RGB, a whole number of times as large, at least :data:`LEAST_SIDE` pixels a side.
@@ -39,21 +61,23 @@ def blend(image: np.ndarray, regions: list[tuple[np.ndarray, tuple[int, int, int
 
 
 def worst_overlay(image: np.ndarray, predicted: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return the image with true positives, false positives and false negatives in colours of their own."""
-    p, g = predicted > 0, mask > 0
-    named = {"true positive": p & g, "false positive": p & ~g, "false negative": g & ~p}
-    return blend(image, [(region, WORST_COLOURS[name]) for name, region in named.items()])
+    """Return the image under :func:`difference_regions`, as :func:`blend` does."""
+    return blend(image, difference_regions(predicted, mask))
 
 
 def figure_overlay(image: np.ndarray, predicted: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return the image as in Figures 5 and 6: ground truth in grey, prediction in red over it.
+    """Return the image under :func:`figure_regions`, as :func:`blend` does."""
+    return blend(image, figure_regions(predicted, mask))
 
-    The ground truth's outline is drawn over both, so that red beyond it is seen to be wrong.
-    """
-    p, g = predicted > 0, mask > 0
-    outline = g & (cv2.erode(g.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0)
-    grey, red = FIGURE_COLOURS["ground truth"], FIGURE_COLOURS["prediction"]
-    return blend(image, [(g, grey), (p, red), (outline, grey)])
+
+def write_regions(path: Path, regions: Regions) -> None:
+    """Write regions as a PNG with a palette, transparent where there is none; later ones lie over earlier ones."""
+    numbers = np.zeros(regions[0][0].shape, np.uint8)
+    for number, (mask, _) in enumerate(regions, start=1):
+        numbers[mask] = number
+    picture = Image.fromarray(numbers)
+    picture.putpalette([0, 0, 0, *(part for _, colour in regions for part in colour)])
+    picture.save(path, "PNG", transparency=0, bits=2)
 
 
 def write_overlays(
@@ -64,7 +88,8 @@ def write_overlays(
     cases: pd.DataFrame,
     params: EvaluateParams,
 ) -> None:
-    """Write ``overlays.json`` and the PNGs it names: the worst test images and, for each site, the first ones by id.
+    """Write ``overlays.json`` and the PNGs it names: the worst test images, as many of the best of the others, and,
+    for each site, the first ones by id.
 
     Which images stand in the figures depends on the split alone, so that all networks show the same ones.
 
@@ -79,16 +104,20 @@ def write_overlays(
     (folder / "overlays").mkdir()
     index: list[dict[str, Any]] = []
     cases = cases.assign(position=np.arange(len(cases)))
-    chosen = [("worst", case) for case in cases.nsmallest(params.worst, "dice", keep="first").to_dict("records")]
+    worst = cases.nsmallest(params.worst, "dice", keep="first")
+    best = cases.drop(worst.index).nlargest(params.worst, "dice", keep="first")
+    chosen = [(kind, case) for kind, part in (("worst", worst), ("best", best)) for case in part.to_dict("records")]
     for _, group in cases.groupby("site", sort=True):
         chosen += [("figure", c) for c in group.sort_values("id").head(params.figure_images).to_dict("records")]
     for kind, case in chosen:
         position = case["position"]
         row = order[position]
-        draw = worst_overlay if kind == "worst" else figure_overlay
-        picture = draw(cohort.images[row], predicted[position], cohort.masks["original"][row])
-        name = f"overlays/{kind}-{case['id']}.png"
-        if not cv2.imwrite(str(folder / name), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)):
-            raise OSError(f"{folder / name}: not written")
-        index.append({"file": name, "kind": kind, **{key: case[key] for key in ("id", "site", "label", "dice")}})
+        xray, name = f"overlays/xray-{case['id']}.png", f"overlays/{kind}-{case['id']}.png"
+        if not cv2.imwrite(str(folder / xray), cohort.images[row]):
+            raise OSError(f"{folder / xray}: not written")
+        regions = figure_regions if kind == "figure" else difference_regions
+        write_regions(folder / name, regions(predicted[position], cohort.masks["original"][row]))
+        told = {key: case[key] for key in ("id", "site", "label", "dice")}
+        hd95 = None if math.isnan(case["hd95"]) else case["hd95"]
+        index.append({"file": name, "xray": xray, "kind": kind, **told, "hd95": hd95})
     write_json(folder / OVERLAYS, index)

@@ -7,9 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from components.files import write_folder, write_json
-from components.report.load import HISTORY_COLUMNS, Evaluated, find_cells, load_cells, load_cohort, row_key
+from components.report.load import HISTORY_COLUMNS, Evaluated, find_cells, load_cells, load_cohort
 from components.report.page import render_markdown, render_page
 from components.report.paired import compare
+from components.report.rows import row_key
 from components.results import Cell, Row
 
 RESULTS = "results.json"

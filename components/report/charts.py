@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # matplotlib draws in these stand-ins, and the page's own colours are put in their place afterwards.
 _STANDINS = {"#a1b2f0": "var(--ink)", "#a1b2f1": "var(--muted)", "#a1b2f2": "var(--rule)", "#a1b2f3": "var(--surface)"}
-_INK, _MUTED, _RULE, _SURFACE = _STANDINS
+_INK, MUTED, _RULE, _SURFACE = _STANDINS
 SERIES = 9  # colours that the page's style sheet defines as --s0, --s1 ...
 _SERIES = {f"#a1b2{number:02x}": f"var(--s{number})" for number in range(SERIES)}
 _FONT = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
@@ -58,7 +58,8 @@ def colour_number(network: str) -> int:
     return paper.order(network)[0] % SERIES
 
 
-def _colour(network: str) -> str:
+def colour_of(network: str) -> str:
+    """Return the stand-in in which matplotlib draws a network."""
     return list(_SERIES)[colour_number(network)]
 
 
@@ -75,7 +76,7 @@ def draw(name: str, inches: tuple[float, float], fill: Callable[[Axes], None]) -
         "font.sans-serif": ["DejaVu Sans"],
         "font.size": 9,
         "text.color": _INK,
-        "axes.labelcolor": _MUTED,
+        "axes.labelcolor": MUTED,
         "axes.edgecolor": _RULE,
         "axes.facecolor": "none",
         "axes.spines.top": False,
@@ -86,8 +87,8 @@ def draw(name: str, inches: tuple[float, float], fill: Callable[[Axes], None]) -
         "grid.linewidth": 0.6,
         "xtick.color": _RULE,
         "ytick.color": _RULE,
-        "xtick.labelcolor": _MUTED,
-        "ytick.labelcolor": _MUTED,
+        "xtick.labelcolor": MUTED,
+        "ytick.labelcolor": MUTED,
         "axes.unicode_minus": False,
         "text.parse_math": False,
     }
@@ -135,7 +136,7 @@ def learning_curves(scenario: str, cells: Sequence[Evaluated]) -> list[Chart]:
                     axes.plot(
                         data.history["epoch"],
                         data.history[column],
-                        color=_colour(data.cell.network),
+                        color=colour_of(data.cell.network),
                         linestyle=(0, (3, 2)) if dashed else "-",
                         linewidth=1.1 if dashed or crowded else 1.7,
                         marker="o" if len(data.history) == 1 else None,
@@ -143,7 +144,7 @@ def learning_curves(scenario: str, cells: Sequence[Evaluated]) -> list[Chart]:
             rates = pd.concat([data.history["learning_rate"] for data in cells])
             if title == "Learning rate" and rates.min() > 0 and rates.max() / rates.min() > 20:
                 axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(_plain_number)
+            axes.yaxis.set_major_formatter(plain_number)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
             axes.set_xlabel("epoch")
 
@@ -153,7 +154,8 @@ def learning_curves(scenario: str, cells: Sequence[Evaluated]) -> list[Chart]:
     return charts
 
 
-def _plain_number(value: float, _position: float) -> str:
+def plain_number(value: float, _position: float) -> str:
+    """Return a tick's label: four digits at most, without zeros that say nothing."""
     return f"{value:.4g}"
 
 
@@ -166,14 +168,14 @@ def roc_curve(scenario: str, cells: Sequence[Evaluated]) -> Chart:
         for data in cells:
             curve = data.roc.dropna()
             for place in (axes, corner):
-                place.plot(curve["fpr"], curve["tpr"], color=_colour(data.cell.network), linewidth=1.6)
+                place.plot(curve["fpr"], curve["tpr"], color=colour_of(data.cell.network), linewidth=1.6)
         corner.set(xlim=(0, 0.1), ylim=(0.9, 1.0))
         corner.set_xticks([0, 0.05, 0.1])
         corner.set_yticks([0.9, 0.95, 1.0])
         corner.tick_params(labelsize=8)
         for place in (axes, corner):
-            place.xaxis.set_major_formatter(_plain_number)
-            place.yaxis.set_major_formatter(_plain_number)
+            place.xaxis.set_major_formatter(plain_number)
+            place.yaxis.set_major_formatter(plain_number)
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="false-positive rate", ylabel="true-positive rate")
 
     svg = draw(f"{scenario}-roc", (3.7, 3.4), fill)
@@ -216,11 +218,11 @@ def _dice_distribution(scenario: str, strips: list[Strip], lowest: float, labels
             # Multiples of the golden ratio spread the points evenly and, unlike random numbers, always alike.
             heights = row + 0.46 * ((np.arange(len(dice)) * 0.6180339887) % 1 - 0.5)
             low, middle, high = np.percentile(dice, [25, 50, 75])
-            axes.barh(row, high - low, left=low, height=0.66, color=_colour(network), alpha=0.2, linewidth=0)
-            axes.plot([middle, middle], [row - 0.33, row + 0.33], color=_colour(network), linewidth=2.2)
+            axes.barh(row, high - low, left=low, height=0.66, color=colour_of(network), alpha=0.2, linewidth=0)
+            axes.plot([middle, middle], [row - 0.33, row + 0.33], color=colour_of(network), linewidth=2.2)
             axes.plot(
                 dice, heights, linestyle="none", marker="o", markersize=3.6,
-                markerfacecolor=_colour(network), markeredgecolor=_SURFACE, markeredgewidth=0.5,
+                markerfacecolor=colour_of(network), markeredgecolor=_SURFACE, markeredgewidth=0.5,
             )  # fmt: skip
         axes.set_yticks(range(len(strips)), [name for name, _, _ in strips])
         axes.tick_params(axis="y", length=0, labelcolor=_INK)
@@ -229,7 +231,7 @@ def _dice_distribution(scenario: str, strips: list[Strip], lowest: float, labels
         axes.set_ylim(len(strips) - 0.45, -0.55)
         margin = 0.02 * (1 - lowest) + 0.001
         axes.set_xlim(max(-0.01, lowest - margin), 1.0 + margin / 2)
-        axes.xaxis.set_major_formatter(_plain_number)
+        axes.xaxis.set_major_formatter(plain_number)
         axes.set_xlabel("Dice of one image")
         # Placed by hand, so that the axes of all scenarios stand exactly below each other: inches, then shares.
         left, bottom = 0.2 + 0.082 * labels, 0.5

@@ -72,7 +72,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; ``spans`` are headings over several columns of figures: (text, number of columns)."""
+    """A table.
+
+    ``spans`` are headings over several columns of figures: (text, number of columns). ``filters`` says what the
+    filters of its head columns choose at first, by head; ``None`` is a table without filters.
+    """
 
     id: str
     title: str
@@ -82,6 +86,7 @@ class Table:
     groups: list[Group]
     spans: list[tuple[str, int]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    filters: dict[str, str] | None = None
 
 
 class Results:

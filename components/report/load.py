@@ -2,49 +2,35 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import cv2
-import numpy as np
 import pandas as pd
 
 from components.cohort import SPLITS, read_manifest, read_split
 from components.errors import UserError
 from components.files import read_json
 from components.report import paper
-from components.results import CASES, CONFIG, HISTORY, METRICS, OVERLAYS, ROC, ROWS, RUN, Cell, Row
+from components.report.cases import Overlay, read_overlays
+from components.report.rows import TEXTS, read_rows
+from components.results import CASES, CONFIG, HISTORY, METRICS, RELIABILITY, ROC, ROWS, RUN, Cell, Row
 
 T = TypeVar("T")
 
-_TEXTS = ("network", "scenario", "split", "site", "label", "masks", "reduction")
 _CASES = ("id", "site", "label", "split", "masks", *METRICS)
 _ROC = ("fpr", "tpr")
+_RELIABILITY = ("low", "high", "predicted", "observed", "pixels")
 HISTORY_COLUMNS = ("epoch", "learning_rate", "train_loss", "train_dice", "validation_loss", "validation_dice")
-_CHOICES = {"split": SPLITS, "masks": ("original", "dilated"), "reduction": ("pooled", "per_image")}
-_KINDS = ("worst", "figure")
-
-
-@dataclass(frozen=True)
-class Overlay:
-    """One X-ray with its prediction drawn over it: ``kind`` is ``worst`` or ``figure`` (Figures 5 and 6)."""
-
-    path: Path
-    kind: str
-    id: str
-    site: str
-    label: str
-    dice: float | None
-    width: int
-    height: int
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """All that one cell left: its rows, cases (one an image and kind of masks), curves, overlays, config and run."""
+    """All that one cell left: its rows, cases (one an image and kind of masks), curves, overlays, config and run.
+
+    ``reliability`` is ``None`` where evaluate ran before it left these bins.
+    """
 
     cell: Cell
     rows: list[Row]
@@ -54,6 +40,7 @@ class Evaluated:
     overlays: list[Overlay]
     config: dict[str, Any]
     run: dict[str, Any]
+    reliability: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -129,13 +116,14 @@ def load_cells(evaluations: Path, models: Path, cells: list[Cell]) -> list[Evalu
     for cell in cells:
         evaluation, model = evaluations / cell.folder, models / cell.folder
         parts = (
-            attempt(_read_rows, evaluation / ROWS, cell),
+            attempt(read_rows, evaluation / ROWS, cell),
             attempt(_read_csv, evaluation / CASES, _CASES, "evaluate", {"id": "string"}),
             attempt(_read_csv, evaluation / ROC, _ROC, "evaluate", {}),
             attempt(_read_csv, model / HISTORY, HISTORY_COLUMNS, "train", {}),
-            attempt(_read_overlays, evaluation),
+            attempt(read_overlays, evaluation),
             attempt(_read_object, model / CONFIG),
             attempt(_read_object, model / RUN),
+            attempt(_read_reliability, evaluation / RELIABILITY),
         )
         loaded.append(Evaluated(cell, *cast(Any, parts)))
     if problems:
@@ -179,6 +167,10 @@ def _objects(cards: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [site for site in sites.values() if isinstance(site, dict)]
 
 
+def _read_reliability(path: Path) -> pd.DataFrame | None:
+    return _read_csv(path, _RELIABILITY, "evaluate", {}) if path.exists() else None
+
+
 def _read_scenario(path: Path) -> dict[str, list[str]]:
     try:
         return read_split(path)
@@ -207,97 +199,8 @@ def _read_csv(path: Path, columns: tuple[str, ...], step: str, types: dict[str, 
     missing = [column for column in columns if column not in frame]
     if missing:
         raise UserError(f"{path}: columns missing: {', '.join(missing)}; run the {step} step again")
-    texts = {"id", *_TEXTS}
+    texts = {"id", *TEXTS}
     for column in columns:
         if column not in texts and not pd.api.types.is_numeric_dtype(frame[column]) and frame[column].notna().any():
             raise UserError(f"{path}: column {column} holds something that is no number; run the {step} step again")
     return frame
-
-
-def _read_rows(path: Path, cell: Cell) -> list[Row]:
-    values = read_json(path)
-    if not isinstance(values, list) or not values:
-        raise UserError(f"{path}: not a list of rows; run the evaluate step again")
-    rows, problems = [], []
-    for number, value in enumerate(values):
-        try:
-            rows.append(check_row(value, cell))
-        except ValueError as error:
-            problems.append(f"row {number}: {error}")
-    keys = [row_key(row) for row in rows]
-    problems += [f"twice: {' '.join(map(str, key))}" for key in sorted({key for key in keys if keys.count(key) > 1})]
-    if problems:
-        more = [] if len(problems) <= 5 else [f"and {len(problems) - 5} more"]
-        raise UserError(f"{path}: not the rows of {cell.folder}; run the evaluate step again", problems[:5] + more)
-    return rows
-
-
-def check_row(value: Any, cell: Cell) -> Row:
-    """Return ``value`` as a :class:`Row` of ``cell``, NaN as ``None``, or raise a ValueError saying what is wrong."""
-    if not isinstance(value, dict):
-        raise ValueError("not an object")
-    wrong = sorted(set(Row.__annotations__) ^ set(value))
-    if wrong:
-        raise ValueError(f"keys missing or unknown: {', '.join(wrong)}")
-    row = {name: value[name] for name in Row.__annotations__}
-    for name in _TEXTS:
-        if not isinstance(row[name], str) or row[name] not in _CHOICES.get(name, (row[name],)):
-            raise ValueError(f"{name} is {row[name]!r}")
-    for name in ("seed", "n_images"):
-        if type(row[name]) is not int or row[name] < 0:
-            raise ValueError(f"{name} is {row[name]!r}")
-    if (row["network"], row["scenario"], row["seed"]) != (cell.network, cell.scenario, cell.seed):
-        raise ValueError(f"belongs to {row['network']}/{row['scenario']}/seed-{row['seed']}")
-    for name in METRICS:
-        row[name] = _number(name, row[name])
-    interval = row["dice_ci95"]
-    if interval is not None:
-        if not isinstance(interval, list) or len(interval) != 2:
-            raise ValueError(f"dice_ci95 is {interval!r}")
-        ends = [_number("dice_ci95", end) for end in interval]
-        row["dice_ci95"] = None if None in ends else ends
-    return cast(Row, row)
-
-
-def _number(name: str, value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value):
-        raise ValueError(f"{name} is {value!r}")
-    return None if math.isnan(value) else float(value)
-
-
-def row_key(row: Row) -> tuple[str, str, int, int, str, str, str, str]:
-    """Return what no two rows share, in the order in which ``results.json`` is sorted."""
-    split = SPLITS.index(row["split"])
-    place = (row["site"], row["label"], row["masks"], row["reduction"])
-    return (row["network"], row["scenario"], row["seed"], split, *place)
-
-
-def _read_overlays(evaluation: Path) -> list[Overlay]:
-    path = evaluation / OVERLAYS
-    values = read_json(path)
-    overlays = []
-    try:
-        for value in values:
-            kind = value["kind"]
-            if kind not in _KINDS:
-                raise ValueError(f"kind is {kind!r}")
-            file = evaluation / "overlays" / str(value["file"]).removeprefix("overlays/")
-            width, height = _picture_size(file)
-            id, site, label = (str(value[name]) for name in ("id", "site", "label"))
-            overlays.append(Overlay(file, kind, id, site, label, _number("dice", value["dice"]), width, height))
-    except (TypeError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: not a list of overlays ({error}); run the evaluate step again") from error
-    return overlays
-
-
-def _picture_size(path: Path) -> tuple[int, int]:
-    try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found; run the evaluate step again") from None
-    picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if picture is None:
-        raise UserError(f"{path}: not a picture that can be read; run the evaluate step again")
-    return picture.shape[1], picture.shape[0]

@@ -2,49 +2,33 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import cv2
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from components.report import charts, paper, tables
+from components.report.explorer import explorer_table
 from components.report.layout import Results, scenario_title
-from components.report.load import Cohort, Evaluated, Overlay
+from components.report.load import Cohort, Evaluated
 from components.report.paired import Pair, paired_tables
+from components.report.pictures import XRays, comparisons, galleries, picture
+from components.report.reliability import calibration_table, reliability_curve
 from components.report.runs import columns_apart, recipes, run_line
 from components.report.text import duration, figure_text, moment, plain
-from components.results import FIGURE_COLOURS, WORST_COLOURS
+from components.results import DIFFERENCE_COLOURS, FIGURE_COLOURS
 
-# Above this a picture is embedded as WebP of quality 90: a run of seven networks at 512 pixels holds hundreds of
-# overlays of 300 KiB each, and a page of 100 MB is not opened by anyone.
-LARGEST_PNG = 64 * 1024
-
-_FIGURE_NUMBERS = {"shenzhen": "Figure 5", "montgomery": "Figure 6"}
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Figure 5 or 6: the X-rays of one site, one row each, with the prediction of every network side by side."""
-
-    title: str
-    site: str
-    networks: list[str]
-    seeds: list[int]
-    rows: list[tuple[Overlay, list[Overlay | None]]]
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """The worst test images of one cell, worst first."""
-
-    title: str
-    overlays: list[Overlay]
+# What the viewer of cases draws of each of the regions, RGB 0 to 255; a region that a view lacks is not drawn.
+TRUTH, PREDICTION = (86, 180, 233), (230, 159, 0)
+VIEWS = {
+    "xray": {},
+    "truth": {"true positive": TRUTH, "false negative": TRUTH},
+    "prediction": {"true positive": PREDICTION, "false positive": PREDICTION},
+    "difference": DIFFERENCE_COLOURS,
+}
 
 
 @cache
@@ -71,17 +55,6 @@ def _environment() -> Environment:
     return environment
 
 
-def picture(overlay: Overlay) -> str:
-    """Return a picture as a data URI: its own PNG bytes, or WebP where these are too many."""
-    data, kind = overlay.path.read_bytes(), "png"
-    if len(data) > LARGEST_PNG:
-        pixels = cv2.imread(str(overlay.path), cv2.IMREAD_COLOR)
-        if pixels is None:
-            raise ValueError(f"{overlay.path}: was a picture when the report began and is none now")
-        data, kind = cv2.imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, 90])[1].tobytes(), "webp"
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-
-
 def render_markdown(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair]) -> str:
     """Return ``results.md``: the tables and nothing that differs between two equal runs."""
     return _environment().get_template("results.md.j2").render(**_shared(cohort, cells, pairs))
@@ -94,6 +67,10 @@ def render_page(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair]) -> st
     by_scenario = {name: [data for data in cells if data.cell.scenario == name] for name in results.scenarios}
     differing, lines, common = recipes(cells, results)
     runs = [run_line(data, results) for data in cells]
+    reliability = {name: reliability_curve(name, found) for name, found in by_scenario.items()}
+    figures, shown = comparisons(cells, results), galleries(cells, results)
+    cases = [item for found in shown.values() for one in found for item in one.worst + one.best]
+    in_figures = [item for one in figures for _, row in one.rows for item in row if item]
     return (
         _environment()
         .get_template("page.html.j2")
@@ -109,10 +86,16 @@ def render_page(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair]) -> st
             dashes=any(len(found) <= charts.TOGETHER for found in by_scenario.values()),
             rocs={name: charts.roc_curve(name, found) for name, found in by_scenario.items()},
             colours=[(paper.name(name), charts.colour_number(name)) for name in results.networks()],
-            comparisons=_comparisons(cells, results),
-            galleries=_galleries(cells, results),
+            explorer=explorer_table(results),
+            reliability=[chart for chart in reliability.values() if chart],
+            calibration=calibration_table(cells, results),
+            comparisons=figures,
+            galleries=shown,
+            layered=any(item.xray for item in cases),
+            xrays=XRays(cases + in_figures),
             figure_colours=FIGURE_COLOURS,
-            worst_colours=WORST_COLOURS,
+            difference_colours=DIFFERENCE_COLOURS,
+            views=VIEWS,
             started=min((moment(data.run["started"]) for data in cells if data.run.get("started")), default=None),
             foreign=_foreign(cohort, cells),
         )
@@ -155,36 +138,3 @@ def _foreign(cohort: Cohort, cells: list[Evaluated]) -> list[str]:
     """Return the names of other cohorts that a network was trained on."""
     names = {str(_section(data, "cohort").get("name") or cohort.name) for data in cells}
     return sorted(names - {cohort.name}) if cohort.name else []
-
-
-def _comparisons(cells: list[Evaluated], results: Results) -> list[Comparison]:
-    """Return Figures 5 and 6 from the mixed scenario, as in the paper; of several seeds the first."""
-    shown = [data for data in cells if data.cell.scenario == "mixed"]
-    shown = [data for data in shown if data.cell == results.seeds(data.cell.network, "mixed")[0]]
-    by_cell = [{(item.site, item.id): item for item in data.overlays if item.kind == "figure"} for data in shown]
-    places = list(dict.fromkeys(place for found in by_cell for place in found))
-    sites = sorted({site for site, _ in places}, key=lambda site: (_FIGURE_NUMBERS.get(site, "Further site"), site))
-    comparisons = []
-    for site in sites:
-        rows = []
-        for place in places:
-            if place[0] == site:
-                drawn = [found.get(place) for found in by_cell]
-                rows.append((next(item for item in drawn if item), drawn))
-        networks = [paper.name(data.cell.network) for data in shown]
-        seeds = sorted({data.cell.seed for data in shown}) if results.several_seeds else []
-        comparisons.append(Comparison(_FIGURE_NUMBERS.get(site, "Further site"), site, networks, seeds, rows))
-    return comparisons
-
-
-def _galleries(cells: list[Evaluated], results: Results) -> dict[str, list[Gallery]]:
-    """Return the galleries by the title of their scenario."""
-    galleries: dict[str, list[Gallery]] = {}
-    for data in cells:
-        worst = [item for item in data.overlays if item.kind == "worst"]
-        # An image whose Dice is not defined cannot be ranked and comes last.
-        worst.sort(key=lambda item: (item.dice is None, item.dice or 0.0, item.id))
-        if worst:
-            scenario = scenario_title(data.cell.scenario)
-            galleries.setdefault(scenario, []).append(Gallery(f"{results.named(data.cell)}, {scenario}", worst))
-    return galleries

@@ -10,6 +10,7 @@ import pandas as pd
 from components.report import paper
 from components.report.layout import Column, Figure, Group, Line, Results, Table, scenario_title
 from components.report.load import Evaluated
+from components.report.text import digits_for
 from components.results import Cell
 from model.metrics import mean_of, paired_difference
 
@@ -147,11 +148,12 @@ def paired_tables(pairs: list[Pair]) -> list[Table]:
 
 
 def _figures(pair: Pair) -> list[Figure]:
-    ends = pair["ci95"]
+    ends, difference = pair["ci95"], pair["difference"]
+    digits = digits_for([*(ends or []), difference or 0.0])
     return [
         Figure(pair["dice_reference"]),
         Figure(pair["dice_other"]),
-        Figure(pair["difference"], interval=(ends[0], ends[1]) if ends else None, signed=True),
+        Figure(difference, digits, interval=(ends[0], ends[1]) if ends else None, signed=True),
         Figure(None, text=pair["verdict"]),
     ]
 

@@ -13,6 +13,7 @@ from components import cli
 from components.files import read_json
 from components.report import COMPARISONS, RESULTS
 from components.report.paired import Pair
+from components.report.text import digits_for
 from components.results import Row
 
 
@@ -50,8 +51,9 @@ def comparison_table(pairs: list[Pair]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("the reference is", no_wrap=True)
     for pair in pairs:
-        interval = "–" if pair["ci95"] is None else " to ".join(f"{bound:+.4f}" for bound in pair["ci95"])
-        difference = "–" if pair["difference"] is None else f"{pair['difference']:+.4f}"
+        digits = digits_for([*(pair["ci95"] or []), pair["difference"] or 0.0])
+        interval = "–" if pair["ci95"] is None else " to ".join(f"{bound:+.{digits}f}" for bound in pair["ci95"])
+        difference = "–" if pair["difference"] is None else f"{pair['difference']:+.{digits}f}"
         where = [pair["reference"], pair["other"], pair["scenario"], pair["masks"]]
         table.add_row(*where, str(pair["n_images"]), difference, interval, pair["verdict"] or "–")
     return table

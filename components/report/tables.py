@@ -61,7 +61,8 @@ def _variant_title(masks: str, reduction: str) -> str:
     return f"Against {MASKS[masks]}, {REDUCTIONS[reduction]}{closest}"
 
 
-def _figure(row: Row | None, metric: str, theirs: float | None = None, notes: tuple[int, ...] = ()) -> Figure:
+def figure_of(row: Row | None, metric: str, theirs: float | None = None, notes: tuple[int, ...] = ()) -> Figure:
+    """Return one metric of a row, Dice with its interval; not defined where there is no row."""
     digits = 2 if metric in ("hd95", "assd") else 4
     if row is None:
         return Figure(None, digits, theirs, notes=notes)
@@ -77,17 +78,18 @@ def _mean(figures: Sequence[Figure]) -> Figure:
     return Figure(fmean(values), figures[0].digits, figures[0].paper, deviation=stdev(values), notes=figures[0].notes)
 
 
-def _lines(results: Results, per_seed: list[tuple[Cell, list[Figure]]]) -> list[Line]:
+def seed_lines(results: Results, per_seed: list[tuple[Cell, list[Figure]]], more: tuple[str, ...] = ()) -> list[Line]:
     """Return one line a seed, below their mean with the standard deviation where there are several.
 
-    The paper's figures then stand beside the mean alone: it tells of one training and not which.
+    The paper's figures then stand beside the mean alone: it tells of one training and not which. ``more`` follows the
+    network's name in the head columns.
     """
     if len(per_seed) == 1:
-        return [Line((results.named(cell),), figures) for cell, figures in per_seed]
+        return [Line((results.named(cell), *more), figures) for cell, figures in per_seed]
     columns = zip(*(figures for _, figures in per_seed), strict=True)
-    lines = [Line((results.named_all([cell for cell, _ in per_seed]),), [_mean(column) for column in columns])]
+    lines = [Line((results.named_all([cell for cell, _ in per_seed]), *more), [_mean(column) for column in columns])]
     for cell, figures in per_seed:
-        lines.append(Line((results.named(cell),), [replace(f, paper=None, notes=()) for f in figures], seed=True))
+        lines.append(Line((results.named(cell), *more), [replace(f, paper=None, notes=()) for f in figures], seed=True))
     return lines
 
 
@@ -101,14 +103,14 @@ def mixed_table(results: Results, split: str) -> Table:
 
     def figures(network: str, row: Row | None) -> list[Figure]:
         theirs = paper.MIXED[split].get(network, {})
-        return [_figure(row, metric, theirs.get(metric), notes.number(split, network, metric)) for metric in metrics]
+        return [figure_of(row, metric, theirs.get(metric), notes.number(split, network, metric)) for metric in metrics]
 
     groups = []
     for masks, reduction in VARIANTS if here else ():
         lines: list[Line] = []
         for network in here:
             cells = results.seeds(network, "mixed")
-            lines += _lines(
+            lines += seed_lines(
                 results, [(cell, figures(network, results.row(cell, masks, reduction, split))) for cell in cells]
             )
         groups.append(Group(_variant_title(masks, reduction), lines))
@@ -139,7 +141,7 @@ def across_table(results: Results) -> Table | None:
             theirs = paper.ACROSS.get(scenario, {}).get(network, {})
             row = None if seed is None else results.row(Cell(network, scenario, seed), masks, reduction)
             for metric in ("dice", "f1"):
-                found.append(_figure(row, metric, theirs.get(metric), notes.number(scenario, network, metric)))
+                found.append(figure_of(row, metric, theirs.get(metric), notes.number(scenario, network, metric)))
         return found
 
     here = [network for network in results.networks() if any(results.seeds(network, name) for name in evaluated)]
@@ -148,7 +150,7 @@ def across_table(results: Results) -> Table | None:
         lines: list[Line] = []
         for network in here:
             cells = {cell.seed: cell for name in evaluated for cell in results.seeds(network, name)}
-            lines += _lines(
+            lines += seed_lines(
                 results, [(cells[seed], figures(network, seed, masks, reduction)) for seed in sorted(cells)]
             )
         groups.append(Group(_variant_title(masks, reduction), lines))
@@ -204,7 +206,9 @@ def _places(results: Results, cell: Cell) -> list[Line]:
         }
         counted = by_masks["original"] or by_masks["dilated"]
         figures = [Figure(counted["n_images"] if counted else None, 0)]
-        figures += [_figure(row, metric) for row in by_masks.values() for metric in ("dice", "jaccard", "hd95", "assd")]
+        figures += [
+            figure_of(row, metric) for row in by_masks.values() for metric in ("dice", "jaccard", "hd95", "assd")
+        ]
         lines.append(Line((site, label), figures))
     return lines
 
@@ -253,7 +257,7 @@ def headlines(results: Results) -> dict[str, list[Headline]]:
         for network in results.networks(scenario):
             cells = results.seeds(network, scenario)
             rows = [results.row(cell, "original", "per_image") for cell in cells]
-            figures = [_figure(row, "dice", theirs.get(network, {}).get("dice")) for row in rows]
+            figures = [figure_of(row, "dice", theirs.get(network, {}).get("dice")) for row in rows]
             found.setdefault(scenario, []).append(
                 Headline(
                     results.named_all(cells),

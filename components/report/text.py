@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +15,15 @@ def figure_text(value: float | None, digits: int = 4, signed: bool = False) -> s
     text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
     # A difference keeps its sign when it is rounded to 0, so that an interval is seen to reach 0 or not.
     return (text if value else text.lstrip("+-")).replace("-", "−")
+
+
+def digits_for(values: Iterable[float], digits: int = 4, most: int = 8) -> int:
+    """Return how many digits after the point, at least ``digits``, show that no value but 0 is 0.
+
+    The end of an interval that just excludes 0 must not be printed as 0; what ``most`` digits do not show is rounding.
+    """
+    defined = [abs(value) for value in values if value and not math.isnan(value)]
+    return next((n for n in range(digits, most) if all(round(value, n) for value in defined)), most)
 
 
 def duration(seconds: float | None) -> str:

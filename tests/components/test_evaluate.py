@@ -14,26 +14,34 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from scipy import stats
 from sklearn import metrics as sk
+from sklearn.calibration import calibration_curve
+from torchmetrics.functional.classification import binary_calibration_error
 
 from components.cohort import SPLITS, Arrays, read_split
 from components.errors import UserError
 from components.evaluate import evaluate
-from components.evaluate.overlays import OPACITY
+from components.evaluate.calibration import reliability
+from components.evaluate.overlays import OPACITY, figure_overlay, worst_overlay
 from components.params import EvaluateParams, read_params, read_yaml
+from components.report.reliability import expected_calibration_error
 from components.results import (
     CASES,
     CONFIG,
+    DIFFERENCE_COLOURS,
     FIGURE_COLOURS,
     HISTORY,
     METRICS,
     OVERLAYS,
+    RELIABILITY,
     ROC,
     ROWS,
     RUN,
     SUMMARY,
-    WORST_COLOURS,
     Cell,
     Row,
 )
@@ -217,45 +225,104 @@ def test_training_and_evaluation_agree_on_the_validation_dice(trained: Trained) 
     assert float(overlap_metrics(totals)["dice"]) == pytest.approx(best, abs=0.001)
 
 
-def colours_at(picture: np.ndarray, grey: np.ndarray, chosen: np.ndarray, colour: tuple[int, int, int]) -> None:
-    """Where ``chosen``, the picture is the grey image under the colour."""
-    expected = grey[chosen][:, None] * (1 - OPACITY) + np.array(colour) * OPACITY
-    assert np.abs(picture[chosen] - expected).max() <= 1
+def region(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """Where a picture of regions has this colour."""
+    return np.asarray((picture[..., 2::-1] == colour).all(axis=2) & (picture[..., 3] == 255))
 
 
-def test_overlays_exist_and_have_the_colours(
-    trained: Trained, cases: pd.DataFrame, probabilities: dict[str, np.ndarray]
-) -> None:
-    project = trained.project
-    arrays = Arrays(project.arrays)
-    index = json.loads((project.evaluation / OVERLAYS).read_text())
+def test_overlays_are_the_worst_the_best_and_the_first(trained: Trained, cases: pd.DataFrame) -> None:
+    index = json.loads((trained.project.evaluation / OVERLAYS).read_text())
     test = cases[(cases["split"] == "test") & (cases["masks"] == "original")]
-    worst = [entry for entry in index if entry["kind"] == "worst"]
-    assert [entry["id"] for entry in worst] == list(test.sort_values("dice", kind="stable")["id"][:3])
-    figures = [entry for entry in index if entry["kind"] == "figure"]
-    expected = [image for _, group in test.groupby("site") for image in sorted(group["id"])[:2]]
-    assert [entry["id"] for entry in figures] == expected
-    assert {p.name for p in (project.evaluation / "overlays").iterdir()} == {Path(e["file"]).name for e in index}
+    ranked = list(test.sort_values("dice", kind="stable")["id"])
+    by_kind = {kind: [e["id"] for e in index if e["kind"] == kind] for kind in ("worst", "best", "figure")}
+    assert sum(map(len, by_kind.values())) == len(index)
+    assert len(ranked) > 3
+    assert by_kind["worst"] == ranked[:3]
+    assert by_kind["best"] == ranked[:2:-1][:3], "none of the worst is one of the best, however few there are"
+    assert by_kind["figure"] == [image for _, group in test.groupby("site") for image in sorted(group["id"])[:2]]
+    found = {p.name for p in (trained.project.evaluation / "overlays").iterdir()}
+    assert found == {Path(entry[name]).name for entry in index for name in ("file", "xray")}
     for entry in index:
         case = test[test["id"] == entry["id"]].iloc[0]
-        assert (entry["site"], entry["label"], entry["dice"]) == (case["site"], case["label"], case["dice"])
-        picture = cv2.imread(str(project.evaluation / entry["file"]), cv2.IMREAD_UNCHANGED)
+        assert all(entry[name] == case[name] for name in ("site", "label", "dice", "hd95"))
+
+
+def test_overlays_show_what_the_network_says(trained: Trained, probabilities: dict[str, np.ndarray]) -> None:
+    project = trained.project
+    arrays = Arrays(project.arrays)
+    for entry in json.loads((project.evaluation / OVERLAYS).read_text()):
+        xray, picture = (
+            cv2.imread(str(project.evaluation / entry[name]), cv2.IMREAD_UNCHANGED) for name in ("xray", "file")
+        )
+        assert xray is not None
         assert picture is not None
-        assert picture.shape == (256, 256, 3)
-        picture = picture[::8, ::8, ::-1].astype(float)
+        assert picture.shape == (32, 32, 4)
         row = arrays.rows([entry["id"]])[0]
-        grey, g = arrays.images[row].astype(float), arrays.masks["original"][row] > 0
-        p = drawn(probabilities[entry["id"]]) > 0
-        assert np.abs(picture[~p & ~g] - grey[~p & ~g][:, None]).max() == 0
-        if entry["kind"] == "worst":
-            colours_at(picture, grey, p & g, WORST_COLOURS["true positive"])
-            colours_at(picture, grey, p & ~g, WORST_COLOURS["false positive"])
-            colours_at(picture, grey, g & ~p, WORST_COLOURS["false negative"])
-        else:
-            colours_at(picture, grey, p & ~g, FIGURE_COLOURS["prediction"])
-            colours_at(picture, grey, g & ~p, FIGURE_COLOURS["ground truth"])
+        assert (xray == arrays.images[row]).all()
+        g, p = arrays.masks["original"][row] > 0, drawn(probabilities[entry["id"]]) > 0
+        assert ((picture[..., 3] == 255) == (p | g)).all()
+        assert set(np.unique(picture[..., 3])) == {0, 255}
+        if entry["kind"] == "figure":
             inside = cv2.erode(g.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-            colours_at(picture, grey, p & inside, FIGURE_COLOURS["prediction"])
+            assert (region(picture, FIGURE_COLOURS["prediction"]) == (p & (inside | ~g))).all()
+            assert (region(picture, FIGURE_COLOURS["ground truth"]) == (g & ~(p & inside))).all()
+        else:
+            wanted = {"true positive": p & g, "false positive": p & ~g, "false negative": g & ~p}
+            for name, where in wanted.items():
+                assert (region(picture, DIFFERENCE_COLOURS[name]) == where).all()
+
+
+def test_blended_overlays_have_the_colours_over_the_x_ray() -> None:
+    random = np.random.default_rng(0)
+    grey = random.integers(0, 256, (32, 32), np.uint8)
+    p, g = np.zeros((2, 32, 32), np.uint8)
+    p[4:20, 4:20], g[8:24, 8:24] = 1, 1
+
+    def under(picture: np.ndarray, where: np.ndarray, colour: tuple[int, int, int]) -> None:
+        assert picture.shape == (256, 256, 3)
+        expected = grey[where][:, None] * (1 - OPACITY) + np.array(colour) * OPACITY
+        assert np.abs(picture[::8, ::8][where] - expected).max() <= 1
+
+    worst, figure = worst_overlay(grey, p, g), figure_overlay(grey, p, g)
+    for picture in (worst, figure):
+        assert (picture[::8, ::8][(p | g) == 0] == grey[(p | g) == 0][:, None]).all()
+    under(worst, (p & g) > 0, DIFFERENCE_COLOURS["true positive"])
+    under(worst, (p & ~g) > 0, DIFFERENCE_COLOURS["false positive"])
+    under(worst, (g & ~p) > 0, DIFFERENCE_COLOURS["false negative"])
+    under(figure, (p & (1 - g)) > 0, FIGURE_COLOURS["prediction"])
+    under(figure, (g & (1 - p)) > 0, FIGURE_COLOURS["ground truth"])
+
+
+def test_reliability_is_of_the_test_pixels(trained: Trained, probabilities: dict[str, np.ndarray]) -> None:
+    arrays, ids = Arrays(trained.project.arrays), read_split(trained.project.split)["test"]
+    rated = np.stack([probabilities[image] for image in ids]).ravel()
+    lung = arrays.masks["original"][arrays.rows(ids)].ravel()
+    bins = pd.read_csv(trained.project.evaluation / RELIABILITY)
+    assert bins["pixels"].sum() == len(lung)
+    filled = bins[bins["pixels"] > 0]
+    observed, predicted = calibration_curve(lung, rated, n_bins=len(bins))
+    np.testing.assert_allclose(filled["observed"], observed, atol=1e-6)
+    np.testing.assert_allclose(filled["predicted"], predicted, atol=1e-6)
+    error = binary_calibration_error(torch.from_numpy(rated), torch.from_numpy(lung.astype(np.int64)), len(bins))
+    assert expected_calibration_error(bins) == pytest.approx(float(error), abs=1e-6)
+
+
+@given(
+    hnp.arrays(np.float32, (3, 4, 5), elements=st.floats(0, 1, width=32)),
+    hnp.arrays(np.uint8, (3, 4, 5), elements=st.integers(0, 1)),
+    st.integers(1, 20),
+)
+def test_reliability_bins_hold_every_pixel_once(rated: np.ndarray, masks: np.ndarray, count: int) -> None:
+    bins = reliability(rated, masks, count)
+    assert len(bins) == count
+    assert bins["pixels"].sum() == rated.size
+    filled = bins[bins["pixels"] > 0]
+    assert (filled["pixels"] * filled["observed"]).sum() == pytest.approx(masks.sum())
+    assert (filled["pixels"] * filled["predicted"]).sum() == pytest.approx(rated.sum(), rel=1e-4, abs=1e-6)
+    assert (filled["predicted"] >= filled["low"] - 1e-6).all()
+    assert (filled["predicted"] <= filled["high"] + 1e-6).all()
+    assert bins[bins["pixels"] == 0][["predicted", "observed"]].isna().all(axis=None)
+    assert 0 <= expected_calibration_error(bins) <= 1
 
 
 def test_mlflow_run_has_the_figures_and_files(trained: Trained, rows: list[Row]) -> None:
@@ -267,7 +334,7 @@ def test_mlflow_run_has_the_figures_and_files(trained: Trained, rows: list[Row])
                 logged = run.data.metrics[f"{row['split']}.{row['masks']}.{name}"]
                 assert logged == pytest.approx(dict(row)[name])
     found = {Path(a.path).name for a in trained.project.client().list_artifacts(run.info.run_id, "evaluation")}
-    assert found == {ROWS, CASES, SUMMARY, ROC, OVERLAYS, "overlays"}
+    assert found == {ROWS, CASES, SUMMARY, ROC, RELIABILITY, OVERLAYS, "overlays"}
 
 
 def test_again_it_is_the_same_to_the_byte(scored: Project, trained: Trained) -> None:
@@ -276,7 +343,9 @@ def test_again_it_is_the_same_to_the_byte(scored: Project, trained: Trained) -> 
         str(trained.project.root), str(scored.root)
     )
     names = [str(p.relative_to(scored.evaluation)) for p in scored.evaluation.rglob("*") if p.is_file()]
-    assert len(names) == 5 + 7
+    pictures = [name for entry in json.loads((scored.evaluation / OVERLAYS).read_text()) for name in entry.values()]
+    pictures = [name for name in pictures if str(name).endswith(".png")]
+    assert set(names) == {ROWS, CASES, SUMMARY, ROC, RELIABILITY, OVERLAYS, *pictures}
     same, *others = filecmp.cmpfiles(scored.evaluation, trained.project.evaluation, names, shallow=False)
     assert sorted(same) == sorted(names), others
     assert trained.evaluate.stderr == ""
@@ -345,7 +414,9 @@ def test_a_network_that_sees_no_lung_gets_nothing_for_what_is_not_defined(here: 
         assert row["hd95"] is row["assd"] is None
         assert row["dice"] is not None
         assert 0 < row["dice"] < 0.05
-    assert len(json.loads((here.evaluation / OVERLAYS).read_text())) == 7
+    index = json.loads((here.evaluation / OVERLAYS).read_text())
+    assert len(index) > 7
+    assert {entry["hd95"] for entry in index} == {None}
 
 
 def config_with(project: Project, **changes: Any) -> None:

@@ -19,16 +19,16 @@ from components.report.text import duration, figure_text
 from components.results import (
     CASES,
     CONFIG,
+    DIFFERENCE_COLOURS,
     FIGURE_COLOURS,
     HISTORY,
     METRICS,
     ROWS,
     RUN,
-    WORST_COLOURS,
     Cell,
     Row,
 )
-from tests.components.written_run import REPOSITORY, SCENARIOS, SIZE, Page, command, make, write_run
+from tests.components.written_run import REPOSITORY, SCENARIOS, SIZE, Page, as_written_before, command, make, write_run
 
 NETWORKS = ["defu_net", "unet", "r2_unet"]
 
@@ -117,8 +117,7 @@ def test_page_asks_for_nothing_outside_itself(full_report: Path, page: Page) -> 
             assert address[1:] in ids, f"{address} is nowhere on the page"
     text = (full_report / PAGE).read_text()
     for found in re.findall(r"url\(([^)]*)\)", text):
-        assert found.startswith("#"), found
-        assert found[1:] in ids
+        assert found.startswith("data:image/webp;base64,") or found[1:] in ids, found[:80]
     assert "@import" not in text
     assert not re.search(r"https?://", re.sub(r'xmlns(:xlink)?="[^"]*"', "", text))
     assert not any("src" in attributes for attributes in page.all("script"))
@@ -139,15 +138,26 @@ def test_page_is_well_formed_and_no_id_means_two_things(page: Page, full_report:
 
 def test_pictures_are_data_with_words_and_sizes(page: Page) -> None:
     images = page.all("img")
-    cells, figures = 9, 3 * 4  # four worst a cell; figures of three networks, two sites, two X-rays
-    assert len(images) == cells * 4 + figures
+    cells, figures = 9, 3 * 4  # four worst and best a cell; figures of three networks, two sites, two X-rays
+    assert len(images) == cells * (4 + 4) + figures
     for image in images:
         assert str(image["src"]).startswith("data:image/png;base64,")
         assert image["alt"]
         assert (image["width"], image["height"]) == (str(SIZE), str(SIZE))
 
 
-def test_large_pictures_are_embedded_smaller(small_run: Path) -> None:
+def test_an_x_ray_is_embedded_once_for_all_cells(full_report: Path) -> None:
+    text = (full_report / PAGE).read_text()
+    rules = re.findall(r"\.x(\d+)\{background-image:url\(data:image/webp;base64,([^)]+)\)\}", text)
+    numbers, pictures = zip(*rules, strict=True)
+    assert len(set(numbers)) == len(set(pictures)) == len(rules)
+    uses = re.findall(r'class="xray x(\d+)"', text)
+    assert set(uses) == set(numbers), "what no picture shows is not embedded"
+    assert len(uses) > 2 * len(rules)
+
+
+def test_large_blended_pictures_are_embedded_smaller(small_run: Path) -> None:
+    as_written_before(small_run)
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
     file = next((small_run / "evaluations").rglob("worst-*.png"))
     cv2.imwrite(str(file), noise)
@@ -161,7 +171,7 @@ def test_large_pictures_are_embedded_smaller(small_run: Path) -> None:
 
 def test_tables_have_captions_scopes_and_sortable_heads(page: Page) -> None:
     assert {"table-i", "table-ii", "table-iii", "table-iv", "data", "run-list"} <= set(page.tables)
-    assert {f"places-{scenario}" for scenario in SCENARIOS} <= set(page.tables)
+    assert {"explorer", "calibration"} <= set(page.tables)
     assert len(page.all("caption")) == len(page.all("table"))
     assert all(head.get("scope") for head in page.all("th"))
     sortable = [table for table in page.all("table") if "sortable" in str(table.get("class"))]
@@ -233,18 +243,35 @@ def test_across_table_has_both_directions(full_run: Path, page: Page) -> None:
     assert line[3].startswith(f"{dice:.4f}")
 
 
-def test_sites_and_labels_with_distances(page: Page) -> None:
-    rows = page.rows("places-mixed")
-    assert rows[1][2:6] == ["Images", "Dice", "Jaccard", "HD95, px"]
-    lines = [tuple(row[:2]) for row in rows[3:] if len(row) > 1]
-    assert lines[:9] == list(product(("all", "montgomery", "shenzhen"), ("all", "abnormal", "normal")))
-    assert float(next(row for row in rows if row[:2] == ["shenzhen", "normal"])[5]) > 0
+def test_every_test_row_stands_in_one_table(full_run: Path, page: Page) -> None:
+    heads, *lines = page.rows("explorer")
+    assert heads[:9] == [
+        "Network", "Scenario", "Site", "Label", "Masks", "Reduction", "Images", "Dice", "HD95, px",
+    ]  # fmt: skip
+    found = {tuple(line[:6]): line[6:] for line in lines}
+    assert len(found) == len(lines)
+    counted = 0
+    for network, scenario in product(NETWORKS, SCENARIOS):
+        rows = json.loads((full_run / "evaluations" / Cell(network, scenario, 0).folder / ROWS).read_text())
+        title = " → ".join(part.capitalize() for part in scenario.split("-to-"))
+        for row in rows:
+            if row["split"] != "test":
+                continue
+            reduction = "pooled" if row["reduction"] == "pooled" else "per image"
+            images, dice, hd95, *_ = found[
+                (paper.NAMES[network], title, row["site"], row["label"], row["masks"], reduction)
+            ]
+            assert int(images) == row["n_images"]
+            assert dice.startswith(f"{row['dice']:.4f}")
+            assert hd95 == ("–" if row["hd95"] is None else f"{row['hd95']:.2f}")
+            counted += 1
+    assert counted == len(lines)
     assert page.rows("data")[-1][:3] == ["all", "all", "52"]
 
 
 def test_drawings_are_there(full_report: Path) -> None:
     text = (full_report / PAGE).read_text()
-    assert text.count("<svg") == len(SCENARIOS) * (1 + 3 + 1)  # spread; loss, Dice and rate; ROC
+    assert text.count("<svg") == len(SCENARIOS) * (1 + 3 + 1 + 1)  # spread; loss, Dice and rate; ROC; reliability
     assert "#a1b2" not in text, "a stand-in colour was left in a drawing"
     assert "var(--s6)" in text
     assert "dc:date" not in text
@@ -255,14 +282,16 @@ def test_figures_five_and_six_and_worst_cases(page: Page, full_report: Path) -> 
     text = page.text()
     assert text.index("Figure 5: shenzhen") < text.index("Figure 6: montgomery")
     assert captions.count("X-ray") == 2
-    for name in (*WORST_COLOURS, *FIGURE_COLOURS):
+    for name in (*DIFFERENCE_COLOURS, *FIGURE_COLOURS):
         assert name in text
     # Worst first although the files are listed best first.
     html = (full_report / PAGE).read_text()
     gallery = html[html.index("<summary>U-Net, Mixed") :]
     shown = [float(found) for found in re.findall(r"Dice <strong>([\d.]+)", gallery[: gallery.index("</details>")])]
-    assert len(shown) == 4
-    assert shown == sorted(shown)
+    assert len(shown) == 8
+    assert shown[:4] == sorted(shown[:4])
+    assert shown[4:] == sorted(shown[4:], reverse=True)
+    assert max(shown[:4]) <= min(shown[4:])
 
 
 @pytest.mark.parametrize("synthetic", [True, False])
@@ -344,7 +373,7 @@ def test_undefined_figures_are_dashes(small_run: Path) -> None:
     assert {row["hd95"] for row in written} == {None}
     page = Page((small_run / "reports" / PAGE).read_text())
     assert line_of(page, "table-iii", "DEFU-Net")[8] == "– paper 0.9816"
-    assert page.rows("places-mixed")[3][5] == "–"
+    assert page.rows("explorer")[1][8] == "–"
     assert not re.search(r"\b(nan|None)\b", page.text())
     assert not re.search(r"\b(nan|None)\b", (small_run / "reports" / MARKDOWN).read_text())
 

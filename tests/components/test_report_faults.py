@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from components.errors import UserError
-from components.report.load import check_row
+from components.report.rows import check_row
 from components.results import CASES, HISTORY, ROC, ROWS, RUN, Cell
 from tests.components.written_run import command, make, write_run
 

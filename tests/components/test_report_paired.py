@@ -104,12 +104,12 @@ def test_verdict_is_what_the_interval_says(two: Path, shift: float, verdict: str
     assert f"| {markdown} | {verdict} |" in (two / "reports" / MARKDOWN).read_text()
 
 
-def test_a_difference_that_rounds_to_nothing_keeps_its_sign(two: Path) -> None:
+def test_a_difference_that_four_digits_do_not_show_gets_more(two: Path) -> None:
     ours = pd.read_csv(two / "evaluations" / Cell("defu_net", "mixed", 0).folder / CASES)
     change(two, Cell("unet", "mixed", 0), lambda cases: ours.assign(dice=ours["dice"] + 1e-6))
     compared(two)
     line = next(row for row in page_of(two).rows(TABLE) if row[0] == "U-Net")
-    assert line[3:5] == ["−0.0000 −0.0000 to −0.0000", WORSE]
+    assert line[3:5] == ["−0.000001 −0.000001 to −0.000001", WORSE]
 
 
 def test_without_defu_net_the_papers_first_network_is_the_reference(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_one_network_alone_is_compared_with_nothing(tmp_path: Path) -> None:
 def test_section_stands_after_the_papers_tables_and_is_in_the_navigation(two: Path) -> None:
     compared(two)
     html = (two / "reports" / PAGE).read_text()
-    places = [html.index(f'<section id="{name}"') for name in ("paper", "paired", "places")]
+    places = [html.index(f'<section id="{name}"') for name in ("all", "paper", "paired", "spread")]
     assert places == sorted(places)
     assert '<a href="#paired">Paired comparison</a>' in html[: places[0]]
     titles = re.findall(r"(?m)^## (.*)$", (two / "reports" / MARKDOWN).read_text())

@@ -15,18 +15,18 @@ import numpy as np
 import pandas as pd
 
 from components.cohort import COLUMNS, write_manifest
+from components.evaluate.overlays import difference_regions, figure_regions, write_regions
 from components.report import report
 from components.results import (
     CASES,
     CONFIG,
-    FIGURE_COLOURS,
     HISTORY,
     METRICS,
     OVERLAYS,
+    RELIABILITY,
     ROC,
     ROWS,
     RUN,
-    WORST_COLOURS,
     Cell,
     Row,
 )
@@ -97,23 +97,19 @@ def metrics_of(tp: float, fp: float, fn: float, tn: float) -> dict[str, float]:
     }
 
 
-def draw_overlay(path: Path, kind: str, random: np.random.Generator) -> None:
+def draw_overlay(path: Path, xray: Path, kind: str, random: np.random.Generator) -> None:
     rows, columns = np.mgrid[:SIZE, :SIZE] / SIZE
-    grey = 60 + 90 * columns + random.normal(0, 6, (SIZE, SIZE))
+    # The X-ray is the same under every network's prediction.
+    noise = np.random.default_rng(list(map(ord, xray.stem))).normal(0, 6, (SIZE, SIZE))
+    grey = 60 + 90 * columns + noise
 
     def lungs(shift: float) -> np.ndarray:
         inside = [((columns - x - shift) / 0.14) ** 2 + ((rows - 0.5 - shift) / 0.3) ** 2 < 1 for x in (0.3, 0.7)]
         return np.asarray(inside[0] | inside[1])
 
     truth, prediction = lungs(0), lungs(random.uniform(-0.05, 0.05))
-    picture = np.repeat(np.where(truth, 0.6 * grey, grey)[..., None], 3, axis=2)
-    if kind == "worst":
-        parts = zip(WORST_COLOURS.values(), (truth & prediction, ~truth & prediction, truth & ~prediction), strict=True)
-    else:
-        parts = zip(FIGURE_COLOURS.values(), (truth, prediction), strict=True)
-    for colour, where in parts:
-        picture[where] = 0.55 * picture[where] + 0.45 * np.array(colour)
-    cv2.imwrite(str(path), np.clip(picture, 0, 255).astype(np.uint8)[..., ::-1])
+    cv2.imwrite(str(xray), np.clip(np.where(truth, 0.6 * grey, grey), 0, 255).astype(np.uint8))
+    write_regions(path, (figure_regions if kind == "figure" else difference_regions)(prediction, truth))
 
 
 def write_cell(root: Path, cell: Cell, manifest: pd.DataFrame, synthetic: bool, quality: float) -> None:
@@ -156,15 +152,23 @@ def write_cell(root: Path, cell: Cell, manifest: pd.DataFrame, synthetic: bool, 
     frame.to_csv(evaluation / CASES, index=False)
     fpr = np.linspace(0, 1, 101)
     pd.DataFrame({"fpr": fpr, "tpr": 1 - (1 - fpr) ** (20 + 300 * quality)}).to_csv(evaluation / ROC, index=False)
+    edges = np.linspace(0, 1, 16)
+    bins = {"low": edges[:-1], "high": edges[1:], "predicted": edges[:-1] + 1 / 30}
+    bins |= {"observed": np.clip(bins["predicted"] * quality, 0, 1), "pixels": 100 + np.arange(15)}
+    pd.DataFrame(bins).to_csv(evaluation / RELIABILITY, index=False)
 
     test = frame[(frame["split"] == "test") & (frame["masks"] == "original")].sort_values("dice", ascending=False)
     overlays = []
-    for kind, chosen in (("worst", test.tail(4)), ("figure", test.sort_values("id").groupby("site").head(2))):
+    for kind, chosen in (
+        ("worst", test.tail(4)),
+        ("best", test.head(4)),
+        ("figure", test.sort_values("id").groupby("site").head(2)),
+    ):
         for case in chosen.itertuples():
-            file = f"{kind}-{case.id}.png"
-            draw_overlay(evaluation / "overlays" / file, kind, random)
-            place = {"id": case.id, "site": case.site, "label": case.label, "dice": case.dice}
-            overlays.append({"file": file, "kind": kind} | place)
+            file, xray = f"overlays/{kind}-{case.id}.png", f"overlays/xray-{case.id}.png"
+            draw_overlay(evaluation / file, evaluation / xray, kind, random)
+            place = {"id": case.id, "site": case.site, "label": case.label, "dice": case.dice, "hd95": case.hd95}
+            overlays.append({"file": file, "xray": xray, "kind": kind} | place)
     (evaluation / OVERLAYS).write_text(json.dumps(overlays))
 
     epoch = np.arange(1, 13)
@@ -202,6 +206,22 @@ def write_run(
         loss = 0.0 if scenario == "mixed" else 0.04
         write_cell(root, Cell(network, scenario, seed), manifest, synthetic, QUALITY.get(network, 0.9) - loss)
     return root
+
+
+def as_written_before(root: Path) -> None:
+    """Turn what :func:`write_run` left into what an earlier evaluate left: blended pictures, no best, no bins."""
+    for index in (root / "evaluations").rglob(OVERLAYS):
+        (index.parent / RELIABILITY).unlink()
+        entries = [entry for entry in json.loads(index.read_text()) if entry["kind"] != "best"]
+        for entry in entries:
+            file, xray = (index.parent / entry[name] for name in ("file", "xray"))
+            layers = [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in (file, xray)]
+            cv2.imwrite(str(file), cv2.addWeighted(layers[0], 0.45, layers[1], 0.55, 0))
+            del entry["xray"], entry["hd95"]
+            entry["file"] = file.name
+        for xray in (index.parent / "overlays").glob("xray-*"):
+            xray.unlink()
+        index.write_text(json.dumps(entries))
 
 
 def make(root: Path, out: Path, cells: list[Cell] | None = None, resamples: int = 200, seed: int = 0) -> list[Row]:

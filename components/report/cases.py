@@ -1,0 +1,83 @@
+"""The pictures of an evaluation: X-rays with the regions that a network got right and wrong laid over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from components.errors import UserError
+from components.files import read_json
+from components.report.rows import number_or_none
+from components.results import OVERLAYS
+
+_KINDS = ("worst", "best", "figure")
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """One X-ray with its prediction drawn over it.
+
+    Attributes:
+        path: PNG of the coloured regions, transparent elsewhere; with the X-ray under them where ``xray`` is ``None``.
+        xray: PNG of the X-ray, grey; ``None`` in what evaluate left before it kept the two apart.
+        kind: ``worst``, ``best`` or ``figure`` (Figures 5 and 6).
+        id: of the X-ray.
+        site: of the X-ray.
+        label: of the X-ray.
+        dice: against the original mask, 0 to 1; ``None`` where it is not defined.
+        hd95: against the original mask, pixels at the size of evaluation; ``None`` where not defined or not told.
+        width: of the picture, pixels.
+        height: of the picture, pixels.
+    """
+
+    path: Path
+    xray: Path | None
+    kind: str
+    id: str
+    site: str
+    label: str
+    dice: float | None
+    hd95: float | None
+    width: int
+    height: int
+
+
+def read_overlays(evaluation: Path) -> list[Overlay]:
+    """Read the list of pictures in a cell's folder; every picture that it names must be one."""
+    path = evaluation / OVERLAYS
+    values = read_json(path)
+    overlays = []
+    try:
+        for value in values:
+            kind = value["kind"]
+            if kind not in _KINDS:
+                raise ValueError(f"kind is {kind!r}")
+            file = _inside(evaluation, value["file"])
+            width, height = _picture_size(file)
+            xray = None if value.get("xray") is None else _inside(evaluation, value["xray"])
+            if xray is not None and _picture_size(xray) != (width, height):
+                raise ValueError(f"{xray.name} and {file.name} are not of one size")
+            id, site, label = (str(value[name]) for name in ("id", "site", "label"))
+            dice, hd95 = number_or_none("dice", value["dice"]), number_or_none("hd95", value.get("hd95"))
+            overlays.append(Overlay(file, xray, kind, id, site, label, dice, hd95, width, height))
+    except (TypeError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: not a list of overlays ({error}); run the evaluate step again") from error
+    return overlays
+
+
+def _inside(evaluation: Path, name: object) -> Path:
+    return evaluation / "overlays" / str(name).removeprefix("overlays/")
+
+
+def _picture_size(path: Path) -> tuple[int, int]:
+    try:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; run the evaluate step again") from None
+    picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    if picture is None:
+        raise UserError(f"{path}: not a picture that can be read; run the evaluate step again")
+    return picture.shape[1], picture.shape[0]

@@ -1,0 +1,113 @@
+"""The pictures of a page: Figures 5 and 6, the worst and best cases, and how their bytes come into the page."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+from markupsafe import Markup
+
+from components.files import sha256
+from components.report import paper
+from components.report.cases import Overlay
+from components.report.layout import Results, scenario_title
+from components.report.load import Evaluated
+
+# Above this a picture is embedded as WebP of quality 90: a run of seven networks at 512 pixels holds hundreds of
+# overlays, and a page of 100 MB is not opened by anyone.
+LARGEST_PNG = 64 * 1024
+XRAY_QUALITY = 85  # of WebP, in percent; only the grey X-ray loses anything by it, never a region
+
+FIGURE_NUMBERS = {"shenzhen": "Figure 5", "montgomery": "Figure 6"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Figure 5 or 6: the X-rays of one site, one row each, with the prediction of every network side by side."""
+
+    title: str
+    site: str
+    networks: list[str]
+    seeds: list[int]
+    rows: list[tuple[Overlay, list[Overlay | None]]]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The test images of one cell that say most of it: the worst, worst first, and the best, best first."""
+
+    title: str
+    worst: list[Overlay]
+    best: list[Overlay]
+
+
+class XRays:
+    """The X-rays of a page, each embedded once however many predictions lie over it."""
+
+    def __init__(self, overlays: list[Overlay]) -> None:
+        self._keys = {item.xray: sha256(item.xray) for item in overlays if item.xray}
+        files = {key: path for path, key in self._keys.items()}
+        self._numbers = {key: number for number, key in enumerate(files)}
+        self._addresses = [_webp(path, XRAY_QUALITY) for path in files.values()]
+
+    def number(self, path: Path) -> int:
+        """Return the number of an X-ray; equal files have equal numbers."""
+        return self._numbers[self._keys[path]]
+
+    def rules(self) -> Markup:
+        """Return the style sheet that shows each of them: class ``x0``, ``x1`` ..."""
+        rules = (f".x{number}{{background-image:url({uri})}}" for number, uri in enumerate(self._addresses))
+        return Markup("\n".join(rules))  # noqa: S704 - numbers and base64 alone
+
+
+def picture(overlay: Overlay) -> str:
+    """Return a picture as a data URI: its own PNG bytes, or WebP where these are too many."""
+    data = overlay.path.read_bytes()
+    # Regions are looked up by their colours, which only PNG keeps exactly.
+    if overlay.xray is None and len(data) > LARGEST_PNG:
+        return _webp(overlay.path, 90)
+    return f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _webp(path: Path, quality: int) -> str:
+    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise ValueError(f"{path}: was a picture when the report began and is none now")
+    data = cv2.imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
+    return f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def comparisons(cells: list[Evaluated], results: Results) -> list[Comparison]:
+    """Return Figures 5 and 6 from the mixed scenario, as in the paper; of several seeds the first."""
+    shown = [data for data in cells if data.cell.scenario == "mixed"]
+    shown = [data for data in shown if data.cell == results.seeds(data.cell.network, "mixed")[0]]
+    by_cell = [{(item.site, item.id): item for item in data.overlays if item.kind == "figure"} for data in shown]
+    places = list(dict.fromkeys(place for found in by_cell for place in found))
+    sites = sorted({site for site, _ in places}, key=lambda site: (FIGURE_NUMBERS.get(site, "Further site"), site))
+    found_all = []
+    for site in sites:
+        rows = []
+        for place in places:
+            if place[0] == site:
+                drawn = [found.get(place) for found in by_cell]
+                rows.append((next(item for item in drawn if item), drawn))
+        networks = [paper.name(data.cell.network) for data in shown]
+        seeds = sorted({data.cell.seed for data in shown}) if results.several_seeds else []
+        found_all.append(Comparison(FIGURE_NUMBERS.get(site, "Further site"), site, networks, seeds, rows))
+    return found_all
+
+
+def galleries(cells: list[Evaluated], results: Results) -> dict[str, list[Gallery]]:
+    """Return the galleries by the title of their scenario."""
+    found: dict[str, list[Gallery]] = {}
+    for data in cells:
+        # An image whose Dice is not defined cannot be ranked and comes last.
+        ranked = sorted(data.overlays, key=lambda item: (item.dice is None, item.dice or 0.0, item.id))
+        worst = [item for item in ranked if item.kind == "worst"]
+        best = [item for item in reversed(ranked) if item.kind == "best"]
+        if worst or best:
+            scenario = scenario_title(data.cell.scenario)
+            found.setdefault(scenario, []).append(Gallery(f"{results.named(data.cell)}, {scenario}", worst, best))
+    return found

@@ -1,0 +1,88 @@
+"""Whether the networks' probabilities mean what they say, as a drawing and as one figure a network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from components.report import paper
+from components.report.charts import MUTED, Chart, colour_of, draw, plain_number
+from components.report.layout import Column, Figure, Group, Line, Results, Table, scenario_title
+from components.report.load import Evaluated
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def expected_calibration_error(bins: pd.DataFrame) -> float:
+    """Return the mean distance of what was predicted from what was observed, weighted by pixels; NaN without any.
+
+    ECE = sum over bins of (pixels / all pixels) * abs(observed - predicted). Source: Naeini, Cooper and Hauskrecht,
+    "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI 2015; Guo et al., ICML 2017, Eq. 3.
+
+    Args:
+        bins: of :func:`components.evaluate.calibration.reliability`.
+
+    Returns:
+        0 to 1, smaller is better.
+    """
+    filled = bins[bins["pixels"] > 0]
+    if filled.empty:
+        return math.nan
+    apart = (filled["observed"] - filled["predicted"]).abs()
+    return float(np.average(apart, weights=filled["pixels"]))
+
+
+def reliability_curve(scenario: str, cells: Sequence[Evaluated]) -> Chart | None:
+    """Return observed over predicted probability, one line a cell; ``None`` where no cell has its bins."""
+    known = [(data.cell, data.reliability) for data in cells if data.reliability is not None]
+    if not known:
+        return None
+
+    def fill(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
+        for cell, bins in known:
+            filled = bins[bins["pixels"] > 0]
+            colour = colour_of(cell.network)
+            axes.plot(filled["predicted"], filled["observed"], color=colour, linewidth=1.5, marker="o", markersize=3)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(plain_number)
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="predicted probability", ylabel="share that is lung")
+
+    title = scenario_title(scenario)
+    words = "; ".join(f"{paper.name(cell.network)} {expected_calibration_error(bins):.4f}" for cell, bins in known)
+    alt = f"{title}: share of test pixels that are lung over their predicted probability. Calibration error: {words}"
+    return Chart(title, alt, draw(f"{scenario}-reliability", (3.7, 3.4), fill))
+
+
+def calibration_table(cells: Sequence[Evaluated], results: Results) -> Table:
+    """Return the expected calibration error of every network by scenario, of several seeds their mean."""
+    errors = {data.cell: expected_calibration_error(data.reliability) for data in cells if data.reliability is not None}
+    lines = []
+    for network in results.networks():
+        figures = []
+        for scenario in results.scenarios:
+            found = [errors[cell] for cell in results.seeds(network, scenario) if cell in errors]
+            spread = stdev(found) if len(found) > 1 else None
+            figures.append(Figure(fmean(found) if found else None, deviation=spread))
+        lines.append(Line((paper.name(network),), figures))
+    return Table(
+        "calibration",
+        "Expected calibration error",
+        "Mean distance between predicted probability and observed share of lung over all test pixels, in "
+        f"{_bins(cells)} bins of equal width; 0 is best. Most pixels lie far from any outline: it is small "
+        "where a network is sure of these.",
+        ("Network",),
+        [Column(scenario_title(scenario)) for scenario in results.scenarios],
+        [Group("", lines)],
+    )
+
+
+def _bins(cells: Sequence[Evaluated]) -> str:
+    counts = sorted({len(data.reliability) for data in cells if data.reliability is not None})
+    return " or ".join(map(str, counts))
