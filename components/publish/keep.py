@@ -1,0 +1,79 @@
+"""``python -m components.publish.keep``: keep finished cells' rows in the repository, and small pictures of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+
+from components import cli
+from components.errors import UserError
+from components.files import read_json, write_folder
+from components.params import EvaluateParams, read_params
+from components.publish import pictures
+from components.publish.studies import ABLATIONS, FIGURES
+from components.report.load import find_cells
+from components.results import CASES, CONFIG, HISTORY, ROWS, RUN
+
+DIGITS = 5  # of the figures of a case: an image has at most 2 ** 18 pixels
+
+
+def keep(
+    evaluations: Path, models: Path, out: Path, arrays: Path | None = None, params: EvaluateParams | None = None
+) -> list[Path]:
+    """Copy what documents each evaluated cell: rows, one line an image (rounded), history, configuration and run.
+
+    Weights, arrays and images stay where they are. Cells that are kept already are replaced.
+
+    Args:
+        evaluations: the folder of the cells' evaluations.
+        models: the folder of their models.
+        out: the study's folder, or that of one of its ablations.
+        arrays: the preprocessed cohort: of these cells' Figures 5 and 6 and worst images, small pictures are kept too.
+        params: how they were evaluated, for the pictures.
+
+    Returns:
+        The folders written.
+
+    Raises:
+        UserError: a cell is not finished.
+    """
+    cells = find_cells(evaluations, None)
+    missing = [str(models / cell.folder) for cell in cells if not (models / cell.folder / RUN).exists()]
+    if missing:
+        raise UserError(f"{evaluations}: evaluated, but the models are not there", missing)
+    for cell in cells:
+        with write_folder(out / cell.folder) as folder:
+            cases = pd.read_csv(evaluations / cell.folder / CASES, dtype={"id": "string"})
+            cases.round(DIGITS).to_csv(folder / CASES, index=False)
+            rows = [json.dumps(row) for row in read_json(evaluations / cell.folder / ROWS)]
+            (folder / ROWS).write_text("[\n" + ",\n".join(rows) + "\n]\n")  # a row a line, for diffs
+            for name in (HISTORY, CONFIG, RUN):
+                shutil.copy(models / cell.folder / name, folder)
+    if arrays is not None and params is not None:
+        with write_folder(out / FIGURES) as folder:
+            pictures.draw(evaluations, models, arrays, cells, params, folder)
+    return [out / cell.folder for cell in cells]
+
+
+def main(
+    study: Annotated[str, typer.Argument(help="The study's folder below --results.")],
+    evaluations: Annotated[Path, typer.Option(help="The folder of the cells' evaluations.")] = Path("evaluations"),
+    models: Annotated[Path, typer.Option(help="The folder of the cells' models.")] = Path("models"),
+    arrays: Annotated[Path | None, typer.Option(help="The preprocessed cohort; draws small pictures too.")] = None,
+    ablation: Annotated[str | None, typer.Option(help="Keep them as this ablation of the study.")] = None,
+    results: Annotated[Path, typer.Option(help="The folder of the studies.")] = Path("results"),
+    params: cli.ParamsFile = Path("params.yaml"),
+) -> None:
+    """Keep the rows of every evaluated cell as a study; study.yaml, which says what it is, is written by hand."""
+    out = results / study / ABLATIONS / ablation if ablation else results / study
+    for folder in keep(evaluations, models, out, arrays, read_params(params).evaluate):
+        print(folder)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,127 @@
+"""Studies as they are kept in the repository: rows, cases, history and configuration of every cell, and nothing heavy.
+
+``results/<study>/study.yaml`` says what the study is; beside it lies a folder a cell, as below ``models/``, and in
+``ablations/<name>/`` the same for each ablation. ``figures/`` holds small pictures and ``worst.csv`` what a reader of
+X-rays wrote of the worst of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from pydantic import Field
+
+from components.cohort import SPLITS
+from components.errors import UserError
+from components.files import read_json
+from components.params import Name, check_section, read_yaml
+from components.report.load import Cohort, Evaluated, find_cells, scenario_order
+from components.report.rows import check_row
+from components.results import CASES, CONFIG, HISTORY, ROWS, RUN, Cell
+from model.recipe import Section
+
+STUDY = "study.yaml"
+ABLATIONS = "ablations"
+FIGURES = "figures"
+WORST = "worst.csv"
+
+
+class About(Section):
+    """``study.yaml``: what no file of a cell says."""
+
+    title: str
+    text: str = Field(description="how it was run and what it says, Markdown")
+    reach: dict[Name, float] = Field(description="{scenario: the test Dice to reach, original masks}")
+    dilated: dict[Name, float] = Field(default={}, description="{scenario: the same, dilated masks}")
+    ablations: dict[Name, str] = Field(default={}, description="{folder: what was left out of the recipe}")
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study: its cells and, of a network's ablations, theirs."""
+
+    name: str
+    folder: Path
+    about: About
+    cells: list[Evaluated]
+    ablations: dict[str, list[Evaluated]]
+
+    @property
+    def cohort(self) -> Cohort:
+        """The cohort as the cases tell it: every image of every split once."""
+        frames = {data.cell.scenario: data.cases for data in self.cells}
+        manifest = pd.concat(frames.values())[["id", "site", "label"]].drop_duplicates("id", ignore_index=True)
+        card = self.cells[0].config["cohort"]
+        return Cohort(
+            name=card["name"],
+            synthetic=card["synthetic"],
+            description=card["description"],
+            size=self.cells[0].config["input"]["size"],
+            kernel=None,
+            unpaired=0,
+            manifest=manifest,
+            splits={name: _split(frames[name]) for name in sorted(frames, key=scenario_order)},
+        )
+
+
+def _split(cases: pd.DataFrame) -> dict[str, list[str]]:
+    return {name: list(cases.loc[cases["split"] == name, "id"].unique()) for name in SPLITS}
+
+
+def read_studies(results: Path) -> list[Study]:
+    """Return the studies below a folder, in the order of their names as numbers are read (128px before 1024px).
+
+    Raises:
+        UserError: there is none, or files are missing or broken (all of a study are named at once).
+    """
+    found = sorted((path.parent for path in results.glob(f"*/{STUDY}")), key=lambda path: (len(path.name), path.name))
+    if not found:
+        raise UserError(f"{results}: no study found; keep one with `python -m components.publish.keep`")
+    return [_read_study(folder) for folder in found]
+
+
+def _read_study(folder: Path) -> Study:
+    about = check_section(About, read_yaml(folder / STUDY), str(folder / STUDY))
+    problems: list[str] = []
+    cells = _read_cells(folder, problems)
+    ablations = {name: _read_cells(folder / ABLATIONS / name, problems) for name in about.ablations}
+    unnamed = {path.name for path in (folder / ABLATIONS).glob("*/")} - set(about.ablations)
+    problems += [f"{folder / ABLATIONS / name}: not named under ablations in {STUDY}" for name in sorted(unnamed)]
+    sizes = {data.config["input"]["size"] for data in cells}
+    if len(sizes) > 1:
+        problems.append(f"cells of several sizes: {sorted(sizes)}")
+    if problems:
+        raise UserError(f"{folder}: not a whole study; mend or keep these again", problems)
+    return Study(folder.name, folder, about, cells, ablations)
+
+
+def _read_cells(folder: Path, problems: list[str]) -> list[Evaluated]:
+    cells = []
+    for cell in find_cells(folder, None):
+        try:
+            cells.append(_read_cell(folder / cell.folder, cell))
+        except (UserError, ValueError) as error:
+            problems.append(f"{folder / cell.folder}: {error}")
+    return cells
+
+
+def _read_cell(folder: Path, cell: Cell) -> Evaluated:
+    """Return a kept cell; its curves of pixels and its pictures are not kept, so it has none."""
+    frames = {}
+    for name, types in ((CASES, {"id": "string"}), (HISTORY, {})):
+        try:
+            frames[name] = pd.read_csv(folder / name, dtype=types)
+        except OSError as error:
+            raise UserError(f"{name} cannot be read ({error.strerror})") from error
+    return Evaluated(
+        cell=cell,
+        rows=[check_row(value, cell) for value in read_json(folder / ROWS)],
+        cases=frames[CASES],
+        roc=pd.DataFrame({"fpr": [], "tpr": []}),
+        history=frames[HISTORY],
+        overlays=[],
+        config=read_json(folder / CONFIG),
+        run=read_json(folder / RUN),
+    )

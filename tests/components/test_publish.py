@@ -1,0 +1,156 @@
+"""Keeping finished cells as a study, and publishing studies: by the commands, on a cell that was really trained."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import cv2
+import pandas as pd
+import pytest
+
+from tests.conftest import ROOT, Project, refused
+
+STUDY = """title: A tiny study
+text: Two sentences. Of the sample.
+reach: {mixed: 0.99, shenzhen-to-montgomery: 0.5}
+dilated: {mixed: 0.1}
+"""
+
+
+def keep(project: Project, *options: str) -> list[str]:
+    where = ["--evaluations", "evaluations", "--models", "models", "--results", "results"]
+    return project.line("publish.keep", "tiny", *where, *options)
+
+
+@pytest.fixture
+def kept(scored: Project) -> Project:
+    """A project with one study of one cell, pictures too, and remarks on its worst images."""
+    done = scored.call(keep(scored, "--arrays", str(scored.arrays)))
+    assert done.returncode == 0, done.stderr
+    study = scored.root / "results/tiny"
+    (study / "study.yaml").write_text(STUDY)
+    ids = worst_ids(study)
+    remarks = pd.DataFrame({"scenario": "mixed", "id": ids, "cause": "label", "remark": "seen, and | written down"})
+    remarks.to_csv(study / "worst.csv", index=False)
+    return scored
+
+
+def worst_ids(study: Path) -> list[str]:
+    cases = pd.read_csv(study / "defu_net/mixed/seed-0/cases.csv")
+    test = cases[(cases["split"] == "test") & (cases["masks"] == "original")]
+    return list(test.sort_values(["dice", "id"])["id"].head(10))
+
+
+def publish_line(project: Project, results: Path | str = "results") -> list[str]:
+    return project.line("publish", results, "--out", "docs/results.md")
+
+
+def publish(project: Project) -> str:
+    done = project.call(publish_line(project))
+    assert done.returncode == 0, done.stderr
+    return (project.root / "docs/results.md").read_text()
+
+
+def test_what_is_kept_is_what_was_evaluated(kept: Project) -> None:
+    study, cell = kept.root / "results/tiny", Path("defu_net/mixed/seed-0")
+    names = {str(path.relative_to(study)) for path in study.rglob("*") if path.is_file() and path.suffix != ".lock"}
+    files = {f"{cell}/{name}" for name in ("rows.json", "cases.csv", "history.csv", "config.json", "run.json")}
+    pictures = {f"figures/{name}.jpg" for name in ("figure-5-shenzhen", "figure-6-montgomery", "worst-mixed")}
+    assert names == files | pictures | {"study.yaml", "worst.csv"}
+    ours, theirs = (pd.read_csv(folder / cell / "cases.csv") for folder in (study, kept.root / "evaluations"))
+    pd.testing.assert_frame_equal(ours, theirs, atol=1e-5)
+    for name in pictures:
+        assert cv2.imread(str(study / name)) is not None
+
+
+def test_the_document_states_the_rows_of_the_cells(kept: Project) -> None:
+    text = publish(kept)
+    rows = pd.read_json(kept.root / "evaluations/defu_net/mixed/seed-0/rows.json")
+    row = rows[(rows.split == "test") & (rows.site == "all") & (rows.label == "all") & (rows.reduction == "per_image")]
+    for masks, verdict in (("original", "0.9900 | **missed**"), ("dilated", "0.1000 | reached")):
+        dice = float(row[row.masks == masks].dice.iloc[0])
+        line = next(line for line in text.splitlines() if f"| Mixed | {masks} | 1 |" in line)
+        assert f"| {dice:.4f} |" in line
+        assert verdict in line
+    assert [id for id in worst_ids(kept.root / "results/tiny") if f"| {id} |" not in text] == []
+    assert "512 pixels, full width | Mixed | original | | open" in text  # never run, and said so
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if not target.startswith("../results/tiny)") and "own-data" not in target:
+            assert (kept.root / "docs" / target).exists(), target
+    tables = (kept.root / "docs/results/tiny.md").read_text()
+    assert tables.startswith("# A tiny study: all tables\n")
+    assert "## Table III: test result" in tables
+
+
+def test_equal_rows_give_equal_documents(kept: Project) -> None:
+    first = publish(kept), (kept.root / "docs/results/tiny.md").read_bytes()
+    assert (publish(kept), (kept.root / "docs/results/tiny.md").read_bytes()) == first
+
+
+def test_an_ablation_is_compared_image_by_image_with_the_whole_recipe(kept: Project) -> None:
+    study = kept.root / "results/tiny"
+    assert kept.call(keep(kept, "--ablation", "no-tone")).returncode == 0
+    cell = study / "ablations/no-tone/defu_net/mixed/seed-0"
+    cases = pd.read_csv(cell / "cases.csv")
+    cases["dice"] -= 0.125
+    cases.to_csv(cell / "cases.csv", index=False)
+    unnamed = kept.call(publish_line(kept))
+    assert "ablations/no-tone: not named under ablations in study.yaml" in unnamed.stderr
+    with (study / "study.yaml").open("a") as file:
+        file.write("ablations: {no-tone: tone curves}\n")
+    # The mixed scenario is not one across sites: name the cell as one that is.
+    for folder in (study, study / "ablations/no-tone"):
+        across(folder / "defu_net")
+    (study / "worst.csv").unlink()
+    assert re.search(r"\| tone curves \| 0\.\d{4} \| −0\.1250 \[−0\.1250, −0\.1250\] \|", publish(kept))
+
+
+def across(network: Path) -> None:
+    target = network / "shenzhen-to-montgomery"
+    shutil.copytree(network / "mixed", target)
+    for name in ("rows.json", "config.json"):
+        path = target / "seed-0" / name
+        path.write_text(path.read_text().replace('"mixed"', '"shenzhen-to-montgomery"'))
+
+
+def test_a_worst_image_without_a_remark_and_a_stale_remark_are_refused(kept: Project) -> None:
+    path = kept.root / "results/tiny/worst.csv"
+    remarks = pd.read_csv(path)
+    line = publish_line(kept)
+    remarks.iloc[1:].to_csv(path, index=False)
+    assert f"no line for mixed, {remarks['id'][0]}" in refused(kept.call(line))
+    extra = pd.DataFrame([{"scenario": "mixed", "id": "CHNCXR_9999_0", "cause": "label", "remark": "gone"}])
+    pd.concat([remarks, extra]).to_csv(path, index=False)
+    done = kept.call(line)
+    assert done.returncode == 1
+    assert "mixed, CHNCXR_9999_0" in done.stderr
+    assert not (kept.root / "docs/results.md").exists()
+
+
+def test_damaged_or_missing_files_are_named(kept: Project) -> None:
+    cell = kept.root / "results/tiny/defu_net/mixed/seed-0"
+    (cell / "rows.json").write_text("[{}]")
+    done = kept.call(publish_line(kept))
+    assert done.returncode == 1
+    assert "keys missing or unknown" in done.stderr
+    assert "no study found" in refused(kept.call(publish_line(kept, "docs")))
+
+
+def test_masks_that_are_not_those_evaluated_are_not_drawn(scored: Project) -> None:
+    path = scored.root / "evaluations/defu_net/mixed/seed-0/cases.csv"
+    cases = pd.read_csv(path)
+    cases["dice"] = 0.5
+    cases.to_csv(path, index=False)
+    assert "predicted anew its Dice is" in refused(scored.call(keep(scored, "--arrays", str(scored.arrays))))
+
+
+def test_the_committed_documents_are_those_of_the_committed_rows(scored: Project) -> None:
+    done = scored.call(publish_line(scored, ROOT / "results"))
+    assert done.returncode == 0, done.stderr
+    ours = {path.name: path.read_text() for path in (ROOT / "docs/results").glob("*.md")}
+    assert {path.name: path.read_text() for path in (scored.root / "docs/results").glob("*.md")} == ours
+    relative = re.compile(r"\]\((?:\.\./)*[^)]*results/")  # where the rows lie seen from the document
+    texts = [relative.sub("](results/", (root / "docs/results.md").read_text()) for root in (ROOT, scored.root)]
+    assert texts[0] == texts[1]
