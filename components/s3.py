@@ -136,9 +136,13 @@ def multipart_etag(path: Path, sizes: list[int]) -> str:
 
 
 def concerns_one_object(error: Exception) -> bool:
-    """Tell whether an error is about one object, so that others may still be fetched."""
+    """Tell whether an error is about one object, so that others may still be fetched.
+
+    A server that answers 5xx after all repetitions is ill: asking it for every other object takes hours.
+    """
     if isinstance(error, ClientError):
-        return error.response["Error"]["Code"] not in BAD_CREDENTIALS
+        ill = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) >= 500
+        return not ill and error.response["Error"]["Code"] not in BAD_CREDENTIALS
     return isinstance(error, BROKEN_OFF)
 
 

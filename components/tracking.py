@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,21 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 LOCAL_STORE = "sqlite:///mlflow.db"
+TRAINING = "training"  # the tag by which a training finds its run again, whoever started it
+RETRIES, TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
+# How often a request is repeated, with growing pauses, and how many seconds it may take: MLflow's own 7 and 120 let a
+# server that hangs hold a step for a quarter of an hour. The first question is small, later ones carry models.
+FIRST, LATER = {RETRIES: "3", TIMEOUT: "10"}, {RETRIES: "3", TIMEOUT: "60"}
+
+
+def store_name() -> str:
+    """Return the store's address as it may be shown: without the password that it may hold."""
+    return without_password(os.environ.get("MLFLOW_TRACKING_URI") or LOCAL_STORE)
+
+
+def without_password(text: str) -> str:
+    """Return text with the passwords of the addresses in it blotted out."""
+    return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", text)
 
 
 def connect(experiment: str | None = None) -> MlflowClient:
@@ -24,6 +40,9 @@ def connect(experiment: str | None = None) -> MlflowClient:
 
     Args:
         experiment: made the active one, and created where it does not exist.
+
+    A server is asked whether it is there: repeatedly, with pauses, and within a minute. The environment's
+    MLFLOW_HTTP_REQUEST_MAX_RETRIES and MLFLOW_HTTP_REQUEST_TIMEOUT hold where they are set.
 
     Raises:
         UserError: the store cannot be reached.
@@ -36,16 +55,33 @@ def connect(experiment: str | None = None) -> MlflowClient:
     # Its notes on tables it creates and threads it starts drown the steps' own lines; warnings stay.
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # one line for each attempt
     uri = os.environ.get("MLFLOW_TRACKING_URI") or LOCAL_STORE
     mlflow.set_tracking_uri(uri)
     try:
-        with explained(uri):
+        with explained(store_name()):
+            client = mlflow.MlflowClient()
+            with patience(FIRST):
+                client.search_experiments(max_results=1)
             if experiment is not None:
                 mlflow.set_experiment(experiment)
-            return mlflow.MlflowClient()
     except (OSError, SQLAlchemyError) as error:
-        first_line = str(error).splitlines()[0]
-        raise UserError(f"MLflow, {uri}: {first_line}; check MLFLOW_TRACKING_URI, then run again") from error
+        first_line = without_password(str(error).splitlines()[0])
+        raise UserError(f"MLflow, {store_name()}: {first_line}; check MLFLOW_TRACKING_URI, then run again") from error
+    os.environ.update({name: value for name, value in LATER.items() if name not in os.environ})
+    return client
+
+
+@contextmanager
+def patience(limits: dict[str, str]) -> Iterator[None]:
+    """Set how long MLflow tries a request inside the block, where the environment does not say it."""
+    given = {name: value for name, value in limits.items() if name not in os.environ}
+    os.environ.update(given)
+    try:
+        yield
+    finally:
+        for name in given:
+            os.environ.pop(name, None)
 
 
 @contextmanager
@@ -56,7 +92,7 @@ def explained(what: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        first_line = str(error).splitlines()[0]
+        first_line = without_password(str(error).splitlines()[0])
         missing = error.error_code == "RESOURCE_DOES_NOT_EXIST"
         check = "the name, the version and MLFLOW_TRACKING_URI" if missing else "MLFLOW_TRACKING_URI and the server"
         raise UserError(f"MLflow, {what}: {first_line}; check {check}, then run again") from error
@@ -76,13 +112,20 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def find_run(client: MlflowClient, folder: Path) -> str | None:
     """Return the id of the run that trained the model in ``folder``, None where this store does not know it.
 
-    A model that came from a DVC remote, or out of a container, may have been tracked elsewhere.
+    A model that came from a DVC remote, or out of a container, may have been tracked elsewhere. What its training has
+    kept here because the server was down is sent first; where the run could not be made then, it is found by its mark.
     """
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
-    run_id = str(read_json(folder / RUN)["mlflow_run_id"])
+    from components.track import send_left
+
+    record = read_json(folder / RUN)
+    send_left(record.get("mlflow_records"))
     try:
+        if record["mlflow_run_id"] is None:
+            return _find_marked(client, record["mlflow_training"])
+        run_id = str(record["mlflow_run_id"])
         run = client.get_run(run_id)
     except MlflowException as error:
         if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
@@ -90,3 +133,9 @@ def find_run(client: MlflowClient, folder: Path) -> str | None:
         return None
     # A run that someone has deleted takes nothing more.
     return run_id if run.info.lifecycle_stage == "active" else None
+
+
+def _find_marked(client: MlflowClient, mark: str) -> str | None:
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(experiments, f"tags.{TRAINING} = '{mark}'", max_results=1)
+    return str(runs[0].info.run_id) if runs else None

@@ -20,7 +20,6 @@ from components.errors import UserError
 from components.files import exclusive, explain_full_disk, write_folder, write_json
 from components.provenance import git_state, hardware, versions
 from components.results import CONFIG, HISTORY, RUN, Cell
-from components.tracking import explained
 from components.train.tracking import TrackedRun
 from model import networks
 from model.recipe import TrainParams
@@ -67,8 +66,9 @@ def train(
         remote: ``s3://bucket/prefix`` that gets a copy of the state, and from which another machine goes on.
 
     Raises:
-        UserError: the network is unknown, the data do not fit, the loss is not a number, the disk is full, MLflow
-            cannot be reached, or another run trains this cell.
+        UserError: the network is unknown, the data do not fit, the loss is not a number, the disk is full, what
+            MLFLOW_TRACKING_URI names can never work, or another run trains this cell. A tracking server that is down
+            is no error: see docs/tracking.md.
     """
     import torch
 
@@ -121,9 +121,8 @@ def train(
         with (
             exclusive(checkpoints),
             explain_full_disk(checkpoints),
-            explained(f"experiment {experiment}"),
             _copied(remote, checkpoints, fingerprint) as send,
-            TrackedRun(cell, experiment, config, fingerprint, checkpoints) as tracked,
+            TrackedRun(cell, experiment, config, fingerprint, checkpoints, remote) as tracked,
         ):
             send()
             world.wait()
@@ -139,7 +138,7 @@ def train(
             except TrainingError as error:
                 raise UserError(f"{title}: {error}") from error
             record = {
-                "mlflow_run_id": tracked.run_id,
+                **tracked.record,
                 "commit": commit,
                 "dirty": dirty,
                 "started": started.isoformat(timespec="seconds"),
@@ -180,7 +179,10 @@ def _copied(url: str, checkpoints: Path, fingerprint: str) -> Iterator[Callable[
 
     remote = Remote(url, checkpoints, fingerprint)
     remote.fetch()
-    yield remote.send
+    try:
+        yield remote.send
+    finally:
+        remote.send()  # how the run ended, or that nothing of it is left to be sent
 
 
 def _follow(make: Callable[[Monitor], Trainer]) -> Result:

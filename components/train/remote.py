@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,8 @@ from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 
 from components.errors import UserError
-from components.files import write_file
-from components.s3 import explain, make_client
-from components.train.tracking import NOTE
+from components.s3 import damage, explain, make_client
+from components.track.journal import LIVE
 from model.checkpoint import STATE, CheckpointError, load_state
 
 CONNECTIONS = 8  # parts of a state that are sent at the same time
@@ -45,32 +45,64 @@ class Remote:
         try:
             if load_state(self.folder, self.fingerprint) is not None:
                 return
-            client, found = self._client(), 0
+            client = self._client()
             self._bucket_exists(client)
-            for name in (NOTE, STATE):
-                about = self._head(client, name)
-                if about is not None and about["Metadata"].get(FINGERPRINT) == self.fingerprint:
-                    with write_file(self.folder / name) as partial:
-                        client.download_file(*self._place(name), str(partial))
-                    found += 1
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".fetched-", dir=self.folder) as temporary:
+                found = [name for name in (STATE, LIVE) if self._fetch(client, name, Path(temporary))]
+                if STATE in found and self._load(Path(temporary)) is None:
+                    return  # of a training that has come to its end
+                for name in reversed(found):
+                    (Path(temporary) / name).replace(self.folder / name)
         except CheckpointError as error:
             raise UserError(str(error)) from error
         except (BotoCoreError, ClientError) as error:
             raise explain(error, self.url) from error
+        except Boto3Error as error:
+            raise UserError(f"{self.url}: broke off again and again ({error}); run again") from error
         if found:
             print(f"checkpoints: took up what {self.url} holds of this training", flush=True)
+
+    def _fetch(self, client: Any, name: str, folder: Path) -> bool:
+        """Bring a file of this training into a folder, if there is one, and check that it came whole."""
+        about = self._head(client, name)
+        if about is None or about["Metadata"].get(FINGERPRINT) != self.fingerprint:
+            return False
+        path = folder / name
+        client.download_file(*self._place(name), str(path))
+        if path.stat().st_size != about["ContentLength"]:
+            trouble = f"{path.stat().st_size} bytes, not {about['ContentLength']}"
+        else:
+            trouble = damage(client, *self._place(name), about, path)
+        if trouble:
+            raise UserError(f"{self.url}/{name}: came damaged ({trouble}); run again")
+        return True
+
+    def _load(self, folder: Path) -> dict[str, Any] | None:
+        try:
+            return load_state(folder, self.fingerprint)
+        except CheckpointError as error:
+            reason = str(error.__cause__).partition("\n")[0]
+            raise UserError(
+                f"{self.url}/{STATE}: is damaged there ({reason}); remove it to train from the start"
+            ) from error
 
     def send(self) -> None:
         """Copy the local state there; a failure is told and does not end the training: the next is tried again."""
         try:
             client = self._client()
-            for name in (NOTE, STATE):
+            journals = sorted(path.name for path in self.folder.glob("mlflow*.jsonl"))
+            for name in (*journals, STATE):
                 path = self.folder / name
                 written = path.stat().st_mtime_ns if path.exists() else None
                 if written is not None and written != self._sent.get(name):
                     extra = {"Metadata": {FINGERPRINT: self.fingerprint}}
                     client.upload_file(str(path), *self._place(name), ExtraArgs=extra)
                     self._sent[name] = written
+            for name in [name for name in self._sent if not (self.folder / name).exists()]:
+                bucket, key = self._place(name)
+                client.delete_object(Bucket=bucket, Key=key)
+                del self._sent[name]
         except (BotoCoreError, ClientError, Boto3Error, OSError) as error:
             reason = " ".join(str(error).split())
             print(
@@ -100,7 +132,7 @@ class Remote:
     def _head(self, client: Any, name: str) -> dict[str, Any] | None:
         bucket, key = self._place(name)
         try:
-            about: dict[str, Any] = client.head_object(Bucket=bucket, Key=key)
+            about: dict[str, Any] = client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
         except ClientError as error:
             if error.response["Error"]["Code"] in MISSING:
                 return None

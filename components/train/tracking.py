@@ -1,23 +1,41 @@
-"""The MLflow run of one training, taken up again when the training is."""
+"""The MLflow run of one training, taken up again when the training is.
+
+Everything is written to a journal beside the training's state first and sent from there, so that neither a server that
+is down nor one that hangs ends or holds up a training (``components/track``).
+"""
 
 from __future__ import annotations
 
 import uuid
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from components.files import read_json, write_json
+from components.errors import UserError
 from components.provenance import data_md5, git_state
 from components.results import CONFIG, HISTORY, RUN, Cell
-from components.tracking import connect, flat
+from components.track import command
+from components.track.courier import REQUESTS, Courier
+from components.track.journal import (
+    ARTIFACT,
+    DATA,
+    EPOCH,
+    FINISHED,
+    LIVE,
+    PARAMS,
+    RUNNING,
+    STATUS,
+    SYSTEM,
+    TAGS,
+    Journal,
+)
+from components.track.sender import reason, tell
+from components.tracking import TRAINING, flat, patience, store_name
+from components.train.machine import Watch
 
 if TYPE_CHECKING:
     from components.cohort import Arrays
-
-SYSTEM_METRICS_SECONDS = 5
-NOTE = "mlflow.json"  # beside the training's state
-TRAINING = "training"  # the tag by which a killed training finds its run again
 
 
 class TrackedRun:
@@ -28,39 +46,73 @@ class TrackedRun:
         experiment: MLflow's experiment.
         config: what is logged as parameters.
         fingerprint: of the training; the run is taken up again only by a training with the same one.
-        checkpoints: where the training's mark is kept beside its state.
+        checkpoints: where the journal is kept, beside the training's state.
+        remote: ``s3://bucket/prefix`` that gets a copy of both; empty: none does.
     """
 
     def __init__(
-        self, cell: Cell, experiment: str, config: dict[str, Any], fingerprint: str, checkpoints: Path
+        self, cell: Cell, experiment: str, config: dict[str, Any], fingerprint: str, checkpoints: Path, remote: str = ""
     ) -> None:
         self.cell, self.experiment, self.config, self.fingerprint = cell, experiment, config, fingerprint
-        self.note = checkpoints / NOTE
-        self.run_id = ""
-        self.logged: set[int] = set()
+        self.checkpoints, self.place = checkpoints, remote or str(checkpoints)
 
     def __enter__(self) -> Self:
-        """Start the run, or the unfinished one of a killed training again."""
-        self.client = connect(self.experiment)
-        import mlflow
+        """Start the run, or the unfinished one of a killed training again.
 
-        mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
-        # The mark is on disk before the run exists and in the run from its first moment, so that no kill orphans one.
-        mark = self._mark()
-        unfinished = self._unfinished_run(mark)
-        name = None if unfinished else f"{self.cell.network} {self.cell.scenario} seed {self.cell.seed}"
-        run = mlflow.start_run(run_id=unfinished, run_name=name, tags={TRAINING: mark}, log_system_metrics=True)
-        self.run_id = run.info.run_id
-        try:
+        Raises:
+            UserError: what MLFLOW_TRACKING_URI says can never work. A server that is down is no error.
+        """
+        with ExitStack() as limits:
+            limits.enter_context(patience(REQUESTS))
+            self.journal, resumed = self._open()
+            self.journal.add(STATUS, status=RUNNING)
             self._describe()
-        except BaseException:
-            mlflow.end_run("FAILED")
-            raise
+            self.courier = Courier(self.journal)
+            try:
+                self.courier.start()
+            except UserError:
+                if not resumed:
+                    self.journal.path.unlink()
+                raise
+            self._limits = limits.pop_all()
+        measured = [record["step"] for record in self.journal.records if record["kind"] == SYSTEM]
+        self._watch = Watch(self._log_system, max(measured, default=-1) + 1)
+        self._watch.start()
         return self
 
-    def _describe(self) -> None:
-        import mlflow
+    @property
+    def record(self) -> dict[str, str | None]:
+        """What ``run.json`` says of the tracking: the run, its mark, and where records lie if they were not sent."""
+        run_id = self.courier.sender.run_id or None
+        mark, left = self.journal.run[TRAINING], str(self.journal.left)
+        return {"mlflow_run_id": run_id, "mlflow_training": mark, "mlflow_records": left}
 
+    def _open(self) -> tuple[Journal, bool]:
+        """Return this training's journal and whether an earlier attempt has begun it."""
+        path = self.checkpoints / LIVE
+        if path.exists():
+            try:
+                journal = Journal(path)
+            except UserError as error:
+                tell(f"warning: {error}; it was given another name, and a new run begins")
+                path.rename(path.with_name(f"{LIVE}.damaged-{uuid.uuid4().hex[:8]}"))
+            else:
+                if journal.run["fingerprint"] == self.fingerprint and not journal.finished:
+                    return journal, True
+                journal.lay_aside()
+        from mlflow.tracking.context.registry import resolve_tags
+
+        run = {
+            # On disk before MLflow's run exists and in it from its first moment, so that no kill orphans one.
+            TRAINING: uuid.uuid4().hex,
+            "fingerprint": self.fingerprint,
+            "experiment": self.experiment,
+            "name": f"{self.cell.network} {self.cell.scenario} seed {self.cell.seed}",
+            "tags": resolve_tags(),
+        }
+        return Journal.begin(path, **run), False
+
+    def _describe(self) -> None:
         commit, dirty = git_state()
         tags = {
             "network": self.cell.network,
@@ -72,65 +124,66 @@ class TrackedRun:
             "git.dirty": dirty,
             "data.md5": data_md5() or "not pinned",
         }
-        mlflow.set_tags(tags)
-        mlflow.log_params({k: v for k, v in flat(self.config).items() if not k.startswith("cohort.")})
-        self.logged = {metric.step for metric in self.client.get_metric_history(self.run_id, "train_loss")}
+        self.journal.add(TAGS, values=tags)
+        params = {name: value for name, value in flat(self.config).items() if not name.startswith("cohort.")}
+        if not self.journal.has(PARAMS, "values", params):
+            self.journal.add(PARAMS, values=params)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the run with the state that the training ended in."""
-        import mlflow
-
-        status = "FINISHED" if kind is None else "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
-        mlflow.end_run(status)
+        """End the run with the state that the training ended in; what cannot be sent is kept, and said how to send."""
+        self._watch.stop()
+        status = FINISHED if kind is None else "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
+        try:
+            self.journal.add(STATUS, status=status)
+            sent = self.courier.finish()
+        finally:
+            self._limits.close()
         if kind is None:
-            self.note.unlink()
-
-    def _mark(self) -> str:
-        if self.note.exists():
-            note = read_json(self.note)
-            if note.get("fingerprint") == self.fingerprint and TRAINING in note:
-                return str(note[TRAINING])
-        mark = uuid.uuid4().hex
-        write_json(self.note, {"fingerprint": self.fingerprint, TRAINING: mark})
-        return mark
-
-    def _unfinished_run(self, mark: str) -> str | None:
-        experiment = self.client.get_experiment_by_name(self.experiment)
-        runs = self.client.search_runs([experiment.experiment_id], f"tags.{TRAINING} = '{mark}'")
-        return next((run.info.run_id for run in runs if run.info.status != "FINISHED"), None)
+            self.journal.lay_aside()
+        if not sent:
+            trouble = self.courier.trouble
+            tell(
+                f"warning: MLflow, {store_name()}: {reason(trouble) if trouble else 'too slow'}; what was not sent is "
+                f"kept in {self.journal.path}: to send it when the server is back, run {command(self.place)}"
+            )
 
     def log_data(self, cohort: Arrays, splits: dict[str, list[str]]) -> None:
         """Log the manifest's rows of each split as MLflow data sets, by digest, with the cohort's name."""
-        import mlflow
         import mlflow.data
         from mlflow.data.code_dataset_source import CodeDatasetSource
 
         for name, ids in splits.items():
+            if self.journal.has(DATA, "context", name):
+                continue
             rows = cohort.manifest.iloc[cohort.rows(ids)][["id", "site", "label", "pixel_sha256", "mask_sha256"]]
             frame = rows.reset_index(drop=True).astype(object)
             source = CodeDatasetSource(
                 {"manifest.sha256": cohort.info["manifest_sha256"], "data.md5": data_md5() or ""}
             )
             data = mlflow.data.from_pandas(frame, source=source, name=f"{cohort.card['name']} {name}"[:500])
-            mlflow.log_input(data, context=name)
+            self._add(DATA, context=name, values=data.to_dict())
 
     def log_epoch(self, row: dict[str, float]) -> None:
         """Log one row of the history as metrics; its step is the epoch, from 1, and each is logged once."""
-        import mlflow
-
         step = int(row["epoch"])
-        if step not in self.logged:
-            mlflow.log_metrics({k: v for k, v in row.items() if k != "epoch"}, step=step)
-            self.logged.add(step)
+        if not self.journal.has(EPOCH, "step", step):
+            self._add(EPOCH, values={name: value for name, value in row.items() if name != "epoch"}, step=step)
+
+    def _log_system(self, figures: dict[str, float], number: int) -> None:
+        self._add(SYSTEM, values=figures, step=number)
 
     def finish(self, out: Path, history: list[dict[str, float]], best: dict[str, float]) -> None:
         """Log the epochs that a kill kept from being logged, the best epoch's figures, and ``out``'s small files."""
-        import mlflow
-
         for row in history:
             self.log_epoch(row)
-        mlflow.log_metrics({"best_epoch": best["epoch"], "best_validation_dice": best["validation_dice"]})
+        if not self.journal.has(EPOCH, "step", 0):
+            values = {"best_epoch": best["epoch"], "best_validation_dice": best["validation_dice"]}
+            self._add(EPOCH, values=values, step=0)
         for name in (CONFIG, HISTORY, RUN):
-            mlflow.log_artifact(str(out / name), "training")
+            self._add(ARTIFACT, file=f"training/{name}", text=(out / name).read_text())
+
+    def _add(self, kind: str, **values: Any) -> None:
+        self.journal.add(kind, **values)
+        self.courier.wake()

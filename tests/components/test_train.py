@@ -253,8 +253,8 @@ def test_a_damaged_state_is_told(untrained: Project) -> None:
     assert "remove it" in message
 
 
-@pytest.mark.parametrize("store", ["nonsense://here", "http://127.0.0.1:1", "sqlite:////proc/none/mlflow.db"])
-def test_a_store_that_cannot_be_reached_is_told(untrained: Project, store: str) -> None:
+@pytest.mark.parametrize("store", ["nonsense://here", "sqlite:////proc/none/mlflow.db"])
+def test_a_store_that_can_never_work_is_refused(untrained: Project, store: str) -> None:
     # MLflow would try for minutes.
     given = {"MLFLOW_TRACKING_URI": store, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     done = untrained.call(untrained.train_line(), **given)

@@ -27,7 +27,7 @@ def test_another_machine_goes_on_from_s3(prepared: Project, trained: Trained, bu
     assert job.until(lambda: "epoch 2/" in job.output)
     job.kill()
     job.wait([])
-    assert keys(bucket) == [f"{folder}/mlflow.json", f"{folder}/{STATE}"]
+    assert keys(bucket) == [f"{folder}/mlflow.jsonl", f"{folder}/{STATE}"]
 
     other = fresh(prepared, tmp_path / "other")
     shutil.copy(one.root / "mlflow.db", other.root / "mlflow.db")  # one tracking server, two machines

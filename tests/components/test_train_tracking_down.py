@@ -1,0 +1,402 @@
+"""A training never dies, nor waits for long, because its MLflow server is down, hangs or comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from components.results import CONFIG, HISTORY, RUN
+from components.track import send_records
+from components.track.journal import LEFT, LIVE, Journal
+from components.track.sender import Sender
+from scripts.services.checks import free_ports
+from tests.components.test_train import files, states
+from tests.conftest import CELL, EPOCHS, Job, Project, Trained, refused
+from tests.s3_faults import Fault, proxy
+
+QUICK = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "2", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+
+
+@dataclass
+class Server:
+    """A tracking server that can be killed, stopped and started again under the same address."""
+
+    folder: Path
+    port: int = field(default_factory=lambda: free_ports(1)[0])
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def store(self) -> str:
+        return f"sqlite:///{self.folder / 'mlflow.db'}"
+
+    def up(self) -> None:
+        if self.process is not None:
+            return
+        line = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        line += ["--workers", "1", "--backend-store-uri", self.store, "--artifacts-destination", str(self.folder / "a")]
+        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "OMP_NUM_THREADS": "1"}
+        with (self.folder / "log").open("ab") as log:
+            # A session of its own, so that a signal reaches the server's processes together.
+            self.process = subprocess.Popen(
+                line, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+        limit = time.monotonic() + 90
+        while not self.answers():
+            assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
+            assert time.monotonic() < limit, (self.folder / "log").read_text()[-2000:]
+            time.sleep(0.1)
+
+    def answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health", timeout=5, trust_env=False).is_success
+        except httpx.TransportError:
+            return False
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        os.killpg(self.process.pid, number)
+
+    def down(self) -> None:
+        if self.process is not None:
+            self.signal(signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("tracking")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    one = Server(folder)
+    yield one
+    one.down()
+
+
+@pytest.fixture
+def project(untrained: Project, server: Server, request: pytest.FixtureRequest) -> Project:
+    """A project with an experiment of its own."""
+    untrained.write_params(register={"experiment": request.node.name})
+    return untrained
+
+
+def tracked(server: Server, project: Project) -> list[Any]:
+    """The runs of the project's experiment, read from the server's database."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=server.store, registry_uri=server.store)
+    name = json.loads((project.root / "params.yaml").read_text())["register"]["experiment"]
+    experiment = client.get_experiment_by_name(name)
+    return [] if experiment is None else list(client.search_runs([experiment.experiment_id]))
+
+
+def content(server: Server, project: Project) -> dict[str, Any]:
+    """All that the one run holds."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=server.url)
+    (run,) = tracked(server, project)
+    metrics = {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
+    return {
+        "info": (run.info.run_id, run.info.status, run.info.start_time, run.info.end_time, run.info.run_name),
+        "params": run.data.params,
+        "tags": run.data.tags,
+        "metrics": {
+            name: sorted((m.step, m.timestamp, m.value) for m in entries)
+            for name, entries in metrics.items()
+            if not name.startswith("system/")
+        },
+        "data": sorted((given.tags[0].value, given.dataset.digest) for given in run.inputs.dataset_inputs),
+        "artifacts": sorted(Path(found.path).name for found in client.list_artifacts(run.info.run_id, "training")),
+    }
+
+
+def assert_whole(server: Server, project: Project, trained: Trained, epochs: int = EPOCHS) -> dict[str, Any]:
+    """Check that the one run is what it would have been with a server that is always there."""
+    here = content(server, project)
+    (usual,) = trained.project.runs()
+    assert here["info"][1] == "FINISHED"
+    assert here["info"][4] == usual.info.run_name
+    assert here["params"].keys() == usual.data.params.keys()
+    assert here["tags"].keys() == usual.data.tags.keys()
+    assert [step for step, _, _ in here["metrics"]["train_loss"]] == list(range(1, epochs + 1))
+    assert [step for step, _, _ in here["metrics"]["validation_dice"]] == list(range(1, epochs + 1))
+    assert len(here["metrics"]["best_validation_dice"]) == 1
+    assert [context for context, _ in here["data"]] == ["train", "validation"]
+    assert here["artifacts"] == [CONFIG, HISTORY, RUN]
+    # An epoch that a kill kept from being written down comes last.
+    times = sorted(time for _, time, _ in here["metrics"]["train_loss"])
+    assert here["info"][2] < times[0] <= times[-1] < here["info"][3]
+    return here
+
+
+def start(project: Project, server: Server, **environment: str) -> Job:
+    return project.start(project.train_line(), MLFLOW_TRACKING_URI=server.url, **environment)
+
+
+def call(project: Project, line: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return project.start(line, 0, **environment).wait(line)
+
+
+def said(job: Job) -> str:
+    return (job.files / "err").read_text()
+
+
+def waits(job: Job, text: str, seconds: float = 90) -> None:
+    """Let the training go on until it says a text, and hold it there."""
+    assert job.until(lambda: text in job.output + said(job), seconds), job.output + said(job)
+    job.kill(signal.SIGSTOP)
+
+
+def ended(job: Job) -> str:
+    """Let the training go on to its end, which must be a good one; return its warnings."""
+    job.kill(signal.SIGCONT)
+    done = job.wait([])
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def sending_command(warnings: str) -> tuple[list[str], dict[str, str]]:
+    """The command that the last warning says, as the project's launcher takes it."""
+    words = shlex.split(warnings.splitlines()[-1].partition(", run ")[2])
+    name, _, value = words.pop(0).partition("=")
+    assert words[:3] == ["python", "-m", "components.track"]
+    return [sys.executable, *words[1:]], {name: value}
+
+
+def test_down_at_the_start_and_back_in_the_middle(project: Project, server: Server, trained: Trained) -> None:
+    server.down()
+    job = start(project, server)
+    waits(job, "training goes on")
+    assert not project.model.exists()
+    server.up()
+    warnings = ended(job)
+    assert re.fullmatch(
+        rf"warning: MLflow, {server.url}: .*refused.*; training goes on, its records are kept in "
+        rf"checkpoints/{CELL.folder}/{LIVE} and sent when the server is back\n"
+        rf"MLflow, {server.url}: is back; what was kept meanwhile has been sent\n",
+        warnings,
+    ), warnings
+    assert_whole(server, project, trained)
+    assert files(states(project)) == {"state.pt"}
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_and_back(project: Project, server: Server, trained: Trained) -> None:
+    project.write_params(register={"experiment": "middle"}, train={"epochs": 8})
+    server.up()
+    job = start(project, server)
+    waits(job, "epoch 2/8")
+    server.down()
+    job.kill(signal.SIGCONT)
+    waits(job, "training goes on")
+    server.up()
+    warnings = ended(job)
+    assert "is back" in warnings
+    assert len(warnings.splitlines()) == 2
+    assert_whole(server, project, trained, 8)
+
+
+@pytest.mark.slow
+def test_killed_at_the_end_its_records_are_sent_later(project: Project, server: Server, trained: Trained) -> None:
+    server.up()
+    job = start(project, server)
+    waits(job, "epoch 2/3")
+    server.down()
+    warnings = ended(job)
+    record = json.loads((project.model / RUN).read_text())
+    left = project.root / record["mlflow_records"]
+    assert files(states(project)) == {"state.pt", left.name}
+    assert f"what was not sent is kept in {record['mlflow_records']}" in warnings.splitlines()[-1]
+    line, environment = sending_command(warnings)
+    assert environment == {"MLFLOW_TRACKING_URI": server.url}
+    # Steps that cannot do without the server say so.
+    message = refused(call(project, project.evaluate_line(), environment | QUICK))
+    assert message.startswith(f"error: MLflow, {server.url}: ")
+    assert left.exists()
+
+    copy = shutil.copy(left, project.root / "copy")
+    server.up()
+    assert f"run {record['mlflow_run_id']}\n" in project.do(line, **environment)
+    before = assert_whole(server, project, trained)
+    assert before["info"][0] == record["mlflow_run_id"]
+    assert not left.exists()
+    assert "no records are waiting" in project.do(line, **environment)
+    shutil.copy(copy, left)  # as if the answers had been lost
+    project.do(line, **environment)
+    assert content(server, project) == before
+
+
+@pytest.mark.slow
+def test_never_up_until_the_next_step_needs_it(project: Project, server: Server, trained: Trained) -> None:
+    server.down()
+    job = start(project, server)
+    assert job.until(lambda: "training goes on" in said(job))
+    assert job.until(lambda: "epoch 1/" in job.output)
+    job.kill()  # and the training's own death is survived as well
+    job.wait([])
+    again = start(project, server).wait([])
+    assert again.returncode == 0, again.stderr
+    assert "going on after epoch" in again.stdout
+    record = json.loads((project.model / RUN).read_text())
+    assert record["mlflow_run_id"] is None
+    pinned = (project.model / RUN).read_bytes()
+    server.up()
+    printed = project.do(project.evaluate_line(), MLFLOW_TRACKING_URI=server.url)
+    assert "sent to" in printed
+    assert "is not in this MLflow store" not in printed
+    assert (project.model / RUN).read_bytes() == pinned  # what DVC has taken up stays as it is
+    (run,) = tracked(server, project)
+    assert run.data.tags["training"] == record["mlflow_training"]
+    assert "test.original.dice" in run.data.metrics
+    assert_whole(server, project, trained)
+    assert files(states(project)) == {"state.pt"}
+    shutil.rmtree(project.evaluation)
+    assert "sent to" not in project.do(project.evaluate_line(), MLFLOW_TRACKING_URI=server.url)
+    assert len(tracked(server, project)) == 1
+
+
+@pytest.mark.slow
+def test_a_server_that_hangs_holds_up_nothing(project: Project, server: Server, trained: Trained) -> None:
+    server.up()
+    job = start(project, server, **QUICK)
+    waits(job, "epoch 1/3")
+    server.signal(signal.SIGSTOP)
+    try:
+        hung = time.monotonic()
+        warnings = ended(job)
+        # The patience of the end, one request, and slack for a busy machine.
+        assert time.monotonic() - hung < 60
+        line, environment = sending_command(warnings)
+        # Other steps end as well, in their own bounded time.
+        assert "check MLFLOW_TRACKING_URI" in refused(call(project, project.evaluate_line(), environment | QUICK))
+    finally:
+        server.signal(signal.SIGCONT)
+    project.do(line, **environment)
+    assert_whole(server, project, trained)
+
+
+def test_hanging_at_the_start_it_makes_no_second_run(project: Project, server: Server, trained: Trained) -> None:
+    server.up()
+    server.signal(signal.SIGSTOP)
+    try:
+        job = start(project, server, **QUICK)
+        waits(job, "training goes on")
+    finally:
+        server.signal(signal.SIGCONT)
+    assert "is back" in ended(job)
+    assert_whole(server, project, trained)
+
+
+def test_of_several_runs_with_its_mark_one_is_kept(project: Project) -> None:
+    """An answer that was lost has made a run all the same."""
+    client = project.client()
+    experiment = client.create_experiment("e")
+    runs = [client.create_run(experiment, tags={"training": "m"}).info.run_id for _ in range(3)]
+    client.log_metric(runs[1], "train_loss", 0.5, step=1)
+    journal = Journal.begin(project.root / LIVE, training="m", fingerprint="f", experiment="e", name="n", tags={})
+    for step in (1, 2):
+        journal.add("epoch", values={"train_loss": 0.5 / step}, step=step)
+    sender = Sender(journal)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", project.store)
+        sender.send()
+    assert sender.run_id == runs[1]
+    assert [run.info.run_id for run in client.search_runs([experiment])] == [runs[1]]
+    assert sorted(m.step for m in client.get_metric_history(runs[1], "train_loss")) == [1, 2]
+
+
+@pytest.mark.parametrize(("status", "refuses"), [("401", True), ("403", True), ("503", False), ("404", False)])
+def test_wrong_credentials_are_refused_at_the_start_and_no_other_answer(
+    project: Project, server: Server, status: str, refuses: bool
+) -> None:
+    with proxy(server.url) as front:
+        front.faults.append(Fault(status, methods=("GET", "POST", "PATCH")))
+        line = project.train_line()
+        job = project.start(line, MLFLOW_TRACKING_URI=front.url)
+        if refuses:
+            message = refused(job.wait(line))
+            assert message.startswith(f"error: MLflow, {front.url}: ")
+            assert status in message
+            assert not project.model.exists()
+            assert files(states(project)) == set()
+        else:
+            assert job.until(lambda: "training goes on" in said(job)), said(job)
+            job.kill()
+            job.wait(line)
+
+
+def test_passwords_are_not_printed(project: Project) -> None:
+    address = "http://me:hunter2@127.0.0.1:1"
+    job = project.start(project.train_line(), MLFLOW_TRACKING_URI=address)
+    assert job.until(lambda: "training goes on" in said(job)), said(job)
+    job.kill()
+    job.wait([])
+    assert "hunter2" not in said(job)
+    assert "http://me:***@127.0.0.1:1" in said(job)
+    done = project.call(project.evaluate_line(), MLFLOW_TRACKING_URI=address)
+    assert "hunter2" not in done.stderr
+
+
+def test_what_a_kill_cuts_off_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / LIVE
+    journal = Journal.begin(path, training="m", fingerprint="f", experiment="e", name="n", tags={})
+    journal.add("epoch", values={"a": 1.0}, step=1)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"kind": "epoch", "val')
+    again = Journal(path)
+    assert [record["step"] for record in again.records] == [1]
+    again.add("epoch", values={"a": 2.0}, step=2)
+    assert [record["step"] for record in Journal(path).records] == [1, 2]
+
+
+def test_an_interrupt_leaves_a_record_whole_or_not_at_all(tmp_path: Path) -> None:
+    journal = Journal.begin(tmp_path / LIVE, training="m", fingerprint="f", experiment="e", name="n", tags={})
+    with pytest.MonkeyPatch.context() as patch:
+
+        def interrupt(_: int) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr("components.track.journal.os.fsync", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            journal.add("epoch", values={"a": 1.0}, step=1)
+    journal.add("status", status="KILLED")
+    journal.acknowledge("run", 1)
+    again = Journal(journal.path)
+    assert [record["kind"] for record in again.records] == ["status"]
+    assert again.pending == []
+
+
+def test_a_damaged_journal_does_not_end_a_training(project: Project) -> None:
+    states(project).mkdir(parents=True)
+    (states(project) / LIVE).write_text("{}\n")
+    (states(project) / LEFT.replace("*", "x")).write_text("nothing\n")
+    done = project.call(project.train_line())
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("not the journal of a training") == 2
+    assert any(name.startswith(f"{LIVE}.damaged") for name in files(states(project)))
+
+
+def test_the_command_tells_what_it_cannot_send(project: Project) -> None:
+    assert "not found" in refused(project.call(project.line("track", "nowhere")))
+    (project.root / "mlflow-x.jsonl").write_text("no\n")
+    assert "not the journal of a training" in refused(project.call(project.line("track", "mlflow-x.jsonl")))
+    (project.root / "empty").mkdir()
+    assert send_records(str(project.root / "empty")) == []
