@@ -27,6 +27,8 @@ CELL = Cell("defu_net", "mixed", 0)
 DATA_MD5 = "0123456789abcdef0123456789abcdef.dir"
 EPOCHS = 3
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "GX_ANALYTICS_ENABLED": "false"}
+# MLflow's servers start a dozen processes for jobs that nothing here asks for; every test's process inherits this.
+os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
 
 
 def shrunk(**changes: dict[str, Any]) -> dict[str, Any]:

@@ -1,23 +1,21 @@
-"""A small cohort in the publishers' layouts, and a real S3 server."""
+"""A small cohort in the publishers' layouts, and a real S3 server (tests/services.py)."""
 
 from __future__ import annotations
 
-import os
-import socket
 import subprocess
 import sys
-import time
-import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import boto3
 import cv2
 import numpy as np
 import pytest
-from botocore.exceptions import BotoCoreError, ClientError
+
+from tests.services import Bucket
+from tests.services_fixtures import bucket, s3_server
+
+__all__ = ["Bucket", "bucket", "s3_server"]  # the last two are fixtures
 
 MONTGOMERY_READING = "Patient's Sex: F\nPatient's Age: 033Y\nnormal\n"
 SHENZHEN_READING = "male 45yrs\nSTB in the right upper field\n"
@@ -86,86 +84,3 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False, **options)
 
     return call
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """An empty bucket on the test's S3 server, and a client of its owner."""
-
-    name: str
-    client: Any
-
-    def upload(self, folder: Path, prefix: str = "") -> None:
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                self.client.put_object(
-                    Bucket=self.name, Key=prefix + path.relative_to(folder).as_posix(), Body=path.read_bytes()
-                )
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
-
-
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a SeaweedFS that runs for the session."""
-    folder = tmp_path_factory.mktemp("s3")
-    kinds = ("s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc")
-    kinds += ("filer.port", "filer.port.grpc", "admin.port", "admin.port.grpc")
-    ports = dict(zip(kinds, free_ports(len(kinds)), strict=True))
-    line = [str(Path(sys.executable).with_name("weed")), "mini", f"-dir={folder}", "-ip=127.0.0.1"]
-    line += ["-ip.bind=127.0.0.1", "-admin.ui=false", "-webdav=false", "-master.telemetry=false"]
-    line += ["-s3.port.iceberg=0", "-s3.port.lance=0", *(f"-{kind}={port}" for kind, port in ports.items())]
-    keys = {"AWS_ACCESS_KEY_ID": "owner", "AWS_SECRET_ACCESS_KEY": "secret"}
-    endpoint = f"http://127.0.0.1:{ports['s3.port']}"
-    log = (folder.parent / "s3.log").open("wb")
-    with log, subprocess.Popen(line, env=os.environ | keys, stdout=log, stderr=log, cwd=folder) as server:
-        try:
-            client = _client(endpoint)
-            deadline = time.monotonic() + 30
-            while True:
-                try:
-                    client.list_buckets()
-                    break
-                except (BotoCoreError, ClientError):
-                    assert server.poll() is None, f"the S3 server ended: {Path(log.name).read_text()[-2000:]}"
-                    assert time.monotonic() < deadline, "the S3 server does not answer"
-                    time.sleep(0.1)
-            yield endpoint
-        finally:
-            server.kill()
-
-
-def _client(endpoint: str) -> Any:
-    keys = {"aws_access_key_id": "owner", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
-    return boto3.client("s3", endpoint_url=endpoint, **keys)
-
-
-@pytest.fixture
-def bucket(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    """An empty bucket; the environment has the owner's credentials and knows nothing else of S3."""
-    settings = {
-        "AWS_ENDPOINT_URL": s3_server,
-        "AWS_ACCESS_KEY_ID": "owner",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_CONFIG_FILE": str(tmp_path / "none"),
-        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
-    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
-    name = f"test-{uuid.uuid4().hex[:12]}"
-    client = _client(s3_server)
-    client.create_bucket(Bucket=name)
-    return Bucket(name, client)
