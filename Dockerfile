@@ -46,7 +46,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     GX_ANALYTICS_ENABLED=false
 WORKDIR /app
 # No ENTRYPOINT: Kubeflow gives whole commands, and its DockerRunner appends them to an entrypoint.
-CMD ["python", "-c", "print('python -m components.STEP --help, where STEP is ingest, validate, preprocess, train, evaluate, report, register or promote')"]
+CMD ["python", "-c", "print('python -m components.STEP --help, where STEP is ingest, validate, preprocess, train, evaluate, report, register, promote, predict or serve')"]
 LABEL org.opencontainers.image.title="defu-net-pipeline" \
       org.opencontainers.image.description="Chest X-ray lung segmentation: every step of the pipeline" \
       org.opencontainers.image.licenses="Apache-2.0"

@@ -1,4 +1,4 @@
-"""``python -m pipelines.local --source data``: the whole Kubeflow graph on this machine, each task a process."""
+"""``python -m pipelines.local --source data``: the whole Kubeflow graph on this machine, in processes or containers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
@@ -17,8 +22,13 @@ from components.files import exclusive, write_file, write_folder
 from components.params import Params, read_params
 from components.provenance import data_md5
 from components.tracking import connect
+from pipelines import docker_runner
 from pipelines.compile import code_version
-from pipelines.tasks import TERMINATION_LOG
+from pipelines.docker_runner import Image, Mount
+from pipelines.tasks import KUBERNETES_TERMINATION_LOG, TERMINATION_LOG
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 ROOT = Path(__file__).resolve().parent.parent
 PINNED = Path("data")  # what data.dvc pins
@@ -27,34 +37,64 @@ REPORTS = "reports"
 REGISTERED = "registered.json"
 
 
-def run_locally(source: str, params: Params, out: Path) -> Path:
-    """Run the Kubeflow graph with kfp's SubprocessRunner and return the folder of the report.
+class Runner(StrEnum):
+    """Kubeflow's local runners: each task a process of this machine, or a container."""
+
+    subprocess = "subprocess"
+    docker = "docker"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its cohort and parameters, and where tasks write."""
+
+    source: str
+    params: Params
+    artifacts: Path
+    scratch: Path
+    workspace: Path
+    last_words: Path
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What tasks run in: the cohort as seen there, kfp's runner, the code's commit, the image where there is one."""
+
+    source: str
+    runner: Any
+    git_commit: str
+    image: str | None = None
+    image_digest: str = ""
+
+
+def run_locally(source: str, params: Params, out: Path, image: str | None = None) -> Path:
+    """Run the Kubeflow graph with one of kfp's local runners and return the folder of the report.
 
     Args:
         source: the cohort, as ingest takes it.
         params: all parameters.
         out: gets ``tasks/`` with every artifact as Kubeflow lays them out, ``reports/`` and ``registered.json``; those
             of an earlier run are replaced.
+        image: what each task runs in, a container of its own (DockerRunner); None, in a process (SubprocessRunner).
 
     Raises:
         UserError: a step failed; what it said is repeated.
     """
-    for path in (source, str(out.resolve())):
+    if image is None:
         # It puts the interpreter's path in the place of the word wherever it stands, in the steps' arguments too.
-        if "python3" in path:
-            raise UserError(f"{path}: kfp's local runner garbles paths that hold 'python3'; choose another folder")
+        _refuse("python3", source, out)
+    else:
+        _refuse(":", out)  # Docker's own mark between the two ends of a mount
+    found = None if image is None else docker_runner.find_image(image)
     with exclusive(out / TASKS), tempfile.TemporaryDirectory(prefix="lung-segmentation-") as scratch:
-        last_words = Path(scratch) / "termination-log"
-        last_words.touch()
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        # Every task leaves a folder there, which kfp never removes.
-        os.environ["TMPDIR"] = scratch
-        os.environ["PYTHONUNBUFFERED"] = "1"
-        os.environ[TERMINATION_LOG] = str(last_words)
-        # The first to come makes the database, and two trainings would come at the same time.
-        connect(params.register_.experiment)
-        shutil.rmtree(out / TASKS, ignore_errors=True)
-        report, registered = _run(source, params, out / TASKS, Path(scratch) / "workspace", last_words)
+        there = Path(scratch)
+        run = Run(source, params, out.absolute() / TASKS, there, there / "workspace", there / "termination-log")
+        shutil.rmtree(run.artifacts, ignore_errors=True)
+        for folder in (run.artifacts, run.workspace):
+            folder.mkdir()
+        run.last_words.touch()
+        with _processes(run) if found is None else _containers(run, found) as setting:
+            report, registered = _run(run, setting)
         with write_folder(out / REPORTS) as folder:
             shutil.copytree(report, folder, dirs_exist_ok=True)
         with write_file(out / REGISTERED) as partial:
@@ -62,26 +102,103 @@ def run_locally(source: str, params: Params, out: Path) -> Path:
     return out / REPORTS
 
 
-def _run(source: str, params: Params, artifacts: Path, workspace: Path, last_words: Path) -> tuple[Path, Path]:
+def _refuse(word: str, *paths: str | Path) -> None:
+    for path in paths:
+        if word in str(path if isinstance(path, str) else path.absolute()):
+            raise UserError(f"{path}: kfp's local runner garbles paths that hold '{word}'; choose another folder")
+
+
+@contextmanager
+def _processes(run: Run) -> Iterator[Setting]:
+    """Let every task be a process that finds the code of this checkout."""
+    from kfp import local
+
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    # Every task leaves a folder there, which kfp never removes.
+    os.environ["TMPDIR"] = str(run.scratch)
+    os.environ["PYTHONUNBUFFERED"] = "1"
+    os.environ[TERMINATION_LOG] = str(run.last_words)
+    # The first to come makes the database, and two trainings would come at the same time.
+    connect(run.params.register_.experiment)
+    yield Setting(run.source, local.SubprocessRunner(use_venv=False), code_version())
+
+
+@contextmanager
+def _containers(run: Run, image: Image) -> Iterator[Setting]:
+    """Let every task be a container that sees the cohort, the artifacts and the store under their own paths."""
+    from kfp import local
+
+    owner = _owner(run.artifacts.parent)
+    experiment = run.params.register_.experiment
+    store, paths, remote = _store(connect(experiment), experiment)
+    folders = []
+    for path in paths:
+        if not path.exists():
+            path.mkdir(parents=True)
+            os.chown(path, *owner)
+        folder = path if path.is_dir() else path.parent  # SQLite writes beside its file
+        for taken in (path, folder):
+            if os.geteuid() == 0 and taken.stat().st_uid != owner[0]:
+                raise UserError(f"{taken}: must belong to the owner of {run.artifacts.parent}, as whom tasks write")
+        folders.append(folder)
+    mounts = [Mount(folder, writable=True) for folder in dict.fromkeys(folders)]
+    mounts.append(Mount(run.last_words, writable=True, target=KUBERNETES_TERMINATION_LOG))
+    source = run.source
+    if source.startswith("s3://"):
+        remote = True
+    elif Path(source).exists():  # else ingest says so
+        source = str(Path(source).resolve())
+        mounts.append(Mount(Path(source)))
+    for path in (run.artifacts, run.workspace, run.last_words):
+        os.chown(path, *owner)
+    options = docker_runner.options(owner, mounts, remote, MLFLOW_TRACKING_URI=store)
+    with docker_runner.reliable(run.last_words):
+        yield Setting(source, local.DockerRunner(**options), image.commit, image.name, image.id)
+
+
+def _owner(folder: Path) -> tuple[int, int]:
+    """Return as which user and group tasks write: this process's, and for root those of whoever owns ``folder``."""
+    if os.geteuid():
+        return os.geteuid(), os.getegid()
+    found = folder.stat()
+    return found.st_uid, found.st_gid
+
+
+def _store(client: MlflowClient, experiment: str) -> tuple[str, list[Path], bool]:
+    """Return MLflow's address for a container, the paths that it writes to, and whether it is reached by network."""
+    from mlflow.utils.file_utils import local_file_uri_to_path
+    from sqlalchemy.engine import make_url
+
+    address, artifacts = client.tracking_uri, client.get_experiment_by_name(experiment).artifact_location
+    paths: list[Path] = []
+    local_store, local_artifacts = address.startswith("sqlite:"), urlsplit(artifacts).scheme in ("", "file")
+    if local_store:
+        url = make_url(address)
+        paths.append(Path(url.database or "").absolute())
+        address = str(url.set(database=str(paths[0])))
+    if local_artifacts:
+        paths.append(Path(local_file_uri_to_path(artifacts)))
+    return address, paths, not (local_store and local_artifacts)
+
+
+def _run(run: Run, setting: Setting) -> tuple[Path, Path]:
     from kfp import local
 
     from pipelines.graph import build
 
     # Said of every task: the names that Kubeflow's page shows do nothing here.
     warnings.filterwarnings("ignore", message=".*have no effect in the current local runner")
-    local.init(
-        runner=local.SubprocessRunner(use_venv=False),
-        pipeline_root=str(artifacts),
-        workspace_root=str(workspace),  # removed after the run, whatever it is
-    )
+    # The workspace is removed after the run, whatever it is.
+    local.init(runner=setting.runner, pipeline_root=str(run.artifacts), workspace_root=str(run.workspace))
+    pipeline = build(run.params, setting.image, setting.git_commit)
     try:
-        build(params, git_commit=code_version())(source=source, data_md5=_md5_of(source))
+        pipeline(source=setting.source, data_md5=_md5_of(run.source), image_digest=setting.image_digest)
     except RuntimeError as error:
-        said = last_words.read_text().strip()
+        said = run.last_words.read_text().strip()
         raise UserError(said or "a task of the graph failed; its own output, above, says why") from error
     # A pipeline with an exit handler has no outputs of its own.
-    (run,) = artifacts.iterdir()
-    return run / "report/folder", run / "register/version"
+    (results,) = run.artifacts.iterdir()
+    return results / "report/folder", results / "register/version"
 
 
 def _md5_of(source: str) -> str:
@@ -96,9 +213,22 @@ def main(
     out: Annotated[Path, typer.Option(help="The folder of the run: its report and every task's artifacts.")] = Path(
         "build/local-run"
     ),
+    runner: Annotated[Runner, typer.Option(help="Each task in a process of its own, or in a container.")] = (
+        Runner.subprocess
+    ),
+    image: Annotated[
+        str | None, typer.Option(help="The image of the containers, in the place of what `make image` builds.")
+    ] = None,
 ) -> None:
     """Run the whole Kubeflow graph on this machine, without a cluster."""
-    print(f"report   {run_locally(source, read_params(params), out) / 'index.html'}")
+    choices = read_params(params)
+    if runner is Runner.docker:
+        from pipelines.components import IMAGE
+
+        image = image or IMAGE
+    elif image is not None:
+        raise UserError(f"--image {image}: processes run in none; say --runner docker, or leave it out")
+    print(f"report   {run_locally(source, choices, out, image) / 'index.html'}")
 
 
 if __name__ == "__main__":

@@ -1,195 +1,21 @@
-"""The image as ``make image`` builds it, and every step in a container of it.
-
-With an engine that is there, or one of its own where these tests are root and ``dockerd`` is installed; without either,
-nothing here is tested, and a warning says so.
-"""
+"""The image as ``make image`` builds it, and every step in a container of it."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import shlex
-import shutil
 import subprocess
-import sys
-import tempfile
-import time
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
 
 import pytest
 
 from tests.conftest import CELL, ROOT, shrunk
+from tests.engine import SECRET, Engine, Image, options
 
+pytest_plugins = ["tests.engine_fixtures"]
 # Minutes on an idle machine, most of them the build; a busy one takes many times as long.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
-
-STEPS = ("sample", "ingest", "validate", "preprocess", "train", "evaluate", "report", "register", "promote", "profile")
-# What must enter neither the build nor the image.
-PLANTED = (
-    *(".env", ".aws/credentials", "mlflow.db", "data/patient.png", "models/weights.safetensors", "notes.py"),
-    *("components/.env", "components/train/key.pem", "components/train/patient.png", "pipelines/token.json"),
-    *("model/__pycache__/networks.cpython-311.pyc", "profiles/secret.txt", "scripts/upload.sh", "build/pipeline.yaml"),
-    *("build/image/notes.txt", "components/.ssh/stolen.py"),
-)
-SECRET = "planted-7c1f"
-
-
-def skip(reason: str) -> NoReturn:
-    warnings.warn(f"THE IMAGE IS NOT TESTED: {reason}", stacklevel=2)
-    pytest.skip(reason)
-
-
-@dataclass(frozen=True)
-class Engine:
-    """A Docker engine."""
-
-    environment: dict[str, str]
-
-    def run(self, *line: object, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-        words = [str(word) for word in line]
-        given: dict[str, Any] = {"env": self.environment, "capture_output": True, "text": True, "cwd": ROOT}
-        done = subprocess.run(words, check=False, **(given | options))
-        assert not check or done.returncode == 0, f"{shlex.join(words)}\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
-        return done
-
-
-def answers(engine: Engine) -> bool:
-    return engine.run("docker", "info", check=False).returncode == 0
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    """The engine that is there, else one for as long as these tests run."""
-    # The oldest way to build is the one that every engine has.
-    engine = Engine(os.environ | {"DOCKER_BUILDKIT": "0"})
-    if shutil.which("docker") is None:
-        skip("docker is not installed (Debian: apt-get install docker.io)")
-    if answers(engine):
-        yield engine
-        return
-    if os.geteuid() != 0 or shutil.which("dockerd") is None:
-        skip("no Docker engine answers, and none can be started here: that takes root and dockerd (Debian: docker.io)")
-    # With a short path, since a socket's has at most 107 characters.
-    with tempfile.TemporaryDirectory(prefix="dockerd-") as folder:
-        run = Path(folder)
-        socket = f"unix://{run / 'docker.sock'}"
-        line = ["dockerd", "--host", socket, "--pidfile", run / "pid", "--exec-root", run / "exec"]
-        # The machine's network stays as it is: containers of these tests have that one or none.
-        line += ["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"]
-        with (run / "log").open("w") as log:
-            daemon = subprocess.Popen([*map(str, line)], stdout=log, stderr=log)
-        try:
-            engine = Engine(engine.environment | {"DOCKER_HOST": socket})
-            limit = time.monotonic() + 120
-            while not answers(engine):
-                if daemon.poll() is not None or time.monotonic() > limit:
-                    said = (run / "log").read_text().splitlines()[-3:]
-                    skip(f"dockerd does not start here: {' | '.join(said)}")
-                time.sleep(0.5)
-            yield engine
-        finally:
-            daemon.terminate()
-            daemon.wait(60)
-            # It leaves the network namespace of its containers mounted.
-            mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-            for mount in reversed([mount for mount in mounts if mount.startswith(folder)]):
-                subprocess.run(["umount", mount], check=False)
-
-
-@pytest.fixture(scope="module")
-def base(engine: Engine) -> str:
-    """The Dockerfile's base image: here, pulled, or made of Debian's packages."""
-    (name,) = re.findall(r"^ARG BASE=(.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    present = engine.run("docker", "image", "inspect", name, check=False).returncode == 0
-    if not present and engine.run("docker", "pull", "--quiet", name, check=False).returncode:
-        if os.geteuid() != 0 or shutil.which("debootstrap") is None:
-            skip(f"{name} can neither be pulled nor made here: that takes root and debootstrap")
-        made = engine.run("scripts/base-image.sh", name, check=False)
-        if made.returncode:
-            skip(f"{name} can neither be pulled nor made: {made.stderr.splitlines()[-1:]}")
-    return str(name)
-
-
-def pip_setting(name: str) -> str:
-    """Return what pip is told on this machine, by its environment or its files, and else nothing."""
-    line = [sys.executable, "-m", "pip", "config", "list"]
-    told = subprocess.run(line, capture_output=True, text=True, check=True).stdout
-    found = dict(re.findall(r"^(\S+)='(.*)'$", told, re.MULTILINE))
-    return next(
-        (found[f"{place}.{name}"] for place in (":env:", "install", "global") if f"{place}.{name}" in found), ""
-    )
-
-
-def options() -> list[str]:
-    """Return the options with which an installation inside a build reaches what one on this machine reaches."""
-    given = {
-        "CA_BUNDLE": pip_setting("cert") or os.environ.get("SSL_CERT_FILE", ""),
-        "INDEX_URL": pip_setting("index-url"),
-        "WHEELS": next((f for f in pip_setting("find-links").split() if list(Path(f).glob("torch-*.whl"))), ""),
-        "TORCH_INDEX_URL": os.environ.get("TORCH_INDEX_URL", ""),
-    }
-    return [f"{name}={value}" for name, value in given.items() if value]
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone with all that a build must not take, planted."""
-    root = tmp_path_factory.mktemp("checkout")
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split("\0")
-    for name in filter(None, listed):
-        if (ROOT / name).is_file():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, root / name)
-    identity = ["-c", "user.name=A User", "-c", "user.email=user@example.org"]
-    for line in (["init", "--quiet"], ["add", "--all"], [*identity, "commit", "--quiet", "--message", "Start"]):
-        subprocess.run(["git", *line], cwd=root, check=True)
-    for name in PLANTED:
-        assert not (root / name).exists(), name
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(SECRET)
-    return root
-
-
-@dataclass(frozen=True)
-class Image:
-    """The image, as ``make image`` left it."""
-
-    name: str
-    engine: Engine
-    commit: str
-    seconds: float
-
-    def run(self, *words: object, options: tuple[object, ...] = (), check: bool = True) -> str:
-        """Run a command in a container without network and return what it printed."""
-        line = ("docker", "run", "--rm", "--network", "none", *options, self.name, *words)
-        return self.engine.run(*line, check=check).stdout
-
-    def inspect(self) -> dict[str, Any]:
-        return json.loads(self.engine.run("docker", "image", "inspect", self.name).stdout)[0]
-
-
-@pytest.fixture(scope="module")
-def image(engine: Engine, base: str, checkout: Path) -> Iterator[Image]:
-    name = f"defu-net-pipeline-python:test-{os.getpid()}"
-    started = time.monotonic()
-    engine.run(
-        "make", "image", f"IMAGE={name}", f"BASE={base}", "DOCKER_FLAGS=--network host", *options(), cwd=checkout
-    )
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, text=True, check=True)
-    yield Image(name, engine, head.stdout.strip(), time.monotonic() - started)
-    # Its layers stay: the next build starts from them.
-    engine.run("docker", "rmi", "--no-prune", name, check=False)
 
 
 def test_make_image_gives_the_name_that_the_pipeline_asks_for() -> None:
@@ -203,7 +29,10 @@ def test_make_image_gives_the_name_that_the_pipeline_asks_for() -> None:
 
 
 def test_only_sources_and_choices_enter_the_build(engine: Engine, base: str, checkout: Path, tmp_path: Path) -> None:
-    (checkout / "build/image/ca.pem").write_text("a bundle")
+    # A build before this one has tidied up there.
+    (checkout / "build/image").mkdir(exist_ok=True)
+    for name in ("ca.pem", "notes.txt"):
+        (checkout / "build/image" / name).write_text(SECRET)
     (tmp_path / "Dockerfile").write_text(f"FROM {base}\nCOPY . /context\n")
     name = f"defu-net-pipeline-context:test-{os.getpid()}"
     engine.run("docker", "build", "--tag", name, "--file", tmp_path / "Dockerfile", checkout)
@@ -240,25 +69,46 @@ def test_what_the_image_is_and_holds(image: Image) -> None:
         ls -A /var/lib/apt/lists /var/cache/apt/archives | grep -v -e '^$' -e ':$' -e '^lock$' -e '^partial$'
         find /app /opt/venv -name '*.whl' -o -name '*.png' -path '/app/*' -o -name '.env' -o -name '.git'
         find /app /opt/venv -writable
-        grep -rl planted-7c1f /app
+        grep -rl SECRET /app
         for source in $(find /app -name '*.py'); do
           compiled=${source%/*}/__pycache__/$(basename $source .py).cpython-311.pyc
           [ -e $compiled ] || echo not compiled: $source
         done
         ls /opt/venv/lib/python3.11/site-packages/torch/__pycache__/__init__.*.pyc >/dev/null
     """
-    assert image.run("sh", "-c", script).split("\n") == ["uid 10001", ""]
+    assert image.run("sh", "-c", script.replace("SECRET", SECRET)).split("\n") == ["uid 10001", ""]
     assert f"GIT_COMMIT={image.commit}" in found["Config"]["Env"]
 
 
 def test_every_step_says_how_it_is_called(image: Image) -> None:
-    steps = {path.parent.name for path in (ROOT / "components").glob("*/__main__.py")}
-    assert steps == set(STEPS)
-    loop = f"cd /; for step in {' '.join(STEPS)}; do python -m components.$step --help || echo failed $step; done"
+    steps = sorted(path.parent.name for path in (ROOT / "components").glob("*/__main__.py"))
+    assert {"ingest", "train", "promote"} <= set(steps)
+    loop = f"cd /; for step in {' '.join(steps)}; do python -m components.$step --help || echo NO HELP: $step; done"
     said = image.run("sh", "-c", loop)
-    assert said.count("Usage: python -m components.") == len(STEPS), said
-    assert "failed" not in said
+    assert "NO HELP" not in said
+    assert [step for step in steps if f"Usage: python -m components.{step} " not in said] == []
     assert "Usage: defunet" in image.run("defunet", "--help")
+
+
+IMPORTS = """
+import importlib, importlib.metadata, re, sys
+plain = lambda name: re.sub("[-_.]+", "-", name).lower()
+found = importlib.metadata.packages_distributions()
+for wanted in map(plain, sys.argv[1:]):
+    modules = [name for name, owners in found.items() if wanted in map(plain, owners) and name.isidentifier()]
+    print(wanted, *sorted(modules))
+    for name in modules:
+        importlib.import_module(name)
+"""
+
+
+def test_every_library_finds_what_it_needs_of_the_system(image: Image) -> None:
+    used, _, _ = (ROOT / "requirements.in").read_text().partition("# tests and checks")
+    names = re.findall(r"^[A-Za-z0-9][A-Za-z0-9._-]*", used, re.MULTILINE)
+    said = image.run("python", "-c", IMPORTS, *names)
+    lines = dict(line.partition(" ")[::2] for line in said.splitlines())
+    assert {name for name in names if not lines.get(re.sub(r"[-_.]+", "-", name).lower())} == set()
+    assert "gdcm" in lines["python-gdcm"].split()
 
 
 def test_the_versions_are_those_of_the_lock(image: Image) -> None:
@@ -278,10 +128,11 @@ def test_the_steps_run_for_a_user_that_the_image_does_not_know(image: Image, tmp
     uid = 54321 if os.geteuid() == 0 else os.geteuid()
     work = tmp_path / "work"
     work.mkdir()
-    (work / "params.yaml").write_text(json.dumps(shrunk(matrix={"scenarios": [CELL.scenario]})))  # JSON is YAML
+    choices = shrunk(matrix={"scenarios": [CELL.scenario]}, promotion={"floor": 0.0})
+    (work / "params.yaml").write_text(json.dumps(choices))  # JSON is YAML
     os.chown(work, uid, -1)
     # As strict as a cluster may be: no right that could be taken away, and nothing to write but the volume and /tmp.
-    container = ("--user", f"{uid}:{uid}", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL")  # noqa: S108
+    container: tuple[str, ...] = ("--user", f"{uid}:{uid}", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL")  # noqa: S108
     container += ("--security-opt", "no-new-privileges", "--volume", f"{work}:/work", "--workdir", "/work")
     environment = ("--env", "MLFLOW_TRACKING_URI=sqlite:////work/mlflow.db", "--env", "OMP_NUM_THREADS=1")
 
@@ -302,7 +153,8 @@ def test_the_steps_run_for_a_user_that_the_image_does_not_know(image: Image, tmp
     where = ("--models", "models", "--evaluations", "evaluations", "--arrays", "arrays")
     step("report", *where, "--splits", "splits", "--out", "reports")
     step("register", *where, "--out", "registered.json")
-    step("promote")
+    assert "champion" in step("promote", "--arrays", "arrays", "--splits", "splits")
+    assert "16 done, 0 failed" in step("predict", "data/ChinaSet_AllFiles/CXR_png", "--out", "predictions")
 
     rows = json.loads((work / "reports/results.json").read_text())
     assert {row["scenario"] for row in rows} == {CELL.scenario}
