@@ -117,3 +117,35 @@ def scores(figures: dict[str, Any]) -> list[Table | str]:
         f"shipped less plain, by seed: {difference['mean']:+.4f} ({difference['least']:+.4f} to "
         f"{difference['most']:+.4f}), {verdicts[figures['within_noise']]}",
     ]
+
+
+def inference(figures: dict[str, Any], own: bool) -> list[Table | str]:
+    """Return what ``benchmarks.inference`` measured: a row an engine, and what is said of the shipped one."""
+    settings, machine, found = figures["settings"], figures["hardware"], figures["verdict"]
+    heading = (
+        f"{settings['model']}, {settings['size']} x {settings['size']}, {settings['images']} images a turn\n"
+        f"{machine['cpu']}, threads: {settings['threads']}, cores: {machine['cores']}"
+    )
+    batches = f"batches of {settings['batch']}"
+    columns = ["images/s", f"to eager, {batches}", "least to most", *["by processor"] * own]
+    columns += ["one by one", *["by processor"] * own, *[f"Dice lost, {split}" for split in settings["scored"]]]
+    table = _table("Engines: medians over rounds of ratios", "engine", columns)
+    for row in figures["engines"]:
+        cells = [_rate(row["images_per_second"]["batches"])]
+        for how in ("batches", "single"):
+            ratio = row["to_eager"][how]
+            cells += [f"{ratio['median']:.2f}", *[_range(ratio, 2)] * (how == "batches")]
+            cells += [f"{ratio['own']['median']:.2f}"] * own
+        cells += [f"{lost:+.5f}" for lost in row["lost"].values()]
+        table.add_row(row["name"], *cells)
+    scored = ", ".join(f"{count} {split}" for split, count in settings["scored"].items())
+    clock = "by processor time " if own else ""
+    return [
+        heading,
+        table,
+        f"Dice: mean over {scored} images, original masks; 8-bit integers calibrated on {settings['calibration']} "
+        "validation images",
+        f"fastest within {found['tolerance']:g} of eager's Dice: {found['fastest']}",
+        f"shipped: {found['shipped']}: {clock}{found['ratio']:.2f} times eager, target {found['target']:g}: "
+        f"{'met' if found['met'] else 'NOT met'}; Dice {'within' if found['within'] else 'NOT within'} the tolerance",
+    ]

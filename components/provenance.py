@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from components.params import read_yaml
+from components.params import Params, params_hash, read_yaml
 
 PACKAGES = ("torch", "numpy", "opencv-python-headless", "mlflow", "dvc", "kfp", "great-expectations", "monai")
 
@@ -77,3 +77,19 @@ def _cpu_name() -> str:
 def versions() -> dict[str, str]:
     """Return the versions that a result may depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def lineage_tags(params: Params) -> dict[str, str]:
+    """Return where a model comes from, as tags of its version: code, data, parameters, image and Kubeflow run.
+
+    ``image`` and ``kubeflow.run`` are what the environment says in IMAGE and KUBEFLOW_RUN_ID, else ``none``.
+    """
+    commit, dirty = git_state()
+    return {
+        "git.commit": commit or "unknown",
+        "git.dirty": str(dirty).lower(),
+        "data.md5": data_md5() or "not pinned",
+        "params.hash": params_hash(params),
+        "image": os.environ.get("IMAGE") or "none",
+        "kubeflow.run": os.environ.get("KUBEFLOW_RUN_ID") or "none",
+    }

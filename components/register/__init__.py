@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from importlib.metadata import version as installed
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import model as model_package
 from components.cohort import Arrays
 from components.files import read_json, sha256, write_json
-from components.params import Params, params_hash
-from components.provenance import data_md5, git_state
+from components.package import build
+from components.package.build import CODE, REQUIREMENTS, read_splits
+from components.package.fetch import PACKAGE
+from components.params import Params
+from components.provenance import lineage_tags
+from components.registry import CHALLENGER
+from components.registry.versions import MANIFEST_TAG, SPLITS_TAG, WEIGHTS, splits_digest
 from components.results import CONFIG, ROWS, SUMMARY, Cell
 from components.tracking import connect, explained, find_run
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
-
-CHALLENGER = "challenger"
-# What the model's own code imports: the registered version is loaded with these and nothing of the pipeline.
-REQUIREMENTS = ("torch", "numpy", "opencv-python-headless", "safetensors", "pydantic")
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,12 @@ class RegisteredVersion:
 def register(models: Path, evaluations: Path, arrays: Path, params: Params, out: Path) -> RegisteredVersion:
     """Register the cell of ``register.scenario`` with the best validation Dice (mean over images, original masks).
 
+    What is registered is the cell's package (:func:`components.package.build`).
+
     Args:
         models: the folder of all cells' models.
         evaluations: the folder of all cells' evaluations.
-        arrays: the preprocessed cohort, for the input example.
+        arrays: the preprocessed cohort: what the training images look like becomes part of the package.
         params: all parameters: the matrix says which cells count, and the whole's hash becomes a tag.
         out: the file to write: the version as JSON.
 
@@ -57,35 +59,34 @@ def register(models: Path, evaluations: Path, arrays: Path, params: Params, out:
     import mlflow
 
     cell, figures = _best(evaluations, params)
-    folder = models / cell.folder
-    config = read_json(folder / CONFIG)
+    folder, evaluation = models / cell.folder, evaluations / cell.folder
+    config, cohort = read_json(folder / CONFIG), Arrays(arrays)
     client = connect(params.register_.experiment)
-    commit, dirty = git_state()
     run_id = find_run(client, folder)
     name = params.register_.model
-    with (
-        explained(f"model {name}"),
-        mlflow.start_run(run_id=run_id, run_name=None if run_id else f"register {name}") as run,
-    ):
-        example = Arrays(arrays).images[0].astype(np.float32)
-        info = _log_model(folder, example, params)
-        tags = {
-            "git.commit": commit or "unknown",
-            "git.dirty": str(dirty).lower(),
-            "data.md5": data_md5() or "not pinned",
-            "params.hash": params_hash(params),
-            "run_id": run.info.run_id,
-            "network": cell.network,
-            "scenario": cell.scenario,
-            "seed": str(cell.seed),
-            "cohort": config["cohort"]["name"],
-            "synthetic": str(config["cohort"]["synthetic"]).lower(),
-            "weights.sha256": sha256(folder / "weights.safetensors"),
-            "evaluation.rows_sha256": sha256(evaluations / cell.folder / ROWS),
-            **_evaluation_tags(figures),
-        }
-        registered = mlflow.register_model(info.model_uri, name, tags=tags)
-        client.set_registered_model_alias(name, CHALLENGER, registered.version)
+    with TemporaryDirectory() as scratch:
+        package = build(folder, evaluation, arrays, params, Path(scratch) / PACKAGE)
+        with (
+            explained(f"model {name}"),
+            mlflow.start_run(run_id=run_id, run_name=None if run_id else f"register {name}") as run,
+        ):
+            info = _log_model(package, cohort.images[0].astype(np.float32), params)
+            tags = {
+                **lineage_tags(params),
+                "run_id": run.info.run_id,
+                "network": cell.network,
+                "scenario": cell.scenario,
+                "seed": str(cell.seed),
+                "cohort": config["cohort"]["name"],
+                "synthetic": str(config["cohort"]["synthetic"]).lower(),
+                "weights.sha256": sha256(folder / WEIGHTS),
+                "evaluation.rows_sha256": sha256(evaluation / ROWS),
+                SPLITS_TAG: splits_digest(read_splits(evaluation)),
+                MANIFEST_TAG: str(cohort.info["manifest_sha256"]),
+                **_evaluation_tags(figures),
+            }
+            registered = mlflow.register_model(info.model_uri, name, tags=tags)
+            client.set_registered_model_alias(name, CHALLENGER, registered.version)
     version = RegisteredVersion(
         name=name,
         version=int(registered.version),
@@ -118,18 +119,18 @@ def _evaluation_tags(figures: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _log_model(folder: Path, example: np.ndarray, params: Params) -> Any:
+def _log_model(package: Path, example: np.ndarray, params: Params) -> Any:
     import mlflow
 
     return mlflow.pyfunc.log_model(
         name="model",
         python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-        artifacts={"model": str(folder)},
-        model_config={"flip": params.evaluate.flip, "largest_components": params.evaluate.largest_components},
-        code_paths=[str(Path(str(model_package.__file__)).parent)],
+        artifacts={PACKAGE: str(package)},
+        model_config={"engine": "auto"},
+        code_paths=[str(package / CODE / "model")],
         signature=_signature(params.evaluate.threshold),
         input_example=example,
-        pip_requirements=[f"{package}=={installed(package).partition('+')[0]}" for package in REQUIREMENTS],
+        pip_requirements=str(package / REQUIREMENTS),
         metadata={"input": "one grey chest X-ray, float32 (H, W), any size and range, lungs dark"},
     )
 

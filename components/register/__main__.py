@@ -13,7 +13,7 @@ from components.register import register
 def main(
     models: Annotated[Path, typer.Option(help="The folder of all cells' models.")],
     evaluations: Annotated[Path, typer.Option(help="The folder of all cells' evaluations.")],
-    arrays: Annotated[Path, typer.Option(help="The preprocessed cohort, for the input example.")],
+    arrays: Annotated[Path, typer.Option(help="The preprocessed cohort that the cells were trained on.")],
     out: Annotated[Path, typer.Option(help="The JSON file to write: the registered version.")],
     params: cli.ParamsFile = Path("params.yaml"),
 ) -> None:

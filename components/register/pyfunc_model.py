@@ -1,26 +1,22 @@
-"""The registered model as MLflow loads it: from code and safetensors, so that loading unpickles nothing."""
+"""The registered model as MLflow loads it: a package of code, safetensors and ONNX, so that nothing is unpickled."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from model.postprocessing import to_masks
-from model.predictor import Predictor
+from model.package import load
 
 
 class LungSegmentation(PythonModel):  # type: ignore[misc]
     """A grey chest X-ray of any size and range in, the lungs out at the same size."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Rebuild the network from its own folder; MLflow's model configuration says how its output becomes a mask."""
-        self.flip = bool(context.model_config["flip"])
-        self.largest_components = int(context.model_config["largest_components"])
-        self.predictor = Predictor.load(Path(context.artifacts["model"]))
+        """Open the package; its contract says how the network's output becomes a mask."""
+        self.package = load(context.artifacts["package"], str(context.model_config["engine"]))
 
     def predict(
         self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
@@ -32,10 +28,8 @@ class LungSegmentation(PythonModel):  # type: ignore[misc]
             model_input: any range: the grey values are stretched as in training.
             params: ``threshold``, the probability from which a pixel is lung.
         """
-        threshold = float((params or {})["threshold"])
-        probabilities = self.predictor.predict(np.asarray(model_input), flip=self.flip)
-        mask: np.ndarray = to_masks(probabilities[None], threshold, self.largest_components)[0]
-        return mask
+        (found,) = self.package.segment([np.asarray(model_input)], float((params or {})["threshold"]))
+        return found.mask
 
 
 mlflow.models.set_model(LungSegmentation())

@@ -6,24 +6,28 @@ import hashlib
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import yaml
 
+from components.cohort import Arrays, read_split
 from components.errors import UserError
-from components.params import params_hash, read_params, read_yaml
+from components.package import fetch, load
+from components.params import params_hash, read_params
 from components.register import register
+from components.registry.versions import splits_digest
 from components.results import CONFIG, ROWS, SUMMARY, Cell
-from model.postprocessing import to_masks
-from model.predictor import WEIGHTS, Predictor
-from tests.conftest import CELL, DATA_MD5, ROOT, Project, Trained, refused
-
-SHIPPED = read_yaml(ROOT / "params.yaml")["evaluate"]
+from model.predictor import WEIGHTS
+from tests.conftest import CELL, DATA_MD5, Project, Trained, refused
 
 NAME = "lung-segmentation"
 SHAPES = [(32, 32), (40, 57), (121, 90), (1, 9)]
@@ -108,6 +112,8 @@ def test_version_says_where_it_comes_from(registered: Project) -> None:
         "git.dirty": "false",
         "data.md5": DATA_MD5,
         "params.hash": params_hash(read_params(registered.root / "params.yaml")),
+        "image": "none",
+        "kubeflow.run": "none",
         "run_id": run.info.run_id,
         "network": "defu_net",
         "scenario": "mixed",
@@ -116,6 +122,8 @@ def test_version_says_where_it_comes_from(registered: Project) -> None:
         "synthetic": "true",
         "weights.sha256": hashlib.sha256(weights).hexdigest(),
         "evaluation.rows_sha256": hashlib.sha256(rows).hexdigest(),
+        "splits.sha256": splits_digest(read_split(registered.split)),
+        "manifest.sha256": Arrays(registered.arrays).info["manifest_sha256"],
         **{
             f"evaluation.{split}.{kind}.dice": f"{figures[split][kind]['dice']:.6f}"
             for split in ("train", "validation", "test")
@@ -151,19 +159,22 @@ def test_the_artifact_holds_no_pickle_and_all_it_needs(registered: Project) -> N
         for path in folder.rglob("*")
         if path.is_file() and path.parent.name != "__pycache__"
     }
-    assert {"code/model/predictor.py", "code/model/networks/defu_net.py"} <= set(files)
+    package = "artifacts/package"
+    assert {"code/model/predictor.py", f"{package}/README.md", f"{package}/contract.json"} <= set(files)
     assert sum(name.endswith(WEIGHTS) for name in files) == 1
-    allowed = {"", ".py", ".json", ".yaml", ".txt", ".csv", ".safetensors"}
+    allowed = {"", ".py", ".json", ".yaml", ".txt", ".csv", ".md", ".j2", ".safetensors", ".onnx"}
     assert {Path(name).suffix for name in files} <= allowed, sorted(files)
     for name, path in files.items():
-        if not name.endswith(WEIGHTS):
+        if not name.endswith((WEIGHTS, ".onnx")):
             path.read_text()  # a pickle is no text
+        assert not path.read_bytes().startswith((b"\x80", b"PK")), name  # a pickle, PyTorch's zip of pickles
     flavors = yaml.safe_load((folder / "MLmodel").read_text())["flavors"]
     assert set(flavors) == {"python_function"}
     assert flavors["python_function"]["model_code_path"].endswith("pyfunc_model.py")
     assert "python_model" not in flavors["python_function"]
     requirements = (folder / "requirements.txt").read_text()
     assert "torch==" in requirements
+    assert "openvino==" in requirements
     assert "+cpu" not in requirements
 
 
@@ -177,18 +188,79 @@ def test_it_runs_where_the_project_is_not(registered: Project, tmp_path: Path) -
     done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     masks = np.load(tmp_path / "masks.npz")
-    predictor = Predictor.load(registered.model)
+    package = load(artifact(registered) / "artifacts/package")
     for name, image in images.items():
-        probability = predictor.predict(image, flip=SHIPPED["flip"])
         for suffix, threshold in (("", 0.5), (" low", 0.1), (" high", 0.9)):
             mask = masks[name + suffix]
             assert mask.dtype == np.uint8
             assert mask.shape == image.shape
-            expected = to_masks(probability[None], threshold, SHIPPED["largest_components"])[0]
+            (expected,) = package.segment([image], threshold)
             # Threads add up in another order, which moves a probability by a millionth.
-            clear = np.abs(probability - threshold) > 1e-4
-            np.testing.assert_array_equal(mask[clear], expected[clear])
+            clear = np.abs(expected.probabilities - threshold) > 1e-4
+            np.testing.assert_array_equal(mask[clear], expected.mask[clear])
         assert masks[name + " low"].sum() >= masks[name].sum() >= masks[name + " high"].sum()
+
+
+def test_it_is_fetched_once_by_alias_or_version(
+    registered: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", registered.store)
+    folder = fetch(f"models:/{NAME}@challenger", tmp_path)
+    assert (folder / WEIGHTS).read_bytes() == (registered.model / WEIGHTS).read_bytes()
+    assert load(folder, "onnxruntime").card["name"] == NAME
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert fetch(f"models:/{NAME}/1", tmp_path) == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert [path for path in folder.parent.iterdir() if path.is_dir()] == [folder]
+    for unknown in (f"models:/{NAME}/7", f"models:/{NAME}@nobody", "models:/nothing/1"):
+        with pytest.raises(UserError, match="MLflow, "):
+            fetch(unknown, tmp_path)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_mlflow_serves_it(registered: Project, tmp_path: Path) -> None:
+    port = free_port()
+    line = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", f"models:/{NAME}@challenger"]
+    line += ["--port", str(port), "--env-manager", "local"]
+    environment = {name: value for name, value in registered.environment.items() if name != "PYTHONPATH"}
+    # The command starts others by their name.
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        server = subprocess.Popen(
+            line, cwd=tmp_path, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        url, limit = f"http://127.0.0.1:{port}", time.monotonic() + 350
+        while True:
+            try:
+                if httpx.get(f"{url}/ping", timeout=10).status_code == 200:
+                    break
+            except httpx.TransportError:
+                assert server.poll() is None, log.read_text()
+            assert time.monotonic() < limit, log.read_text()
+            time.sleep(0.3)
+        image = np.random.default_rng(0).uniform(0, 4095, (40, 57)).astype(np.float32)
+        answer = httpx.post(f"{url}/invocations", json={"inputs": image.tolist()}, timeout=60)
+        assert answer.status_code == 200, answer.text
+        mask = np.array(answer.json()["predictions"])
+        (expected,) = load(artifact(registered) / "artifacts/package").segment([image])
+        assert mask.shape == image.shape
+        clear = np.abs(expected.probabilities - 0.5) > 1e-4
+        np.testing.assert_array_equal(mask[clear], expected.mask[clear])
+        assert clear.sum() > 0
+        bad = httpx.post(f"{url}/invocations", json={"inputs": "an X-ray"}, timeout=60)
+        assert bad.status_code == 400
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
 
 
 @pytest.fixture
@@ -211,8 +283,9 @@ def test_the_best_on_validation_is_offered_and_a_new_version_takes_the_alias(her
     version = offer(here)
     assert (version.seed, version.version, version.validation_dice, version.test_dice) == (1, 1, 0.98, 0.1)
     here.write_params(matrix={"seeds": [0]})
-    assert (offer(here).seed, offer(here).version) == (0, 3)
-    assert int(here.client().get_model_version_by_alias(NAME, "challenger").version) == 3
+    again = offer(here)
+    assert (again.seed, again.version) == (0, 2)
+    assert int(here.client().get_model_version_by_alias(NAME, "challenger").version) == 2
 
 
 def test_a_model_whose_run_is_elsewhere_gets_a_run_of_its_own(here: Project, empty_store: Path) -> None:

@@ -1,0 +1,262 @@
+"""How fast the engines are, and what Dice that costs: ``python -m benchmarks.inference --model ... --arrays ...``.
+
+All compute the same images of a trained cell in turns within one run, because only the ratio means anything on a
+machine that does other things too. 8-bit integers are calibrated on validation images; Dice is that of the cell's
+validation and test images, against original masks, as it is: nothing is chosen by it but the shipped default.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+
+from benchmarks import show
+from benchmarks.clock import Speed, Stopwatch, counts_processor_time
+from benchmarks.quantise import quantise
+from benchmarks.training import compared, rates, spread
+from components import cli
+from components.cohort import Arrays, read_split
+from components.errors import UserError
+from components.files import write_json
+from components.params import EvaluateParams, read_params
+from components.provenance import hardware
+from model.engines import (
+    BATCH,
+    CONFIG,
+    ENGINES,
+    FASTEST,
+    ONNX,
+    Engine,
+    OnnxEngine,
+    OpenVinoEngine,
+    Pictures,
+    Probabilities,
+    TorchEngine,
+)
+from model.export import export
+from model.metrics import confusion, overlap_metrics
+from model.package import probabilities
+from model.postprocessing import to_masks
+from model.predictor import WEIGHTS, Predictor
+
+EAGER = "torch"
+TARGET, TOLERANCE = 3.0, 0.001
+INT8 = "model.int8.onnx"
+CPU = torch.device("cpu")
+
+
+class ChannelsFirst:
+    """Eager PyTorch in the other memory format."""
+
+    def __init__(self, folder: Path, threads: int | None, name: str) -> None:
+        self.name = name
+        network = Predictor.load(folder).network
+        self.network = network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+    @torch.inference_mode()
+    def probabilities(self, images: Pictures) -> Probabilities:
+        """See :class:`model.engines.Engine`."""
+        result = np.empty(images.shape, np.float32)
+        for start in range(0, len(images), BATCH):
+            batch = torch.from_numpy(images[start : start + BATCH].copy())
+            # With one channel a tensor is contiguous in both formats, and its strides decide: these are this one's.
+            result[start : start + BATCH] = self.network((batch.float() / 255).unsqueeze(1)).sigmoid()[:, 0].numpy()
+        return result
+
+
+class LowPrecision(TorchEngine):
+    """Eager PyTorch in bfloat16, where autocast takes it."""
+
+    def probabilities(self, images: Pictures) -> Probabilities:
+        """See :class:`model.engines.Engine`."""
+        return self.predictor.probabilities(images, BATCH, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What all engines are asked: images to time, and images to score with their masks.
+
+    Attributes:
+        timed: uint8 (N, S, S).
+        scored: for each split, uint8 (M, S, S) images and masks, 0 or 1.
+        calibration: uint8 (K, S, S).
+    """
+
+    timed: np.ndarray
+    scored: dict[str, tuple[np.ndarray, np.ndarray]]
+    calibration: np.ndarray
+
+
+def ask(arrays: Path, split: Path, images: int, calibration: int) -> Question:
+    """Read a preprocessed cohort and a scenario's split; :class:`UserError` where they are missing or do not fit."""
+    cohort, ids = Arrays(arrays), read_split(split)
+    rows = {name: cohort.rows(ids[name]) for name in ("validation", "test")}
+    scored = {name: (cohort.images[at], cohort.masks["original"][at]) for name, at in rows.items()}
+    return Question(cohort.images[rows["test"][:images]], scored, cohort.images[rows["validation"][:calibration]])
+
+
+def prepare(model: Path, folder: Path, calibration: np.ndarray) -> None:
+    """Write what the engines need into ``folder``: weights and configuration, ONNX in float32 and in 8 bits."""
+    try:
+        network = Predictor.load(model).network
+        for name in (WEIGHTS, CONFIG):
+            (folder / name).write_bytes((model / name).read_bytes())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{model}: not a trained model ({error}); run the train step first") from error
+    export(network, folder / ONNX)
+    quantise(folder / ONNX, calibration, folder / INT8)
+
+
+def makers(compiled: bool) -> dict[str, Callable[[Path, int | None, str], Engine]]:
+    """Return all engines: those of the package, and those that only stand here to be compared with them."""
+    shipped = {name: make for name, (_, make) in ENGINES.items() if compiled or name != "compile"}
+    return {
+        **shipped,
+        "torch, channels first": ChannelsFirst,
+        "torch-bf16": LowPrecision,
+        "onnxruntime-int8": partial(OnnxEngine, file=INT8),
+        "openvino-int8": partial(OpenVinoEngine, file=INT8, precision="bf16"),
+    }
+
+
+def measure(engines: dict[str, Engine], images: np.ndarray, rounds: int) -> dict[str, dict[str, list[Speed]]]:
+    """Return the speed of every engine, one a round, in batches and image by image.
+
+    In each round every engine has one turn; every other round goes backwards, so that what drifts favours none.
+    """
+    found: dict[str, dict[str, list[Speed]]] = {name: {"batches": [], "single": []} for name in engines}
+    few = images[: max(1, len(images) // 4)]
+    for number in range(rounds + 1):  # the first one warms up
+        for name in list(engines) if number % 2 == 0 else list(engines)[::-1]:
+            watch = Stopwatch(CPU)
+            engines[name].probabilities(images)
+            batches = watch.stop(len(images))
+            watch = Stopwatch(CPU)
+            for image in few:
+                engines[name].probabilities(image[None])
+            single = watch.stop(len(few))
+            if number:
+                found[name]["batches"].append(batches)
+                found[name]["single"].append(single)
+    return found
+
+
+def dice(engine: Engine, images: np.ndarray, masks: np.ndarray, params: EvaluateParams) -> float:
+    """Return an engine's Dice as evaluation takes it, mean over images."""
+    found = probabilities(engine, images, flip=params.flip)
+    predicted = to_masks(found, params.threshold, params.largest_components)
+    return float(np.nanmean(overlap_metrics(confusion(predicted, masks))["dice"]))
+
+
+def compare(
+    engines: dict[str, Engine], seconds: dict[str, float], question: Question, rounds: int, params: EvaluateParams
+) -> list[dict[str, Any]]:
+    """Return one row an engine: images a second, ratios to eager, Dice by split and its difference to eager's."""
+    speeds = measure(engines, question.timed, rounds)
+    scores = {
+        name: {split: dice(engine, *given, params) for split, given in question.scored.items()}
+        for name, engine in engines.items()
+    }
+    return [
+        {
+            "name": name,
+            "start_seconds": seconds[name],
+            "images_per_second": {how: spread(rates(taken)) for how, taken in speeds[name].items()},
+            "to_eager": {how: compared(taken, speeds[EAGER][how]) for how, taken in speeds[name].items()},
+            "dice": scores[name],
+            "lost": {split: scores[EAGER][split] - value for split, value in scores[name].items()},
+        }
+        for name in engines
+    ]
+
+
+def verdict(rows: list[dict[str, Any]], own: bool) -> dict[str, Any]:
+    """Return the fastest engine whose Dice is within the tolerance of eager's, and whether the shipped one is good."""
+
+    def ratio(row: dict[str, Any]) -> float:
+        of = row["to_eager"]["batches"]
+        return float(of["own"]["median"] if own else of["median"])
+
+    within = [row for row in rows if max(row["lost"].values()) <= TOLERANCE]
+    (shipped,) = (row for row in rows if row["name"] == FASTEST)
+    return {
+        "target": TARGET,
+        "tolerance": TOLERANCE,
+        "fastest": max(within, key=ratio)["name"],
+        "shipped": FASTEST,
+        "ratio": ratio(shipped),
+        "met": ratio(shipped) >= TARGET,
+        "within": shipped in within,
+    }
+
+
+def main(
+    model: Annotated[Path, typer.Option(help="A trained cell's folder.")],
+    arrays: Annotated[Path, typer.Option(help="The preprocessed cohort.")] = Path("artifacts/arrays"),
+    split: Annotated[Path, typer.Option(help="The split of the cell's scenario.")] = Path(
+        "artifacts/splits/mixed.json"
+    ),
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each engine.")] = 7,
+    images: Annotated[int, typer.Option(min=1, help="Test images of a turn.")] = 32,
+    calibration: Annotated[int, typer.Option(min=1, help="Validation images for 8-bit integers, at most.")] = 100,
+    threads: Annotated[int, typer.Option(min=1, help="Of every engine.")] = 1,
+    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Measure torch.compile too.")] = True,
+    out: Annotated[Path, typer.Option(help="The file of all figures.")] = Path("build/benchmarks/inference.json"),
+    params: cli.ParamsFile = Path("params.yaml"),
+) -> None:
+    """Measure PyTorch, torch.compile, ONNX Runtime and OpenVINO on a trained cell: images a second, and Dice."""
+    choices = read_params(params).evaluate
+    torch.set_num_threads(threads)
+    question = ask(arrays, split, images, calibration)
+    console = Console(width=None if Console().is_terminal else 150)
+    engines: dict[str, Engine] = {}
+    seconds: dict[str, float] = {}
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        prepare(model, folder, question.calibration)
+        for name, make in makers(compiled).items():
+            began = time.process_time()
+            engines[name] = make(folder, threads, name)
+            for batch in (BATCH, 1):
+                engines[name].probabilities(question.timed[:batch])
+            seconds[name] = time.process_time() - began
+        rows = compare(engines, seconds, question, rounds, choices)
+    own = counts_processor_time(CPU)
+    figures = {
+        "settings": {
+            "model": "/".join(model.parts[-3:]),
+            "size": int(question.timed.shape[1]),
+            "images": len(question.timed),
+            "calibration": len(question.calibration),
+            "scored": {name: len(given[0]) for name, given in question.scored.items()},
+            "threads": threads,
+            "batch": BATCH,
+            "flip_for_dice": choices.flip,
+        },
+        "hardware": hardware(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "numpy", "onnxruntime", "openvino")},
+        },
+        "engines": rows,
+        "verdict": verdict(rows, own),
+    }
+    console.print(*show.inference(figures, own), sep="\n", highlight=False)
+    write_json(out, figures)
+    console.print(f"wrote {out}", highlight=False)
+
+
+if __name__ == "__main__":
+    cli.run(main)

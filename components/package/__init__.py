@@ -1,0 +1,33 @@
+"""The registered model as one self-contained folder: opened, fetched from a registry, and built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from components.errors import UserError
+from components.package.build import build
+from components.package.fetch import fetch
+from model.engines import ENGINES
+from model.package import Contract, Package, Segmentation, Training
+
+__all__ = ["ENGINES", "Contract", "Package", "Segmentation", "Training", "build", "fetch", "load"]
+
+
+def load(folder: Path, engine: str = "auto", threads: int | None = None) -> Package:
+    """Open a package.
+
+    Args:
+        folder: as :func:`build` wrote it, or :func:`fetch` found it.
+        engine: ``auto``, the fastest that is installed, or a key of :data:`model.engines.ENGINES`.
+        threads: that it may compute with at most; None leaves it to the engine's library.
+
+    Raises:
+        UserError: a file is missing or damaged, or the engine is unknown or not installed.
+    """
+    from model.package import load as open_package
+
+    try:
+        return open_package(folder, engine, threads)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{folder}: not a model package that can be used ({first_line}); fetch it again") from error

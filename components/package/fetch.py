@@ -1,0 +1,66 @@
+"""From a name in the registry to a folder on the disk."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from filelock import FileLock
+
+from components.errors import UserError
+from components.files import write_folder
+from components.tracking import connect, explained
+from model.package import CONTRACT
+
+REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[1-9][0-9]*))")
+PACKAGE = "package"  # the artifact of the logged model that is the package
+
+
+def fetch(uri: str, to: Path) -> Path:
+    """Return a package's folder, downloaded if it lies in a registry.
+
+    Args:
+        uri: ``models:/name@alias``, ``models:/name/3``, or a local folder, which is returned as it is.
+        to: below which a downloaded version is kept, in a folder of its own; one that is there already is not
+            downloaded again, since a version never changes.
+
+    Raises:
+        UserError: there is no such version, it holds no package, or the registry cannot be reached.
+    """
+    if not uri.startswith("models:"):
+        folder = Path(uri)
+        if not (folder / CONTRACT).is_file():
+            raise UserError(f"{uri}: no model package (it has no {CONTRACT}); say models:/NAME@ALIAS or a folder")
+        return folder
+    asked = REGISTERED.fullmatch(uri)
+    if asked is None:
+        raise UserError(f"{uri}: not a model's name; say models:/NAME@ALIAS or models:/NAME/VERSION")
+    client = connect()
+    name = asked["name"]
+    with explained(uri):
+        found = (
+            client.get_model_version_by_alias(name, asked["alias"])
+            if asked["alias"]
+            else client.get_model_version(name, asked["version"])
+        )
+        # Another registry may have another model of this name and version: the source's id is in the folder's name.
+        folder = to / name / f"{found.version}-{found.source.rpartition('/')[2]}"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f".{folder.name}.fetch.lock"):
+            if not (folder / CONTRACT).is_file():
+                _download(f"models:/{name}/{found.version}", folder)
+    return folder
+
+
+def _download(uri: str, folder: Path) -> None:
+    import mlflow
+
+    with TemporaryDirectory(dir=folder.parent) as beside:
+        logged = Path(mlflow.artifacts.download_artifacts(uri, dst_path=beside))
+        package = logged / "artifacts" / PACKAGE
+        if not (package / CONTRACT).is_file():
+            raise UserError(f"{uri}: holds no model package; register the model again")
+        with write_folder(folder) as partial:
+            shutil.copytree(package, partial, dirs_exist_ok=True)
