@@ -85,7 +85,7 @@ def _read_header(body: bytes, name: str, max_pixels: int | None) -> Header:
     if max_pixels is not None and width * height > max_pixels:
         raise ImageError(
             f"{name}: {width} x {height} pixels are more than the {max_pixels / 1e6:g} megapixels allowed; "
-            "remove it, or raise ingest.max_megapixels if it is real"
+            "remove it, or raise max_megapixels if it is real"
         )
     return Header(width, height, 8 if colour == PALETTE else depth)
 

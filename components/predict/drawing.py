@@ -1,0 +1,51 @@
+"""A picture of what was found: the X-ray with both lungs tinted and outlined."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from components.images import encode
+from components.predict.reading import Xray
+from components.predict.sides import Mask, halves, mirrored
+from model.preprocessing import FLAT
+
+LARGEST_SIDE = 1024  # pixels; enough to judge an outline by, and a tenth of a full X-ray's file
+PERCENTILES = (0.5, 99.5)  # grey values shown as black and white
+COLOURS = {"left": (80, 170, 255), "right": (255, 160, 60)}  # RGB; told apart by the colour-blind too
+OPACITY = 0.25
+
+
+def overlay(xray: Xray, mask: Mask) -> bytes:
+    """Return a PNG, RGB, of the X-ray under its mask: the patient's left lung blue, the right one orange.
+
+    Args:
+        xray: the X-ray.
+        mask: uint8 (H, W), 1 where there is lung, at the X-ray's size.
+
+    Returns:
+        The file. The longer side has at most :data:`LARGEST_SIDE` pixels.
+    """
+    scale = min(1.0, LARGEST_SIDE / max(mask.shape))
+    height, width = (max(1, round(side * scale)) for side in mask.shape)
+    grey = cv2.resize(_visible(xray.pixels), (width, height), interpolation=cv2.INTER_AREA)
+    picture = np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
+    on_left, on_right = halves(mask)
+    left, right = (on_left, on_right) if mirrored(xray.dicom) else (on_right, on_left)
+    line = max(1, max(height, width) // 400)
+    for name, side in (("left", left), ("right", right)):
+        small = cv2.resize(side, (width, height), interpolation=cv2.INTER_NEAREST)
+        inside = small > 0
+        picture[inside] = picture[inside] * (1 - OPACITY) + np.array(COLOURS[name], np.float32) * OPACITY
+        outlines, _ = cv2.findContours(small, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, outlines, -1, COLOURS[name], line)
+    return encode(np.rint(picture[..., ::-1]).astype(np.uint8))
+
+
+def _visible(pixels: np.ndarray) -> np.ndarray:
+    """Return the grey values as 0 to 255, uint8 (H, W)."""
+    low, high = np.percentile(pixels[::4, ::4], PERCENTILES)
+    if high - low < FLAT:
+        low, high = float(pixels.min()), float(pixels.max())
+    stretched: np.ndarray = np.rint((pixels.astype(np.float32) - low) * (255 / max(high - low, FLAT)))
+    return stretched.clip(0, 255).astype(np.uint8)

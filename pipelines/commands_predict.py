@@ -1,0 +1,5 @@
+"""``defunet predict``."""
+
+from components.predict.command import predict
+
+COMMANDS = (predict,)

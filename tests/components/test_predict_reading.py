@@ -1,0 +1,294 @@
+"""What becomes of every kind of file that a user may have."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    EncapsulatedPDFStorage,
+    HTJ2KLossless,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from components.images import ImageError, encode
+from components.predict import codestream
+from components.predict.reading import Xray, read_xray
+from tests.components.conftest import xray
+from tests.components.dicoms import LOSSLESS, dataset, dicom, saved
+from tests.components.test_images import black
+
+# pydicom warns of each broken value that a test makes; the product ignores that by a filter that pytest takes away.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+PICTURE = xray(64, 48, 0)
+DEEP = xray(64, 48, 0, np.uint16) + np.arange(48, dtype=np.uint16)
+MEGAPIXELS = 60.0
+
+
+def read(data: bytes, name: str = "x.dcm", max_megapixels: float = MEGAPIXELS) -> Xray:
+    return read_xray(data, name, max_megapixels)
+
+
+def written(picture: np.ndarray, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, kind, **options)
+    return file.getvalue()
+
+
+# Decoding
+
+
+@pytest.mark.parametrize("syntax", LOSSLESS.values(), ids=LOSSLESS)
+@pytest.mark.parametrize("pixels", [PICTURE, DEEP], ids=["8 bits", "16 bits"])
+def test_every_lossless_transfer_syntax_gives_the_pixels_that_went_in(pixels: np.ndarray, syntax: str) -> None:
+    found = read(dicom(pixels, syntax))
+    np.testing.assert_array_equal(found.pixels, pixels)
+    assert (found.pixels.dtype, found.kind) == (pixels.dtype, "dicom")
+    assert found.dicom is not None
+    assert found.dicom.file_meta.TransferSyntaxUID == syntax
+
+
+def test_baseline_jpeg_in_a_dicom_is_close() -> None:
+    smooth = cv2.GaussianBlur(PICTURE, (0, 0), 2)
+    found = read(dicom(smooth, JPEGBaseline8Bit)).pixels.astype(int)
+    assert np.abs(found - smooth).max() <= 6
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+def test_pictures_are_known_by_their_content(kind: str) -> None:
+    found = read(written(PICTURE, kind), "named.wrongly")
+    assert (found.kind, found.spacing, found.dicom) == (kind.lower(), None, None)
+    assert np.abs(found.pixels.astype(int) - PICTURE).max() <= (30 if kind == "JPEG" else 0)
+
+
+def test_a_tiff_of_sixteen_bits_keeps_them_and_white_is_zero_is_turned_round() -> None:
+    np.testing.assert_array_equal(read(written(DEEP, "TIFF")).pixels, DEEP)
+    turned = read(written(DEEP, "TIFF", tiffinfo={262: 0})).pixels
+    np.testing.assert_array_equal(turned, DEEP.max() - DEEP)
+
+
+def test_a_grey_jpeg_stored_in_colour_is_grey_and_one_turned_by_its_camera_is_upright() -> None:
+    smooth = cv2.GaussianBlur(PICTURE, (0, 0), 2)
+    colour = read(written(np.dstack([smooth] * 3), "JPEG", quality=95)).pixels
+    assert np.abs(colour.astype(int) - smooth).max() <= 6
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise
+    turned = read(written(smooth, "JPEG", quality=95, exif=exif)).pixels
+    assert np.abs(turned.astype(int) - np.rot90(smooth, -1)).max() <= 6
+
+
+def test_a_dicom_without_its_file_header_is_read() -> None:
+    file = io.BytesIO()
+    made = dataset(PICTURE)
+    del made.file_meta
+    made.save_as(file, enforce_file_format=False, implicit_vr=True, little_endian=True)
+    np.testing.assert_array_equal(read(file.getvalue()).pixels, PICTURE)
+
+
+def test_a_dicom_whose_preamble_is_the_head_of_a_tiff_is_a_dicom() -> None:
+    data = dicom(PICTURE)
+    np.testing.assert_array_equal(read(b"II*\0" + data[4:]).pixels, PICTURE)
+
+
+# From stored values to lungs that are dark
+
+
+def test_monochrome1_is_turned_round_once_whatever_else_says_so() -> None:
+    for says in (
+        {"PhotometricInterpretation": "MONOCHROME1"},
+        {"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "INVERSE"},
+        {"PresentationLUTShape": "INVERSE"},
+    ):
+        assert np.ptp(read(dicom(255 - PICTURE, **says)).pixels.astype(int) - PICTURE) == 0
+    np.testing.assert_array_equal(read(dicom(PICTURE, PresentationLUTShape="IDENTITY")).pixels, PICTURE)
+
+
+def test_rescale_and_window_are_those_of_the_standard() -> None:
+    stored = np.arange(64 * 48, dtype=np.uint16).reshape(64, 48)
+    plain = read(dicom(stored, RescaleSlope=2, RescaleIntercept=-100)).pixels
+    np.testing.assert_allclose(plain, stored * 2.0 - 100)
+    assert plain.dtype == np.float32
+    window = {"WindowCenter": 1000, "WindowWidth": 401}
+    linear = read(dicom(stored, **window)).pixels
+    assert (linear[stored <= 799] == 0).all()
+    assert (linear[stored > 1199] == 65535).all()
+    np.testing.assert_allclose(linear[stored == 1000], ((1000 - 999.5) / 400 + 0.5) * 65535, rtol=1e-6)
+    exact = read(dicom(stored, **window, VOILUTFunction="LINEAR_EXACT")).pixels
+    np.testing.assert_allclose(exact[stored == 1000], 0.5 * 65535, rtol=1e-6)
+    sigmoid = read(dicom(stored, **window, VOILUTFunction="SIGMOID")).pixels
+    np.testing.assert_allclose(sigmoid[stored == 1100], 65535 / (1 + np.exp(-400 / 401)), rtol=1e-5)
+    first = read(dicom(stored, WindowCenter=[1000, 5], WindowWidth=[401, 2])).pixels
+    np.testing.assert_array_equal(first, linear)
+
+
+def test_a_window_that_no_viewer_could_apply_is_passed_over() -> None:
+    np.testing.assert_array_equal(read(dicom(PICTURE, WindowCenter=5, WindowWidth=0)).pixels, PICTURE)
+
+
+@pytest.mark.parametrize("slope", [None, 2.0])
+def test_a_lookup_table_goes_before_a_window(slope: float | None) -> None:
+    table = Dataset()
+    table.add_new("LUTDescriptor", "US", [1024, 0, 16])
+    table.add_new("LUTData", "OW", (np.arange(1024, dtype=np.uint16)[::-1] * 3).tobytes())
+    says = {"RescaleSlope": slope, "RescaleIntercept": 0.0} if slope else {}
+    found = read(dicom(PICTURE, VOILUTSequence=Sequence([table]), WindowCenter=7, WindowWidth=2, **says)).pixels
+    np.testing.assert_array_equal(found, (1023 - PICTURE.astype(int) * int(slope or 1)) * 3)
+
+
+def test_signed_values_and_padding_end_up_with_the_border_dark() -> None:
+    signed = PICTURE.astype(np.int16) - 120
+    np.testing.assert_array_equal(read(dicom(signed)).pixels, signed)
+    framed = PICTURE.copy()
+    framed[:8] = 0  # stored as 0 whatever the polarity: bright, were it turned round with the rest
+    found = read(dicom(255 - framed, PhotometricInterpretation="MONOCHROME1", PixelPaddingValue=255)).pixels.astype(int)
+    assert (found[:8] == found[8:].min()).all()
+    assert np.ptp(found[8:] - framed[8:].astype(int)) == 0
+
+
+@pytest.mark.parametrize(
+    ("says", "expected"),
+    [
+        ({"PixelSpacing": [0.2, 0.1]}, (0.2, 0.1)),
+        ({"ImagerPixelSpacing": [0.15, 0.15]}, (0.15, 0.15)),
+        ({"ImagerPixelSpacing": [0.15, 0.15], "EstimatedRadiographicMagnificationFactor": 1.5}, (0.1, 0.1)),
+        ({"ImagerPixelSpacing": [0.15, 0.15], "PixelSpacing": [0.2, 0.2]}, (0.2, 0.2)),
+        ({"PixelSpacing": [0, 0.2]}, None),
+        ({}, None),
+    ],
+)
+def test_the_spacing_is_believed_where_it_makes_sense(says: dict, expected: tuple[float, float] | None) -> None:
+    assert read(dicom(PICTURE, **says)).spacing == (None if expected is None else pytest.approx(expected))
+
+
+# What is refused, each in one line
+
+
+def encapsulated_pdf() -> bytes:
+    made = dataset(None, SOPClassUID=EncapsulatedPDFStorage, Modality="DOC")
+    made.EncapsulatedDocument = b"%PDF-1.4 "
+    return saved(made)
+
+
+def lying(stream: bytes) -> bytes:
+    """A DICOM of 64 x 48 pixels whose compressed picture says that it is of another size."""
+    made = dataset(PICTURE)
+    made.PixelData = pydicom.encaps.encapsulate([stream])
+    made.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    file = io.BytesIO()
+    made.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+PHOTOGRAPH = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+WHOLE = dicom(PICTURE)
+BAD = {
+    "empty": (b"", "empty"),
+    "text": (b"hello", "neither PNG, JPEG, TIFF nor DICOM"),
+    "a PDF": (b"%PDF-1.7 ...", "a PDF document"),
+    "a PDF in a DICOM": (encapsulated_pdf(), "a PDF document inside a DICOM"),
+    "a photograph as PNG": (encode(PHOTOGRAPH), "a colour picture"),
+    "a photograph as JPEG": (written(PHOTOGRAPH, "JPEG"), "a colour picture"),
+    "a photograph as TIFF": (written(PHOTOGRAPH, "TIFF"), "a colour picture"),
+    "a photograph as DICOM": (dicom(PHOTOGRAPH), "a colour picture"),
+    "a palette": (dicom(PICTURE, PhotometricInterpretation="PALETTE COLOR"), "a PALETTE COLOR picture"),
+    "all black": (encode(np.zeros((64, 64), np.uint8)), "same grey value"),
+    "all black as DICOM": (dicom(np.zeros((64, 64), np.uint16)), "same grey value"),
+    "one pixel": (encode(np.full((1, 1), 7, np.uint8)), "1 x 1 pixels are too few"),
+    "one pixel as DICOM": (dicom(np.full((1, 1), 7, np.uint8)), "1 x 1 pixels are too few"),
+    "a thin strip": (written(np.arange(600, dtype=np.uint8).reshape(2, 300), "JPEG"), "300 x 2 pixels are too few"),
+    "30,000 a side as PNG": (black(30_000, 30_000), "30000 x 30000 pixels are more than the 60 megapixels"),
+    "30,000 a side as DICOM": (dicom(PICTURE, Rows=30_000, Columns=30_000), "30000 x 30000 pixels are more than"),
+    "a larger picture inside": (lying(written(xray(640, 480, 0), "JPEG")), "its compressed picture says 480 x 640"),
+    "no pixel data": (dicom(None), "without pixel data"),
+    "empty pixel data": (dicom(PICTURE, PixelData=b""), "without pixel data"),
+    "several frames": (dicom(PICTURE, NumberOfFrames=3), "holds 3 frames"),
+    "several pictures": (
+        written(PICTURE, "TIFF", save_all=True, append_images=[Image.fromarray(PICTURE)]),
+        "holds 2 pictures",
+    ),
+    "a CT slice": (dicom(DEEP, SOPClassUID=CTImageStorage, Modality="CT"), "CT Image Storage, modality CT"),
+    "ultrasound": (dicom(PICTURE, Modality="US"), "modality US"),
+    "no kind": (dicom(PICTURE, SOPClassUID=None), "no SOP Class UID"),
+    "no rows": (dicom(PICTURE, Rows=None), "does not describe its pixels"),
+    "too many pixels": (dicom(PICTURE, Rows=32), "do not make one picture of 48 x 32"),
+    "too few pixels": (dicom(PICTURE, Rows=640), "cannot be decoded"),
+    "a truncated DICOM": (WHOLE[:-500], "damaged or cut short"),
+    "a DICOM cut in its header": (WHOLE[:140], "damaged or cut short"),
+    "a truncated JPEG": (written(PICTURE, "JPEG")[:-200], "damaged or cut short"),
+    "a truncated TIFF": (written(PICTURE, "TIFF")[:-200], "damaged or cut short"),
+    "a truncated RLE": (dicom(PICTURE, RLELossless)[:-300], "damaged or cut short"),
+    "a truncated JPEG-LS": (dicom(PICTURE, JPEGLSLossless)[:-600], "damaged or cut short"),
+    "an unknown compression": (dicom(PICTURE, HTJ2KLossless), "damaged or cut short"),
+}
+
+
+@pytest.mark.parametrize(("data", "what"), BAD.values(), ids=BAD)
+def test_what_cannot_be_used_is_told_in_one_line(data: bytes, what: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(ImageError) as caught:
+        read(data, "folder/chest.dcm")
+    message = str(caught.value)
+    assert message.startswith("folder/chest.dcm: "), message
+    assert what in message
+    assert "\n" not in message
+    assert time.monotonic() - start < 30  # nothing of 30,000 x 30,000 pixels was unpacked
+
+
+def test_a_deflated_bomb_is_refused_before_it_has_unpacked() -> None:
+    bomb = dicom(PICTURE, DeflatedExplicitVRLittleEndian, PixelData=bytes(30_000_000))
+    assert len(bomb) < 100_000
+    with pytest.raises(ImageError, match=r"^x\.dcm: unpacks to more than 1 megapixels need; remove it$"):
+        read(bomb, max_megapixels=1)
+
+
+@pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small_RLE.dcm", "JPEG2000.dcm", "rtplan.dcm", "test-SR.dcm"])
+def test_other_dicoms_are_named_by_what_they_are(name: str) -> None:
+    path = get_testdata_file(name, download=False)
+    with pytest.raises(ImageError, match=r"not a chest X-ray but .*, modality (CT|MR|NM|RTPLAN|SR)"):
+        read(Path(str(path)).read_bytes())
+
+
+@given(
+    st.binary(max_size=300),
+    st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", bytes(128) + b"DICM"]),
+)
+def test_no_bytes_at_all_lead_to_anything_but_one_line(tail: bytes, head: bytes) -> None:
+    with pytest.raises(ImageError, match=r"^x: [^\n]*$"):
+        read(head + tail, "x")
+
+
+@given(st.integers(0, len(WHOLE) - 1), st.integers(1, 255))
+def test_a_changed_byte_in_a_dicom_gives_an_xray_or_one_line(place: int, change: int) -> None:
+    data = bytearray(WHOLE)
+    data[place] ^= change
+    message = ""
+    try:
+        assert read(bytes(data)).pixels.ndim == 2
+    except ImageError as error:
+        message = str(error)
+    assert "\n" not in message
+
+
+def test_the_size_in_a_compressed_stream_is_found() -> None:
+    assert codestream.size(written(PICTURE, "JPEG")) == (48, 64)
+    for syntax in (JPEGLSLossless, JPEG2000Lossless, LOSSLESS["JPEG lossless"]):
+        made = pydicom.dcmread(io.BytesIO(dicom(DEEP, syntax)))
+        assert codestream.size(pydicom.encaps.get_frame(made.PixelData, 0, number_of_frames=1)) == (48, 64)
+    assert codestream.size(b"") is None
+    assert codestream.size(b"\xff\xd8 no marker") is None
