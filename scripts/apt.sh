@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # The system packages that the project needs besides Python 3.11, installed where they are missing (Debian, Ubuntu).
 set -euo pipefail
-# util-linux: `unshare`, with which tests fill up a disk of their own; docker.io and debootstrap: the image's tests
+# util-linux: `unshare`, with which tests fill up a disk of their own; docker.io and debootstrap: the image's tests;
+# chromium: the tests of the report and of the service's page
 packages=(git make util-linux)
 command -v dockerd >/dev/null || packages+=(docker.io)
+command -v chromium >/dev/null || packages+=(chromium)
 packages+=(debootstrap)
 
 missing=()

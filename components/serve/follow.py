@@ -1,0 +1,205 @@
+"""The model in use, and the registry's alias that it follows."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.errors import UserError
+from components.files import sha256
+from components.serve.logs import say
+from components.serve.metrics import Metrics
+
+if TYPE_CHECKING:
+    from components.package import Package
+    from components.serve.settings import Settings
+
+ALIAS = re.compile(r"models:/(?P<name>[^/@]+)@(?P<alias>[^/@]+)")
+VERSION = re.compile(r"models:/(?P<name>[^/@]+)/(?P<version>[1-9][0-9]*)")
+LONGEST_WAIT = 600  # seconds until a version that could not be loaded is tried again, after some failures
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is in memory and has computed something.
+
+    Attributes:
+        name: of the registered model, or of the folder.
+        version: in the registry; for a package that comes from none the beginning of its weights' SHA-256.
+        package: what computes.
+    """
+
+    name: str
+    version: str
+    package: Package
+
+    @property
+    def engine(self) -> str:
+        """Return the name of the engine that computes."""
+        return str(self.package.engine.name)
+
+
+@dataclass(frozen=True)
+class Look:
+    """The last look at the registry: when, whether it answered, and what was wrong."""
+
+    at: str
+    ok: bool
+    error: str | None = None
+
+
+class Follower:
+    """Loads a model, and again whenever its alias names another version, in a thread of its own.
+
+    The model in use is replaced only by one that has been loaded and tried. A registry that is away or a version that
+    does not load leaves it as it is; :meth:`status` says so.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings, self._metrics = settings, metrics
+        self._alias = ALIAS.fullmatch(settings.model)
+        self._model: Loaded | None = None
+        self._look: Look | None = None
+        self._failed: dict[str, Any] | None = None
+        self._retry_at = 0.0
+        self._stop = threading.Event()
+
+    @property
+    def model(self) -> Loaded | None:
+        """Return the model in use; None before the first is loaded."""
+        return self._model
+
+    def current(self) -> Loaded:
+        """Return the model in use.
+
+        Raises:
+            RuntimeError: none has been loaded yet.
+        """
+        if self._model is None:
+            raise RuntimeError("no model is loaded yet")
+        return self._model
+
+    def status(self) -> dict[str, Any]:
+        """Return what ``/ready`` says of the model and of the registry."""
+        model = self._model
+        return {
+            "source": self._settings.model,
+            "model": None if model is None else {"name": model.name, "version": model.version, "engine": model.engine},
+            "registry": None if self._look is None else asdict(self._look),
+            "failed": self._failed,
+        }
+
+    def first(self) -> None:
+        """Load the first model.
+
+        Raises:
+            UserError: it cannot be found or loaded.
+        """
+        self._use(*self._named())
+
+    def start(self) -> None:
+        """Follow the alias from now on; a fixed version and a folder have nothing to follow."""
+        if self._alias is not None:
+            threading.Thread(target=self._follow, name="follow", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop following."""
+        self._stop.set()
+
+    def _follow(self) -> None:
+        while not self._stop.wait(self._settings.poll):
+            # Whatever a registry does, the model in use goes on.
+            try:
+                name, version = self._named()
+            except Exception as error:
+                self._seen(False, first_line(error))
+                continue
+            self._take(name, version)
+
+    def _take(self, name: str, version: str) -> None:
+        """Take a version into use if it is another than the one in use and has not just failed."""
+        if version == self.current().version:
+            self._failed = None
+            return
+        failures = self._failed["attempts"] if self._failed and self._failed["version"] == version else 0
+        if failures and time.monotonic() < self._retry_at:
+            return
+        try:
+            self._use(name, version)
+        except Exception as error:
+            self._metrics.load_failures.inc()
+            self._failed = {"version": version, "attempts": failures + 1, "error": first_line(error), "at": now()}
+            self._retry_at = time.monotonic() + min(LONGEST_WAIT, self._settings.poll * 2**failures)
+            say("model not loaded", 40, exc_info=None if isinstance(error, UserError) else error, **self._failed)
+
+    def _named(self) -> tuple[str, str]:
+        """Return the name and the version that are to be in use; for a folder its name and no version."""
+        if self._alias is None:
+            fixed = VERSION.fullmatch(self._settings.model)
+            return (fixed["name"], fixed["version"]) if fixed else (Path(self._settings.model).resolve().name, "")
+        from components.tracking import connect, explained
+
+        name, alias = self._alias.group("name", "alias")
+        client = connect()
+        with explained(self._settings.model):
+            version = str(client.get_model_version_by_alias(name, alias).version)
+        self._seen(True)
+        return name, version
+
+    def _use(self, name: str, version: str) -> None:
+        from components.package import fetch, load
+        from model.predictor import WEIGHTS
+
+        began = time.monotonic()
+        uri = f"models:/{name}/{version}" if version else self._settings.model
+        folder = fetch(uri, self._settings.cache)
+        package = load(folder, self._settings.engine, self._settings.threads)
+        version = version or sha256(folder / WEIGHTS)[:12]
+        try_out(package, uri)
+        before, self._model = self._model, Loaded(name, version, package)
+        self._failed = None
+        self._metrics.use(name, version, self._model.engine)
+        say(
+            "model loaded",
+            model=name,
+            version=version,
+            before=before and before.version,
+            engine=self._model.engine,
+            seconds=round(time.monotonic() - began, 2),
+        )
+
+    def _seen(self, ok: bool, error: str | None = None) -> None:
+        before, self._look = self._look, Look(now(), ok, error)
+        self._metrics.registry_up.set(ok)
+        if before is None or before.ok != ok:
+            say("registry answers" if ok else "registry does not answer", 20 if ok else 30, error=error)
+
+
+def try_out(package: Package, name: str) -> None:
+    """Let a package compute once, so that no request waits for its warming up or meets a broken one.
+
+    Raises:
+        UserError: it does not give a mask of its input's size, or probabilities that are none.
+    """
+    import numpy as np
+
+    side = max(64, package.contract.minimum_size)
+    rows, columns = np.mgrid[:side, : side + 16]
+    (found,) = package.segment([((rows + columns) % 256).astype(np.uint8)])
+    if found.mask.shape != rows.shape or not (found.probabilities >= 0).all() or not (found.probabilities <= 1).all():
+        raise UserError(f"{name}: the model computes something other than probabilities; register a sound one")
+
+
+def first_line(error: Exception) -> str:
+    """Return an error's first line, or its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def now() -> str:
+    """Return the time, UTC, as ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,5 @@
+"""``defunet serve``."""
+
+from components.serve.command import serve
+
+COMMANDS = (serve,)
