@@ -117,7 +117,7 @@ class EvaluateParams(Section):
     batch_size: Annotated[int, Field(ge=1)]
     bootstrap: Annotated[int, Field(ge=100)] = Field(description="resamples of the images for each interval")
     seed: Annotated[int, Field(ge=0)] = Field(description="of the bootstrap")
-    worst: Annotated[int, Field(ge=0)] = Field(description="overlays of the worst test images")
+    worst: Annotated[int, Field(ge=0)] = Field(description="overlays of the worst test images, and of the best")
     figure_images: Annotated[int, Field(ge=0)] = Field(description="overlays a site for Figures 5 and 6")
 
 
@@ -127,6 +127,21 @@ class RegisterParams(Section):
     experiment: Annotated[str, Field(min_length=1)]
     model: Annotated[str, Field(min_length=1)]
     scenario: Name = Field(description="of its cells the one with the best validation Dice is registered")
+
+
+class PromotionParams(Section):
+    """What the gate before production asks of a challenger; Dice is the mean over test images, original masks."""
+
+    floor: Fraction = Field(description="Dice that every champion must reach")
+    gain: Annotated[float, Field(ge=-1, le=1)] = Field(
+        description="Dice by which the lower end of the paired 95 % interval must be above the champion's"
+    )
+    margin: Fraction = Field(description="Dice that the lower end may lie below the champion's on any site and label")
+    bootstrap: Annotated[int, Field(ge=100)] = Field(description="resamples of the images for each interval")
+    seed: Annotated[int, Field(ge=0)] = Field(description="of the bootstrap")
+    claim: Annotated[float, Field(ge=1)] = Field(
+        description="seconds for which the right to move the champion lasts, should its holder die"
+    )
 
 
 class Params(Section):
@@ -140,6 +155,7 @@ class Params(Section):
     train: TrainParams
     evaluate: EvaluateParams
     register_: RegisterParams = Field(alias="register")
+    promotion: PromotionParams
 
     @model_validator(mode="after")
     def _scenarios_exist(self) -> Params:

@@ -36,6 +36,7 @@ def plan(
     train: str,
     evaluate: str,
     register: str,
+    promotion: str,
     git_commit: str = "",
     image_digest: str = "",
 ) -> NamedTuple("Plan", [("Output", list[str]), ("scenarios", str), ("params", str)]):  # type: ignore[valid-type]
@@ -50,6 +51,7 @@ def plan(
         train: Section of params.yaml as JSON.
         evaluate: Section of params.yaml as JSON.
         register: Section of params.yaml as JSON.
+        promotion: Section of params.yaml as JSON.
         git_commit: Part of the cache key: other code runs again.
         image_digest: Part of the cache key: another image under the same name runs again.
 
@@ -62,6 +64,7 @@ def plan(
 
     parts = {"ingest": ingest, "validate": validate, "preprocess": preprocess, "scenarios": scenarios}
     parts |= {"matrix": matrix, "train": train, "evaluate": evaluate, "register": register}
+    parts["promotion"] = promotion
     with task():
         params = whole(parts)
     chosen = {name: params.scenarios[name].model_dump(mode="json") for name in params.matrix.scenarios}
@@ -320,22 +323,38 @@ def register(
 
 
 @component(base_image=IMAGE, install_kfp_package=False)
-def promote(version: Input[Artifact], wanted: bool, champion: Output[Markdown]) -> None:
-    """Put the registered version into production, where that is wanted: the alias champion moves to it.
+def promote(
+    version: Input[Artifact],
+    arrays: Input[Dataset],
+    splits: Input[Dataset],
+    params: str,
+    data_md5: str,
+    wanted: bool,
+    champion: Output[Markdown],
+) -> None:
+    """Put the registered version into production where that is wanted and it passes the gate: the alias champion.
 
     Args:
         version: What register left.
+        arrays: Images and masks as arrays of one size, for the comparison with the champion.
+        splits: One frozen split a scenario.
+        params: All sections of params.yaml as JSON.
+        data_md5: Pins the cohort, which must be the version's own.
         wanted: False leaves the champion what it was.
-        champion: What was done, and what was champion before.
+        champion: Every rule of the gate with its figures, and what was done.
     """
+    from functools import partial
     from pathlib import Path
 
+    from components.params import check
     from components.promote import promote
-    from pipelines.tasks import promoted, task
+    from pipelines.tasks import from_json, promoted, task
 
-    with task():
-        told = promoted(Path(version.path), promote if wanted else None)
-    Path(champion.path).write_text(f"{told}\n")
+    with task(data_md5):
+        choices = check(from_json(params, "params"), "pipeline parameters")
+        gate = partial(promote, choices, Path(arrays.path), Path(splits.path), reason="last step of the pipeline")
+        told = promoted(Path(version.path), gate if wanted else None)
+    Path(champion.path).write_text(told)
 
 
 @component(base_image=IMAGE, install_kfp_package=False)

@@ -58,6 +58,7 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
         train: str = default["train"],
         evaluate: str = default["evaluate"],
         register: str = default["register"],
+        promotion: str = default["promotion"],
     ) -> None:
         """Chain the steps.
 
@@ -67,7 +68,7 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
             git_commit: The code in the image. Part of every cache key.
             image_digest: What pins the image where its name is a tag that may move. Part of every cache key.
             checkpoints: For full states: a folder on a volume of train or s3://bucket/prefix; empty, beside each model.
-            promote: Whether the registered model becomes the champion; else it stays challenger.
+            promote: Whether the registered model becomes champion if it passes the gate; else it stays challenger.
             ingest: Section of params.yaml as JSON.
             validate: Section of params.yaml as JSON.
             preprocess: Section of params.yaml as JSON.
@@ -76,7 +77,13 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
             train: Section of params.yaml as JSON.
             evaluate: Section of params.yaml as JSON.
             register: Section of params.yaml as JSON.
+            promotion: Section of params.yaml as JSON: the bounds of the gate.
         """
+
+        def traced(task: dsl.PipelineTask) -> dsl.PipelineTask:
+            """Tell a step that writes to the registry where it runs, for the lineage that it records."""
+            task.set_env_variable("IMAGE", image)
+            return task.set_env_variable("KUBEFLOW_RUN_ID", dsl.PIPELINE_JOB_ID_PLACEHOLDER)
 
         def step(task: dsl.PipelineTask, title: str, cached: bool = True) -> dsl.PipelineTask:
             task.set_display_name(title).set_container_image(image).set_caching_options(cached)
@@ -100,6 +107,7 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
                     train=train,
                     evaluate=evaluate,
                     register=register,
+                    promotion=promotion,
                     git_commit=git_commit,
                     image_digest=image_digest,
                 ),
@@ -156,13 +164,23 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
                 "Report, beside the paper",
             )
             # The registry is outside the cache's sight: every run offers its model anew.
+            whole = planned.outputs["params"]
             registered = step(
-                steps.register(**gathered(), arrays=arrays, params=planned.outputs["params"], data_md5=data_md5),
+                traced(steps.register(**gathered(), arrays=arrays, params=whole, data_md5=data_md5)),
                 "Register as challenger",
                 cached=False,
             )
             step(
-                steps.promote(version=registered.outputs["version"], wanted=promote),
+                traced(
+                    steps.promote(
+                        version=registered.outputs["version"],
+                        arrays=arrays,
+                        splits=splits,
+                        params=whole,
+                        data_md5=data_md5,
+                        wanted=promote,
+                    )
+                ),
                 "Promote to champion, if wanted",
                 cached=False,
             )

@@ -1,4 +1,4 @@
-"""``defunet``: compile the pipeline, submit it to Kubeflow, watch, cancel and retry its runs.
+"""``defunet``: the pipeline on Kubeflow, the registry, and the model in people's hands, as one command line.
 
 Every command imports what it uses when it runs, so that ``--help`` and ``runs`` need not wait for PyTorch.
 """
@@ -15,6 +15,7 @@ import typer
 
 from components.cli import ParamsFile, told
 from components.errors import UserError
+from pipelines import commands_predict, commands_registry, commands_serve
 from pipelines.client_options import Cluster, Every, Image, Packed, RunId, Set, Timeout, Wait, connected, packaged
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="defunet",
-    help="Compile the lung-segmentation pipeline, submit it to Kubeflow Pipelines, and look after its runs.",
+    help="Run the lung-segmentation pipeline on Kubeflow Pipelines, decide which model is in production, and use it.",
     epilog="Exit codes: 0 done, 1 an error that one line tells, 2 a wrong call, 130 interrupted; with --wait also 3 "
     "the run failed, 4 it was cancelled, 5 it had not ended in time.",
     no_args_is_help=True,
@@ -30,9 +31,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 Connect = Callable[[], Any]
+KUBEFLOW, REGISTRY, MODEL = "The pipeline on Kubeflow", "The MLflow registry", "The model"  # panels of the help
 
 
-def _command(function: Callable[..., None]) -> Callable[..., None]:
+def _command(function: Callable[..., None], panel: str = KUBEFLOW) -> Callable[..., None]:
     """Make a function a command that tells a user's error in one line."""
 
     @functools.wraps(function)
@@ -41,7 +43,7 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
             function(**options)
 
     command.__signature__ = inspect.signature(function, eval_str=True)  # type: ignore[attr-defined]
-    app.command()(command)
+    app.command(rich_help_panel=panel)(command)
     return function
 
 
@@ -197,6 +199,14 @@ def retry(connect: Connect, run: RunId, wait: Wait = False, every: Every = 5, ti
     tell(f"run {run}: runs again")
     if wait:
         _wait(kubeflow, run, every, timeout)
+
+
+for _panel, _commands in (
+    (REGISTRY, commands_registry.COMMANDS),
+    (MODEL, (*commands_predict.COMMANDS, *commands_serve.COMMANDS)),
+):
+    for _each in _commands:
+        _command(_each, _panel)
 
 
 def _wait(kubeflow: Kubeflow, run_id: str, every: float, limit: float | None) -> None:

@@ -188,16 +188,21 @@ def validation_table(result: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def promoted(version: Path, promote: Callable[[str, int], Promotion] | None) -> str:
-    """Promote what register left in ``version``, by ``promote`` or not at all, and return what was done in one line."""
+def promoted(version: Path, promote: Callable[[int], Promotion] | None) -> str:
+    """Promote what register left in ``version``, by ``promote`` or not at all, and return what was done as Markdown.
+
+    A version that does not pass the gate is no failure of the run: it stays challenger.
+    """
     registered = read_json(version)
     name, number = str(registered["name"]), int(registered["version"])
     if promote is None:
         line = f"{name}: version {number} stays challenger; submit with promote=True, or promote it by hand"
         print(line)
-        return line
-    done = promote(name, number)
-    return f"{name}: version {done.version} is champion (before: {done.previous or 'none'})"
+        return f"{line}\n"
+    done = promote(number)
+    if done.passed is False:
+        print(done.line)
+    return done.page
 
 
 def ended(state: str, message: str | None, facts: Mapping[str, str]) -> tuple[str, str]:

@@ -1,57 +1,282 @@
-"""Put a registered version into production: move the alias ``champion``."""
+"""Decide which registered version is in production: the alias ``champion``, moved by a gate or moved back."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.errors import UserError
-from components.register import CHALLENGER
-from components.tracking import connect, explained
+from components.params import Params
+from components.registry import CHAMPION, answered, history
+from components.registry.claim import Claim, UnconfirmedError, claim
+from components.registry.versions import (
+    TrainedOn,
+    Version,
+    read_aliases,
+    read_champion,
+    read_version,
+    splits_digest,
+    trained_on,
+)
+from components.registry.who import who
+from components.tracking import connect
 
-CHAMPION = "champion"
-EVIDENCE = ("evaluation.validation.original.dice", "evaluation.test.original.dice")
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from components.promote.gate import Gate
+    from components.promote.scoring import TestSet
+
+PAGES = "promotion"  # the folder of a version's run that holds the gate's pages
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """What a promotion changed; ``previous`` is the version that was champion before, None for the first."""
+    """What a promotion or a rollback came to.
+
+    Attributes:
+        name: the registered model.
+        version: the version that it was about.
+        previous: the champion before, None for none.
+        champion: the champion now, None for none.
+        line: all of it in one line.
+        passed: whether the gate was passed; None where none was asked.
+        page: the decision as Markdown.
+    """
 
     name: str
     version: int
     previous: int | None
+    champion: int | None
+    line: str
+    passed: bool | None
+    page: str = ""
 
 
-def promote(name: str, version: int | None = None) -> Promotion:
-    """Make a version of ``name`` the champion.
+def promote(
+    params: Params,
+    arrays: Path,
+    splits: Path,
+    version: int | None = None,
+    *,
+    dry_run: bool = False,
+    force: bool = False,
+    reason: str = "",
+) -> Promotion:
+    """Make a version champion if it passes the gate; print every rule, its figures and its verdict.
+
+    Challenger and champion are both downloaded from the registry and scored on the same test images. The rules are
+    those of :class:`components.params.PromotionParams`; where there is no champion, the floor alone. The decision,
+    refusals included, goes into the history (:mod:`components.registry.history`) and onto the version. The alias is
+    written last: whatever fails before it leaves the champion what it was.
 
     Args:
-        name: the registered model.
+        params: all parameters: the model's name, how to score, the gate's bounds.
+        arrays: the preprocessed cohort.
+        splits: the folder of frozen splits; the one of the version's scenario is taken.
         version: which version; None is the challenger.
+        dry_run: look and tell, change nothing.
+        force: promote even if a rule is not met; needs a reason.
+        reason: for the history.
+
+    Returns:
+        What came of it; a gate that was not passed is no error but leaves ``champion`` what it was, and the caller is
+        the one to tell its line.
 
     Raises:
-        UserError: there is no such version, or its evaluation is missing; the champion then stays what it was.
+        UserError: there is no such version, it was trained on other data than the arrays or on their test images, the
+            champion was moved in the meantime, or the registry does not answer. The champion then stays what it was,
+            unless the message says otherwise.
     """
-    client = connect()
-    with explained(f"model {name}"):
-        aliases = client.get_registered_model(name).aliases
-        if version is None and CHALLENGER not in aliases:
-            raise UserError(f"{name}: no version is {CHALLENGER}; run the register step first, or say --version N")
-        chosen = client.get_model_version(name, str(version if version is not None else aliases[CHALLENGER]))
-        missing = [tag for tag in EVIDENCE if not _is_figure(chosen.tags.get(tag, ""))]
-        if missing:
-            raise UserError(
-                f"{name} version {chosen.version}: its evaluation is missing ({', '.join(missing)}), so it is not "
-                "promoted; evaluate the model and register it again"
-            )
-        client.set_registered_model_alias(name, CHAMPION, chosen.version)
-    previous = int(aliases[CHAMPION]) if CHAMPION in aliases else None
-    print(f"{name}: version {chosen.version} is champion (before: {previous or 'none'})")
-    return Promotion(name, int(chosen.version), previous)
+    from components.promote.told import markdown, show
+
+    if force and not reason.strip():
+        raise UserError("--force overrides the gate: say why with --reason '...', the history keeps it")
+    name, client = params.register_.model, connect()
+    challenger, champion = read_version(client, name, version), read_champion(client, name)
+    if champion and champion.number == challenger.number:
+        line = f"{challenger} is champion already; nothing was changed"
+        print(line)
+        return Promotion(name, challenger.number, champion.number, champion.number, line, None, f"{line}\n")
+    gate = _gate(client, params, arrays, splits, challenger, champion)
+    show(gate)
+    before = champion.number if champion else None
+    goes = gate.passed or force
+    verdict = "passes the gate" if gate.passed else f"does not pass the gate ({', '.join(gate.failed)})"
+    if dry_run:
+        line = f"{challenger} {verdict}; dry run: nothing was changed, champion: {before or 'none'}"
+        if goes:
+            print(line)
+        return Promotion(name, challenger.number, before, before, line, gate.passed, markdown(gate, verdict, {}))
+    if goes:
+        how = "" if gate.passed else f", forced: it {verdict}"
+        line = f"{challenger} is champion (before: {before or 'none'}){how}"
+    else:
+        line = f"{challenger} {verdict}; champion stays {before or 'none'}"
+    page = markdown(gate, line.removeprefix(f"{challenger} "), {"by": who(), "reason": reason})
+    decision = {
+        "kind": history.PROMOTE,
+        "previous": before,
+        "version": challenger.number,
+        "forced": goes and not gate.passed,
+        "reason": reason,
+        "figures": gate.figures,
+        "details": asdict(gate),
+        "text": page,
+    }
+    if goes:
+        with claim(client, name, params.promotion.claim) as held:
+            _move(client, held, champion, decision, gate)
+    else:
+        refused = history.write(client, name, number=0, state=history.REFUSED, **decision)  # type: ignore[arg-type]
+        _mark(client, gate, refused, "refused", page)
+    if goes:
+        print(line)
+    return Promotion(name, challenger.number, before, challenger.number if goes else before, line, gate.passed, page)
 
 
-def _is_figure(tag: str) -> bool:
+def rollback(params: Params, *, dry_run: bool = False, reason: str = "") -> Promotion:
+    """Make the champion's predecessor champion again, by the history and with no gate.
+
+    Rolled back twice in a row it goes further back; a version that was rolled back from is never put back by it.
+
+    Args:
+        params: the model's name.
+        dry_run: tell, and change nothing.
+        reason: for the history.
+
+    Raises:
+        UserError: there is no predecessor, it was deleted, or the registry does not answer.
+    """
+    name, client = params.register_.model, connect()
+    champion = read_champion(client, name)
+    number = champion.number if champion else None
+    line_up = history.line_of_champions(history.read(client, name, number), number)
+    if number is not None:
+        line_up = line_up[:-1]
+    if not line_up:
+        raise UserError(f"{name}: no champion before {number or 'none'} in the history; there is nothing to go back to")
+    back = read_version(client, name, line_up[-1])
+    if dry_run:
+        line = f"{back} would be champion again (now: {number or 'none'}); dry run: nothing was changed"
+        print(line)
+        return Promotion(name, back.number, number, number, line, None)
+    line = f"{back} is champion again (before: {number or 'none'})"
+    page = f"# {line}\n\n- by: {who()}\n- reason: {' '.join(reason.split()) or 'none given'}\n"
+    decision = {"kind": history.ROLLBACK, "previous": number, "version": back.number, "reason": reason, "text": page}
+    with claim(client, name, params.promotion.claim) as held:
+        _move(client, held, champion, decision, None)
+    print(line)
+    return Promotion(name, back.number, number, back.number, line, None, page)
+
+
+def _gate(
+    client: MlflowClient, params: Params, arrays: Path, splits: Path, challenger: Version, champion: Version | None
+) -> Gate:
+    from components.promote.evidence import doubts_about, require_same_data
+    from components.promote.gate import Gate, judge
+    from components.promote.scoring import TestSet, score
+
+    scenario = challenger.tags.get("scenario", params.register_.scenario)
+    test = TestSet.read(arrays, splits, scenario)
+    known = trained_on(client, challenger)
+    require_same_data(challenger, known, test, arrays)
+    ours = score(challenger, test, params.evaluate, params.promotion)
+    theirs, doubts = None, []
+    if champion:
+        doubts = doubts_about(champion, trained_on(client, champion), test)
+        try:
+            theirs = score(champion, test, params.evaluate, params.promotion)
+        except UserError as error:
+            doubts.append(str(error))
+    rules, groups = judge(ours, theirs, champion, doubts, params.promotion)
+    return Gate(challenger, champion, _about(known, test), rules, groups)
+
+
+def _about(known: TrainedOn, test: TestSet) -> dict[str, str]:
+    return {
+        "test images": f"{len(test.order)} of {test.cohort.card['name']}, split {test.scenario}",
+        "splits": splits_digest(test.split),
+        "manifest": str(test.cohort.info["manifest_sha256"]),
+        "data": known.data_md5 or "not pinned",
+    }
+
+
+def _move(client: MlflowClient, held: Claim, found: Version | None, decision: dict, gate: Gate | None) -> None:  # type: ignore[type-arg]
+    """Write the decision down, move the alias, close the decision: in this order.
+
+    Raises:
+        UserError: the champion is another than ``found``, which the decision is about; nothing was changed then.
+    """
+    name, version = held.name, decision["version"]
+    now = read_aliases(client, name).get(CHAMPION)
+    past = history.read(client, name, now)
+    for each in past:
+        if not each.closed and each.number:
+            history.close(client, each, each.state)
+    if now != (found.number if found else None):
+        last = next((each for each in reversed(past) if each.version == now and each.state == history.DONE), None)
+        by = f", by {last.who}" if last else ""
+        raise UserError(
+            f"{name}: version {now or 'none'} became champion while this was decided{by}; nothing was changed: "
+            "look at it with `defunet models`, then run again"
+        )
+    written = history.write(client, name, number=held.number, state=history.INTENDED, **decision)
+    if gate:
+        _mark(client, gate, written, "passed" if gate.passed else "forced", decision["text"])
+    held.check()
+    _set_champion(client, name, version, now)
+    # From here on the champion is what was decided, and the history knows it without the next line.
     try:
-        return math.isfinite(float(tag))
-    except ValueError:
-        return False
+        history.close(client, written, history.DONE)
+    except UserError as error:
+        print(f"note: {error}; the champion has moved, and the history tells so by the champion itself")
+
+
+def _set_champion(client: MlflowClient, name: str, version: int, before: int | None) -> None:
+    """Write the alias: the one request that makes a champion."""
+    try:
+        with answered(f"model {name}"):
+            client.set_registered_model_alias(name, CHAMPION, str(version))
+        return
+    except UserError as error:
+        told = str(error)
+    try:
+        now = read_aliases(client, name).get(CHAMPION)
+    except UserError:
+        raise UnconfirmedError(
+            f"{name}: champion was {before or 'none'}, version {version} was asked for, and the registry stopped "
+            f"answering ({told}); `defunet models` tells which one it is when the registry is back"
+        ) from None
+    if now != version:
+        raise UnconfirmedError(
+            f"{name}: champion is still {now or 'none'}; the registry did not take version {version} ({told}). Should "
+            "the request arrive late, `defunet models --history` shows it"
+        )
+
+
+def _mark(client: MlflowClient, gate: Gate, decision: history.Decision, verdict: str, page: str) -> None:
+    """Put a gate's verdict onto the version it is about: tags, and its page in the version's own run."""
+    from mlflow.exceptions import MlflowException
+
+    version, where = gate.challenger, f"{PAGES}/{decision.id}.md"
+    link = f"runs:/{version.run_id}/{where}"
+    with answered(str(version)):
+        try:
+            client.log_text(version.run_id, page, where)
+        except MlflowException as error:
+            # The run may be of another store, or deleted; the history has the page too.
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            link = f"runs:/{decision.id}/{history.MARKDOWN}"
+        tags = {
+            "promotion.verdict": verdict,
+            "promotion.when": decision.when,
+            "promotion.by": decision.who,
+            "promotion.decision": decision.id,
+            "promotion.page": link,
+            **{f"promotion.{r.name}": f"{'met' if r.passed else 'NOT MET'}: {r.found}"[:4000] for r in gate.rules},
+        }
+        for key, value in tags.items():
+            client.set_model_version_tag(version.name, str(version.number), key, value)

@@ -6,16 +6,24 @@ from typing import Annotated
 import typer
 
 from components import cli
+from components.errors import UserError
 from components.params import read_params
 from components.promote import promote
 
 
 def main(
     version: Annotated[int | None, typer.Option(min=1, help="Which version; without it, the challenger.")] = None,
+    arrays: Annotated[Path, typer.Option(help="The preprocessed cohort to compare on.")] = Path("artifacts/arrays"),
+    splits: Annotated[Path, typer.Option(help="The folder of the frozen splits.")] = Path("artifacts/splits"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare and tell; change nothing.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Promote even if the gate is not passed.")] = False,
+    reason: Annotated[str, typer.Option(help="Why, for the history; --force needs one.")] = "",
     params: cli.ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Move the alias champion to a version whose evaluation is there."""
-    promote(read_params(params).register_.model, version)
+    """Make a version champion if it passes the gate of section promotion: exit code 0 passed or forced, else 1."""
+    done = promote(read_params(params), arrays, splits, version, dry_run=dry_run, force=force, reason=reason)
+    if done.passed is False and not force:
+        raise UserError(done.line)
 
 
 if __name__ == "__main__":

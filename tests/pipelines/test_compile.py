@@ -26,7 +26,7 @@ STAGES = {"ingest", "validate", "preprocess", "train", "evaluate", "report", "re
 STEPS = STAGES | {"plan", "promote", "outcome"}
 CLUSTER = ROOT / "pipelines/cluster.yaml"
 IMAGE = "defu-net-pipeline-python:0.1.0"
-SECTIONS = {"ingest", "validate", "preprocess", "scenarios", "matrix", "train", "evaluate", "register"}
+SECTIONS = {"ingest", "validate", "preprocess", "scenarios", "matrix", "train", "evaluate", "register", "promotion"}
 
 
 def compile_pipeline(out: Path, *options: object) -> subprocess.CompletedProcess[str]:
@@ -105,7 +105,7 @@ def test_the_graph_is_that_of_dvc_yaml(spec: dict[str, Any]) -> None:
         "evaluate": {"train"},
         "report": {"plan", "preprocess", "for-loop-2"},
         "register": {"plan", "preprocess", "for-loop-2"},
-        "promote": {"register"},
+        "promote": {"plan", "preprocess", "register"},
     }
     assert set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]) == STAGES
     loop = tasks(spec)["for-loop-2"]
@@ -122,6 +122,23 @@ def test_nothing_is_promoted_unless_asked(spec: dict[str, Any]) -> None:
     assert spec["root"]["inputDefinitions"]["parameters"]["promote"]["defaultValue"] is False
     wanted = tasks(spec)["promote"]["inputs"]["parameters"]["wanted"]
     assert wanted == {"componentInputParameter": "pipelinechannel--promote"}
+
+
+def test_the_last_step_compares_on_the_runs_own_test_images(spec: dict[str, Any]) -> None:
+    inputs = tasks(spec)["promote"]["inputs"]
+    artifacts = {name: value["taskOutputArtifact"]["producerTask"] for name, value in inputs["artifacts"].items()}
+    assert artifacts == {"version": "register", "arrays": "preprocess", "splits": "preprocess"}
+    assert inputs["parameters"]["params"]["taskOutputParameter"]["producerTask"] == "plan"
+    assert inputs["parameters"]["data_md5"] == {"componentInputParameter": "pipelinechannel--data_md5"}
+
+
+def test_what_writes_to_the_registry_knows_its_image_and_run(spec: dict[str, Any], tmp_path: Path) -> None:
+    other = "registry.example/python-lungs@sha256:1"
+    for content, image in ((spec, IMAGE), (_with_image(tmp_path, other), other)):
+        for name in STEPS:
+            given = {entry["name"]: entry["value"] for entry in container(content, name).get("env", ())}
+            known = {"IMAGE": image, "KUBEFLOW_RUN_ID": "{{$.pipeline_job_uuid}}"}
+            assert (known.items() <= given.items()) == (name in ("register", "promote"))
 
 
 def test_what_touches_the_registry_is_never_cached(spec: dict[str, Any]) -> None:

@@ -188,14 +188,14 @@ def test_a_version_is_promoted_only_where_that_is_wanted(tmp_path: Path) -> None
     version.write_text(to_json({"name": "lungs", "version": 3, "alias": "challenger"}))
     asked = []
 
-    def promote(name: str, number: int) -> Promotion:
-        asked.append((name, number))
-        return Promotion(name, number, 2)
+    def promote(number: int) -> Promotion:
+        asked.append(number)
+        return Promotion("lungs", number, 2, 2, "a line", passed=False, page="# a page\n")
 
     assert promoted(version, None).startswith("lungs: version 3 stays challenger")
     assert asked == []
-    assert promoted(version, promote) == "lungs: version 3 is champion (before: 2)"
-    assert asked == [("lungs", 3)]
+    assert promoted(version, promote) == "# a page\n"
+    assert asked == [3]
 
 
 def test_the_end_of_a_run_is_told_in_a_line_and_a_page() -> None:

@@ -1,0 +1,63 @@
+"""Whether two versions may be compared on a test split: what the registry knows of their training data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.errors import UserError
+from components.provenance import data_md5
+from components.registry.versions import TrainedOn, Version, splits_digest
+
+if TYPE_CHECKING:
+    from components.promote.scoring import TestSet
+
+
+def require_same_data(challenger: Version, known: TrainedOn, test: TestSet, arrays: Path) -> None:
+    """Make sure that a challenger was trained on the very cohort of the arrays, and on none of its test images.
+
+    Args:
+        challenger: the version.
+        known: what the registry knows of its training.
+        test: the split it is to be scored on.
+        arrays: where the arrays lie, for the message.
+
+    Raises:
+        UserError: it was trained on other data or on test images, or nothing tells which.
+    """
+    pinned, manifest = data_md5(), str(test.cohort.info["manifest_sha256"])
+    for what, theirs, ours in (("data md5", known.data_md5, pinned), ("manifest", known.manifest_sha256, manifest)):
+        if theirs and ours and theirs != ours:
+            raise UserError(
+                f"{challenger}: trained on other data ({what} {theirs}) than {arrays} ({ours}); give the arrays and "
+                "splits of its own data, or train on these and register again"
+            )
+    if not known.manifest_sha256 and not (known.data_md5 and pinned):
+        raise UserError(
+            f"{challenger}: nothing in the registry says which data it was trained on, so it cannot be scored fairly; "
+            "train and register it again with this store"
+        )
+    if problem := _leak(known, test):
+        raise UserError(f"{challenger}: {problem}; give the splits it was trained with, or train on these")
+
+
+def doubts_about(champion: Version, known: TrainedOn, test: TestSet) -> list[str]:
+    """Return why a champion's figures on a test split would not be fair; none where they are.
+
+    It may have been trained on other data, as long as none of the test images was among them.
+    """
+    problem = _leak(known, test)
+    return [f"{champion}: {problem}"] if problem else []
+
+
+def _leak(known: TrainedOn, test: TestSet) -> str | None:
+    if known.ids is not None:
+        seen = [image for image in test.split["test"] if image in known.ids]
+        if seen:
+            return f"trained on {len(seen)} of the {len(test.split['test'])} test images, the first {seen[0]}"
+        return None
+    if known.splits_sha256 is None:
+        return "nothing in the registry says which images it was trained on, the test images may be among them"
+    if known.splits_sha256 != splits_digest(test.split):
+        return f"trained with other splits (sha256 {known.splits_sha256[:12]}) than these"
+    return None

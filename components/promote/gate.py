@@ -1,0 +1,193 @@
+"""The gate before production: its rules, each with what it compares, the figures and a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from components.params import PromotionParams
+from components.promote.scoring import Scored
+from components.registry.versions import Version
+from components.results import Row
+from model.metrics import PairedDifference, paired_difference
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule of the gate.
+
+    Attributes:
+        name: short, as in the version's tags.
+        asks: what must hold, with its bound.
+        found: what was found, with its figure.
+        passed: the verdict.
+    """
+
+    name: str
+    asks: str
+    found: str
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Group:
+    """One line of the comparison: a site and a label, or ``all``; Dice against original masks.
+
+    ``mean`` is over images and ``pooled`` counts their pixels together. ``difference`` and ``interval`` (95 %, paired
+    bootstrap over images) are challenger less champion, means over images; None where there is no champion, and the
+    interval where there is a single image.
+    """
+
+    site: str
+    label: str
+    images: int
+    mean: float
+    pooled: float
+    champion_mean: float | None
+    champion_pooled: float | None
+    difference: float | None
+    interval: tuple[float, float] | None
+
+    @property
+    def least(self) -> float | None:
+        """The least that the difference may be: the interval's lower end, or of a single image the difference."""
+        return self.interval[0] if self.interval else self.difference
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A challenger before the gate.
+
+    Attributes:
+        challenger: who wants to pass.
+        champion: who is there, None for none.
+        about: what both were scored on, by name.
+        rules: all of them, also those that need no look any more.
+        groups: the comparison, all images first.
+    """
+
+    challenger: Version
+    champion: Version | None
+    about: dict[str, str]
+    rules: list[Rule]
+    groups: list[Group]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every rule is met."""
+        return all(rule.passed for rule in self.rules)
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of the rules that are not met."""
+        return [rule.name for rule in self.rules if not rule.passed]
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The headline figures as MLflow's metrics."""
+        every = self.groups[0]
+        named = {"challenger_dice": every.mean, "champion_dice": every.champion_mean, "difference": every.difference}
+        if every.interval:
+            named |= {"difference_low": every.interval[0], "difference_high": every.interval[1]}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+def judge(
+    challenger: Scored, champion: Scored | None, rival: Version | None, doubts: list[str], params: PromotionParams
+) -> tuple[list[Rule], list[Group]]:
+    """Hold a challenger to all rules.
+
+    Args:
+        challenger: its figures.
+        champion: the champion's on the same images; None where there is none or it cannot be scored.
+        rival: the champion, scored or not.
+        doubts: why the champion cannot be compared fairly; none where it can.
+        params: the bounds.
+    """
+    groups = list(_groups(challenger, champion, params))
+    rules = [
+        Rule(
+            "floor",
+            f"mean Dice of the challenger at least {params.floor:.4f}",
+            f"{challenger.dice:.4f}",
+            challenger.dice >= params.floor,
+        )
+    ]
+    if rival is None:
+        return rules, groups
+    rules.append(
+        Rule(
+            "comparable",
+            "the champion loads, takes the same arrays, and saw none of the test images in training",
+            "; ".join(doubts) or f"{rival} does",
+            not doubts,
+        )
+    )
+    if champion is None:
+        return rules, groups
+    every = groups[0]
+    rules.append(
+        Rule(
+            "gain",
+            f"lower end of the difference's 95 % interval above {params.gain:+.4f}, all images",
+            _found(every),
+            every.least is not None and every.least > params.gain,
+        )
+    )
+    rules += [
+        Rule(
+            f"margin.{group.site}.{group.label}",
+            f"lower end of the difference's 95 % interval at least {-params.margin:+.4f}, {group.site} {group.label}",
+            _found(group),
+            group.least is not None and group.least >= -params.margin,
+        )
+        for group in groups
+        if group.site != "all" and group.label != "all"
+    ]
+    return rules, groups
+
+
+def _found(group: Group) -> str:
+    if group.interval is None:
+        return f"{group.difference:+.4f} (a single image, no interval)"
+    return f"{group.interval[0]:+.4f} (difference {group.difference:+.4f}, up to {group.interval[1]:+.4f})"
+
+
+def _groups(challenger: Scored, champion: Scored | None, params: PromotionParams) -> Iterator[Group]:
+    ours, theirs = _rows(challenger), _rows(champion) if champion else {}
+    for (site, label), (pooled, mean) in ours.items():
+        chosen = np.ones(len(challenger.cases), bool)
+        for column, wanted in (("site", site), ("label", label)):
+            if wanted != "all":
+                chosen &= (challenger.cases[column] == wanted).to_numpy(bool)
+        paired = PairedDifference(float("nan"), None)
+        if champion:
+            dice = [each.cases["dice"].to_numpy(float)[chosen] for each in (challenger, champion)]
+            paired = paired_difference(*dice, resamples=params.bootstrap, seed=params.seed)
+        before: Any = theirs.get((site, label), (None, None))
+        yield Group(
+            site,
+            label,
+            int(chosen.sum()),
+            mean,
+            pooled,
+            before[1],
+            before[0],
+            paired.difference if champion else None,
+            paired.interval,
+        )
+
+
+def _rows(scored: Scored) -> dict[tuple[str, str], tuple[float, float]]:
+    """Return pooled and mean Dice by site and label, in the order in which they were summarised."""
+    found: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in scored.rows:
+        found.setdefault((row["site"], row["label"]), {})[row["reduction"]] = row
+    # Dice is defined for every image, two empty masks included.
+    return {
+        key: (float(rows["pooled"]["dice"] or 0.0), float(rows["per_image"]["dice"] or 0.0))
+        for key, rows in found.items()
+    }

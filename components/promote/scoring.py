@@ -1,0 +1,105 @@
+"""Two versions scored on the same test images, by the functions that the evaluate step scores with."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from components.cohort import Arrays, read_split
+from components.errors import UserError
+from components.evaluate.rows import score_cases, summarise
+from components.files import read_json
+from components.params import EvaluateParams, PromotionParams
+from components.registry.versions import Version, download
+from components.results import CONFIG, Cell, Row
+from model.postprocessing import to_masks
+
+if TYPE_CHECKING:
+    from model.predictor import InputConfig
+
+MASKS = "original"
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """The frozen test split of one scenario.
+
+    Attributes:
+        scenario: whose split it is.
+        cohort: the arrays.
+        split: ids of train, validation and test.
+        order: int64 (N,), the test images' rows in the arrays.
+    """
+
+    scenario: str
+    cohort: Arrays
+    split: dict[str, list[str]]
+    order: np.ndarray
+
+    __test__ = False  # pytest looks for tests in classes of such names
+
+    @classmethod
+    def read(cls, arrays: Path, splits: Path, scenario: str) -> TestSet:
+        """Read arrays and split; :class:`UserError` where they are missing or do not fit."""
+        cohort, split = Arrays(arrays), read_split(splits / f"{scenario}.json", scenario)
+        return cls(scenario, cohort, split, cohort.rows(split["test"]))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A version's figures: one line an image, and the rows that the evaluate step would write."""
+
+    version: Version
+    cases: pd.DataFrame
+    rows: list[Row]
+
+    @property
+    def dice(self) -> float:
+        """Mean Dice over all images."""
+        return float(self.cases["dice"].mean())
+
+
+def score(version: Version, test: TestSet, evaluate: EvaluateParams, promotion: PromotionParams) -> Scored:
+    """Download a version and score it on the test images against original masks.
+
+    Args:
+        version: its files come from the registry, never from a folder of this machine.
+        test: what it is scored on.
+        evaluate: threshold, mirrored prediction and components, the same for every version.
+        promotion: resamples and seed of the intervals.
+
+    Raises:
+        UserError: the version cannot be fetched, does not load, or takes other input than the arrays hold.
+    """
+    import torch
+
+    from model.predictor import Predictor
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with tempfile.TemporaryDirectory(prefix="promote-") as scratch:
+        folder = download(version, Path(scratch))
+        try:
+            config = read_json(folder / CONFIG)
+            cell = Cell(config["network"], config["scenario"], config["seed"])
+            predictor = Predictor.load(folder, device)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{version}: does not load with this code ({error})") from error
+    _check_input(version, predictor.input_config, test.cohort.info)
+    images, masks = test.cohort.images[test.order], test.cohort.masks[MASKS][test.order]
+    probabilities = predictor.probabilities(images, evaluate.batch_size, flip=evaluate.flip)
+    predicted = to_masks(probabilities, evaluate.threshold, evaluate.largest_components)
+    manifest = test.cohort.manifest.iloc[test.order]
+    cases = score_cases(manifest, "test", MASKS, probabilities, predicted, masks)
+    rows = summarise(cases, cell, probabilities, masks, promotion.bootstrap, promotion.seed)
+    return Scored(version, cases, rows)
+
+
+def _check_input(version: Version, takes: InputConfig, info: dict[str, Any]) -> None:
+    for name, value in asdict(takes).items():
+        if value != (given := tuple(info[name]) if isinstance(info[name], list) else info[name]):
+            raise UserError(f"{version}: takes images of {name} {value}, and the arrays have {given}")

@@ -1,0 +1,191 @@
+"""Whether what a version says of its origin can be shown here: its commit, data, parameters and weights."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from components.errors import UserError
+from components.files import sha256
+from components.params import Params, check, params_hash, read_params
+from components.registry import wide_console
+from components.registry.versions import WEIGHTS, Version, download, read_version
+from components.tracking import connect
+
+PIN, PARAMS = "data.dvc", "params.yaml"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing that a version says of its origin.
+
+    Attributes:
+        name: commit, data, parameters or weights.
+        says: what the version says.
+        proved: whether it is shown to be so.
+        at_hand: whether it can be had here without asking anyone.
+        found: what was found, and where.
+    """
+
+    name: str
+    says: str
+    proved: bool
+    at_hand: bool
+    found: str
+
+
+def lineage(params: Params, number: int | None, file: Path = Path(PARAMS)) -> tuple[Version, list[Fact]]:
+    """Return a version with what it says of its origin, each fact proved or not; nothing is checked out.
+
+    Args:
+        params: the model's name.
+        number: which version; None is the challenger.
+        file: the parameters in use here.
+
+    Raises:
+        UserError: there is no such version, its files cannot be fetched, or the registry does not answer.
+    """
+    version = read_version(connect(), params.register_.model, number)
+    commit = version.tags.get("git.commit", "unknown")
+    here = _git("cat-file", "-e", f"{commit}^{{commit}}") is not None if commit != "unknown" else False
+    facts = [
+        _commit(version, commit, here),
+        _data(version, commit if here else None),
+        _parameters(version, commit if here else None, file),
+        _weights(version),
+    ]
+    return version, facts
+
+
+def _git(*arguments: str) -> str | None:
+    """Return what git says, None where it refuses or there is no repository."""
+    try:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _at(commit: str, name: str) -> str | None:
+    """Return a file of this folder as it was at a commit."""
+    return _git("show", f"{commit}:./{name}")
+
+
+def _commit(version: Version, commit: str, here: bool) -> Fact:
+    if commit == "unknown":
+        return Fact("commit", commit, False, False, "not recorded at registration")
+    if not here:
+        return Fact("commit", commit, False, False, "not in this repository: git fetch, or look where it was made")
+    subject = (_git("log", "-1", "--format=%cs %s", commit) or "").strip()
+    if version.tags.get("git.dirty") != "false":
+        return Fact("commit", commit, False, True, f"in this repository ({subject}), but files differed from it")
+    return Fact("commit", commit, True, True, f"in this repository ({subject})")
+
+
+def _data(version: Version, commit: str | None) -> Fact:
+    md5 = version.tags.get("data.md5", "not pinned")
+    if md5 == "not pinned":
+        return Fact("data", md5, False, False, f"no {PIN} pinned it at registration")
+    held = _in_cache(md5)
+    bytes_ = f"its files are in DVC's cache ({held})" if held else "its files are not in DVC's cache: dvc pull"
+    if commit:
+        there = _pinned(_at(commit, PIN))
+        if there == md5:
+            return Fact("data", md5, True, bool(held), f"{PIN} at {commit[:8]} pins it; {bytes_}")
+        said = f"{PIN} at {commit[:8]} pins {there or 'nothing'}"
+        return Fact("data", md5, False, bool(held), f"{said}, not this; {_elsewhere(md5)}; {bytes_}")
+    where = _elsewhere(md5)
+    return Fact("data", md5, where.startswith(PIN), bool(held), f"{where}; {bytes_}")
+
+
+def _elsewhere(md5: str) -> str:
+    """Return where else than at its own commit the data's MD5 is pinned."""
+    pin = Path(PIN)
+    if pin.exists() and _pinned(pin.read_text()) == md5:
+        return f"{PIN} pins it now"
+    for commit in (_git("log", "--all", "--format=%H", "--", PIN) or "").split():
+        if _pinned(_at(commit, PIN)) == md5:
+            return f"{PIN} at {commit[:8]} pins it"
+    return f"no {PIN} in this repository's history pins it"
+
+
+def _pinned(text: str | None) -> str | None:
+    outs = (_yaml(text) or {}).get("outs") if text else None
+    return str(outs[0].get("md5")) if outs else None
+
+
+def _yaml(text: str) -> Any:
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError:
+        return None
+
+
+def _in_cache(md5: str) -> Path | None:
+    """Return the cache's entry for an MD5, None where it has none; a folder's list of files stands for its files."""
+    try:
+        done = subprocess.run(["dvc", "cache", "dir"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    path = Path(done.stdout.strip()) / "files/md5" / md5[:2] / md5[2:]
+    return path if path.exists() else None
+
+
+def _parameters(version: Version, commit: str | None, file: Path) -> Fact:
+    says = version.tags.get("params.hash", "")
+    if not says:
+        return Fact("parameters", "-", False, False, "not recorded at registration")
+    found = []
+    if commit:
+        there = _hash_of(lambda: check(_yaml(_at(commit, PARAMS) or ""), f"{PARAMS} at {commit[:8]}"))
+        if there == says:
+            return Fact("parameters", says, True, True, f"{PARAMS} at {commit[:8]} has this hash")
+        found.append(f"{PARAMS} at {commit[:8]} " + (f"has {there}" if there else "does not fit this code"))
+    now = _hash_of(lambda: read_params(file))
+    found.append(f"{file} now has {'this hash' if now == says else now or 'values that do not fit this code'}")
+    return Fact("parameters", says, now == says and commit is None, now == says, "; ".join(found))
+
+
+def _hash_of(read: Callable[[], Params]) -> str | None:
+    try:
+        return params_hash(read())
+    except UserError:
+        return None
+
+
+def _weights(version: Version) -> Fact:
+    says = version.tags.get("weights.sha256", "")
+    if not says:
+        return Fact("weights", "-", False, False, "not recorded at registration")
+    with tempfile.TemporaryDirectory(prefix="lineage-") as scratch:
+        actual = sha256(download(version, Path(scratch)) / WEIGHTS)
+    if actual != says:
+        return Fact("weights", says, False, True, f"the registry's file has {actual}")
+    return Fact("weights", says, True, True, "the registry's file has this hash")
+
+
+def show_lineage(version: Version, facts: list[Fact]) -> None:
+    """Print each fact with its proof."""
+    from rich.table import Table
+    from rich.text import Text
+
+    console = wide_console()
+    console.print(" ".join([str(version), *(f"@{alias}" for alias in version.aliases)]))
+    table = Table("what", "says", "proved", "at hand", "found")
+    for fact in facts:
+        table.add_row(
+            fact.name,
+            fact.says,
+            Text("yes" if fact.proved else "NO", "green" if fact.proved else "bold red"),
+            "yes" if fact.at_hand else "no",
+            fact.found,
+        )
+    console.print(table)
+    others = {name: version.tags.get(name) for name in ("run_id", "image", "kubeflow.run")}
+    console.print("also: " + ", ".join(f"{name} {value or 'not recorded'}" for name, value in others.items()))

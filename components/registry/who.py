@@ -1,0 +1,17 @@
+"""Who decides, as the history names them."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+
+
+def who() -> str:
+    """Return user and machine, and the Kubeflow run where KUBEFLOW_RUN_ID names one."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = f"user {os.getuid()}"  # a container's user need not have a name
+    run = os.environ.get("KUBEFLOW_RUN_ID")
+    return f"{user}@{socket.gethostname()}" + (f", Kubeflow run {run}" if run else "")

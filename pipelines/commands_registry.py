@@ -1,0 +1,80 @@
+"""``defunet promote``, ``rollback``, ``models`` and ``lineage``: which version is in production, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from components.cli import ParamsFile
+from components.errors import UserError
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Look and tell; change nothing.")]
+Json = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
+
+
+def promote(
+    version: Annotated[int | None, typer.Option(min=1, help="Which version; without it, the challenger.")] = None,
+    arrays: Annotated[Path, typer.Option(help="The preprocessed cohort to compare on.")] = Path("artifacts/arrays"),
+    splits: Annotated[Path, typer.Option(help="The folder of the frozen splits.")] = Path("artifacts/splits"),
+    dry_run: DryRun = False,
+    force: Annotated[bool, typer.Option("--force", help="Promote even if the gate is not passed.")] = False,
+    reason: Annotated[str, typer.Option(help="Why, for the history; --force needs one.")] = "",
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Compare a version with the champion on the frozen test images, and make it champion if it passes the gate.
+
+    Exit code 0: passed, or forced; 1: not passed, or an error, and the champion is what it was.
+    """
+    from components.promote.__main__ import main
+
+    main(version, arrays, splits, dry_run, force, reason, params)
+
+
+def rollback(
+    dry_run: DryRun = False,
+    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "",
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Make the previous champion champion again; twice in a row goes further back."""
+    from components.params import read_params
+    from components.promote import rollback as back
+
+    back(read_params(params), dry_run=dry_run, reason=reason)
+
+
+def models(
+    history: Annotated[bool, typer.Option("--history", help="Who made which version champion, when and why.")] = False,
+    json: Json = False,
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """List the registered versions with their aliases, figures and lineage, the newest first."""
+    from components.params import read_params
+    from components.registry import models as listing
+
+    choices = read_params(params)
+    if history:
+        decided = listing.decisions(choices)
+        print(listing.as_json(decided)) if json else listing.show_decisions(decided)
+    else:
+        listed = listing.models(choices)
+        print(listing.as_json(listed)) if json else listing.show_models(listed)
+
+
+def lineage(
+    version: Annotated[int | None, typer.Argument(min=1, help="Which version; without it, the challenger.")] = None,
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Prove where a version comes from: commit, data, parameters and weights. Exit code 1 where one is not proved."""
+    from components.params import read_params
+    from components.registry.lineage import lineage as prove
+    from components.registry.lineage import show_lineage
+
+    of, facts = prove(read_params(params), version, params)
+    show_lineage(of, facts)
+    if unproved := [fact.name for fact in facts if not fact.proved]:
+        raise UserError(f"{of}: not proved: {', '.join(unproved)}; the table says what is missing")
+
+
+COMMANDS = (promote, rollback, models, lineage)
