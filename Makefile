@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export GX_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run data profile promote pipeline image test check lock samples clean
+.PHONY: help setup run data profile promote serve services results pipeline image test check lock samples clean
 
 help:  ## Show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
@@ -16,7 +16,7 @@ help:  ## Show this
 setup:  ## Make .venv from the committed lock
 	@scripts/setup.sh
 
-run: setup  ## X-rays to registered model; DATA=folder|zip|s3://bucket/prefix pins another cohort, PROFILE=comparison|fast|modern|paper|small other parameters
+run: setup  ## X-rays to registered model; DATA=folder|zip|s3://bucket/prefix pins another cohort, PROFILE=comparison|fast|medium|modern|paper|small other parameters
 	@$(if $(PROFILE),python -m components.profile $(PROFILE))
 	@$(if $(DATA),scripts/pin-data.sh "$(DATA)")
 	@dvc repro
@@ -25,12 +25,21 @@ run: setup  ## X-rays to registered model; DATA=folder|zip|s3://bucket/prefix pi
 data: setup  ## Pin another cohort without running: DATA=folder|zip|s3://bucket/prefix
 	@scripts/pin-data.sh "$(DATA)"
 
-profile: setup  ## Put a profile's choices into params.yaml: PROFILE=comparison|fast|modern|paper|small
-	@$(if $(PROFILE),,echo "error: which profile? say PROFILE=comparison, fast, modern, paper or small" >&2; exit 1)
+profile: setup  ## Put a profile's choices into params.yaml: PROFILE=comparison|fast|medium|modern|paper|small
+	@$(if $(PROFILE),,echo "error: which profile? say PROFILE=comparison, fast, medium, modern, paper or small" >&2; exit 1)
 	@python -m components.profile $(PROFILE)
 
-promote: setup  ## Make the challenger the champion: VERSION=N for another version
+promote: setup  ## Make the challenger the champion if it passes the gate: VERSION=N for another version
 	@python -m components.promote $(if $(VERSION),--version $(VERSION))
+
+serve: setup  ## The champion as an HTTP service with a page, at http://127.0.0.1:8080
+	@python -m components.serve
+
+services: setup  ## S3 and MLflow servers on this machine until Ctrl+C: S3_PORT=, MLFLOW_PORT=, and docs/services.md
+	@exec python -m scripts.services $(if $(S3_PORT),--s3-port $(S3_PORT)) $(if $(MLFLOW_PORT),--mlflow-port $(MLFLOW_PORT))
+
+results: setup  ## Write docs/results.md anew from the rows in results/
+	@python -m components.publish
 
 pipeline: setup  ## Compile the Kubeflow pipeline to build/pipeline.yaml
 	@python -m pipelines.compile --out build/pipeline.yaml
