@@ -48,7 +48,8 @@ def shrunk(**changes: dict[str, Any]) -> dict[str, Any]:
 # `python -m module arguments` in a process of its own, forked from one that has imported the slow libraries: 10 s of
 # imports once, not for every command of every test.
 LAUNCHER = """
-import importlib, json, os, pathlib, resource, runpy, select, sys
+import ctypes, importlib, json, os, pathlib, resource, runpy, select, signal, sys
+PR_SET_PDEATHSIG = 1
 for name in sys.argv[1:]:
     importlib.import_module(name)
 running = {}
@@ -60,6 +61,8 @@ while True:
         job = json.loads(line)
         pid = os.fork()
         if not pid:
+            if sys.platform == "linux":  # a command does not outlive tests that were killed
+                ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             os.setsid()
             os.chdir(job["cwd"])
             os.environ.clear()

@@ -157,7 +157,7 @@ def test_a_test_image_from_training_is_a_leak_for_either(store: Project) -> None
 
 
 def forget_the_run(project: Project, version: int, **given: str) -> None:
-    """Make a version one whose training was tracked in another store and whose tags, but for those given, tell nothing."""
+    """Make a version one that was tracked in another store; its tags tell of its data what is given and no more."""
     import sqlite3
 
     with sqlite3.connect(project.root / "mlflow.db") as database:
