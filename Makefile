@@ -29,8 +29,8 @@ profile: setup  ## Put a profile's choices into params.yaml: PROFILE=comparison|
 	@$(if $(PROFILE),,echo "error: which profile? say PROFILE=comparison, fast, medium, modern, paper or small" >&2; exit 1)
 	@python -m components.profile $(PROFILE)
 
-promote: setup  ## Make the challenger the champion if it passes the gate: VERSION=N for another version
-	@python -m components.promote $(if $(VERSION),--version $(VERSION))
+promote: setup  ## Make the challenger the champion if it passes the gate: VERSION=N for another version, DRY_RUN=1 only looks
+	@python -m components.promote $(if $(VERSION),--version $(VERSION)) $(if $(DRY_RUN),--dry-run)
 
 serve: setup  ## The champion as an HTTP service with a page, at http://127.0.0.1:8080
 	@python -m components.serve
