@@ -124,7 +124,7 @@ def makers(compiled: bool) -> dict[str, Callable[[Path, int | None, str], Engine
     shipped = {name: make for name, (_, make) in ENGINES.items() if compiled or name != "compile"}
     return {
         **shipped,
-        "torch, channels first": ChannelsFirst,
+        "torch-nchw": ChannelsFirst,
         "torch-bf16": LowPrecision,
         "onnxruntime-int8": partial(OnnxEngine, file=INT8),
         "openvino-int8": partial(OpenVinoEngine, file=INT8, precision="bf16"),

@@ -26,11 +26,13 @@ def test_imports_run_one_way() -> None:
 
 def test_every_step_of_dvc_yaml_is_a_command_and_the_other_way_round() -> None:
     text = (ROOT / "dvc.yaml").read_text()
-    beside = {"components.profile", "components.promote", "components.sample"}
+    beside = {f"components.{name}" for name in ("predict", "profile", "promote", "publish", "sample", "serve", "track")}
     assert {name for name in COMMANDS if f"python -m {name} " in text} == set(COMMANDS) - beside
 
 
-@pytest.mark.parametrize("module", [*COMMANDS, "components.report.show", "pipelines.compile", "pipelines.local"])
+@pytest.mark.parametrize(
+    "module", [*COMMANDS, "components.report.show", "components.publish.keep", "pipelines.compile", "pipelines.local"]
+)
 def test_every_command_says_what_it_does(module: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, check=False

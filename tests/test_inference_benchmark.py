@@ -74,7 +74,7 @@ def test_the_command_prints_and_writes_every_figure(trained: Trained, tmp_path: 
     found = json.loads(out.read_text())
     names = [each["name"] for each in found["engines"]]
     assert set(names) == (set(ENGINES) - {"compile"}) | {
-        "torch, channels first",
+        "torch-nchw",
         "torch-bf16",
         "onnxruntime-int8",
         "openvino-int8",

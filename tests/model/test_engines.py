@@ -74,6 +74,7 @@ def test_several_callers_at_once_get_their_own(engines: dict[str, Engine], name:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_compiled_pytorch(folder: Path) -> None:
     images = pictures(BATCH + 1)
     expected = Predictor.load(folder).probabilities(images)
