@@ -9,27 +9,10 @@ import typer
 
 from components.cli import ParamsFile
 from components.errors import UserError
+from components.promote.__main__ import main as promote
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Look and tell; change nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
-
-
-def promote(
-    version: Annotated[int | None, typer.Option(min=1, help="Which version; without it, the challenger.")] = None,
-    arrays: Annotated[Path, typer.Option(help="The preprocessed cohort to compare on.")] = Path("artifacts/arrays"),
-    splits: Annotated[Path, typer.Option(help="The folder of the frozen splits.")] = Path("artifacts/splits"),
-    dry_run: DryRun = False,
-    force: Annotated[bool, typer.Option("--force", help="Promote even if the gate is not passed.")] = False,
-    reason: Annotated[str, typer.Option(help="Why, for the history; --force needs one.")] = "",
-    params: ParamsFile = Path("params.yaml"),
-) -> None:
-    """Compare a version with the champion on the frozen test images, and make it champion if it passes the gate.
-
-    Exit code 0: passed, or forced; 1: not passed, or an error, and the champion is what it was.
-    """
-    from components.promote.__main__ import main
-
-    main(version, arrays, splits, dry_run, force, reason, params)
 
 
 def rollback(
@@ -77,4 +60,5 @@ def lineage(
         raise UserError(f"{of}: not proved: {', '.join(unproved)}; the table says what is missing")
 
 
+promote.__name__ = "promote"
 COMMANDS = (promote, rollback, models, lineage)

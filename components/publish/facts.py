@@ -19,6 +19,7 @@ from model.metrics import paired_difference
 MIXED = "mixed"
 PAPER_EPOCHS = 145  # section IV: "Our model can train 145 epochs"
 WORST_IMAGES = 10
+DIGITS = 5  # of the figures of a case, as they are kept
 RESAMPLES, SEED = 10_000, 0
 
 

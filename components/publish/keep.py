@@ -15,11 +15,10 @@ from components.errors import UserError
 from components.files import read_json, write_folder
 from components.params import EvaluateParams, read_params
 from components.publish import pictures
+from components.publish.facts import DIGITS
 from components.publish.studies import ABLATIONS, FIGURES
 from components.report.load import find_cells
 from components.results import CASES, CONFIG, HISTORY, ROWS, RUN
-
-DIGITS = 5  # of the figures of a case: an image has at most 2 ** 18 pixels
 
 
 def keep(

@@ -12,7 +12,7 @@ from components.cohort import Arrays
 from components.errors import UserError
 from components.evaluate.overlays import figure_overlay, worst_overlay
 from components.params import EvaluateParams
-from components.publish.facts import MIXED, WORST_IMAGES
+from components.publish.facts import DIGITS, MIXED, WORST_IMAGES
 from components.report import paper
 from components.report.paired import REFERENCE
 from components.report.pictures import FIGURE_NUMBERS
@@ -96,7 +96,7 @@ def _worst(cohort: Arrays, scored: _Scored) -> Figure:
     """Return the worst images in two bands of five: the X-ray, and below it the mask's right and wrong pixels."""
     from matplotlib.figure import Figure
 
-    ids = sorted(scored.dice, key=lambda id: (scored.dice[id], id))[:WORST_IMAGES]
+    ids = sorted(scored.dice, key=lambda id: (round(scored.dice[id], DIGITS), id))[:WORST_IMAGES]
     across = -(-len(ids) // 2)
     figure = Figure(figsize=(IMAGE_INCHES * across, (IMAGE_INCHES * 2 + 0.3) * 2), layout="constrained")
     axes = figure.subplots(4, across, squeeze=False)
