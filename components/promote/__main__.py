@@ -20,7 +20,10 @@ def main(
     reason: Annotated[str, typer.Option(help="Why, for the history; --force needs one.")] = "",
     params: cli.ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Make a version champion if it passes the gate of section promotion: exit code 0 passed or forced, else 1."""
+    """Make a version champion if it passes the gate of section promotion.
+
+    Exit code 0: passed, forced or champion already; 1: not passed, or an error, and the champion is what it was.
+    """
     done = promote(read_params(params), arrays, splits, version, dry_run=dry_run, force=force, reason=reason)
     if done.passed is False and not force:
         raise UserError(done.line)
