@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from components.predict.sides import Mask
     from model.package import Package, Segmentation
 
-BATCH_PIXELS = 64_000_000  # of all X-rays that are held at once for a batch, so that large ones fit into memory
+# A batch that has so many is not filled up any further. It bounds that batch alone: up to ``batch_size`` and one a core
+# more X-rays are decoded ahead of it, and as many wait to be written.
+BATCH_PIXELS = 64_000_000
 
 
 @dataclass(frozen=True)

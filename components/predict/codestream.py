@@ -1,25 +1,57 @@
-"""How large a compressed picture inside a DICOM really is, read from its own header before anything is decoded."""
+"""How large a compressed picture inside a DICOM really is, read from its own headers before anything is decoded."""
 
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 
 # Start of frame: JPEG's own (ITU-T T.81, table B.1, without C4, C8 and CC) and that of JPEG-LS (T.87).
 FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7})
 BARE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
+JPEG = b"\xff\xd8"
 JPEG_2000 = b"\xff\x4f\xff\x51"  # start of codestream, then the image and tile size (T.800, A.5.1)
+JP2 = b"\0\0\0\x0cjP  "  # the signature box of a file around a codestream (T.800, I.5.1)
+MOST_CHANNELS = 4  # JPEG 2000 may have 16,384 of them, each as large as the picture
+RLE_HEADER = struct.Struct("<16I")  # the number of segments and where each begins (DICOM PS3.5, G.5)
 
 
 def size(stream: bytes) -> tuple[int, int] | None:
     """Return the width and height, pixels, that a JPEG, JPEG-LS or JPEG 2000 stream states; None where none is found.
 
+    How a stream begins decides what it is, as for its decoders: what looks like a header elsewhere in it counts for
+    nothing.
+
     Args:
         stream: one frame, from its first byte.
     """
-    start = stream.find(JPEG_2000, 0, 4096)  # behind the boxes of a JP2 file, where there are any
-    if start >= 0 and len(stream) >= start + 24:
-        right, bottom, left, top = struct.unpack_from(">IIII", stream, start + 8)
+    if stream.startswith(JP2):
+        stream = _codestream(stream)
+    if stream.startswith(JPEG_2000):
+        if len(stream) < 42 or int.from_bytes(stream[40:42], "big") > MOST_CHANNELS:
+            return None
+        right, bottom, left, top = struct.unpack_from(">IIII", stream, 8)
         return right - left, bottom - top
+    return _frame(stream) if stream.startswith(JPEG) else None
+
+
+def _codestream(file: bytes) -> bytes:
+    """Return what the first codestream box of a JP2 file holds, or nothing (T.800, I.4)."""
+    place = 0
+    while place + 8 <= len(file):
+        length, head = int.from_bytes(file[place : place + 4], "big"), 8
+        kind = file[place + 4 : place + 8]
+        if length == 1:  # the length follows in eight bytes
+            length, head = int.from_bytes(file[place + 8 : place + 16], "big"), 16
+        if kind == b"jp2c":
+            return file[place + head :]
+        if length < head:  # 0 is "to the end": no box follows
+            break
+        place += length
+    return b""
+
+
+def _frame(stream: bytes) -> tuple[int, int] | None:
+    """Return the size in the first start of frame of a JPEG or JPEG-LS."""
     place = 2
     while place + 9 <= len(stream):
         if stream[place] != 0xFF:
@@ -35,3 +67,27 @@ def size(stream: bytes) -> tuple[int, int] | None:
         else:
             place += 2 + int.from_bytes(stream[place + 2 : place + 4], "big")
     return None
+
+
+def fits(frame: bytes, most: int) -> bool:
+    """Tell whether an RLE frame unpacks to no more than ``most`` bytes (PackBits segments; DICOM PS3.5, G.3).
+
+    Only the run headers are read. One that stands for nothing counts as a byte, so that they come to an end.
+    """
+    count, *starts = RLE_HEADER.unpack_from(frame)
+    for place, end in pairwise([*starts[:count], len(frame)]):
+        stop = min(end, len(frame))
+        while place < stop:
+            header = frame[place]
+            if header < 128:  # so many bytes and one more, as they are; a writer's padding may end before them
+                most -= min(header + 1, max(stop - place - 1, 1))
+                place += header + 2
+            elif header > 128:  # the next byte, so many times
+                most -= 257 - header
+                place += 2
+            else:
+                most -= 1
+                place += 1
+            if most < 0:
+                return False
+    return True

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from model.engines import ENGINES
+
 CHAMPION = "models:/lung-segmentation@champion"
 
 
@@ -24,7 +26,7 @@ def predict(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")] = False,
     engine: Annotated[
-        str, typer.Option(help="What computes: auto (the fastest), openvino, onnxruntime, torch or compile.")
+        str, typer.Option(help=f"What computes: auto (chosen for the model), {', '.join(ENGINES)}.")
     ] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="X-rays that go through the network at once.")] = 8,
     max_megapixels: Annotated[
@@ -37,6 +39,8 @@ def predict(
     """
     if resume and overwrite:
         raise typer.BadParameter("--resume keeps results and --overwrite replaces them; say one of the two")
+    if engine not in ("auto", *ENGINES):
+        raise typer.BadParameter(f"no engine {engine!r}; there are auto, {', '.join(ENGINES)}", param_hint="--engine")
     from components.predict import Options
     from components.predict import predict as run
 

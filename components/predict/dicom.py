@@ -29,6 +29,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
     MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    RLELossless,
     SecondaryCaptureImageStorage,
 )
 
@@ -52,6 +53,7 @@ MODALITIES = frozenset({"CR", "DX", "DR", "RG", "SC", "OT", ""})
 MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 WIDEST_PIXEL = 8  # bytes
 OTHER_ELEMENTS = 16 << 20  # bytes; room for all of a DICOM that is not pixels
+RLE_PADDING = 1 << 10  # bytes; some writers fill up their segments
 
 # pydicom warns of every value that breaks the standard; who predicts on a thousand files can change none of them.
 warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)\.")
@@ -132,12 +134,12 @@ def _explained(name: str, what: str) -> Iterator[None]:
 def _parse(data: bytes, name: str, most: int) -> Dataset:
     file = io.BytesIO(data)
     with _explained(name, "it cannot be parsed"):
-        if data[128:132] == b"DICM":
-            read_preamble(file, force=False)
-            meta = read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=_after_meta)
-            if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-                _check_deflated(data[file.tell() :], name, most)
-            file.seek(0)
+        # As pydicom itself reads the head, with a preamble or without one, before it unpacks the rest whole.
+        read_preamble(file, force=True)
+        meta = read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=_after_meta)
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            _check_deflated(data[file.tell() :], name, most)
+        file.seek(0)
         dataset = dcmread(file, force=True)
         if not len(dataset):
             raise EOFError("no element is whole")
@@ -154,6 +156,8 @@ def _after_meta(tag: BaseTag, vr: str | None, length: int) -> bool:
 
 def _check_deflated(body: bytes, name: str, most: int) -> None:
     """Refuse a deflated data set that unpacks to more than the largest picture could need."""
+    if body.startswith(b"\0\0"):  # a command set: pydicom would skip it and unpack what follows
+        raise ImageError(f"{name}: damaged: network commands precede its compressed data set; export it again")
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
     room = most * WIDEST_PIXEL + OTHER_ELEMENTS
     while body and room > 0:
@@ -183,6 +187,7 @@ def _check_pixels(dataset: Dataset, name: str, most: int) -> None:
         photometric = str(dataset.PhotometricInterpretation)
         syntax = dataset.file_meta.TransferSyntaxUID
         compressed = syntax.is_compressed and syntax != DeflatedExplicitVRLittleEndian
+        pixel_bytes = int(dataset.get("SamplesPerPixel") or 1) * int(dataset.BitsAllocated) // 8
     if frames > 1:
         raise ImageError(f"{name}: holds {frames} frames, not one X-ray; export the one you mean")
     check_size(columns, rows, name, most)
@@ -190,14 +195,20 @@ def _check_pixels(dataset: Dataset, name: str, most: int) -> None:
         raise ImageError(f"{name}: a {photometric} picture, not a grey X-ray; export it as MONOCHROME2")
     if not compressed:
         return
-    with _explained(name, "its compressed picture cannot be found"):
-        stated = codestream.size(get_frame(dataset.PixelData, 0, number_of_frames=1))
+    for table in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):  # of where frames lie: one needs none
+        dataset.pop(table, None)
     # A small header before a huge picture would pass the check above and unpack all the same.
-    if stated not in (None, (columns, rows)):
-        width, height = stated
+    with _explained(name, "its compressed picture cannot be found"):
+        frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+        if syntax == RLELossless:
+            said = None if codestream.fits(frame, rows * columns * pixel_bytes + RLE_PADDING) else "unpacks to more"
+        else:
+            stated = codestream.size(frame)
+            said = "says {} x {}".format(*stated) if stated else "does not say how large it is"
+            said = None if stated == (columns, rows) else said
+    if said:
         raise ImageError(
-            f"{name}: damaged: it says {columns} x {rows} pixels, its compressed picture says {width} x {height}; "
-            "export it again"
+            f"{name}: damaged: it says {columns} x {rows} pixels, its compressed picture {said}; export it again"
         )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
 
 from components.errors import UserError
 from components.images import ImageError
+from components.predict.outputs import FOLDERS
 from components.predict.reading import looks_like_dicom
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".dcm", ".dicom", ".ima"})
@@ -34,24 +36,31 @@ def find(paths: Sequence[str], out: Path) -> list[Input]:
     """Return the files that files, folders and patterns stand for, each once, ordered by name.
 
     Of a folder come, from all depths, the files whose extension is a picture's and DICOMs without one; hidden files,
-    links to folders and what lies in ``out`` are left alone. A path that does not exist stays in the list: reading it
-    says so, and the others go on.
+    links to folders and what lies in ``out`` are left alone, and results in ``out`` also where a pattern, or ``out``
+    itself, names them. A path that does not exist stays in the list: reading it says so, and the others go on.
 
     Args:
         paths: as the user gave them; ``*``, ``?``, ``[...]`` and ``**`` are patterns where no file has that very name.
         out: the folder of the results.
 
     Raises:
-        UserError: nothing was found.
+        UserError: nothing was found, or a pattern matches nothing.
     """
     roots: list[Path] = []  # the folders below which names begin
     files: dict[Path, None] = {}
-    avoided = _absolute(out)
+    results = {_absolute(out / folder) for folder, _ in FOLDERS.values()}
+    avoided = {_absolute(out), *results}
     for given in paths:
         pattern = has_magic(given) and not Path(given).exists()
         matches = glob(given, recursive=True) if pattern else []  # noqa: PTH207 - Path's takes no absolute pattern
+        if pattern and not matches:
+            raise UserError(
+                f"{given}: the pattern matches no file; quote it as it is meant, ** is any depth of folders"
+            )
         for each in sorted(matches) or [given]:
             path = _absolute(each)
+            if not results.isdisjoint((path, *path.parents)):
+                continue
             if path.is_dir():
                 found = list(_below(path, avoided))
                 # A pattern may match folders on the way to its files.
@@ -71,10 +80,10 @@ def _absolute(path: str | Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 
-def _below(folder: Path, avoided: Path) -> Iterator[Path]:
+def _below(folder: Path, avoided: AbstractSet[Path]) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         here = Path(parent)
-        folders[:] = [each for each in folders if not each.startswith(".") and here / each != avoided]
+        folders[:] = [each for each in folders if not each.startswith(".") and here / each not in avoided]
         for name in names:
             path = here / name
             if not name.startswith(".") and (path.suffix.lower() in SUFFIXES or _is_bare_dicom(path)):
@@ -86,6 +95,8 @@ def _is_bare_dicom(path: Path) -> bool:
     if path.name.upper() == "DICOMDIR" or (path.suffix and not path.suffix[1:].isdigit()):
         return False
     try:
+        if not path.is_file():  # a pipe that nobody writes to would hold this for ever
+            return False
         with path.open("rb") as file:
             return looks_like_dicom(file.read(132))
     except OSError:

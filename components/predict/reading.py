@@ -118,14 +118,23 @@ def _decode_picture(data: bytes, name: str, most: int) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as picture:
             check_size(picture.width, picture.height, name, most)
-            if getattr(picture, "n_frames", 1) > 1:
-                raise ImageError(f"{name}: holds {picture.n_frames} pictures, not one X-ray; save them one by one")
+            if _has_second(picture):
+                raise ImageError(f"{name}: holds several pictures, not one X-ray; save them one by one")
             picture.load()
             return _plane(ImageOps.exif_transpose(picture), _white_is_zero(picture), name)
     except ImageError:
         raise
     except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
         raise ImageError(f"{name}: damaged or cut short ({error}); fetch it again") from error
+
+
+def _has_second(picture: Picture) -> bool:
+    # Counting them would walk through all of a file that may chain thousands.
+    try:
+        picture.seek(1)
+    except EOFError:
+        return False
+    return True
 
 
 def _white_is_zero(picture: Picture) -> bool:

@@ -23,6 +23,11 @@ LUNG, LEFT, RIGHT = (
     Code("3341006", "SCT", "Right lung"),
 )
 STRUCTURE = Code("123037004", "SCT", "Anatomical Structure")
+# Every image has them, empty where nothing is known (type 2 of PS3.3, C.7.1.1 and C.7.2.1); exports leave some out.
+MAY_BE_EMPTY = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
+    *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
+)
 SERIES = 9000  # series number: behind those of a modality
 
 
@@ -33,13 +38,16 @@ def to_seg(mask: Mask, source: Dataset, name: str, model: dict[str, Any]) -> byt
 
     Args:
         mask: uint8 (H, W), 1 where there is lung, at the X-ray's size.
-        source: the X-ray's dataset.
+        source: the X-ray's dataset; what it lacks and may be empty is added to it, empty.
         name: how the file is called in messages.
         model: ``name``, ``version`` and ``weights_sha256`` of what found it.
 
     Raises:
         ImageError: the X-ray lacks what a SEG has to state, such as its study.
     """
+    for keyword in MAY_BE_EMPTY:
+        if keyword not in source:
+            setattr(source, keyword, "")
     turned = mirrored(source)
     if turned is None:
         planes, labels = [mask], [LUNG]
@@ -79,7 +87,9 @@ def to_seg(mask: Mask, source: Dataset, name: str, model: dict[str, Any]) -> byt
             omit_empty_frames=False,
         )
     except (AttributeError, KeyError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        # Not its text, which may quote the patient's name or whatever else the header says.
+        lacking = getattr(error, "name", None)
+        reason = type(error).__name__ + (f": {lacking}" if lacking else "")
         raise ImageError(f"{name}: no DICOM SEG can refer to it ({reason}); its mask is written as PNG") from error
     _drop_half_measures(seg)
     file = io.BytesIO()

@@ -10,7 +10,9 @@ from components.profile import apply_profile
 
 
 def main(
-    name: Annotated[str, typer.Argument(help="comparison, fast, medium, modern, paper or small: a file below profiles/.")],
+    name: Annotated[
+        str, typer.Argument(help="comparison, fast, medium, modern, paper or small: a file below profiles/.")
+    ],
     params: cli.ParamsFile = Path("params.yaml"),
 ) -> None:
     """Put a profile's choices into params.yaml; `git diff params.yaml` shows them, PROFILE small brings them back."""

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
 from components import cli
 from components.images import encode, read_image
 from components.predict.command import predict
+from components.predict.inputs import find
 from tests.components.dicoms import dicom
 from tests.components.test_images import black
 from tests.conftest import ROOT, Project, Trained, refused
@@ -146,6 +148,34 @@ def test_tables_hold_no_patient_and_the_segment_holds_its_own(call: Caller, ward
     np.testing.assert_array_equal(pydicom.dcmread(call.out / "seg/a/x.dcm").pixel_array, np.moveaxis(planes, -1, 0))
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_why_there_is_no_segment_is_told_without_what_the_header_says(call: Caller, tmp_path: Path) -> None:
+    pixels = read_image(SHENZHEN / "CHNCXR_0010_1.png")
+    (tmp_path / "one").mkdir()
+    for name, says in (("sex", {"PatientSex": "SECRET"}), ("birth", {"PatientBirthDate": "SECRET"})):
+        (tmp_path / "one" / f"{name}.dcm").write_bytes(dicom(pixels, **says))
+    (tmp_path / "one/study.dcm").write_bytes(dicom(pixels, StudyInstanceUID=None))
+    _, errors = call(tmp_path / "one")
+    assert {row["note"].partition("refer to it ")[2] for row in call.rows().values()} == {
+        "(ValueError); its mask is written as PNG",
+        "(AttributeError: StudyInstanceUID); its mask is written as PNG",
+    }
+    assert errors.count("note: ") == 3
+    for text in (errors, (call.out / "results.csv").read_text(), (call.out / "results.json").read_text()):
+        assert "SECRET" not in text
+
+
+def test_a_dicom_that_leaves_out_what_may_be_empty_has_a_segment(call: Caller, tmp_path: Path) -> None:
+    dataset = pydicom.dcmread(io.BytesIO(dicom(read_image(SHENZHEN / "CHNCXR_0010_1.png"))))
+    for keyword in ("PatientBirthDate", "PatientSex", "AccessionNumber", "ReferringPhysicianName", "StudyID"):
+        if keyword in dataset:
+            delattr(dataset, keyword)
+    dataset.save_as(tmp_path / "export.dcm")
+    call(tmp_path / "export.dcm")
+    assert "note" not in call.rows()["export.dcm"]
+    assert highdicom.seg.segread(call.out / "seg/export.dcm").PatientBirthDate == ""
+
+
 def test_a_view_from_the_side_has_one_lung_segment_and_a_flag(call: Caller, tmp_path: Path) -> None:
     pixels = read_image(SHENZHEN / "CHNCXR_0010_1.png")
     (tmp_path / "side.dcm").write_bytes(dicom(pixels, ViewPosition="LL"))
@@ -176,30 +206,54 @@ def test_one_bad_file_never_stops_the_rest(call: Caller, ward: Path) -> None:
     (ward / "a/empty.png").write_bytes(b"")
     (ward / "b/letter.dcm").write_bytes(b"%PDF-1.7")
     (ward / "b/loop.png").symlink_to("loop.png")
-    told, errors = call(ward, ward / "gone.png", code=1)
-    assert "9 X-rays: 4 done, 5 failed" in told
+    long = "l" * 240 + ".png"  # no room for the ending of a file that is being written
+    (ward / long).write_bytes((ward / "a/x.png").read_bytes())
+    (ward / "c").mkdir()
+    (ward / "c/x.png").write_bytes((ward / "a/x.png").read_bytes())
+    (call.out / "masks").mkdir(parents=True)
+    (call.out / "masks/c").write_text("a file where a folder belongs")
+    told, errors = call(ward, ward / "gone.png", "--overwrite", code=1)
+    assert "11 X-rays: 4 done, 7 failed" in told
     lines = [line for line in errors.splitlines() if line.startswith("error: ")]
     said = {"a/bomb.png": "megapixels", "a/empty.png": "empty", "b/letter.dcm": "PDF", "b/loop.png": "cannot be read"}
-    said["gone.png"] = "cannot be read (No such file"
+    said |= {"gone.png": "cannot be read (No such file", long: "(File name too long)", "c/x.png": "cannot be written"}
     assert len(lines) == len(said)
     rows = call.rows()
     for name, what in said.items():
         assert rows[name]["status"] == "failed"
         assert what in rows[name]["error"]
         assert any(line == f"error: {rows[name]['error']}" for line in lines)
-        assert not (call.out / f"masks/{name}").exists()
+        assert name in (long, "c/x.png") or not (call.out / f"masks/{name}").exists()
+    assert [path.name for path in (call.out / "masks").iterdir() if path.is_file()] == ["c"]
     assert sum(row["status"] == "ok" for row in rows.values()) == 4
 
 
 def test_a_file_that_may_not_be_read_is_told(call: Caller, ward: Path, tmp_path: Path) -> None:
     os.mkfifo(ward / "a/pipe.png")  # root may read any file: a pipe that nobody writes to would hold it for ever
-    _, errors = call(ward / "a", code=1)
+    os.mkfifo(ward / "a/pipe")  # that nobody named
+    told, errors = call(ward / "a", code=1)
+    assert "3 X-rays: 2 done, 1 failed" in told
     assert "error: pipe.png: not a file" in errors
+
+
+def test_a_name_that_is_no_text_has_its_mask_and_its_row(call: Caller, tmp_path: Path) -> None:
+    name = os.fsdecode(b"M\xfcller.png")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / name).write_bytes((SHENZHEN / "CHNCXR_0001_0.png").read_bytes())
+    call(tmp_path / "one")
+    assert list(call.rows()) == [name]
+    assert b"\nM\xfcller.png,ok," in (call.out / "results.csv").read_bytes().replace(b"\r", b"")
+    assert (call.out / "masks" / name).is_file()
+    assert "1 finished before" in call(tmp_path / "one", "--resume")[0]
 
 
 @pytest.mark.parametrize(
     ("arguments", "what"),
-    [(("nothing",), "no PNG, JPEG, TIFF or DICOM file there"), (("nothing/*.png",), "cannot be read")],
+    [
+        (("nothing",), "no PNG, JPEG, TIFF or DICOM file there"),
+        (("nothing/*.png",), "the pattern matches no file"),
+        (("none.png",), "cannot be read"),
+    ],
 )
 def test_where_nothing_is_found_one_line_says_so(
     call: Caller, tmp_path: Path, arguments: tuple[str, ...], what: str
@@ -214,12 +268,20 @@ def test_where_nothing_is_found_one_line_says_so(
 def test_a_wrong_call_and_a_wrong_model_are_told(call: Caller, ward: Path, tmp_path: Path) -> None:
     call(ward, "--resume", "--overwrite", code=2)
     call(ward, "--max-megapixels", "many", code=2)
+    _, errors = call(ward, f"{ward}/none/*.dcm", code=1)
+    assert "none/*.dcm: the pattern matches no file" in errors
     assert not call.out.exists()
     call.package = tmp_path / "no-model"
     _, errors = call(ward, code=1)
     assert "no model package" in errors
     assert errors.count("\n") == 1
     assert not call.out.exists()
+
+
+def test_an_unknown_engine_is_told_before_anything_is_fetched(trained: Trained, tmp_path: Path) -> None:
+    done = trained.project.call(trained.project.line("predict", "x.png", "-o", tmp_path / "out", "--engine", "steam"))
+    assert done.returncode == 2
+    assert "no engine 'steam'; there are auto, torch" in " ".join(done.stderr.split())
 
 
 def test_patterns_and_files_of_one_name_from_several_folders(call: Caller, ward: Path) -> None:
@@ -281,6 +343,86 @@ def test_results_of_another_model_are_not_mixed(call: Caller, ward: Path) -> Non
     document["model"]["weights_sha256"] = "0" * 64
     (call.out / "results.json").write_text(json.dumps(document))
     assert "come from another model" in call(ward / "a", "--resume", code=1)[1]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from components.predict.outputs import opened
+
+with opened(Path(sys.argv[1]), {"weights_sha256": "0" * 64}, overwrite=True, resume=False) as results:
+    results.add({"file": "x.png", "status": "ok", "error": "", "sha256": "1" * 64, "kind": "png"})
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_results_of_another_model_that_was_killed_are_not_mixed(call: Caller, ward: Path) -> None:
+    call(ward / "a")
+    done = subprocess.run([sys.executable, "-c", KILLED, call.out], cwd=ROOT, timeout=100, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert call.files() == [".results.jsonl"]
+    assert "come from another model" in call(ward / "a", "--resume", code=1)[1]
+    assert "2 done" in call(ward / "a", "--overwrite")[0]
+
+
+def test_a_result_that_cannot_be_removed_fails_its_file_alone(call: Caller, ward: Path) -> None:
+    call(ward / "a")
+    (call.out / "masks/x.png").unlink()
+    (call.out / "masks/x.png").mkdir()
+    for option in ("--overwrite", "--resume"):
+        _, errors = call(ward / "a", option, code=1)
+        assert errors.count("error: x.png: its mask cannot be written") == errors.count("error: ") == 1
+        assert {name: row["status"] for name, row in call.rows().items()} == {"x.dcm": "ok", "x.png": "failed"}
+
+
+@pytest.mark.parametrize("option", ["--resume", "--overwrite"])
+@pytest.mark.parametrize("there", ['{"pass": true}', "[]", '{"model": {"weights_sha256": ""}, "results": [1]}', "no"])
+def test_results_of_another_program_are_left_alone(call: Caller, ward: Path, there: str, option: str) -> None:
+    call.out.mkdir()
+    (call.out / "results.json").write_text(there)
+    _, errors = call(ward / "a", option, code=1)
+    assert errors == f"error: {call.out / 'results.json'}: not results that this command wrote; choose another --out\n"
+    assert (call.out / "results.json").read_text() == there
+
+
+@pytest.mark.parametrize("out", ["ward/a/x.png/out", "/proc/nope/out", "n" * 300])
+def test_a_folder_that_cannot_be_is_told(call: Caller, ward: Path, tmp_path: Path, out: str) -> None:
+    call.out = tmp_path / out
+    _, errors = call(ward / "a", code=1)
+    assert errors.startswith(f"error: {call.out}: no folder can be made there (")
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("paths", "out", "names"),
+    [
+        (["y"], "y", ["a.png", "more/masks/b.png"]),
+        (["y"], "y/out", ["a.png", "masks/c.png", "more/masks/b.png", "seg/d.dcm"]),
+        (["y/*"], "y/out", ["a.png", "masks/c.png", "more/masks/b.png", "seg/d.dcm"]),
+        (["y/**/*.png"], "y/out", ["a.png", "masks/c.png", "more/masks/b.png"]),
+        (["y/*", "y/masks/c.png"], "y", ["a.png", "more/masks/b.png", "out/masks/a.png", "out/overlays/a.png"]),
+    ],
+)
+def test_results_are_never_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paths: list[str], out: str, names: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    every = ("a.png", "more/masks/b.png", "masks/c.png", "seg/d.dcm")
+    for name in every if out == "y/out" or len(paths) == 1 else (*every, "out/masks/a.png", "out/overlays/a.png"):
+        Path("y", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("y", name).touch()
+    if out == "y/out":
+        for folder in ("masks", "overlays"):
+            Path(out, folder).mkdir(parents=True)
+            Path(out, folder, "a.png").touch()
+    assert [each.name for each in find(paths, Path(out))] == names
+
+
+def test_help_names_every_engine(call: Caller) -> None:
+    from model.engines import ENGINES
+
+    told = "".join(call("--help")[0].replace("│", "").split())
+    assert ",".join(ENGINES) in told
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

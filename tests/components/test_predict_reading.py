@@ -17,6 +17,7 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     EncapsulatedPDFStorage,
@@ -185,16 +186,40 @@ def encapsulated_pdf() -> bytes:
     return saved(made)
 
 
-def lying(stream: bytes) -> bytes:
-    """A DICOM of 64 x 48 pixels whose compressed picture says that it is of another size."""
+def holding(stream: bytes, syntax: UID = JPEGBaseline8Bit) -> bytes:
+    """A DICOM that says it has 48 x 64 pixels, around a compressed picture that may be another."""
     made = dataset(PICTURE)
     made.PixelData = pydicom.encaps.encapsulate([stream])
-    made.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    made.file_meta.TransferSyntaxUID = syntax
     file = io.BytesIO()
     made.save_as(file, enforce_file_format=True)
     return file.getvalue()
 
 
+def commented(jpeg: bytes, comment: bytes) -> bytes:
+    return jpeg[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[2:]
+
+
+def boxed(jp2: bytes, content: bytes, *, long: bool = False) -> bytes:
+    """A JP2 file with a free box before its header and codestream."""
+    size = len(content) + (16 if long else 8)
+    head = b"\0\0\0\1free" + size.to_bytes(8, "big") if long else size.to_bytes(4, "big") + b"free"
+    place = jp2.index(b"jp2h") - 4
+    return jp2[:place] + head + content + jp2[place:]
+
+
+def preambled(deflated: bytes, between: bytes) -> bytes:
+    """A deflated DICOM with bytes between its file header and its data set."""
+    end = 144 + int.from_bytes(deflated[140:144], "little")
+    return deflated[:end] + between + deflated[end:]
+
+
+LARGE = xray(640, 480, 0)
+JP2 = written(PICTURE, "JPEG2000")
+J2K = JP2[JP2.index(b"\xff\x4f\xff\x51") :]
+LARGE_JP2 = written(LARGE, "JPEG2000")
+# One segment of runs of 128 bytes.
+RLE_BOMB = np.array([1, 64, *[0] * 14], "<u4").tobytes() + b"\x81\x07" * 10_000
 PHOTOGRAPH = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 WHOLE = dicom(PICTURE)
 BAD = {
@@ -214,13 +239,31 @@ BAD = {
     "a thin strip": (written(np.arange(600, dtype=np.uint8).reshape(2, 300), "JPEG"), "300 x 2 pixels are too few"),
     "30,000 a side as PNG": (black(30_000, 30_000), "30000 x 30000 pixels are more than the 60 megapixels"),
     "30,000 a side as DICOM": (dicom(PICTURE, Rows=30_000, Columns=30_000), "30000 x 30000 pixels are more than"),
-    "a larger picture inside": (lying(written(xray(640, 480, 0), "JPEG")), "its compressed picture says 480 x 640"),
+    "a larger picture inside": (holding(written(LARGE, "JPEG")), "its compressed picture says 480 x 640"),
+    "a larger one behind a size in a comment": (
+        holding(commented(written(LARGE, "JPEG"), J2K[:60])),
+        "its compressed picture says 480 x 640",
+    ),
+    "a larger one far back": (
+        holding(boxed(LARGE_JP2, bytes(5000)), JPEG2000Lossless),
+        "its compressed picture says 480 x 640",
+    ),
+    "a larger one behind a size in a box": (
+        holding(boxed(LARGE_JP2, J2K[:60]), JPEG2000Lossless),
+        "its compressed picture says 480 x 640",
+    ),
+    "thousands of channels": (
+        holding(J2K[:40] + b"\x40\0" + J2K[42:], JPEG2000Lossless),
+        "its compressed picture does not say how large it is",
+    ),
+    "another picture inside": (holding(encode(PICTURE)), "its compressed picture does not say how large it is"),
+    "RLE of more than the picture": (holding(RLE_BOMB, RLELossless), "its compressed picture unpacks to more"),
     "no pixel data": (dicom(None), "without pixel data"),
     "empty pixel data": (dicom(PICTURE, PixelData=b""), "without pixel data"),
     "several frames": (dicom(PICTURE, NumberOfFrames=3), "holds 3 frames"),
     "several pictures": (
         written(PICTURE, "TIFF", save_all=True, append_images=[Image.fromarray(PICTURE)]),
-        "holds 2 pictures",
+        "holds several pictures",
     ),
     "a CT slice": (dicom(DEEP, SOPClassUID=CTImageStorage, Modality="CT"), "CT Image Storage, modality CT"),
     "ultrasound": (dicom(PICTURE, Modality="US"), "modality US"),
@@ -250,11 +293,36 @@ def test_what_cannot_be_used_is_told_in_one_line(data: bytes, what: str) -> None
     assert time.monotonic() - start < 30  # nothing of 30,000 x 30,000 pixels was unpacked
 
 
-def test_a_deflated_bomb_is_refused_before_it_has_unpacked() -> None:
-    bomb = dicom(PICTURE, DeflatedExplicitVRLittleEndian, PixelData=bytes(30_000_000))
+@pytest.mark.parametrize(
+    ("between", "preamble", "what"),
+    [
+        (b"", True, "unpacks to more than 1 megapixels need; remove it"),
+        (b"", False, "unpacks to more than 1 megapixels need; remove it"),
+        # A command set, which pydicom passes over before it unpacks.
+        (bytes(4) + b"\4\0\0\0" + bytes(4), True, "damaged: network commands precede"),
+    ],
+)
+def test_a_deflated_bomb_is_refused_before_it_has_unpacked(between: bytes, preamble: bool, what: str) -> None:
+    bomb = preambled(dicom(PICTURE, DeflatedExplicitVRLittleEndian, PixelData=bytes(30_000_000)), between)
     assert len(bomb) < 100_000
-    with pytest.raises(ImageError, match=r"^x\.dcm: unpacks to more than 1 megapixels need; remove it$"):
-        read(bomb, max_megapixels=1)
+    with pytest.raises(ImageError, match=rf"^x\.dcm: {what}"):
+        read(bomb if preamble else bomb[132:], max_megapixels=1)
+
+
+def test_a_deflated_dicom_without_a_preamble_is_read() -> None:
+    np.testing.assert_array_equal(read(dicom(PICTURE, DeflatedExplicitVRLittleEndian)[132:]).pixels, PICTURE)
+
+
+def test_a_tiff_is_not_walked_through_to_count_its_pictures() -> None:
+    data = bytearray(written(PICTURE, "TIFF", save_all=True, append_images=[Image.fromarray(PICTURE)]))
+    link = 4
+    for _ in range(2):  # to where the second directory says where a third one is
+        link = int.from_bytes(data[link : link + 4], "little")
+        link += 2 + 12 * int.from_bytes(data[link : link + 2], "little")
+    # The third is no directory: whoever goes on to it stumbles.
+    data[link : link + 4] = (len(data) - 1).to_bytes(4, "little")
+    with pytest.raises(ImageError, match="holds several pictures"):
+        read(bytes(data))
 
 
 @pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small_RLE.dcm", "JPEG2000.dcm", "rtplan.dcm", "test-SR.dcm"])
@@ -290,5 +358,22 @@ def test_the_size_in_a_compressed_stream_is_found() -> None:
     for syntax in (JPEGLSLossless, JPEG2000Lossless, LOSSLESS["JPEG lossless"]):
         made = pydicom.dcmread(io.BytesIO(dicom(DEEP, syntax)))
         assert codestream.size(pydicom.encaps.get_frame(made.PixelData, 0, number_of_frames=1)) == (48, 64)
+    assert codestream.size(J2K) == codestream.size(boxed(JP2, bytes(5000), long=True)) == (48, 64)
+    assert codestream.size(JP2[: JP2.index(b"jp2c")]) is None
     assert codestream.size(b"") is None
     assert codestream.size(b"\xff\xd8 no marker") is None
+
+
+@pytest.mark.parametrize("stream", [JP2, boxed(JP2, bytes(5000)), J2K], ids=["JP2", "JP2 with a free box", "bare"])
+def test_jpeg_2000_is_read_in_its_boxes_and_without(stream: bytes) -> None:
+    np.testing.assert_array_equal(read(holding(stream, JPEG2000Lossless)).pixels, PICTURE)
+
+
+@pytest.mark.parametrize("pixels", [PICTURE, DEEP, np.zeros((64, 48), np.uint16)], ids=["8 bits", "16 bits", "runs"])
+def test_what_an_rle_frame_unpacks_to_is_known_from_its_headers(pixels: np.ndarray) -> None:
+    made = pydicom.dcmread(io.BytesIO(dicom(pixels, RLELossless)))
+    frame = pydicom.encaps.get_frame(made.PixelData, 0, number_of_frames=1)
+    padding = pixels.itemsize  # a byte makes each segment even
+    assert codestream.fits(frame, pixels.nbytes + padding)
+    assert not codestream.fits(frame, pixels.nbytes - 1)
+    assert not codestream.fits(frame[:64] + b"\x80" * 1000, 999)  # headers that stand for nothing

@@ -23,15 +23,18 @@ OTHERS = [name for name in ENGINES if name not in ("torch", "compile")]
 APART = {"openvino-bf16": 0.03}  # 8 bits of mantissa; a millionth without
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the engines read of a package."""
-    folder = tmp_path_factory.mktemp("engines")
-    network = trained("defu_net")
+def written(folder: Path, name: str) -> Path:
+    """Write what the engines read of a package."""
+    network = trained(name)
     save_weights(folder / WEIGHTS, network.state_dict())
-    (folder / CONFIG).write_text(json.dumps(CONFIGURED))
+    (folder / CONFIG).write_text(json.dumps(CONFIGURED | {"network": name}))
     export(network, folder / ONNX)
     return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("engines"), "defu_net")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +78,8 @@ def test_several_callers_at_once_get_their_own(engines: dict[str, Engine], name:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_compiled_pytorch(folder: Path) -> None:
+def test_compiled_pytorch(tmp_path: Path) -> None:
+    folder = written(tmp_path, "unet")  # the fewest operations: every one is compiled by the C++ compiler
     images = pictures(BATCH + 1)
     expected = Predictor.load(folder).probabilities(images)
     np.testing.assert_allclose(start(folder, "compile", 1).probabilities(images), expected, atol=1e-5)
