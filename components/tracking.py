@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 LOCAL_STORE = "sqlite:///mlflow.db"
+REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[1-9][0-9]*))")
 TRAINING = "training"  # the tag by which a training finds its run again, whoever started it
 RETRIES, TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
 # How often a request is repeated, with growing pauses, and how many seconds it may take: MLflow's own 7 and 120 let a
@@ -27,12 +28,20 @@ FIRST, LATER = {RETRIES: "3", TIMEOUT: "10"}, {RETRIES: "3", TIMEOUT: "60"}
 
 def store_name() -> str:
     """Return the store's address as it may be shown: without the password that it may hold."""
-    return without_password(os.environ.get("MLFLOW_TRACKING_URI") or LOCAL_STORE)
+    # A password may hold anything, "@", "/" and spaces too: up to the last "@" all of it may be the password.
+    return re.sub(r"(://[^/:]*):.*@", r"\1:***@", os.environ.get("MLFLOW_TRACKING_URI") or LOCAL_STORE, flags=re.DOTALL)
 
 
 def without_password(text: str) -> str:
-    """Return text with the passwords of the addresses in it blotted out."""
-    return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", text)
+    """Return text with the passwords of the addresses in it blotted out; rather too much than too little."""
+    if address := os.environ.get("MLFLOW_TRACKING_URI"):
+        text = text.replace(address, store_name())
+    return re.sub(r"(://[^/:\s]*):\S*@", r"\1:***@", text)
+
+
+def first_line(error: BaseException) -> str:
+    """Return an error's first line without passwords, its type where it says nothing."""
+    return (without_password(str(error)).strip().splitlines() or [type(error).__name__])[0]
 
 
 def connect(experiment: str | None = None) -> MlflowClient:
@@ -66,8 +75,8 @@ def connect(experiment: str | None = None) -> MlflowClient:
             if experiment is not None:
                 mlflow.set_experiment(experiment)
     except (OSError, SQLAlchemyError) as error:
-        first_line = without_password(str(error).splitlines()[0])
-        raise UserError(f"MLflow, {store_name()}: {first_line}; check MLFLOW_TRACKING_URI, then run again") from error
+        told = f"MLflow, {store_name()}: {first_line(error)}; check MLFLOW_TRACKING_URI, then run again"
+        raise UserError(told) from error
     os.environ.update({name: value for name, value in LATER.items() if name not in os.environ})
     return client
 
@@ -92,10 +101,24 @@ def explained(what: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        first_line = without_password(str(error).splitlines()[0])
         missing = error.error_code == "RESOURCE_DOES_NOT_EXIST"
         check = "the name, the version and MLFLOW_TRACKING_URI" if missing else "MLFLOW_TRACKING_URI and the server"
-        raise UserError(f"MLflow, {what}: {first_line}; check {check}, then run again") from error
+        raise UserError(f"MLflow, {what}: {first_line(error)}; check {check}, then run again") from error
+
+
+@contextmanager
+def answered(what: str) -> Iterator[None]:
+    """Turn MLflow's errors inside the block, those of its file transfers too, into a :class:`UserError`."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        with explained(what):
+            yield
+    except (OSError, Boto3Error, BotoCoreError, ClientError) as error:
+        here = getattr(error, "filename", None)  # a file of this machine, which is no server's fault
+        check = here or "MLFLOW_TRACKING_URI, the server and the store behind it"
+        raise UserError(f"MLflow, {what}: {first_line(error)}; check {check}, then run again") from error
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -129,7 +152,7 @@ def find_run(client: MlflowClient, folder: Path) -> str | None:
         run = client.get_run(run_id)
     except MlflowException as error:
         if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
-            raise UserError(f"MLflow: {str(error).splitlines()[0]}; check MLFLOW_TRACKING_URI and run again") from error
+            raise UserError(f"MLflow: {first_line(error)}; check MLFLOW_TRACKING_URI and run again") from error
         return None
     # A run that someone has deleted takes nothing more.
     return run_id if run.info.lifecycle_stage == "active" else None

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from filelock import FileLock
 
 from components.errors import UserError
-from components.files import write_folder
-from components.tracking import connect, explained
+from components.files import explain_full_disk, write_folder
+from components.tracking import REGISTERED, answered, connect
 from model.package import CONTRACT
 
-REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[1-9][0-9]*))")
 PACKAGE = "package"  # the artifact of the logged model that is the package
 
 
-def fetch(uri: str, to: Path) -> Path:
+def fetch(uri: str, to: Path, downloaded: set[Path] | None = None) -> Path:
     """Return a package's folder, downloaded if it lies in a registry.
 
     Args:
         uri: ``models:/name@alias``, ``models:/name/3``, or a local folder, which is returned as it is.
         to: below which a downloaded version is kept, in a folder of its own; one that is there already is not
             downloaded again, since a version never changes.
+        downloaded: gets the folder if it was not there yet; see :func:`remove`.
 
     Raises:
         UserError: there is no such version, it holds no package, or the registry cannot be reached.
@@ -39,7 +37,7 @@ def fetch(uri: str, to: Path) -> Path:
         raise UserError(f"{uri}: not a model's name; say models:/NAME@ALIAS or models:/NAME/VERSION")
     client = connect()
     name = asked["name"]
-    with explained(uri):
+    with answered(uri), explain_full_disk(to):
         found = (
             client.get_model_version_by_alias(name, asked["alias"])
             if asked["alias"]
@@ -48,10 +46,28 @@ def fetch(uri: str, to: Path) -> Path:
         # Another registry may have another model of this name and version: the source's id is in the folder's name.
         folder = to / name / f"{found.version}-{found.source.rpartition('/')[2]}"
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / f".{folder.name}.fetch.lock"):
+        with FileLock(_lock(folder)):
             if not (folder / CONTRACT).is_file():
                 _download(f"models:/{name}/{found.version}", folder)
+                if downloaded is not None:
+                    downloaded.add(folder)
     return folder
+
+
+def remove(folder: Path) -> None:
+    """Remove a version that :func:`fetch` has downloaded; it may be fetched again, by other processes at once.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    with FileLock(_lock(folder)), TemporaryDirectory(dir=folder.parent) as beside:
+        # Moved away whole first: nobody finds half a package under its name.
+        if folder.exists():
+            folder.replace(Path(beside) / folder.name)
+
+
+def _lock(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.fetch.lock"
 
 
 def _download(uri: str, folder: Path) -> None:
@@ -63,4 +79,5 @@ def _download(uri: str, folder: Path) -> None:
         if not (package / CONTRACT).is_file():
             raise UserError(f"{uri}: holds no model package; register the model again")
         with write_folder(folder) as partial:
-            shutil.copytree(package, partial, dirs_exist_ok=True)
+            # With a destination MLflow always copies, from a folder of this machine too: what is moved is our own.
+            package.replace(partial)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from components.errors import UserError
-from components.tracking import explained
+from components.tracking import answered
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+__all__ = ["CHALLENGER", "CHAMPION", "WIDTH", "answered", "wide_console"]
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -22,15 +21,3 @@ def wide_console() -> Console:
     from rich.console import Console
 
     return Console(highlight=False, width=None if Console().is_terminal else WIDTH)
-
-
-@contextmanager
-def answered(what: str) -> Iterator[None]:
-    """Turn MLflow's errors inside the block, those of its file transfers too, into a :class:`UserError`."""
-    try:
-        with explained(what):
-            yield
-    except OSError as error:
-        first_line = (str(error) or type(error).__name__).splitlines()[0]
-        told = f"MLflow, {what}: {first_line}; check MLFLOW_TRACKING_URI and the server, then run again"
-        raise UserError(told) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -89,7 +90,7 @@ def _predict(app: FastAPI, service: Service) -> None:
         done = await service.predict(request, form, include)
         request.scope.setdefault("state", {})["said"] = {"model_version": done.model.version, "flags": done.flags}
         headers = {
-            "X-Model-Name": done.model.name,
+            "X-Model-Name": quote(done.model.name),  # a header holds Latin-1, a name anything
             "X-Model-Version": done.model.version,
             "X-Quality-Flags": ",".join(done.flags),
         }

@@ -24,7 +24,9 @@ def serve(
     reuse_port: Annotated[
         bool, typer.Option("--reuse-port", help="Share the port, so that a new service can take over from an old one.")
     ] = _D.reuse_port,
-    engine: Annotated[str, typer.Option(help="auto, openvino, onnxruntime, torch or compile.")] = _D.engine,
+    engine: Annotated[
+        str, typer.Option(help="auto, openvino-bf16, openvino, onnxruntime, torch or compile.")
+    ] = _D.engine,
     threads: Annotated[int | None, typer.Option(min=1, help="That the engine computes with at most.")] = _D.threads,
     workers: Annotated[int, typer.Option(min=1, help="Threads that run batches.")] = _D.workers,
     max_batch: Annotated[int, typer.Option(min=1, help="Images computed together at most; 1: no batching.")] = (

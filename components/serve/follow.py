@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from dataclasses import asdict, dataclass
@@ -14,13 +13,12 @@ from components.errors import UserError
 from components.files import sha256
 from components.serve.logs import say
 from components.serve.metrics import Metrics
+from components.tracking import REGISTERED, answered, connect, first_line
 
 if TYPE_CHECKING:
     from components.package import Package
     from components.serve.settings import Settings
 
-ALIAS = re.compile(r"models:/(?P<name>[^/@]+)@(?P<alias>[^/@]+)")
-VERSION = re.compile(r"models:/(?P<name>[^/@]+)/(?P<version>[1-9][0-9]*)")
 LONGEST_WAIT = 600  # seconds until a version that could not be loaded is tried again, after some failures
 
 
@@ -62,7 +60,8 @@ class Follower:
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics
-        self._alias = ALIAS.fullmatch(settings.model)
+        self._asked = REGISTERED.fullmatch(settings.model)
+        self._downloaded: set[Path] = set()
         self._model: Loaded | None = None
         self._look: Look | None = None
         self._failed: dict[str, Any] | None = None
@@ -104,7 +103,7 @@ class Follower:
 
     def start(self) -> None:
         """Follow the alias from now on; a fixed version and a folder have nothing to follow."""
-        if self._alias is not None:
+        if self._asked is not None and self._asked["alias"]:
             threading.Thread(target=self._follow, name="follow", daemon=True).start()
 
     def stop(self) -> None:
@@ -139,14 +138,13 @@ class Follower:
 
     def _named(self) -> tuple[str, str]:
         """Return the name and the version that are to be in use; for a folder its name and no version."""
-        if self._alias is None:
-            fixed = VERSION.fullmatch(self._settings.model)
-            return (fixed["name"], fixed["version"]) if fixed else (Path(self._settings.model).resolve().name, "")
-        from components.tracking import connect, explained
-
-        name, alias = self._alias.group("name", "alias")
+        if self._asked is None:
+            return Path(self._settings.model).resolve().name, ""
+        name, alias, version = self._asked.group("name", "alias", "version")
+        if version:
+            return name, version
         client = connect()
-        with explained(self._settings.model):
+        with answered(self._settings.model):
             version = str(client.get_model_version_by_alias(name, alias).version)
         self._seen(True)
         return name, version
@@ -157,7 +155,7 @@ class Follower:
 
         began = time.monotonic()
         uri = f"models:/{name}/{version}" if version else self._settings.model
-        folder = fetch(uri, self._settings.cache)
+        folder = fetch(uri, self._settings.cache, self._downloaded)
         package = load(folder, self._settings.engine, self._settings.threads)
         version = version or sha256(folder / WEIGHTS)[:12]
         try_out(package, uri)
@@ -172,6 +170,22 @@ class Follower:
             engine=self._model.engine,
             seconds=round(time.monotonic() - began, 2),
         )
+        self._tidy({folder, before.package.folder} if before else {folder})
+
+    def _tidy(self, kept: set[Path]) -> None:
+        """Remove what this service has downloaded but the version in use and the one before it, for a rollback.
+
+        Others may share the cache: what they have downloaded, or had before, is theirs.
+        """
+        from components.package.fetch import remove
+
+        for folder in self._downloaded - kept:
+            try:
+                remove(folder)
+            except OSError as error:  # no reason to refuse the new version, and tried again after the next one
+                say("old version not removed", 30, folder=str(folder), error=first_line(error))
+            else:
+                self._downloaded.discard(folder)
 
     def _seen(self, ok: bool, error: str | None = None) -> None:
         before, self._look = self._look, Look(now(), ok, error)
@@ -193,11 +207,6 @@ def try_out(package: Package, name: str) -> None:
     (found,) = package.segment([((rows + columns) % 256).astype(np.uint8)])
     if found.mask.shape != rows.shape or not (found.probabilities >= 0).all() or not (found.probabilities <= 1).all():
         raise UserError(f"{name}: the model computes something other than probabilities; register a sound one")
-
-
-def first_line(error: Exception) -> str:
-    """Return an error's first line, or its type where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def now() -> str:

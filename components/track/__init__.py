@@ -12,7 +12,7 @@ from components.errors import UserError
 from components.files import exclusive
 from components.track.journal import LEFT, LIVE, Journal
 from components.track.sender import Sender
-from components.tracking import explained, store_name
+from components.tracking import answered, store_name
 
 
 def command(place: str) -> str:
@@ -63,11 +63,8 @@ def _send(path: Path, called: str, removed: Callable[[], None] = lambda: None) -
         journal = Journal(path)
         count = len(journal.pending)
         sender = Sender(journal)
-        try:
-            with explained(called):
-                sender.send()
-        except OSError as error:  # where MLflow keeps its files in a folder of this machine
-            raise UserError(f"{called}: MLflow's files cannot be written ({error}); mend that and run again") from error
+        with answered(called):
+            sender.send()
         over = journal.finished or not live
         if over:
             journal.lay_aside()

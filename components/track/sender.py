@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.errors import UserError
 from components.track.journal import ARTIFACT, DATA, EPOCH, PARAMS, RUNNING, STATUS, SYSTEM, TAGS, Journal
-from components.tracking import LOCAL_STORE, TRAINING, connect, store_name, without_password
+from components.tracking import LOCAL_STORE, TRAINING, connect, first_line, store_name, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -122,7 +122,8 @@ class Sender:
     def _tell_refusal(self, record: dict[str, Any], error: Exception) -> None:
         if not self._refused:
             self._refused = True
-            tell(f"warning: MLflow, {store_name()}: refuses a record ({record['kind']}), which is left out: {error}")
+            text = without_password(str(error))
+            tell(f"warning: MLflow, {store_name()}: refuses a record ({record['kind']}), which is left out: {text}")
 
 
 def tell(message: str) -> None:
@@ -132,8 +133,7 @@ def tell(message: str) -> None:
 
 def reason(error: BaseException) -> str:
     """Return what lies behind an error, in one line and without passwords."""
-    lines = without_password(str(error.__cause__ or error)).splitlines()
-    return lines[0] if lines else type(error).__name__
+    return first_line(error.__cause__ or error)
 
 
 def is_local() -> bool:

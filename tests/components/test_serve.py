@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import cv2
 import numpy as np
@@ -171,6 +173,14 @@ def test_a_full_service_says_when_to_come_again_and_a_late_answer_is_an_error(tr
     assert late.status_code == 504
     assert full.metric("defunet_predictions_in_flight") == 0
     assert full.stop().returncode == 0
+
+
+def test_a_models_name_may_hold_anything(trained: Trained, package: Path, tmp_path: Path) -> None:
+    named = ready(launch(trained.project, shutil.copytree(package, tmp_path / "肺 Łunge")))
+    answer = named.predict(png(chest()))
+    assert (answer.status_code, unquote(answer.headers["x-model-name"])) == (200, "肺 Łunge")
+    assert answer.json()["model"]["name"] == "肺 Łunge"
+    assert named.stop().returncode == 0
 
 
 def test_large_pictures_at_once_are_bounded(trained: Trained, package: Path) -> None:

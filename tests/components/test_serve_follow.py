@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
+from components.package import fetch
 from tests.components.serving import CHAMPION, NAME, Served, chest, launch, png, ready
 from tests.conftest import Job, Project, Trained
 
@@ -83,6 +84,29 @@ def test_a_promotion_is_followed_while_requests_flow_and_none_is_lost(registry: 
     versions = [answer.headers["x-model-version"] for answer in traffic.answers]
     assert {"1", second} == set(versions)
     assert service.metric("defunet_model_swaps_total") == 3
+    assert service.stop().returncode == 0
+
+
+@pytest.mark.slow
+def test_of_what_it_has_downloaded_the_version_in_use_and_the_one_before_it_are_kept(
+    registry: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", registry.store)
+    cache = tmp_path / "cache"
+    fetch(f"models:/{NAME}/1", cache)  # by another process than the service
+    service = ready(launch(registry, CHAMPION, "--poll", 0.2, "--cache", cache))
+
+    def kept() -> list[str]:
+        return sorted(path.name.partition("-")[0] for path in (cache / NAME).iterdir() if path.name[0] != ".")
+
+    for expected in (["1", "2"], ["1", "2", "3"], ["1", "3", "4"]):
+        version = register_again(registry)
+        registry.client().set_registered_model_alias(NAME, "champion", version)
+        assert service.job.until(lambda v=version: uses(service, v))  # type: ignore[misc]
+        assert service.job.until(lambda e=expected: kept() == e, 20), kept()  # type: ignore[misc]
+    assert service.predict(png(chest())).headers["x-model-version"] == "4"
+    registry.client().set_registered_model_alias(NAME, "champion", "2")  # which is downloaded again
+    assert service.job.until(lambda: uses(service, "2"))
     assert service.stop().returncode == 0
 
 

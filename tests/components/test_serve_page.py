@@ -28,6 +28,17 @@ DROP = """([text, name]) => {
 }"""
 COLOUR = """([x, y]) => [...document.getElementById("view").getContext("2d").getImageData(x, y, 1, 1).data]"""
 
+# Decoding waits until release(), which itself waits until the page has taken what was decoded.
+LATE = """() => {
+  const decode = createImageBitmap, held = new Promise((done) => (globalThis.open = done));
+  globalThis.createImageBitmap = async (...given) => {
+    document.body.classList.add("held");
+    await held;
+    return decode(...given);
+  };
+  globalThis.release = () => { open(); return new Promise((done) => setTimeout(done, 500)); };
+}"""
+
 
 @pytest.fixture
 def page(browser: Browser, service: Served) -> Visit:
@@ -186,6 +197,26 @@ def test_a_bad_file_is_told_and_the_next_one_shown(page: Visit, data: bytes, nam
     assert "two.png" in found(page)
     assert not page.page.is_visible("#error")
     page.check()
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_picture_that_comes_late_is_not_shown_under_the_error_of_another_file(page: Visit, several: bool) -> None:
+    page.page.evaluate(LATE)
+    drop(page, png(chest()), "one.png")
+    page.page.wait_for_selector("body.held")
+    if several:
+        page.page.evaluate(
+            DROP.replace("data.items.add(", "data.items.add(new File([], 'a')); data.items.add("), ["", "b"]
+        )
+    else:
+        drop(page, b"%PDF-1.7", "report.dcm")
+    page.page.wait_for_selector("#error:visible")
+    page.page.evaluate("() => release()")
+    assert not page.page.is_visible("#view"), "the mask of an earlier file stands under the error of a later one"
+    assert page.page.inner_text("#status") == ""
+    drop(page, png(chest()), "two.png")
+    assert "two.png" in found(page)
+    assert not page.page.is_visible("#error")
 
 
 def test_a_dicom_is_shown_as_a_picture(page: Visit) -> None:

@@ -18,12 +18,18 @@ from typing import Any
 
 import httpx
 import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
+from components.errors import UserError
+from components.package import fetch
 from components.results import CONFIG, HISTORY, RUN
 from components.track import send_records
 from components.track.journal import LEFT, LIVE, Journal
 from components.track.sender import Sender
+from components.tracking import explained, store_name, without_password
 from scripts.services.checks import free_ports
+from tests.components.conftest import Bucket
 from tests.components.test_train import files, states
 from tests.conftest import CELL, EPOCHS, Job, Project, Trained, refused
 from tests.s3_faults import Fault, proxy
@@ -353,6 +359,89 @@ def test_passwords_are_not_printed(project: Project) -> None:
     assert "http://me:***@127.0.0.1:1" in said(job)
     done = project.call(project.evaluate_line(), MLFLOW_TRACKING_URI=address)
     assert "hunter2" not in done.stderr
+
+
+@pytest.mark.parametrize("user", ["me", "me@clinic"])
+@pytest.mark.parametrize(
+    "password", ["hunter2", "hun/ter2", "hun@ter2", "hun:te@r/2", "hun ter2", "@hunter2", "hunter2/"]
+)
+@pytest.mark.parametrize("scheme", ["http", "postgresql+pg8000"])
+def test_no_password_is_shown_whatever_it_holds(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, password: str, user: str
+) -> None:
+    address = f"{scheme}://{user}:{password}@db.example:5000/mlflow"
+    hidden = f"{scheme}://{user}:***@db.example:5000/mlflow"
+    text = "API request to {} failed; see a@b.example"
+    if " " not in password:  # an address that is not MLFLOW_TRACKING_URI
+        assert "ter2" not in without_password(text.format(address))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    assert store_name() == hidden
+    assert without_password(text.format(address)) == text.format(hidden)
+
+
+@pytest.mark.parametrize("address", ["http://db.example:5000", "http://[::1]:5000/a", "sqlite:////srv/a b/mlflow.db"])
+def test_an_address_without_a_password_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    assert store_name() == address
+    assert without_password(f"no answer from {address}, port 5000") == f"no answer from {address}, port 5000"
+
+
+def test_an_error_that_says_nothing_or_a_password_is_told_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match="MLflow, x: MlflowException; check"), explained("x"):
+        raise MlflowException("")
+    journal = Journal.begin(tmp_path / LIVE, training="m", fingerprint="f", experiment="e", name="n", tags={})
+    Sender(journal)._tell_refusal({"kind": "epoch"}, ValueError("http://me:hun/ter2@host/api:\nno"))
+    assert "left out: http://me:***@host/api: no" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("source", "status"),
+    [
+        ("mlflow-artifacts:/models/m", "500"),
+        ("mlflow-artifacts:/models/m", "403"),
+        ("s3://nobody-has-this/models/m", ""),
+    ],
+)
+def test_a_store_of_files_that_is_down_is_told_when_a_package_is_fetched(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, status: str
+) -> None:
+    """MLflow's database answers, what lies behind it for the files does not: through the server, or asked directly."""
+    server.up()
+    for name, value in QUICK.items() | {"AWS_MAX_ATTEMPTS": "1", "AWS_ACCESS_KEY_ID": "a"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", f"http://127.0.0.1:{free_ports(1)[0]}")
+    with proxy(server.url) as front:
+        front.faults.append(Fault(status, path="mlflow-artifacts"))
+        address = front.url.replace("://", "://me:hunter2@")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        client = MlflowClient(tracking_uri=server.store, registry_uri=server.store)
+        name = f"m{status}"
+        client.create_registered_model(name)
+        client.create_model_version(name, source)
+        with pytest.raises(UserError, match=f"^MLflow, models:/{name}/1: .*check MLFLOW_TRACKING_URI") as told:
+            fetch(f"models:/{name}/1", tmp_path)
+    assert "\n" not in str(told.value)
+    assert "hunter2" not in str(told.value)
+    assert [path for path in (tmp_path / name).iterdir() if path.name[0] != "."] == []
+
+
+def test_records_in_s3_that_may_not_be_removed_are_told(untrained: Project, bucket: Bucket, tmp_path: Path) -> None:
+    journal = Journal.begin(
+        tmp_path / "mlflow-m.jsonl", training="m", fingerprint="f", experiment="lung-segmentation", name="n", tags={}
+    )
+    journal.add("epoch", values={"train_loss": 0.5}, step=1)
+    bucket.client.upload_file(str(journal.path), bucket.name, "states/mlflow-m.jsonl")
+    statement = {"Effect": "Deny", "Principal": "*", "Action": "s3:DeleteObject"}
+    policy = {"Version": "2012-10-17", "Statement": [statement | {"Resource": [f"arn:aws:s3:::{bucket.name}/*"]}]}
+    bucket.client.put_bucket_policy(Bucket=bucket.name, Policy=json.dumps(policy))
+    message = refused(untrained.call(untrained.line("track", f"s3://{bucket.name}/states")))
+    assert message.startswith(f"error: removing s3://{bucket.name}/states/mlflow-m.jsonl, whose records have been sent")
+    assert "access denied" in message
+    (run,) = untrained.runs()
+    assert run.data.metrics["train_loss"] == 0.5
 
 
 def test_what_a_kill_cuts_off_is_dropped(tmp_path: Path) -> None:

@@ -60,10 +60,13 @@ function showFindings(answer) {
   at("facts").replaceChildren(...facts.flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
 }
 
-async function show(answer, file) {
+/** Show an answer, unless another file has been chosen meanwhile; tell whether it is shown. */
+async function show(answer, file, signal) {
   const mask = new Blob([bytes(answer.mask)], { type: "image/png" });
   const image = new Blob([bytes(answer.image)], { type: "image/png" });
-  viewer.show(await createImageBitmap(image), await createImageBitmap(mask));
+  const bitmaps = await Promise.all([createImageBitmap(image), createImageBitmap(mask)]);
+  if (signal.aborted) return false;
+  viewer.show(...bitmaps);
   links.forEach((address) => URL.revokeObjectURL(address));
   links = [];
   const stem = file.name.replace(/\.[^.]*$/, "") || "xray";
@@ -77,6 +80,7 @@ async function show(answer, file) {
   at("stage").classList.add("loaded");
   at("choose").textContent = "Choose another";
   draw();
+  return true;
 }
 
 function fail(text) {
@@ -102,12 +106,12 @@ async function predict(file) {
     const answer = await response.json();
     if (mine.signal.aborted) return;
     if (!response.ok) return fail(`${file.name}: ${answer.detail}`);
-    await show(answer, file);
+    if (!(await show(answer, file, mine.signal))) return;
     const count = answer.findings.flags.length;
     at("status").textContent = `${file.name}: the lungs cover ${percent(answer.findings.lungs.share)} of the picture; ` +
       (count ? `${count} flag${count > 1 ? "s" : ""} raised.` : "no flag.");
   } catch (error) {
-    if (error.name === "AbortError") return;
+    if (mine.signal.aborted) return;
     fail(`${file.name}: the service gave no answer (${error.message}); it may be away or starting again.`);
   } finally {
     if (mine === request) at("stage").classList.remove("busy");
@@ -130,7 +134,10 @@ addEventListener("drop", (event) => {
   depth = 0;
   document.body.classList.remove("over");
   const { files } = event.dataTransfer;
-  if (files.length > 1) return fail("One X-ray at a time, please.");
+  if (files.length > 1) {
+    request?.abort();
+    return fail("One X-ray at a time, please.");
+  }
   if (files.length) predict(files[0]);
 });
 fetch("/ready").then((response) => response.json()).then((told) => tell(told.model)).catch(() => tell(null));
