@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
@@ -11,6 +12,9 @@ from components.errors import UserError
 from components.files import explain_full_disk, write_folder
 from components.tracking import REGISTERED, answered, connect
 from model.package import CONTRACT
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 PACKAGE = "package"  # the artifact of the logged model that is the package
 
@@ -38,11 +42,8 @@ def fetch(uri: str, to: Path, downloaded: set[Path] | None = None) -> Path:
     client = connect()
     name = asked["name"]
     with answered(uri), explain_full_disk(to):
-        found = (
-            client.get_model_version_by_alias(name, asked["alias"])
-            if asked["alias"]
-            else client.get_model_version(name, asked["version"])
-        )
+        version = version_of(client, name, asked["alias"]) if asked["alias"] else asked["version"]
+        found = client.get_model_version(name, version)
         # Another registry may have another model of this name and version: the source's id is in the folder's name.
         folder = to / name / f"{found.version}-{found.source.rpartition('/')[2]}"
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -52,6 +53,22 @@ def fetch(uri: str, to: Path, downloaded: set[Path] | None = None) -> Path:
                 if downloaded is not None:
                     downloaded.add(folder)
     return folder
+
+
+def version_of(client: MlflowClient, name: str, alias: str) -> str:
+    """Return the version that an alias names.
+
+    Raises:
+        UserError: none has it.
+        MlflowException: the registry does not answer, or has no such model.
+    """
+    aliases = client.get_registered_model(name).aliases
+    if alias not in aliases:
+        there = " or ".join(f"models:/{name}@{each}" for each in sorted(aliases)) or "another model"
+        raise UserError(
+            f"models:/{name}@{alias}: no version is {alias} yet; promote one (`make promote`), or say {there}"
+        )
+    return str(aliases[alias])
 
 
 def remove(folder: Path) -> None:

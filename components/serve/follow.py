@@ -143,9 +143,11 @@ class Follower:
         name, alias, version = self._asked.group("name", "alias", "version")
         if version:
             return name, version
+        from components.package.fetch import version_of
+
         client = connect()
         with answered(self._settings.model):
-            version = str(client.get_model_version_by_alias(name, alias).version)
+            version = version_of(client, name, alias)
         self._seen(True)
         return name, version
 

@@ -26,7 +26,7 @@ from model.engines import EXACT, FASTEST, ONNX
 from model.package import BINS, CARD, CONTRACT, PERCENTILES
 from model.postprocessing import to_masks
 from model.predictor import CONFIG, WEIGHTS, Predictor
-from tests.conftest import CELL, Project, Trained
+from tests.conftest import CELL, ROOT, Project, Trained, refused
 
 SHAPES = [(32, 32), (40, 57), (121, 90), (1, 9)]
 
@@ -258,3 +258,14 @@ def test_three_lines_of_plain_pytorch(built: tuple[Project, Path], package: Pack
     one = package.segment([image])[0]
     clear = np.abs(one.probabilities - package.contract.threshold) > 1e-4
     np.testing.assert_array_equal(found[clear], one.mask[clear])
+
+
+def test_an_alias_that_no_version_has_is_told_with_those_there_are(scored: Project) -> None:
+    scored.do(scored.register_line())
+    image = ROOT / "samples/MontgomerySet/CXR_png/MCUCXR_0001_0.png"
+    told = refused(scored.call(scored.line("predict", image, "-o", scored.root / "out")))
+    assert (
+        "@champion: no version is champion yet; promote one (`make promote`), or say models:/lung-segmentation@ch"
+        in told
+    )
+    assert "no version is champion" in refused(scored.call(scored.line("serve", "--port", "0")))
