@@ -85,14 +85,18 @@ class Containers:
             if self._ended:  # in the meantime
                 container.kill()
             # Whole lines, since kfp indents whatever is printed at once; a character may come in two pieces.
-            text, begun = codecs.getincrementaldecoder("utf-8")(errors="replace"), ""
+            text, begun, seen = codecs.getincrementaldecoder("utf-8")(errors="replace"), "", 0
             for piece in container.logs(stream=True):
+                seen += len(piece)
                 *lines, begun = (begun + text.decode(piece)).split("\n")
                 for line in lines:
                     print(line, flush=True)
+            code = int(container.wait()["StatusCode"])
+            # The stream may end before the engine has written the last words down; once it has waited, it has.
+            begun += text.decode(container.logs()[seen:], final=True)
             if begun:
-                print(begun, flush=True)
-            return int(container.wait()["StatusCode"])
+                print(begun.removesuffix("\n"), flush=True)
+            return code
         finally:
             self._running.discard(container.id)
             container.remove(force=True)
