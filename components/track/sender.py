@@ -104,7 +104,9 @@ class Sender:
         elif kind == ARTIFACT:
             client.log_text(run_id, first["text"], first["file"])
         elif kind == STATUS and first["status"] == RUNNING:
-            client.update_run(run_id, RUNNING)
+            # A new run is running from its start, and a request that a slow server answers too late would undo the end.
+            if self._taken_up:
+                client.update_run(run_id, RUNNING)
         elif kind == STATUS:
             client.set_terminated(run_id, first["status"], first["time"])
         else:
