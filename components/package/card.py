@@ -10,6 +10,7 @@ from components.cohort import Arrays
 from components.params import Params
 from components.provenance import lineage_tags, versions
 from components.results import Row
+from components.templating import environment as templates
 
 TEMPLATE = "README.md.j2"
 FIGURES = ("dice", "jaccard", "hd95")
@@ -61,14 +62,6 @@ def _counts(cohort: Arrays, split: str, ids: Sequence[str]) -> list[dict[str, An
 
 def write_readme(path: Path, card: Mapping[str, Any], contract: Mapping[str, Any]) -> None:
     """Write the card as Markdown with the metadata block that model hubs read."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(  # noqa: S701  Markdown, of our own figures
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = templates(Path(__file__).with_name("templates"), html=False)
     environment.filters["figure"] = lambda value, digits=4: "not defined" if value is None else f"{value:.{digits}f}"
     path.write_text(environment.get_template(TEMPLATE).render(card=card, contract=contract))

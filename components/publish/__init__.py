@@ -7,8 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from components.files import write_file, write_folder
 from components.publish import facts
 from components.publish.studies import Study, read_studies
@@ -17,6 +15,7 @@ from components.report.layout import Results, scenario_title
 from components.report.page import render_markdown
 from components.report.paired import BETTER, WORSE, Pair, compare
 from components.report.text import digits_for, duration, figure_text, plain
+from components.templating import environment as templates
 
 RESAMPLES, SEED = 1000, 0  # of the paired bootstrap of the tables, as evaluate.bootstrap and evaluate.seed are shipped
 
@@ -52,14 +51,7 @@ def _tables(study: Study, pairs: list[Pair]) -> str:
 
 
 def _document(studies: list[Study], pairs: dict[str, list[Pair]], out: Path) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=False,  # noqa: S701  it is Markdown
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = templates(Path(__file__).parent / "templates", html=False)
     environment.filters |= {
         "figure": figure_text,
         "duration": duration,

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from components.report import charts, paper, tables
@@ -20,6 +20,7 @@ from components.report.reliability import calibration_table, reliability_curve
 from components.report.runs import columns_apart, recipes, run_line
 from components.report.text import duration, figure_text, moment, plain
 from components.results import DIFFERENCE_COLOURS, FIGURE_COLOURS
+from components.templating import environment as templates
 
 # What the viewer of cases draws of each of the regions, RGB 0 to 255; a region that a view lacks is not drawn.
 TRUTH, PREDICTION = (86, 180, 233), (230, 159, 0)
@@ -33,14 +34,7 @@ VIEWS = {
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = templates(Path(__file__).parent / "templates", html=True)
     environment.filters |= {
         "figure": figure_text,
         "count": lambda value: "–" if value is None else f"{value:,}",

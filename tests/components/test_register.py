@@ -212,9 +212,11 @@ def test_it_is_fetched_once_by_alias_or_version(
     assert fetch(f"models:/{NAME}/1", tmp_path) == folder
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     assert [path for path in folder.parent.iterdir() if path.is_dir()] == [folder]
-    for unknown in (f"models:/{NAME}/7", f"models:/{NAME}@nobody", "models:/nothing/1"):
-        with pytest.raises(UserError, match="MLflow, "):
-            fetch(unknown, tmp_path)
+    for unknown, says in (("/7", "MLflow, "), ("@nobody", "no version is nobody yet")):
+        with pytest.raises(UserError, match=says):
+            fetch(f"models:/{NAME}{unknown}", tmp_path)
+    with pytest.raises(UserError, match="MLflow, "):
+        fetch("models:/nothing/1", tmp_path)
 
 
 def free_port() -> int:
