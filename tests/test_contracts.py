@@ -26,7 +26,10 @@ def test_imports_run_one_way() -> None:
 
 def test_every_step_of_dvc_yaml_is_a_command_and_the_other_way_round() -> None:
     text = (ROOT / "dvc.yaml").read_text()
-    beside = {f"components.{name}" for name in ("predict", "profile", "promote", "publish", "sample", "serve", "track")}
+    beside = {
+        f"components.{name}"
+        for name in ("check", "predict", "profile", "promote", "publish", "sample", "serve", "track")
+    }
     assert {name for name in COMMANDS if f"python -m {name} " in text} == set(COMMANDS) - beside
 
 

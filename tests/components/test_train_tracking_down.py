@@ -138,7 +138,7 @@ def assert_whole(server: Server, project: Project, trained: Trained, epochs: int
     """Check that the one run is what it would have been with a server that is always there."""
     here = content(server, project)
     (usual,) = trained.project.runs()
-    assert here["info"][1] == "FINISHED"
+    assert here["info"][1] == "FINISHED", (here["info"], (server.folder / "log").read_text()[-8000:])
     assert here["info"][4] == usual.info.run_name
     assert here["params"].keys() == usual.data.params.keys()
     assert here["tags"].keys() == usual.data.tags.keys()
