@@ -26,7 +26,7 @@ def journals(url: str) -> Iterator[tuple[Path, Callable[[], None]]]:
         try:
             client.delete_object(Bucket=bucket, Key=key)
         except (BotoCoreError, ClientError, Boto3Error) as error:
-            called = f"removing s3://{bucket}/{key}, whose records have been sent (s3:DeleteObject)"
+            called = f"removing s3://{bucket}/{key}, whose records have been sent"
             raise explain(error, called) from error
 
     try:

@@ -31,6 +31,7 @@ class Courier:
         self._left = list(_left_beside(journal.path))
         self.trouble: BaseException | None = None
         self._told = self._started = False
+        self._begun = self._ended = 0  # attempts at sending
         self._attempted, self._wake, self._hurry, self._over = (threading.Event() for _ in range(4))
         self._thread = threading.Thread(target=self._work, name="MLflow", daemon=True)
 
@@ -60,10 +61,13 @@ class Courier:
         """Wait while records go through, and a little where they do not; tell whether all have been sent."""
         self._hurry.set()
         self._wake.set()
-        count, limit = self.journal.sent, time.monotonic() + PATIENCE
-        while self.journal.pending and time.monotonic() < limit:
+        count, limit, last = self.journal.sent, time.monotonic() + PATIENCE, 0
+        while self.journal.pending and self._thread.is_alive() and (not last or self._ended < last):
             if self.journal.sent != count:
-                count, limit = self.journal.sent, time.monotonic() + PATIENCE
+                count, limit, last = self.journal.sent, time.monotonic() + PATIENCE, 0
+            elif not last and time.monotonic() >= limit:
+                # One that begins now: who was stopped meanwhile (a suspended job, a laptop) has waited, but not tried.
+                last = self._begun + 1
             time.sleep(0.01)
         self._over.set()
         self._wake.set()
@@ -75,6 +79,7 @@ class Courier:
     def _work(self) -> None:
         pause = PAUSES[0]
         while not self._over.is_set():
+            self._begun += 1
             try:
                 self.sender.send()
                 self._attempted.set()
@@ -83,6 +88,7 @@ class Courier:
             # Whatever it is that goes wrong with MLflow, it is told, and the training goes on.
             except Exception as error:
                 self.trouble = error
+                self._ended += 1
                 self._attempted.set()
                 if self._started and not self._told:
                     self._tell()
@@ -92,6 +98,7 @@ class Courier:
                 else:
                     pause = min(2 * pause, PAUSES[1])
             else:
+                self._ended += 1
                 pause = PAUSES[0]
                 self._wake.wait()
                 self._wake.clear()
