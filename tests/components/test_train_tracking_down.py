@@ -233,8 +233,10 @@ def test_stopped_at_its_end_for_longer_than_it_waits_it_tries_once_more(
     server.down()
     job.kill(signal.SIGCONT)
     assert job.until((project.model / RUN).exists)  # nothing is left to do but to send
+    time.sleep(PATIENCE / 5)
+    assert not job.ended
     job.kill(signal.SIGSTOP)
-    time.sleep(PATIENCE + 1)
+    time.sleep(PATIENCE)
     server.up()
     assert_told_of_the_gap(server, ended(job))
     assert_whole(server, project, trained)
