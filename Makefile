@@ -52,7 +52,7 @@ image:  ## Build the image of every step: TARGET=cpu|gpu, and the options in doc
 	@$(if $(CA_BUNDLE),cp "$(CA_BUNDLE)" build/image/ca.pem)
 	@$(if $(WHEELS),cp "$(WHEELS)"/*.whl build/image/)
 	@trap 'rm -rf build/image' EXIT; docker build --target $(TARGET) --tag $(IMAGE) \
-	  --build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" \
+	  --build-arg VERSION="$$(sed -n 's/^__version__ = "\(.*\)".*/\1/p' components/__init__.py)" \
 	  --build-arg GIT_COMMIT="$$(git rev-parse HEAD)" \
 	  --build-arg GIT_DIRTY="$$(git diff --quiet HEAD -- . ':!dvc.lock' && echo false || echo true)" \
 	  --build-arg HTTP_PROXY --build-arg HTTPS_PROXY --build-arg NO_PROXY \

@@ -109,7 +109,7 @@ def decode(data: bytes, name: str, max_pixels: int | None = None) -> tuple[np.nd
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
-        raise ImageError(f"{name}: cannot be decoded ({error.err}); fetch it again") from error
+        raise ImageError(f"{name}: damaged (its pixels cannot be decoded); fetch it again") from error
     if pixels is None:
         raise ImageError(f"{name}: damaged (its pixels cannot be unpacked); fetch it again")
     if pixels.ndim == 2:

@@ -37,6 +37,17 @@ BAD_CREDENTIALS = (
     "InvalidClientTokenId",
 )
 ATTEMPTS = 4  # at reading a body; botocore repeats what fails before the body begins
+# What an owner must allow, where it is not called as the operation is.
+RIGHTS = {
+    "HeadObject": "s3:GetObject and s3:ListBucket",  # without the second, what is not there is denied, not missing
+    "HeadBucket": "s3:ListBucket",
+    "ListObjects": "s3:ListBucket",
+    "ListObjectsV2": "s3:ListBucket",
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+    "DeleteObjects": "s3:DeleteObject",
+}
 ENCRYPTED = ("SSEKMSKeyId", "SSECustomerAlgorithm")  # such an object's ETag is no MD5 of its content
 
 
@@ -150,13 +161,12 @@ def explain(error: BotoCoreError | ClientError, called: str) -> UserError:
     """Return an error of boto3 in one line: what is wrong with ``called`` and what to do."""
     if isinstance(error, ClientError):
         code, message = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
-        listing = error.operation_name.startswith("List")
         if code in BAD_CREDENTIALS:
             text = f"the credentials are refused ({code}); check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE"
         elif code in ("NoSuchBucket", "InvalidBucketName"):
             text = "there is no such bucket; check its name, and AWS_ENDPOINT_URL if it is not with Amazon"
         elif code in ("AccessDenied", "403", "Forbidden", "AllAccessDisabled"):
-            right = "s3:ListBucket" if listing else "s3:GetObject"
+            right = RIGHTS.get(error.operation_name, f"s3:{error.operation_name}")
             text = f"access denied; ask the bucket's owner for {right}, or use other credentials"
         elif code in ("NoSuchKey", "404", "NotFound"):
             text = "gone since the bucket was listed; run again"

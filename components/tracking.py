@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 LOCAL_STORE = "sqlite:///mlflow.db"
 REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[1-9][0-9]*))")
 TRAINING = "training"  # the tag by which a training finds its run again, whoever started it
+# A server before S3 has its clients fetch files, and send large ones, under S3's address as it knows it itself: who
+# cannot reach that tries for minutes. Through the server all of them can.
+DIRECT = ("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD")
 RETRIES, TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
 # How often a request is repeated, with growing pauses, and how many seconds it may take: MLflow's own 7 and 120 let a
 # server that hangs hold a step for a quarter of an hour. The first question is small, later ones carry models.
@@ -44,11 +47,12 @@ def first_line(error: BaseException) -> str:
     return (without_password(str(error)).strip().splitlines() or [type(error).__name__])[0]
 
 
-def connect(experiment: str | None = None) -> MlflowClient:
+def connect(experiment: str | None = None, *, existing: bool = False) -> MlflowClient:
     """Return a client of the store that MLFLOW_TRACKING_URI names, else the local database.
 
     Args:
         experiment: made the active one, and created where it does not exist.
+        existing: refuse a local database that is not there, which MLflow would create: who reads needs what is in it.
 
     A server is asked whether it is there: repeatedly, with pauses, and within a minute. The environment's
     MLFLOW_HTTP_REQUEST_MAX_RETRIES and MLFLOW_HTTP_REQUEST_TIMEOUT hold where they are set.
@@ -58,6 +62,8 @@ def connect(experiment: str | None = None) -> MlflowClient:
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for name in DIRECT:
+        os.environ.setdefault(name, "false")
     import mlflow
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -67,6 +73,9 @@ def connect(experiment: str | None = None) -> MlflowClient:
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # one line for each attempt
     uri = os.environ.get("MLFLOW_TRACKING_URI") or LOCAL_STORE
     mlflow.set_tracking_uri(uri)
+    if existing and (file := _database_file(uri)) is not None and not file.exists():
+        told = f"MLflow, {store_name()}: there is no store here"
+        raise UserError(f"{told}; run in the project's folder after `make run`, or set MLFLOW_TRACKING_URI")
     try:
         with explained(store_name()):
             client = mlflow.MlflowClient()
@@ -79,6 +88,20 @@ def connect(experiment: str | None = None) -> MlflowClient:
         raise UserError(told) from error
     os.environ.update({name: value for name, value in LATER.items() if name not in os.environ})
     return client
+
+
+def _database_file(uri: str) -> Path | None:
+    """Return the file of an SQLite database; None for a server, and for an address that names no plain file."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    if not uri.startswith("sqlite"):
+        return None
+    try:
+        name = make_url(uri).database
+    except (ArgumentError, ValueError):
+        return None
+    return Path(name) if name and not name.startswith((":", "file:")) else None
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from components import __version__
 from tests.conftest import CELL, ROOT, shrunk
 from tests.engine import SECRET, Engine, Image, options
 
@@ -50,9 +51,8 @@ def test_only_sources_and_choices_enter_the_build(engine: Engine, base: str, che
 def test_what_the_image_is_and_holds(image: Image) -> None:
     found = image.inspect()
     labels = {name.removeprefix("org.opencontainers.image."): text for name, text in found["Config"]["Labels"].items()}
-    (version,) = re.findall(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert labels["revision"] == image.commit
-    assert (labels["version"], labels["licenses"]) == (version, "Apache-2.0")
+    assert (labels["version"], labels["licenses"]) == (__version__, "Apache-2.0")
     assert found["Config"]["Entrypoint"] is None  # Kubeflow's commands are whole
     assert found["Config"]["User"] == "10001:10001"
 

@@ -23,6 +23,7 @@ from pipelines.components import IMAGE
 from scripts.services import ARTIFACTS, DATA, Keys, mlflow, mlflow_command, mlflow_environment, s3_client, s3_command
 from scripts.services.checks import free_ports
 from tests.conftest import ROOT, refused
+from tests.engine import compose_program
 from tests.services import KEYS, Bucket, postgres, python, without_keys
 
 pytest_plugins = ["tests.services_fixtures"]
@@ -152,7 +153,7 @@ def test_a_person_starts_uses_stops_and_starts_them_again(person: Person, tmp_pa
     person.process.send_signal(signal.SIGINT)
     code, out, err = person.ended()
     assert (code, err) == (0, "")
-    assert out.endswith(f"stopped; what they keep lies in {person.folder}\n")
+    assert out == f"stopping both, which may take some seconds ...\nstopped; what they keep lies in {person.folder}\n"
     assert not listens(person.s3_port)
     assert not listens(person.mlflow_port)
     assert (person.folder / ".gitignore").read_text() == "*\n"
@@ -261,13 +262,9 @@ def test_compose_lets_only_this_machine_in_and_waits_for_health(compose: dict[st
 
 
 def test_compose_is_accepted_by_docker_compose(tmp_path: Path) -> None:
-    plugin = (
-        shutil.which("docker")
-        and not subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode
-    )
-    if not plugin and not shutil.which("docker-compose"):
+    program = compose_program()
+    if program is None:
         pytest.skip("neither `docker compose` nor docker-compose is installed")
-    program = ["docker", "compose"] if plugin else ["docker-compose"]
     (tmp_path / ".env").write_text("POSTGRES_PASSWORD=of-my-own\nS3_PORT=18333\n")
     line = [*program, "--project-directory", str(tmp_path), "--file", str(ROOT / "compose.yaml"), "config"]
     done = subprocess.run(line, capture_output=True, text=True, check=False, env=environment(), timeout=60)
@@ -295,6 +292,24 @@ def test_a_call_under_another_name_is_refused(mlflow_server: str) -> None:
     list_call = f"{mlflow_server}/api/2.0/mlflow-artifacts/artifacts"
     assert httpx.get(list_call).status_code == 200
     assert httpx.get(list_call, headers={"Host": "evil.example.org"}).status_code == 403
+
+
+def test_a_client_that_cannot_reach_s3_gets_files_through_the_server(
+    tmp_path: Path, empty_store: Path, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with ``compose.yaml`` and on a cluster: S3 has a name that only the server's side can resolve."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    with monkeypatch.context() as inside:
+        # SeaweedFS takes what is sent to it as to a proxy for what it is.
+        inside.setenv("HTTP_PROXY", s3_server)
+        for name in ("NO_PROXY", "no_proxy", "http_proxy"):
+            inside.delenv(name, raising=False)
+        port, database = free_ports(1)[0], f"sqlite:///{tmp_path / 'mlflow.db'}"
+        with mlflow(tmp_path, database, "http://s3.invalid:8333", KEYS, port) as server:
+            inside.delenv("HTTP_PROXY")
+            there = environment(MLFLOW_TRACKING_URI=server.url, PYTHONPATH=str(ROOT), **without_keys(tmp_path))
+            fetched = "from components.tracking import connect; connect()\n" + TRACK + LOOK
+            assert python(fetched, tmp_path, there).splitlines()[-1].endswith("FINISHED 0.125 kept")
 
 
 @pytest.mark.slow

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from components.errors import UserError
 from components.files import explain_full_disk, write_folder
@@ -16,17 +18,18 @@ from model.package import CONTRACT
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+LOCK = ".fetch.lock"
 PACKAGE = "package"  # the artifact of the logged model that is the package
 
 
-def fetch(uri: str, to: Path, downloaded: set[Path] | None = None) -> Path:
+def fetch(uri: str, to: Path, mark: str = "") -> Path:
     """Return a package's folder, downloaded if it lies in a registry.
 
     Args:
         uri: ``models:/name@alias``, ``models:/name/3``, or a local folder, which is returned as it is.
         to: below which a downloaded version is kept, in a folder of its own; one that is there already is not
             downloaded again, since a version never changes.
-        downloaded: gets the folder if it was not there yet; see :func:`remove`.
+        mark: the name of an empty file that a version gets which is downloaded now; none where it is empty.
 
     Raises:
         UserError: there is no such version, it holds no package, or the registry cannot be reached.
@@ -39,7 +42,7 @@ def fetch(uri: str, to: Path, downloaded: set[Path] | None = None) -> Path:
     asked = REGISTERED.fullmatch(uri)
     if asked is None:
         raise UserError(f"{uri}: not a model's name; say models:/NAME@ALIAS or models:/NAME/VERSION")
-    client = connect()
+    client = connect(existing=True)
     name = asked["name"]
     with answered(uri), explain_full_disk(to):
         version = version_of(client, name, asked["alias"]) if asked["alias"] else asked["version"]
@@ -49,9 +52,7 @@ def fetch(uri: str, to: Path, downloaded: set[Path] | None = None) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(_lock(folder)):
             if not (folder / CONTRACT).is_file():
-                _download(f"models:/{name}/{found.version}", folder)
-                if downloaded is not None:
-                    downloaded.add(folder)
+                _download(f"models:/{name}/{found.version}", folder, mark)
     return folder
 
 
@@ -77,20 +78,41 @@ def remove(folder: Path) -> None:
     Raises:
         OSError: it cannot be removed.
     """
-    with FileLock(_lock(folder)), TemporaryDirectory(dir=folder.parent) as beside:
+    with FileLock(_lock(folder)), _scratch(folder) as beside:
         # Moved away whole first: nobody finds half a package under its name.
         if folder.exists():
             folder.replace(Path(beside) / folder.name)
 
 
+def sweep(to: Path) -> None:
+    """Remove what killed processes have left unfinished below a folder of downloaded versions.
+
+    Raises:
+        OSError: something cannot be removed.
+    """
+    for lock in to.glob(f"*/.*{LOCK}"):
+        folder = lock.parent / lock.name[1:].removesuffix(LOCK)
+        with suppress(Timeout), FileLock(lock, timeout=0):
+            for stale in [*lock.parent.glob(_unfinished(folder, "*")), *lock.parent.glob(f".{folder.name}.partial-*")]:
+                shutil.rmtree(stale)
+
+
 def _lock(folder: Path) -> Path:
-    return folder.parent / f".{folder.name}.fetch.lock"
+    return folder.parent / f".{folder.name}{LOCK}"
 
 
-def _download(uri: str, folder: Path) -> None:
+def _unfinished(folder: Path, which: str) -> str:
+    return f".{folder.name}.fetch-{which}"
+
+
+def _scratch(folder: Path) -> TemporaryDirectory[str]:
+    return TemporaryDirectory(dir=folder.parent, prefix=_unfinished(folder, ""))
+
+
+def _download(uri: str, folder: Path, mark: str) -> None:
     import mlflow
 
-    with TemporaryDirectory(dir=folder.parent) as beside:
+    with _scratch(folder) as beside:
         logged = Path(mlflow.artifacts.download_artifacts(uri, dst_path=beside))
         package = logged / "artifacts" / PACKAGE
         if not (package / CONTRACT).is_file():
@@ -98,3 +120,5 @@ def _download(uri: str, folder: Path) -> None:
         with write_folder(folder) as partial:
             # With a destination MLflow always copies, from a folder of this machine too: what is moved is our own.
             package.replace(partial)
+            if mark:
+                (partial / mark).touch()

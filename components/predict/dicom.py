@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.encaps import get_frame
 from pydicom.filereader import read_dataset, read_preamble
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_voi_lut
 from pydicom.pixels.utils import pixel_array
 from pydicom.tag import BaseTag
@@ -51,6 +53,8 @@ STORAGE = frozenset(
 # DR is not in the standard but in use; OT and none are what secondary captures may say. PS3.3, C.7.3.1.1.1.
 MODALITIES = frozenset({"CR", "DX", "DR", "RG", "SC", "OT", ""})
 MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
+CODE = re.compile(r"[A-Z0-9_ ]{1,16}")
+PIXEL_GROUPS = (0x0028, 0x7FE0)
 WIDEST_PIXEL = 8  # bytes
 OTHER_ELEMENTS = 16 << 20  # bytes; room for all of a DICOM that is not pixels
 RLE_PADDING = 1 << 10  # bytes; some writers fill up their segments
@@ -88,10 +92,8 @@ def read_dicom(data: bytes, name: str, most: int) -> tuple[np.ndarray, tuple[flo
     if stored.shape != (dataset.Rows, dataset.Columns) + (() if grey else (3,)):
         size = f"{dataset.Columns} x {dataset.Rows}"
         raise ImageError(f"{name}: damaged: its pixel data do not make one picture of {size}; export it again")
-    if not grey:
-        return grey_of(stored, name), spacing(dataset), dataset
     with _explained(name, "its grey values cannot be prepared for display"):
-        return _for_display(stored, dataset), spacing(dataset), dataset
+        return _for_display(stored, dataset) if grey else grey_of(stored, name), spacing(dataset), dataset
 
 
 def spacing(dataset: Dataset) -> tuple[float, float] | None:
@@ -121,14 +123,16 @@ def _numbers(value: Any) -> list[float]:
 
 @contextmanager
 def _explained(name: str, what: str) -> Iterator[None]:
-    """Turn whatever pydicom and its decoders raise on a damaged file into one line."""
+    """Turn whatever pydicom and its decoders raise on a damaged file into one line, without their own words.
+
+    These may quote what the file holds, a patient's name or odd bytes, and tell a user nothing.
+    """
     try:
         yield
     except ImageError:
         raise
     except Exception as error:  # they raise anything: ValueError, KeyError, struct.error, RuntimeError, RecursionError
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"{name}: damaged or cut short: {what} ({reason[:200]}); export it again") from error
+        raise ImageError(f"{name}: damaged or cut short: {what}; export it again") from error
 
 
 def _parse(data: bytes, name: str, most: int) -> Dataset:
@@ -143,11 +147,27 @@ def _parse(data: bytes, name: str, most: int) -> Dataset:
         dataset = dcmread(file, force=True)
         if not len(dataset):
             raise EOFError("no element is whole")
+        _forget_unreadable(dataset)
         if "TransferSyntaxUID" not in dataset.file_meta:  # a data set without its file header
             implicit, little = dataset.original_encoding
             plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
             dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else plain
         return dataset
+
+
+def _forget_unreadable(dataset: Dataset) -> None:
+    """Remove elements whose values pydicom cannot read, which it would tell whoever asks for them, however late.
+
+    What describes the pixels stays: without it they would be taken for others.
+    """
+    for tag in [tag for tag in dataset.keys() if tag.group not in PIXEL_GROUPS]:  # noqa: SIM118 - else its values
+        try:
+            element = dataset[tag]
+        except Exception:  # as in _explained
+            del dataset[tag]
+        else:
+            for item in element.value if element.VR == "SQ" else ():
+                _forget_unreadable(item)
 
 
 def _after_meta(tag: BaseTag, vr: str | None, length: int) -> bool:
@@ -174,8 +194,9 @@ def _check_kind(dataset: Dataset, name: str) -> None:
     if not storage:
         raise ImageError(f"{name}: does not say what it holds (no SOP Class UID); export it again")
     if storage not in STORAGE or modality.upper() not in MODALITIES:
-        said = f", modality {modality}" if modality else ""
-        raise ImageError(f"{name}: not a chest X-ray but {storage.name}{said}; remove it")
+        kind = storage.name if storage.name != storage else "of an unknown kind"
+        said = f", modality {_code(modality.upper())}" if modality else ""
+        raise ImageError(f"{name}: not a chest X-ray but {kind}{said}; remove it")
 
 
 def _check_pixels(dataset: Dataset, name: str, most: int) -> None:
@@ -192,9 +213,12 @@ def _check_pixels(dataset: Dataset, name: str, most: int) -> None:
         raise ImageError(f"{name}: holds {frames} frames, not one X-ray; export the one you mean")
     check_size(columns, rows, name, most)
     if photometric not in MONOCHROME and not photometric.startswith(("RGB", "YBR")):
-        raise ImageError(f"{name}: a {photometric} picture, not a grey X-ray; export it as MONOCHROME2")
+        raise ImageError(f"{name}: a {_code(photometric)} picture, not a grey X-ray; export it as MONOCHROME2")
     if not compressed:
         return
+    if not _can_decode(syntax):
+        known = syntax.name if syntax.name != syntax else "in an unknown way"
+        raise ImageError(f"{name}: compressed ({known}), which cannot be read here; export it uncompressed")
     for table in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):  # of where frames lie: one needs none
         dataset.pop(table, None)
     # A small header before a huge picture would pass the check above and unpack all the same.
@@ -210,6 +234,18 @@ def _check_pixels(dataset: Dataset, name: str, most: int) -> None:
         raise ImageError(
             f"{name}: damaged: it says {columns} x {rows} pixels, its compressed picture {said}; export it again"
         )
+
+
+def _can_decode(syntax: UID) -> bool:
+    try:
+        return bool(get_decoder(syntax).is_available)
+    except NotImplementedError:
+        return False
+
+
+def _code(value: str) -> str:
+    """Return a code string as a file has it (PS3.5, table 6.2-1, CS); a damaged one may hold anything there."""
+    return value if CODE.fullmatch(value) else "UNKNOWN"
 
 
 def _for_display(stored: np.ndarray, dataset: Dataset) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from components.images import encode
 from components.predict.reading import Xray
@@ -26,9 +27,8 @@ def overlay(xray: Xray, mask: Mask) -> bytes:
     Returns:
         The file. The longer side has at most :data:`LARGEST_SIDE` pixels.
     """
-    scale = min(1.0, LARGEST_SIDE / max(mask.shape))
-    height, width = (max(1, round(side * scale)) for side in mask.shape)
-    grey = cv2.resize(_visible(xray.pixels), (width, height), interpolation=cv2.INTER_AREA)
+    grey = visible(xray.pixels, LARGEST_SIDE)
+    height, width = grey.shape
     picture = np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
     on_left, on_right = halves(mask)
     left, right = (on_left, on_right) if mirrored(xray.dicom) else (on_right, on_left)
@@ -42,10 +42,21 @@ def overlay(xray: Xray, mask: Mask) -> bytes:
     return encode(np.rint(picture[..., ::-1]).astype(np.uint8))
 
 
-def _visible(pixels: np.ndarray) -> np.ndarray:
-    """Return the grey values as 0 to 255, uint8 (H, W)."""
-    low, high = np.percentile(pixels[::4, ::4], PERCENTILES)
-    if high - low < FLAT:
-        low, high = float(pixels.min()), float(pixels.max())
-    stretched: np.ndarray = np.rint((pixels.astype(np.float32) - low) * (255 / max(high - low, FLAT)))
-    return stretched.clip(0, 255).astype(np.uint8)
+def visible(
+    pixels: np.ndarray, largest_side: int, percentiles: tuple[float, float] = PERCENTILES
+) -> npt.NDArray[np.uint8]:
+    """Return an X-ray for looking at, uint8: small enough, its grey values stretched.
+
+    Args:
+        pixels: uint8, uint16 or float32 (H, W), any range.
+        largest_side: pixels that the longer side may have; a smaller picture keeps its size.
+        percentiles: of the grey values, shown as black and white.
+    """
+    scale = min(1.0, largest_side / max(pixels.shape))
+    height, width = (max(1, round(side * scale)) for side in pixels.shape)
+    small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA).astype(np.float64)
+    low, high = np.percentile(small, percentiles)
+    if high - low < FLAT * np.ptp(small):
+        low, high = small.min(), small.max()
+    grey: npt.NDArray[np.uint8] = np.rint((small.clip(low, high) - low) / ((high - low) or 1.0) * 255).astype(np.uint8)
+    return grey

@@ -125,7 +125,7 @@ def _decode_picture(data: bytes, name: str, most: int) -> np.ndarray:
     except ImageError:
         raise
     except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
-        raise ImageError(f"{name}: damaged or cut short ({error}); fetch it again") from error
+        raise ImageError(f"{name}: damaged or cut short: its picture cannot be decoded; fetch it again") from error
 
 
 def _has_second(picture: Picture) -> bool:

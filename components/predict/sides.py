@@ -8,6 +8,7 @@ import numpy.typing as npt
 from pydicom import Dataset
 
 Mask = npt.NDArray[np.uint8]
+KEYWORDS = ("PatientOrientation", "ViewPosition")  # of what a DICOM says, all that :func:`mirrored` looks at
 PARTNER = 0.1  # share of the largest component's area from which the second is a lung and no speck
 BRIDGE = 0.5  # share of the lower of two peaks below which the valley between them is a bridge, not a lung's middle
 
@@ -84,8 +85,8 @@ def mirrored(dataset: Dataset | None) -> bool | None:
     Seen from the front, as PA and AP views are shown, the patient's left lies on the picture's right: the rows of
     ``PatientOrientation`` run to ``L`` and its columns to ``F``. A picture that says nothing is taken to be so.
     """
-    orientation = [str(each).upper() for each in (dataset.get("PatientOrientation") or [])] if dataset else []
-    view = str(dataset.get("ViewPosition") or "").upper() if dataset else ""
+    pair, seen = (dataset.get(keyword) for keyword in KEYWORDS) if dataset else (None, None)
+    orientation, view = [str(each).upper() for each in (pair or [])], str(seen or "").upper()
     if view in ("LL", "RL", "LATERAL", "LLD", "RLD"):
         return None
     if len(orientation) != 2 or not all(orientation):

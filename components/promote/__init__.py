@@ -66,13 +66,14 @@ def promote(
 ) -> Promotion:
     """Make a version champion if it passes the gate; print every rule, its figures and its verdict.
 
-    Challenger and champion are both downloaded from the registry and scored on the same test images. The rules are
-    those of :class:`components.params.PromotionParams`; where there is no champion, the floor alone. The decision,
-    refusals included, goes into the history (:mod:`components.registry.history`) and onto the version. The alias is
-    written last: whatever fails before it leaves the champion what it was.
+    Challenger and champion are both downloaded from the registry and scored on the same test images, each with the
+    threshold, mirrored prediction and components that its own package carries. The rules are those of
+    :class:`components.params.PromotionParams`; where there is no champion, the floor alone. The decision, refusals
+    included, goes into the history (:mod:`components.registry.history`) and onto the version. The alias is written
+    last: whatever fails before it leaves the champion what it was.
 
     Args:
-        params: all parameters: the model's name, how to score, the gate's bounds.
+        params: all parameters: the model's name and the gate's bounds.
         arrays: the preprocessed cohort.
         splits: the folder of frozen splits; the one of the version's scenario is taken.
         version: which version; None is the challenger.
@@ -93,7 +94,7 @@ def promote(
 
     if force and not reason.strip():
         raise UserError("--force overrides the gate: say why with --reason '...', the history keeps it")
-    name, client = params.register_.model, connect()
+    name, client = params.register_.model, connect(existing=True)
     challenger, champion = read_version(client, name, version), read_champion(client, name)
     if champion and champion.number == challenger.number:
         line = f"{challenger} is champion already; nothing was changed"
@@ -149,7 +150,7 @@ def rollback(params: Params, *, dry_run: bool = False, reason: str = "") -> Prom
     Raises:
         UserError: there is no predecessor, it was deleted, or the registry does not answer.
     """
-    name, client = params.register_.model, connect()
+    name, client = params.register_.model, connect(existing=True)
     champion = read_champion(client, name)
     number = champion.number if champion else None
     line_up = history.line_of_champions(history.read(client, name, number), number)
@@ -182,16 +183,17 @@ def _gate(
     test = TestSet.read(arrays, splits, scenario)
     known = trained_on(client, challenger)
     require_same_data(challenger, known, test, arrays)
-    ours = score(challenger, test, params.evaluate, params.promotion)
+    ours = score(challenger, test, params.evaluate.batch_size, params.promotion)
     theirs, doubts = None, []
     if champion:
         doubts = doubts_about(champion, trained_on(client, champion), test)
         try:
-            theirs = score(champion, test, params.evaluate, params.promotion)
+            theirs = score(champion, test, params.evaluate.batch_size, params.promotion)
         except UserError as error:
             doubts.append(str(error))
     rules, groups = judge(ours, theirs, champion, doubts, params.promotion)
-    return Gate(challenger, champion, _about(known, test), rules, groups)
+    how = {"challenger": ours.how} | ({"champion": theirs.how} if theirs else {})
+    return Gate(challenger, champion, _about(known, test) | how, rules, groups)
 
 
 def _about(known: TrainedOn, test: TestSet) -> dict[str, str]:

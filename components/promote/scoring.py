@@ -1,4 +1,4 @@
-"""Two versions scored on the same test images, by the functions that the evaluate step scores with."""
+"""Two versions scored on the same test images, each as its own package's contract says that it is used."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from components.cohort import Arrays, read_split
 from components.errors import UserError
 from components.evaluate.rows import score_cases, summarise
 from components.files import read_json
-from components.params import EvaluateParams, PromotionParams
+from components.params import PromotionParams
 from components.registry.versions import Version, download
 from components.results import CONFIG, Cell, Row
+from model.package import CONTRACT, Contract
 from model.postprocessing import to_masks
 
 if TYPE_CHECKING:
@@ -52,9 +53,10 @@ class TestSet:
 
 @dataclass(frozen=True)
 class Scored:
-    """A version's figures: one line an image, and the rows that the evaluate step would write."""
+    """A version's figures: its contract, one line an image, and the rows that the evaluate step would write."""
 
     version: Version
+    contract: Contract
     cases: pd.DataFrame
     rows: list[Row]
 
@@ -63,14 +65,24 @@ class Scored:
         """Mean Dice over all images."""
         return float(self.cases["dice"].mean())
 
+    @property
+    def how(self) -> str:
+        """From probabilities to masks, as the contract says."""
+        kept = self.contract.largest_components
+        mirrored = "mean with the mirrored prediction" if self.contract.flip else "one prediction"
+        return f"threshold {self.contract.threshold:g}, {mirrored}, {kept or 'all'} components"
 
-def score(version: Version, test: TestSet, evaluate: EvaluateParams, promotion: PromotionParams) -> Scored:
-    """Download a version and score it on the test images against original masks.
+
+def score(version: Version, test: TestSet, batch_size: int, promotion: PromotionParams) -> Scored:
+    """Download a version and score it on the test images against original masks, in float32.
+
+    Threshold, mirrored prediction and components are those of its own contract: who uses the version gets these, and
+    neither today's parameters nor another version's.
 
     Args:
         version: its files come from the registry, never from a folder of this machine.
         test: what it is scored on.
-        evaluate: threshold, mirrored prediction and components, the same for every version.
+        batch_size: how many images go through the network at once.
         promotion: resamples and seed of the intervals.
 
     Raises:
@@ -83,7 +95,10 @@ def score(version: Version, test: TestSet, evaluate: EvaluateParams, promotion: 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory(prefix="promote-") as scratch:
         folder = download(version, Path(scratch))
+        if not (folder / CONTRACT).is_file():
+            raise UserError(f"{version}: no {CONTRACT} among its files, so it is no package; register the model again")
         try:
+            contract = Contract.read(folder)
             config = read_json(folder / CONFIG)
             cell = Cell(config["network"], config["scenario"], config["seed"])
             predictor = Predictor.load(folder, device)
@@ -91,12 +106,12 @@ def score(version: Version, test: TestSet, evaluate: EvaluateParams, promotion: 
             raise UserError(f"{version}: does not load with this code ({error})") from error
     _check_input(version, predictor.input_config, test.cohort.info)
     images, masks = test.cohort.images[test.order], test.cohort.masks[MASKS][test.order]
-    probabilities = predictor.probabilities(images, evaluate.batch_size, flip=evaluate.flip)
-    predicted = to_masks(probabilities, evaluate.threshold, evaluate.largest_components)
+    probabilities = predictor.probabilities(images, batch_size, flip=contract.flip)
+    predicted = to_masks(probabilities, contract.threshold, contract.largest_components)
     manifest = test.cohort.manifest.iloc[test.order]
     cases = score_cases(manifest, "test", MASKS, probabilities, predicted, masks)
     rows = summarise(cases, cell, probabilities, masks, promotion.bootstrap, promotion.seed)
-    return Scored(version, cases, rows)
+    return Scored(version, contract, cases, rows)
 
 
 def _check_input(version: Version, takes: InputConfig, info: dict[str, Any]) -> None:

@@ -52,7 +52,7 @@ def lineage(params: Params, number: int | None, file: Path = Path(PARAMS)) -> tu
     Raises:
         UserError: there is no such version, its files cannot be fetched, or the registry does not answer.
     """
-    version = read_version(connect(), params.register_.model, number)
+    version = read_version(connect(existing=True), params.register_.model, number)
     commit = version.tags.get("git.commit", "unknown")
     here = _git("cat-file", "-e", f"{commit}^{{commit}}") is not None if commit != "unknown" else False
     facts = [

@@ -45,7 +45,7 @@ def models(params: Params) -> list[Listed]:
     Raises:
         UserError: there is no such model, or the registry does not answer.
     """
-    return [_listed(version) for version in read_versions(connect(), params.register_.model)]
+    return [_listed(version) for version in read_versions(connect(existing=True), params.register_.model)]
 
 
 def _listed(version: Version) -> Listed:
@@ -71,7 +71,7 @@ def decisions(params: Params) -> list[history.Decision]:
     Raises:
         UserError: there is no such model, or the registry does not answer.
     """
-    name, client = params.register_.model, connect()
+    name, client = params.register_.model, connect(existing=True)
     champion = read_aliases(client, name).get(CHAMPION)
     every = history.read(client, name, champion)
     if any(not each.closed and each.state == history.FAILED for each in every):

@@ -18,7 +18,7 @@ from components.report.paired import Pair, paired_tables
 from components.report.pictures import XRays, comparisons, galleries, picture
 from components.report.reliability import calibration_table, reliability_curve
 from components.report.runs import columns_apart, recipes, run_line
-from components.report.text import duration, figure_text, moment, plain
+from components.report.text import duration, figure_text, moment, parts, plain
 from components.results import DIFFERENCE_COLOURS, FIGURE_COLOURS
 from components.templating import environment as templates
 
@@ -40,6 +40,7 @@ def _environment() -> Environment:
         "count": lambda value: "–" if value is None else f"{value:,}",
         "duration": duration,
         "plain": plain,
+        "parts": parts,
         "superscript": lambda numbers: "".join("⁰¹²³⁴⁵⁶⁷⁸⁹"[int(digit)] for n in numbers for digit in str(n)),
         "cellsafe": lambda text: str(text).replace("|", "\\|").replace("\n", " "),
         "rgb": lambda colour: "rgb({}, {}, {})".format(*colour),

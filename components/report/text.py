@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -45,6 +46,11 @@ def moment(text: Any) -> str:
     except ValueError:
         return str(text)
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if time.tzinfo else f"{time:%Y-%m-%d %H:%M}"
+
+
+def parts(text: str) -> list[str]:
+    """Return a name where it may break into lines: between network and seed, and after a scenario's arrow."""
+    return re.split("(?<=[,→]) ", text)
 
 
 def plain(value: Any) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import cv2
 import numpy as np
 from fastapi import HTTPException
 from pydantic import BaseModel, Field
@@ -99,22 +98,11 @@ def mask_png(segmentation: Segmentation) -> bytes:
     return encode(segmentation.mask * np.uint8(255))
 
 
-def view_png(xray: Xray, percentiles: tuple[float, float]) -> bytes:
-    """Return an X-ray as a PNG for looking at: grey values stretched between two percentiles, made small enough."""
-    height, width = xray.pixels.shape
-    scale = min(1.0, LARGEST_SIDE / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = cv2.resize(xray.pixels.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    low, high = np.percentile(small, percentiles)
-    grey = np.clip((small - low) * (255 / max(high - low, np.finfo(np.float32).tiny)), 0, 255)
-    return encode(np.rint(grey).astype(np.uint8))
-
-
 def make(
     form: Form, include: Collection[Picture], xray: Xray, segmentation: Segmentation, findings: Findings, model: Loaded
 ) -> Answer:
     """Make an answer."""
-    from components.predict.drawing import overlay
+    from components.predict.drawing import overlay, visible
 
     if form == "mask":
         return Answer(mask_png(segmentation), "image/png")
@@ -122,7 +110,7 @@ def make(
         return Answer(overlay(xray, segmentation.mask), "image/png")
     makers = {
         "mask": lambda: mask_png(segmentation),
-        "image": lambda: view_png(xray, model.package.contract.intensity_percentiles),
+        "image": lambda: encode(visible(xray.pixels, LARGEST_SIDE, model.package.contract.intensity_percentiles)),
         "overlay": lambda: overlay(xray, segmentation.mask),
     }
     pictures: dict[str, Any] = {name: base64.b64encode(makers[name]()).decode() for name in set(include)}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BeforeValidator
 
+from components import __version__
 from components.serve import pages
 from components.serve.answers import Form, Picture, Prediction, Problem, choose
 from components.serve.gate import Gate
@@ -47,7 +48,7 @@ ABOUT = (
 
 def make_app(service: Service) -> Gate:
     """Return the ASGI application of a service."""
-    app = FastAPI(title="Lung segmentation", version=_version(), description=ABOUT, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Lung segmentation", version=__version__, description=ABOUT, docs_url=None, redoc_url=None)
     _predict(app, service)
     _watching(app, service)
     pages.add(app)
@@ -55,7 +56,9 @@ def make_app(service: Service) -> Gate:
     @app.exception_handler(RequestValidationError)
     async def wrong(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        return JSONResponse({"detail": f"{first['loc'][-1]}: {first['msg']}"}, 422)
+        # Where it stands, its name, and in a list its place. What was sent is not repeated: it may be a patient's.
+        name = first["loc"][1] if len(first["loc"]) > 1 else first["loc"][0]
+        return JSONResponse({"detail": f"{name}: {first['msg']}"}, 422)
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> JSONResponse:
@@ -83,7 +86,11 @@ def _predict(app: FastAPI, service: Service) -> None:
             Form | None,
             Query(description="what is answered; left out, Accept decides: image/png is the mask, else JSON"),
         ] = None,
-        include: Annotated[list[Picture], Query(description="pictures that a JSON answer brings along")] = [],  # noqa: B006
+        include: Annotated[
+            list[Picture],
+            BeforeValidator(_names),
+            Query(description="pictures that a JSON answer brings along: include=mask,image, or include several times"),
+        ] = [],  # noqa: B006
     ) -> Response:
         """Send the file as the whole body, or as the one file of a form."""
         form = choose(format, request.headers.get("accept", ""))
@@ -95,6 +102,10 @@ def _predict(app: FastAPI, service: Service) -> None:
             "X-Quality-Flags": ",".join(done.flags),
         }
         return Response(done.answer.body, media_type=done.answer.media_type, headers=headers)
+
+
+def _names(values: list[str]) -> list[str]:
+    return [name.strip() for value in values for name in value.split(",")]
 
 
 def _watching(app: FastAPI, service: Service) -> None:
@@ -116,10 +127,3 @@ def _watching(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", summary="Counters for Prometheus", response_class=Response)
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type=service.metrics.content_type)
-
-
-def _version() -> str:
-    try:
-        return version("defu-net-pipeline")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "unknown"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.errors import UserError
 from components.files import sha256
+from components.serve.cache import Cache
 from components.serve.logs import say
 from components.serve.metrics import Metrics
 from components.tracking import REGISTERED, answered, connect, first_line
@@ -61,7 +62,7 @@ class Follower:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics
         self._asked = REGISTERED.fullmatch(settings.model)
-        self._downloaded: set[Path] = set()
+        self._cache = Cache(settings.cache)
         self._model: Loaded | None = None
         self._look: Look | None = None
         self._failed: dict[str, Any] | None = None
@@ -145,19 +146,19 @@ class Follower:
             return name, version
         from components.package.fetch import version_of
 
-        client = connect()
+        client = connect(existing=True)
         with answered(self._settings.model):
             version = version_of(client, name, alias)
         self._seen(True)
         return name, version
 
     def _use(self, name: str, version: str) -> None:
-        from components.package import fetch, load
+        from components.package import load
         from model.predictor import WEIGHTS
 
         began = time.monotonic()
         uri = f"models:/{name}/{version}" if version else self._settings.model
-        folder = fetch(uri, self._settings.cache, self._downloaded)
+        folder = self._cache.take(uri)
         package = load(folder, self._settings.engine, self._settings.threads)
         version = version or sha256(folder / WEIGHTS)[:12]
         try_out(package, uri)
@@ -172,22 +173,8 @@ class Follower:
             engine=self._model.engine,
             seconds=round(time.monotonic() - began, 2),
         )
-        self._tidy({folder, before.package.folder} if before else {folder})
-
-    def _tidy(self, kept: set[Path]) -> None:
-        """Remove what this service has downloaded but the version in use and the one before it, for a rollback.
-
-        Others may share the cache: what they have downloaded, or had before, is theirs.
-        """
-        from components.package.fetch import remove
-
-        for folder in self._downloaded - kept:
-            try:
-                remove(folder)
-            except OSError as error:  # no reason to refuse the new version, and tried again after the next one
-                say("old version not removed", 30, folder=str(folder), error=first_line(error))
-            else:
-                self._downloaded.discard(folder)
+        # The one before it stays too, for a rollback.
+        self._cache.keep({folder, before.package.folder} if before else {folder})
 
     def _seen(self, ok: bool, error: str | None = None) -> None:
         before, self._look = self._look, Look(now(), ok, error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from components.images import ImageError
 from components.serve import answers
 from components.serve.batching import Batcher
 from components.serve.bodies import MEGA, RETRY, Budget, Share, read_file
+from components.serve.decoding import Decoders
 from components.serve.follow import Follower, Loaded
 from components.serve.metrics import Metrics
 from components.serve.settings import Settings
@@ -46,7 +48,9 @@ class Service:
             self.metrics.batch.observe,
         )
         self.metrics.watch_queue(lambda: len(self.batcher))
-        self.readers = ThreadPoolExecutor(min(MOST_READERS, os.cpu_count() or 1), thread_name_prefix="read")
+        count = min(MOST_READERS, os.cpu_count() or 1)
+        self.readers = ThreadPoolExecutor(count, thread_name_prefix="read")
+        self.decoders = Decoders(count, settings.max_megapixels)
         self.bodies = Budget(settings.max_mb_at_once * MEGA, "files are being sent")
         self.pixels = Budget(settings.max_megapixels_at_once * MEGA, "large images are being worked on")
         self.stopping = False
@@ -67,6 +71,7 @@ class Service:
         self.follower.stop()
         self.batcher.close()
         self.readers.shutdown()
+        self.decoders.close()
 
     async def predict(self, request: Request, form: answers.Form, include: Collection[answers.Picture]) -> Done:
         """Answer one request.
@@ -89,11 +94,10 @@ class Service:
 
     async def _work(self, data: bytes, form: answers.Form, include: Collection[answers.Picture], pixels: Share) -> Done:
         from components.predict.findings import describe
-        from components.predict.reading import read_xray
 
+        until = time.monotonic() + self.settings.request_timeout
         try:
-            # Messages and logs must not hold a file's name: it may be a patient's.
-            xray = await self._run(read_xray, data, "the file", self.settings.max_megapixels)
+            xray = await self._run(self.decoders.read, data, until)
         except ImageError as error:
             raise refusal(error) from error
         pixels.take(xray.pixels.size)

@@ -23,7 +23,8 @@ from scripts.services.checks import HOST, find_program, free_ports
 
 DATA, ARTIFACTS = "data", "mlflow"  # the buckets: of people and steps, and of the MLflow server
 LIBC, PR_SET_PDEATHSIG = ctypes.CDLL(None), 1  # of <sys/prctl.h>
-START_SECONDS, STOP_SECONDS = 300, 10
+# SeaweedFS is done in 2 seconds; now and then its admin part, which nobody uses here, holds it for 10.
+START_SECONDS, STOP_SECONDS = 300, 30
 # What SeaweedFS listens on besides S3 itself, for its own parts.
 INNER_PORTS = (
     *("s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc"),
@@ -103,6 +104,7 @@ def s3(folder: Path, keys: Keys, port: int) -> Iterator[Service]:
     data.mkdir(parents=True, exist_ok=True)
     ports = {"s3.port": port} | dict(zip(INNER_PORTS, free_ports(len(INNER_PORTS)), strict=True))
     line = s3_command(find_program("weed"), str(data), HOST, HOST, ports)
+    line.append("-volume.preStopSeconds=0")  # a pause for other servers to notice, of which there are none
     url = f"http://{HOST}:{port}"
     client = s3_client(url, keys)
     with _running("S3", url, line, keys.environment, folder, lambda: _has_buckets(client)) as service:
@@ -207,10 +209,23 @@ def _end_with_parent() -> None:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Have a server end by itself, then end what is left of its group.
+
+    What serves may be processes that ours started; with them the work is done. MLflow's launcher would go on for
+    seconds, to tidy up a memory that is given back anyway.
+    """
+    import psutil
+
+    serving: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):
+        serving = psutil.Process(process.pid).children(recursive=True)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(STOP_SECONDS)
+    if serving:
+        psutil.wait_procs(serving, STOP_SECONDS)
+    else:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
     with suppress(ProcessLookupError):  # whatever of its group is left
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

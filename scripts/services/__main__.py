@@ -91,6 +91,9 @@ def _watch(*services: Service) -> None:
             for service in services:
                 check_alive(service)
             time.sleep(0.5)
+    except KeyboardInterrupt:
+        print("stopping both, which may take some seconds ...", flush=True)
+        raise
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)

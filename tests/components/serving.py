@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import cv2
 import httpx
 import numpy as np
+import psutil
 import pytest
 
 from tests.conftest import Job, Project
@@ -51,23 +53,29 @@ class Served:
         return float(found.rpartition(" ")[2])
 
     def memory(self) -> int:
-        """Return the resident memory in bytes, and count the peak anew from here.
+        """Return the resident memory of all its processes in bytes, and count the peak anew from here.
 
         Where the kernel does not let the peak be counted anew, the test is skipped.
         """
         try:
-            Path(f"/proc/{self.job.pid}/clear_refs").write_text("5")  # proc(5): VmHWM becomes VmRSS
+            for each in self.processes():
+                Path(f"/proc/{each.pid}/clear_refs").write_text("5")  # proc(5): VmHWM becomes VmRSS
         except OSError as error:
             pytest.skip(f"the peak of the memory cannot be reset here: {error}")
         return self._status("VmRSS")
+
+    def processes(self) -> list[psutil.Process]:
+        """Return its own process, and those that read files for it."""
+        own = psutil.Process(self.job.pid)
+        return [own, *own.children()]
 
     def peak(self) -> int:
         """Return the most resident memory, in bytes, since :meth:`memory` was asked."""
         return self._status("VmHWM")
 
     def _status(self, name: str) -> int:
-        fields = Path(f"/proc/{self.job.pid}/status").read_text().splitlines()
-        return 1024 * int(next(line for line in fields if line.startswith(f"{name}:")).split()[1])
+        every = [Path(f"/proc/{each.pid}/status").read_text() for each in self.processes()]
+        return 1024 * sum(int(re.findall(rf"^{name}:\s*(\d+)", text, re.MULTILINE)[0]) for text in every)
 
     def stop(self) -> subprocess.CompletedProcess[str]:
         """Tell it to stop, as Kubernetes does, and return how it ended."""

@@ -31,6 +31,7 @@ from pydicom.uid import (
 from components.images import ImageError, encode
 from components.predict import codestream
 from components.predict.reading import Xray, read_xray
+from components.predict.sides import mirrored
 from tests.components.conftest import xray
 from tests.components.dicoms import LOSSLESS, dataset, dicom, saved
 from tests.components.test_images import black
@@ -277,7 +278,25 @@ BAD = {
     "a truncated TIFF": (written(PICTURE, "TIFF")[:-200], "damaged or cut short"),
     "a truncated RLE": (dicom(PICTURE, RLELossless)[:-300], "damaged or cut short"),
     "a truncated JPEG-LS": (dicom(PICTURE, JPEGLSLossless)[:-600], "damaged or cut short"),
-    "an unknown compression": (dicom(PICTURE, HTJ2KLossless), "damaged or cut short"),
+    "an unknown compression": (
+        dicom(PICTURE, HTJ2KLossless),
+        "compressed (High-Throughput JPEG 2000 Image Compression (Lossless Only)), which cannot be read here; export",
+    ),
+}
+# Values that a library's own words, or a line that repeats them, would carry out of the file.
+ODD = {
+    "frames": (
+        b"\x08\0IS\x02\x001 ",
+        b"\x08\0IS\x02\x00\x1b\n",
+        "damaged or cut short: it does not describe its pixels; export it",
+    ),
+    "modality": (b"CS\x02\x00DX", b"CS\x02\x00\n\xff", ", modality UNKNOWN; remove it"),
+    "photometric": (b"MONOCHROME2", b"Doe^Jane\n\x1bX", "a UNKNOWN picture, not a grey X-ray"),
+    "kind": (
+        b"1.2.840.10008.5.1.4.1.1.1.1\0\x08",
+        b"1.2.840.10008.5.1.Doe^Jane.\0\x08",
+        "not a chest X-ray but of an unknown kind, modality DX; remove it",
+    ),
 }
 
 
@@ -291,6 +310,33 @@ def test_what_cannot_be_used_is_told_in_one_line(data: bytes, what: str) -> None
     assert what in message
     assert "\n" not in message
     assert time.monotonic() - start < 30  # nothing of 30,000 x 30,000 pixels was unpacked
+
+
+@pytest.mark.parametrize(("right", "wrong", "what"), ODD.values(), ids=ODD)
+def test_what_a_damaged_file_says_is_not_repeated(right: bytes, wrong: bytes, what: str) -> None:
+    sound = dicom(PICTURE, NumberOfFrames=1)
+    assert sound.count(right) == 1
+    assert len(right) == len(wrong)
+    with pytest.raises(ImageError) as caught:
+        read(sound.replace(right, wrong))
+    message = str(caught.value)
+    assert what in message
+    assert message.isascii()
+    assert message.isprintable()
+    assert "Doe" not in message
+
+
+@pytest.mark.parametrize(
+    "element",
+    [b"\x08\0\x60\0CS", b"\x20\0\x20\0CS", b"\x18\0\x01\x51CS", b"\x10\0\x10\0PN"],
+    ids=["Modality", "PatientOrientation", "ViewPosition", "PatientName"],
+)
+def test_an_element_that_cannot_be_read_is_as_good_as_none(element: bytes) -> None:
+    sound = dicom(PICTURE, PatientOrientation=["L", "F"], ViewPosition="PA")
+    assert sound.count(element) == 1
+    found = read(sound.replace(element, element[:-1] + b"!"))
+    np.testing.assert_array_equal(found.pixels, PICTURE)
+    assert mirrored(found.dicom) is False
 
 
 @pytest.mark.parametrize(
@@ -347,10 +393,13 @@ def test_a_changed_byte_in_a_dicom_gives_an_xray_or_one_line(place: int, change:
     data[place] ^= change
     message = ""
     try:
-        assert read(bytes(data)).pixels.ndim == 2
+        found = read(bytes(data))
+        assert found.pixels.ndim == 2
+        assert mirrored(found.dicom) in (True, False, None)
     except ImageError as error:
         message = str(error)
-    assert "\n" not in message
+    assert message.isascii()
+    assert not message or message.isprintable()
 
 
 def test_the_size_in_a_compressed_stream_is_found() -> None:

@@ -17,6 +17,7 @@ from components.promote import Promotion, promote, rollback
 from components.registry import history
 from components.registry.models import decisions, models
 from components.registry.versions import MANIFEST_TAG, SPLITS_TAG, splits_digest
+from model.package import CONTRACT
 from tests.components.registered import BETTER, GATE, NAME, TWIN, WORSE
 from tests.conftest import Project, refused
 
@@ -87,6 +88,48 @@ def test_the_first_passes_the_floor_alone_and_a_better_one_all_rules(
     assert past[0].figures["challenger_dice"] == evaluated
     assert f"{evaluated:.4f}" in page
     assert [(each.state, each.previous, each.version) for each in past] == [("done", 1, 2), ("done", None, 1)]
+
+
+def with_contract(project: Project, **changes: Any) -> int:
+    """Register the better version's files once more, its contract changed; return the new version."""
+    import mlflow
+
+    client, as_before = project.client(), project.client().get_model_version(NAME, str(BETTER))
+    files = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}/{BETTER}", dst_path=str(project.root / "again")))
+    (contract,) = files.rglob(CONTRACT)
+    contract.write_text(json.dumps(json.loads(contract.read_text()) | changes))
+    made = client.create_model_version(NAME, f"file://{files}", as_before.run_id, tags=dict(as_before.tags))
+    return int(made.version)
+
+
+def test_each_is_scored_as_its_own_package_says(store: Project) -> None:
+    crown(store, BETTER)
+    strict = with_contract(store, threshold=0.9999, flip=False, largest_components=0)
+    choices = store.write_params(
+        promotion=GATE | {"floor": 0.0}, evaluate={"threshold": 0.0001, "flip": False, "largest_components": 0}
+    )
+    told = promote(choices, store.arrays, store.split.parent, strict)
+    assert (told.passed, champion(store)) == (False, BETTER)
+    assert "- challenger: threshold 0.9999, one prediction, all components\n" in told.page
+    assert "- champion: threshold 0.5, mean with the mirrored prediction, 2 components\n" in told.page
+    figures = decisions(choices)[0].figures
+    evaluated = json.loads((store.evaluation / "metrics.json").read_text())["test"]["original"]["dice"]
+    assert figures["champion_dice"] == evaluated  # by its package, not by the parameters of today
+    assert figures["challenger_dice"] < evaluated  # the same weights
+
+
+def test_a_version_that_is_no_package_is_not_scored(store: Project) -> None:
+    bare = with_contract(store)
+    (contract,) = (store.root / "again").rglob(CONTRACT)
+    contract.unlink()
+    with pytest.raises(
+        UserError, match=rf"version {bare}: no contract\.json among its files, .*register the model again"
+    ):
+        decide(store, bare)
+    contract.write_text("{}")
+    with pytest.raises(UserError, match=rf"version {bare}: does not load with this code"):
+        decide(store, bare)
+    assert champion(store) is None
 
 
 def test_no_gain_and_too_great_a_loss_are_refused_and_remembered(store: Project, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from components.registry.history import PROMOTE, ROLLBACK, Decision, _settled, l
 from components.registry.versions import splits_digest
 from pipelines.commands_registry import COMMANDS
 from tests.components.registered import BETTER, GATE, NAME, TWIN, WORSE
-from tests.conftest import DATA_MD5, Project
+from tests.conftest import DATA_MD5, Project, refused
 
 pytest_plugins = ["tests.components.registered"]
 
@@ -55,6 +56,25 @@ def store(three: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pr
 def tag(project: Project, version: int, **tags: str) -> None:
     for name, value in tags.items():
         project.client().set_model_version_tag(NAME, str(version), name, value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("models", "models --history", "lineage 1", "promote --dry-run", "promote", "rollback"),
+        *("predict x.png --out found", "serve --port 0"),
+    ],
+)
+def test_who_reads_makes_no_store_where_there_is_none(prepared: Project, tmp_path: Path, words: str) -> None:
+    shutil.copy(prepared.root / "params.yaml", tmp_path)
+    (tmp_path / "x.png").touch()
+    line = [sys.executable, "-m", "pipelines.main", *words.split()]
+    done = Project(tmp_path, prepared.launcher).call(line, MLFLOW_TRACKING_URI="")
+    assert refused(done) == (
+        "error: MLflow, sqlite:///mlflow.db: there is no store here; run in the project's folder after `make run`, "
+        "or set MLFLOW_TRACKING_URI"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "x.png"]
 
 
 def test_versions_are_listed_newest_first_with_where_they_come_from(store: Project) -> None:

@@ -12,6 +12,8 @@ import pytest
 
 from components.report import COMPARISONS, MARKDOWN, PAGE, RESULTS, paper
 from components.results import CONFIG, RUN, Cell, Row
+from tests.browser import Browser
+from tests.browser import browser as browser  # the fixture
 from tests.components.written_run import SCENARIOS, Page, make, write_run
 
 SEEDS = (0, 1)
@@ -109,6 +111,25 @@ def test_headlines_are_one_line_a_network(reported: Path, page: Page) -> None:
     text = (reported / "reports" / MARKDOWN).read_text()
     spread = mean_and_spread(dice(reported, "defu_net", "mixed", "original", "per_image")).replace(" ", " | ", 1)
     assert f"| Mixed | DEFU-Net, mean of 2 seeds | 8 | {spread} | 0.9667 |" in text
+
+
+@pytest.mark.parametrize("width", [1280, 1600])
+def test_no_table_scrolls_sideways(reported: Path, browser: Browser, width: int) -> None:
+    visit = browser(offline=True, viewport={"width": width, "height": 900})
+    visit.page.goto((reported / "reports" / PAGE).as_uri())
+    visit.page.get_by_label("Show each seed too").check()
+    for name in ("Masks", "Reduction"):
+        visit.page.locator("form.filters").get_by_label(name).select_option("any")
+    wide = visit.page.evaluate(
+        """() => {
+          for (const one of document.querySelectorAll("details")) one.open = true;
+          const boxes = [...document.querySelectorAll(".scroll")];
+          return [boxes.length, boxes.filter((box) => box.scrollWidth > box.clientWidth).map((box) => box.innerText)];
+        }"""
+    )
+    assert wide[0] > 10
+    assert wide[1] == []
+    visit.check()
 
 
 def test_figures_show_all_networks_on_the_same_x_rays(reported: Path, page: Page) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 
 from components.errors import UserError
 from components.ingest import ingest
+from components.s3 import explain
+from components.track.journal import Journal
 from components.train.checkpoints import places
 from components.train.remote import Remote
 from model.checkpoint import STATE, load_state, save_state
@@ -69,6 +73,52 @@ def test_a_body_that_is_cut_or_spoilt_for_ever_is_not_taken(
         problems = refusal(url, tmp_path / "raw").problems
         assert problems, kind
         assert all("MCUCXR_0001_1.png" in problem for problem in problems), kind
+
+
+def deny(bucket: Bucket, action: str) -> None:
+    arn = f"arn:aws:s3:::{bucket.name}"
+    statement = {"Effect": "Deny", "Principal": "*", "Action": action, "Resource": [arn, f"{arn}/*"]}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    bucket.client.put_bucket_policy(Bucket=bucket.name, Policy=policy)
+
+
+@pytest.mark.parametrize(
+    ("operation", "right", "more"),
+    [
+        ("get_object", "s3:GetObject", {}),
+        ("put_object", "s3:PutObject", {"Body": b""}),
+        ("create_multipart_upload", "s3:PutObject", {}),
+        ("delete_object", "s3:DeleteObject", {}),
+    ],
+)
+def test_who_is_denied_is_told_which_right_to_ask_for(
+    bucket: Bucket, operation: str, right: str, more: dict[str, bytes]
+) -> None:
+    bucket.client.put_object(Bucket=bucket.name, Key="one", Body=b"1")
+    deny(bucket, right)
+    with pytest.raises(ClientError) as caught:
+        getattr(bucket.client, operation)(Bucket=bucket.name, Key="one", **more)
+    asked = f"access denied; ask the bucket's owner for {right}, or use other credentials"
+    assert str(explain(caught.value, "s3://it")) == f"s3://it: {asked}"
+
+
+def test_ingest_from_a_bucket_that_may_not_be_listed(bucket: Bucket, tmp_path: Path) -> None:
+    deny(bucket, "s3:ListBucket")
+    assert "ask the bucket's owner for s3:ListBucket," in str(refusal(f"s3://{bucket.name}/cxr", tmp_path / "raw"))
+
+
+def test_records_that_may_not_be_removed_from_s3_say_the_right(
+    untrained: Project, bucket: Bucket, tmp_path: Path
+) -> None:
+    about = {"training": "m", "fingerprint": "f", "experiment": "lung-segmentation", "name": "n", "tags": {}}
+    journal = Journal.begin(tmp_path / "mlflow-m.jsonl", **about)
+    bucket.client.upload_file(str(journal.path), bucket.name, "states/mlflow-m.jsonl")
+    deny(bucket, "s3:DeleteObject")
+    message = refused(untrained.call(untrained.line("track", f"s3://{bucket.name}/states")))
+    assert message.endswith(
+        ", whose records have been sent: access denied; ask the bucket's owner for s3:DeleteObject, or use other "
+        "credentials"
+    )
 
 
 # --- states ---------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
+from components import __version__
 from tests.components.serving import Served, chest, launch, png, ready
 from tests.conftest import Trained, refused
 
@@ -64,6 +65,16 @@ def test_json_holds_findings_and_the_pictures_asked_for(service: Served, package
     assert bare["findings"] == told["findings"]
 
 
+def test_a_picture_of_little_contrast_is_shown_alike_with_and_without_its_mask(service: Served) -> None:
+    dull = (chest(dtype=np.uint16) // 64 + 30_000).astype(np.uint16)
+    told = service.predict(png(dull), params={"include": ["image", "overlay"]}).json()
+    image, overlay = (pixels(base64.b64decode(told[name])) for name in ("image", "overlay"))
+    assert (image.min(), image.max()) == (0, 255)
+    plain = np.ptp(overlay, axis=2) == 0
+    assert plain.any()
+    np.testing.assert_array_equal(overlay[plain][:, 0], image[plain])
+
+
 @pytest.mark.parametrize(
     ("accept", "asked", "kind"),
     [
@@ -79,6 +90,23 @@ def test_json_holds_findings_and_the_pictures_asked_for(service: Served, package
 def test_accept_or_format_chooses_the_answer(service: Served, accept: str, asked: str | None, kind: str) -> None:
     answer = service.predict(png(chest()), headers={"Accept": accept}, params={"format": asked} if asked else {})
     assert (answer.status_code, answer.headers["content-type"]) == (200, kind)
+
+
+def test_pictures_are_asked_for_in_one_parameter_or_in_several(service: Served) -> None:
+    data = png(chest())
+    with service.client() as client:
+        told = [
+            client.post(f"/predict?{query}", content=data).json()
+            for query in ("include=mask&include=overlay", "include=mask,overlay", "include=mask,%20overlay,mask")
+        ]
+        assert told[0] == told[1] == told[2]
+        assert [told[0][name] is not None for name in ("mask", "image", "overlay")] == [True, False, True]
+        for query in ("include=mask,Doe", "include=Doe", "include=mask&include=Doe", "include="):
+            wrong = client.post(f"/predict?{query}", content=data)
+            assert (wrong.status_code, wrong.json()) == (
+                422,
+                {"detail": "include: Input should be 'mask', 'image' or 'overlay'"},
+            )
 
 
 def test_what_cannot_be_answered_is_said(service: Served) -> None:
@@ -113,6 +141,7 @@ def test_the_interface_is_described_and_its_page_asks_for_nothing_from_outside(s
     with service.client() as client:
         described = client.get("/openapi.json").json()
         page = client.get("/docs")
+    assert described["info"]["version"] == __version__
     operation = described["paths"]["/predict"]["post"]
     assert {"multipart/form-data", "application/dicom"} <= set(operation["requestBody"]["content"])
     assert {"200", "408", "413", "422", "503", "504"} <= set(operation["responses"])

@@ -111,6 +111,37 @@ def test_of_what_it_has_downloaded_the_version_in_use_and_the_one_before_it_are_
 
 
 @pytest.mark.slow
+def test_what_killed_services_leave_is_removed_and_what_living_ones_use_is_not(
+    registry: Project, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+
+    def begin(version: str) -> Served:
+        return ready(launch(registry, f"models:/{NAME}/{version}", "--cache", cache))
+
+    def kept() -> list[str]:
+        return sorted(path.name.partition("-")[0] for path in (cache / NAME).iterdir() if path.name[0] != ".")
+
+    living, killed = begin("1"), begin(register_again(registry))
+    assert kept() == ["1", "2"]
+    killed.job.kill()
+    killed.stop()
+    (cache / NAME / ".9-m.fetch.lock").touch()  # as it is left by one that is killed while it downloads
+    for unfinished in (".9-m.fetch-abc", ".9-m.partial-7"):
+        (cache / NAME / unfinished / "artifacts").mkdir(parents=True)
+    third = begin(register_again(registry))
+    assert third.job.until(lambda: kept() == ["1", "3"], 20), kept()
+    assert third.job.until(lambda: not [*(cache / NAME).glob(".9-m.fetch-*"), *(cache / NAME).glob("*.partial-*")], 20)
+    again = begin("2")
+    assert kept() == ["1", "2", "3"]
+    for service in (living, third, again):
+        assert service.predict(png(chest())).status_code == 200
+        assert service.stop().returncode == 0
+    begin("2").stop()
+    assert kept() == ["2"]
+
+
+@pytest.mark.slow
 def test_a_version_that_does_not_load_is_not_taken(registry: Project, tmp_path: Path) -> None:
     service = ready(launch(registry, CHAMPION, "--poll", 0.2))
     client = registry.client()

@@ -1,0 +1,84 @@
+"""A file that holds its decoder, or brings it down, costs the service one process and nobody else's request."""
+
+from __future__ import annotations
+
+import io
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from components.serve.service import MOST_READERS
+from tests.components.serving import Served, chest, launch, png, ready
+from tests.conftest import Trained
+
+pytest_plugins = ["tests.components.serving_fixtures"]
+
+
+def endless() -> bytes:
+    """Return a small JPEG whose last scan stands there 20,000 times: its decoder refines the picture for minutes."""
+    file = io.BytesIO()
+    grey = np.linspace(90, 110, 64 * 64).astype(np.uint8).reshape(64, 64)
+    Image.fromarray(grey).resize((4000, 4000)).save(file, "JPEG", progressive=True, quality=30)
+    data = file.getvalue()
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + 20_000 * scan + data[-2:]
+
+
+def decoders(service: Served) -> list[psutil.Process]:
+    return service.processes()[1:]
+
+
+@pytest.mark.slow
+def test_files_without_an_end_are_given_up_and_the_next_are_served(trained: Trained, package: Path) -> None:
+    service = ready(launch(trained.project, package, "--request-timeout", 8))
+    assert service.predict(png(chest())).status_code == 200
+    data, before = endless(), decoders(service)
+    assert len(data) < 4_000_000
+    with ThreadPoolExecutor(MOST_READERS) as pool:
+        answers = list(pool.map(service.predict, [data] * MOST_READERS))
+    assert [answer.status_code for answer in answers] == [504] * MOST_READERS
+    assert psutil.wait_procs(before, 20)[1] == []
+    picture = png(chest())
+    assert service.job.until(lambda: service.predict(picture).status_code == 200)  # once others have been started
+    with ThreadPoolExecutor(MOST_READERS) as pool:  # as many as there were readers, none of which is held
+        answers = list(pool.map(service.predict, [picture] * MOST_READERS))
+    assert [answer.status_code for answer in answers] == [200] * MOST_READERS
+    assert service.stop().returncode == 0
+
+
+@pytest.mark.slow
+def test_a_decoder_that_goes_down_takes_no_other_request_with_it(trained: Trained, package: Path) -> None:
+    service = ready(launch(trained.project, package, "--request-timeout", 60))
+    first = service.predict(png(chest()))
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(service.predict, endless())
+        assert service.job.until(lambda: any(each.cpu_percent(0.5) > 20 for each in decoders(service)))
+        for each in decoders(service):
+            each.send_signal(signal.SIGSEGV)
+        answer = asked.result()
+    assert answer.status_code == 422
+    assert answer.json() == {"detail": "the file: damaged: it brings its decoder down; export it again"}
+    again = service.predict(png(chest()))
+    assert (again.status_code, again.json()) == (200, first.json())
+    left = decoders(service)
+    service.job.kill()
+    service.stop()
+    assert psutil.wait_procs(left, 20)[1] == []  # nobody is left to tell them to end
+
+
+def test_a_signal_to_all_processes_ends_no_request(trained: Trained, package: Path) -> None:
+    """As Ctrl+C in a terminal and systemd do."""
+    service = ready(launch(trained.project, package, "--max-wait", 90, "--request-timeout", 90, "--max-batch", 64))
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(service.predict, png(chest()))
+        assert service.job.until(lambda: service.metric("defunet_queue_length") == 1)
+        for each in reversed(service.processes()):
+            each.send_signal(signal.SIGINT)
+        assert asked.result().status_code == 200
+    done = service.stop()
+    assert (done.returncode, done.stderr) == (0, "")
