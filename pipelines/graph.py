@@ -27,12 +27,13 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
 
     Args:
         params: the defaults of the pipeline's parameters.
-        image: what every step runs in; None is the cluster's image, or the components' own.
+        image: what every step runs in; None is the cluster's image, or none, where processes run the steps.
         git_commit: the code in ``image``: the default of the pipeline parameter that is part of every cache key.
         cluster: what the steps ask of a cluster; None asks for nothing, as on one machine.
     """
     default = sections(params)
-    image = image or (cluster.image if cluster else steps.IMAGE)
+    used = image or (cluster.image if cluster else None)  # None: processes of this machine, in no image
+    image = used or steps.IMAGE
     digest = image.partition("@")[2]
     states = (cluster.checkpoints if cluster else None) or ""
     ends = dsl.PipelineConfig(active_deadline_seconds=cluster.run_timeout) if cluster else None
@@ -82,8 +83,11 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
 
         def traced(task: dsl.PipelineTask) -> dsl.PipelineTask:
             """Tell a step that writes to the registry where it runs, for the lineage that it records."""
-            task.set_env_variable("IMAGE", image)
-            return task.set_env_variable("KUBEFLOW_RUN_ID", dsl.PIPELINE_JOB_ID_PLACEHOLDER)
+            if used:
+                task.set_env_variable("IMAGE", used)
+            if cluster:  # by the label of the pod, since Kubeflow fills in no placeholder in variables
+                kubernetes.use_field_path_as_env(task, "KUBEFLOW_RUN_ID", "metadata.labels['pipeline/runid']")
+            return task
 
         def step(task: dsl.PipelineTask, title: str, cached: bool = True) -> dsl.PipelineTask:
             task.set_display_name(title).set_container_image(image).set_caching_options(cached)

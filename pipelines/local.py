@@ -8,7 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,11 +45,36 @@ class Runner(StrEnum):
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run: its cohort and parameters, and where tasks write."""
+class Choices:
+    """What a run is asked for.
+
+    Attributes:
+        source: the cohort, as ingest takes it.
+        params: all parameters.
+        checkpoints: a folder or ``s3://bucket/prefix`` of the full states of all cells, which outlive the run; empty,
+            they lie beside each model and go with the run.
+        promote: whether the registered version becomes champion if it passes the gate.
+    """
 
     source: str
     params: Params
+    checkpoints: str = ""
+    promote: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run left: the folder of its report, and what became of the registered version in one line."""
+
+    report: Path
+    promotion: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its choices, and where tasks write."""
+
+    asked: Choices
     artifacts: Path
     scratch: Path
     workspace: Path
@@ -67,12 +92,11 @@ class Setting:
     image_digest: str = ""
 
 
-def run_locally(source: str, params: Params, out: Path, image: str | None = None) -> Path:
-    """Run the Kubeflow graph with one of kfp's local runners and return the folder of the report.
+def run_locally(asked: Choices, out: Path, image: str | None = None) -> Done:
+    """Run the Kubeflow graph with one of kfp's local runners.
 
     Args:
-        source: the cohort, as ingest takes it.
-        params: all parameters.
+        asked: the cohort, the parameters, and what else the pipeline is asked for.
         out: gets ``tasks/`` with every artifact as Kubeflow lays them out, ``reports/`` and ``registered.json``; those
             of an earlier run are replaced.
         image: what each task runs in, a container of its own (DockerRunner); None, in a process (SubprocessRunner).
@@ -82,24 +106,27 @@ def run_locally(source: str, params: Params, out: Path, image: str | None = None
     """
     if image is None:
         # It puts the interpreter's path in the place of the word wherever it stands, in the steps' arguments too.
-        _refuse("python3", source, out)
+        _refuse("python3", asked.source, asked.checkpoints, out)
     else:
-        _refuse(":", out)  # Docker's own mark between the two ends of a mount
+        _refuse(":", asked.checkpoints.removeprefix("s3:"), out)  # Docker's own mark between the two ends of a mount
+    if asked.checkpoints and not asked.checkpoints.startswith("s3://"):
+        asked = replace(asked, checkpoints=str(Path(asked.checkpoints).absolute()))
     found = None if image is None else docker_runner.find_image(image)
     with exclusive(out / TASKS), tempfile.TemporaryDirectory(prefix="lung-segmentation-") as scratch:
         there = Path(scratch)
-        run = Run(source, params, out.absolute() / TASKS, there, there / "workspace", there / "termination-log")
+        run = Run(asked, out.absolute() / TASKS, there, there / "workspace", there / "termination-log")
         shutil.rmtree(run.artifacts, ignore_errors=True)
         for folder in (run.artifacts, run.workspace):
             folder.mkdir()
         run.last_words.touch()
         with _processes(run) if found is None else _containers(run, found) as setting:
-            report, registered = _run(run, setting)
+            results = _run(run, setting)
         with write_folder(out / REPORTS) as folder:
-            shutil.copytree(report, folder, dirs_exist_ok=True)
+            shutil.copytree(results / "report/folder", folder, dirs_exist_ok=True)
         with write_file(out / REGISTERED) as partial:
-            shutil.copyfile(registered, partial)
-    return out / REPORTS
+            shutil.copyfile(results / "register/version", partial)
+        first, *_ = (results / "promote/champion").read_text().splitlines()
+    return Done(out / REPORTS, first.removeprefix("# "))
 
 
 def _refuse(word: str, *paths: str | Path) -> None:
@@ -119,8 +146,8 @@ def _processes(run: Run) -> Iterator[Setting]:
     os.environ["PYTHONUNBUFFERED"] = "1"
     os.environ[TERMINATION_LOG] = str(run.last_words)
     # The first to come makes the database, and two trainings would come at the same time.
-    connect(run.params.register_.experiment)
-    yield Setting(run.source, local.SubprocessRunner(use_venv=False), code_version())
+    connect(run.asked.params.register_.experiment)
+    yield Setting(run.asked.source, local.SubprocessRunner(use_venv=False), code_version())
 
 
 @contextmanager
@@ -129,9 +156,11 @@ def _containers(run: Run, image: Image) -> Iterator[Setting]:
     from kfp import local
 
     owner = _owner(run.artifacts.parent)
-    experiment = run.params.register_.experiment
+    experiment = run.asked.params.register_.experiment
     store, paths, remote = _store(connect(experiment), experiment)
-    folders = []
+    folders, source, states = [], run.asked.source, run.asked.checkpoints
+    if states and not states.startswith("s3://"):
+        paths.append(Path(states))
     for path in paths:
         if not path.exists():
             path.mkdir(parents=True)
@@ -143,10 +172,8 @@ def _containers(run: Run, image: Image) -> Iterator[Setting]:
         folders.append(folder)
     mounts = [Mount(folder, writable=True) for folder in dict.fromkeys(folders)]
     mounts.append(Mount(run.last_words, writable=True, target=KUBERNETES_TERMINATION_LOG))
-    source = run.source
-    if source.startswith("s3://"):
-        remote = True
-    elif Path(source).exists():  # else ingest says so
+    remote = remote or any(place.startswith("s3://") for place in (source, states))
+    if not source.startswith("s3://") and Path(source).exists():  # else ingest says so
         source = str(Path(source).resolve())
         mounts.append(Mount(Path(source)))
     for path in (run.artifacts, run.workspace, run.last_words):
@@ -181,7 +208,8 @@ def _store(client: MlflowClient, experiment: str) -> tuple[str, list[Path], bool
     return address, paths, not (local_store and local_artifacts)
 
 
-def _run(run: Run, setting: Setting) -> tuple[Path, Path]:
+def _run(run: Run, setting: Setting) -> Path:
+    """Run the graph and return the folder in which each task has one of its own."""
     from kfp import local
 
     from pipelines.graph import build
@@ -190,15 +218,22 @@ def _run(run: Run, setting: Setting) -> tuple[Path, Path]:
     warnings.filterwarnings("ignore", message=".*have no effect in the current local runner")
     # The workspace is removed after the run, whatever it is.
     local.init(runner=setting.runner, pipeline_root=str(run.artifacts), workspace_root=str(run.workspace))
-    pipeline = build(run.params, setting.image, setting.git_commit)
+    asked = run.asked
+    pipeline = build(asked.params, setting.image, setting.git_commit)
     try:
-        pipeline(source=setting.source, data_md5=_md5_of(run.source), image_digest=setting.image_digest)
+        pipeline(
+            source=setting.source,
+            data_md5=_md5_of(asked.source),
+            image_digest=setting.image_digest,
+            checkpoints=asked.checkpoints,
+            promote=asked.promote,
+        )
     except RuntimeError as error:
         said = run.last_words.read_text().strip()
         raise UserError(said or "a task of the graph failed; its own output, above, says why") from error
     # A pipeline with an exit handler has no outputs of its own.
     (results,) = run.artifacts.iterdir()
-    return results / "report/folder", results / "register/version"
+    return results
 
 
 def _md5_of(source: str) -> str:
@@ -219,16 +254,27 @@ def main(
     image: Annotated[
         str | None, typer.Option(help="The image of the containers, in the place of what `make image` builds.")
     ] = None,
+    checkpoints: Annotated[
+        str,
+        typer.Option(
+            envvar="TRAIN_CHECKPOINTS",
+            help="Folder or s3://bucket/prefix of the full states of all cells: a run that was killed goes on from it.",
+        ),
+    ] = "",
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Make the registered version champion if it passes the gate.")
+    ] = False,
 ) -> None:
     """Run the whole Kubeflow graph on this machine, without a cluster."""
-    choices = read_params(params)
+    asked = Choices(source, read_params(params), checkpoints, promote)
     if runner is Runner.docker:
         from pipelines.components import IMAGE
 
         image = image or IMAGE
     elif image is not None:
         raise UserError(f"--image {image}: processes run in none; say --runner docker, or leave it out")
-    print(f"report   {run_locally(source, choices, out, image) / 'index.html'}")
+    done = run_locally(asked, out, image)
+    print(f"report   {done.report / 'index.html'}\nmodel    {done.promotion}")
 
 
 if __name__ == "__main__":

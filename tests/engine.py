@@ -6,11 +6,15 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import pytest
 
 from tests.conftest import ROOT
 
@@ -40,8 +44,21 @@ class Engine:
         return done
 
 
+def skip(reason: str) -> NoReturn:
+    warnings.warn(f"NOTHING IS TESTED IN CONTAINERS: {reason}", stacklevel=2)
+    pytest.skip(reason)
+
+
 def answers(engine: Engine) -> bool:
     return engine.run("docker", "info", check=False).returncode == 0
+
+
+def compose_program() -> list[str] | None:
+    """Return how Compose is called here: Docker's plugin, else the older program of its own, None for neither."""
+    line = ["docker", "compose"]
+    if shutil.which("docker") and not subprocess.run([*line, "version"], capture_output=True, check=False).returncode:
+        return line
+    return ["docker-compose"] if shutil.which("docker-compose") else None
 
 
 def pip_setting(name: str) -> str:

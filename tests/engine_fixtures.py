@@ -12,20 +12,13 @@ import shutil
 import subprocess
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
 from tests.conftest import ROOT
-from tests.engine import PLANTED, SECRET, Engine, Image, answers, options
-
-
-def skip(reason: str) -> NoReturn:
-    warnings.warn(f"NOTHING IS TESTED IN CONTAINERS: {reason}", stacklevel=2)
-    pytest.skip(reason)
+from tests.engine import PLANTED, SECRET, Engine, Image, answers, options, skip
 
 
 @pytest.fixture(scope="session")

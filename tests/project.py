@@ -24,6 +24,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "matrix": {"scenarios": ["mixed", "shenzhen-to-montgomery"]},
     "train": {"width": 0.0625, "epochs": 2},
     "evaluate": {"bootstrap": 100, "worst": 2, "figure_images": 1},
+    "promotion": {"floor": 0.1},  # so little training comes to no more
 }
 
 

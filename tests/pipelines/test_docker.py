@@ -16,12 +16,13 @@ import pytest
 from kfp import dsl, local
 
 from pipelines.docker_runner import Mount, options, reliable
-from tests.conftest import ROOT, refused
+from tests.conftest import CELL, ROOT, refused
 from tests.engine import Engine, Image
 from tests.pipelines.test_local import COMMAND
 from tests.project import Project, sample
+from tests.services import KEYS, Bucket
 
-pytest_plugins = ["tests.engine_fixtures", "tests.project_fixtures"]
+pytest_plugins = ["tests.engine_fixtures", "tests.project_fixtures", "tests.services_fixtures"]
 # The first that needs the image builds it: minutes on an idle machine, and many times as long on a busy one.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
@@ -152,6 +153,37 @@ def test_the_graph_in_containers_gives_the_figures_of_dvc_repro(
     written = [*(out / "tasks").rglob("*"), *(store / "artifacts").rglob("*")]
     assert len(written) > 100
     assert {path.stat().st_uid for path in written} == {uid}
+    assert containers(image) == []
+
+
+def test_from_s3_to_a_champion_on_a_server_with_keys_in_the_environment_alone(
+    project: Project, image: Image, bucket: Bucket, mlflow_server: str, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    name = "from-containers"
+    project.set_params({"matrix": {"scenarios": ["mixed"]}, "register": {"model": name}})
+    bucket.upload(project.root / "samples", "cxr/")
+    out, s3 = tmp_path / "run", f"s3://{bucket.name}"
+    variables = {key: value for key, value in os.environ.items() if key.startswith("AWS_")}
+    variables |= where(image.engine) | {"MLFLOW_TRACKING_URI": mlflow_server}
+
+    places = ("--source", f"{s3}/cxr", "--checkpoints", f"{s3}/states", "--out", out)
+    line = (*COMMAND, "--runner", "docker", "--image", image.name, *places, "--promote")
+    done = project.run(*line, check=True, **variables)
+
+    assert done.stdout.splitlines()[-1].endswith(f"{name} version 1: is champion (before: none)")
+    rows = json.loads((project.root / "reports/results.json").read_text())
+    expected = [row for row in rows if row["scenario"] == "mixed"]
+    assert json.loads((out / "reports/results.json").read_text()) == expected
+    assert bucket.names("states/") == [f"states/{CELL.folder}/state.pt"]
+    client = MlflowClient(mlflow_server, mlflow_server)
+    champion = client.get_model_version_by_alias(name, "champion")
+    assert (champion.tags["image"], champion.tags["kubeflow.run"]) == (image.name, "none")
+    assert client.get_run(champion.run_id).info.artifact_uri.startswith("mlflow-artifacts:/")
+    # Of S3's keys nothing is told, and nothing is left.
+    assert KEYS.secret not in done.stdout + done.stderr
+    assert not [path for path in out.rglob("*") if path.is_file() and KEYS.secret.encode() in path.read_bytes()]
     assert containers(image) == []
 
 

@@ -15,11 +15,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 COMMAND = ("python", "-m", "pipelines.local")
 
 
-def tags(project: Project, store: str) -> dict[str, str]:
+def tags(project: Project, store: str, alias: str = "challenger") -> dict[str, str]:
     """Return the tags of the registered version, read in a process of its own."""
     script = (
         "import json, mlflow; client = mlflow.MlflowClient();"
-        "print(json.dumps(client.get_model_version_by_alias('lung-segmentation', 'challenger').tags))"
+        f"print(json.dumps(client.get_model_version_by_alias('lung-segmentation', '{alias}').tags))"
     )
     done = project.run("python", "-c", script, MLFLOW_TRACKING_URI=store)
     return json.loads(done.stdout.splitlines()[-1])
@@ -28,7 +28,7 @@ def tags(project: Project, store: str) -> dict[str, str]:
 def test_the_graph_gives_the_figures_of_dvc_repro(project: Project, tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"  # not there yet: two trainings at once must not fight over it
 
-    done = project.run(*COMMAND, "--out", tmp_path / "run", MLFLOW_TRACKING_URI=store)
+    done = project.run(*COMMAND, "--promote", "--out", tmp_path / "run", MLFLOW_TRACKING_URI=store)
 
     assert str(tmp_path / "run/reports/index.html") in done.stdout
     name = "reports/results.json"
@@ -45,6 +45,14 @@ def test_the_graph_gives_the_figures_of_dvc_repro(project: Project, tmp_path: Pa
     lineage = ("data.md5", "params.hash", "weights.sha256", "evaluation.rows_sha256")
     ours, theirs = tags(project, store), tags(project, project.environment["MLFLOW_TRACKING_URI"])
     assert {name: ours[name] for name in lineage} == {name: theirs[name] for name in lineage}
+    # In processes of this machine: neither in the image nor by Kubeflow.
+    assert (ours["image"], ours["kubeflow.run"]) == ("none", "none")
+
+    assert done.stdout.splitlines()[-1].endswith("lung-segmentation version 1: is champion (before: none)")
+    promoted = tags(project, store, "champion")
+    assert promoted["weights.sha256"] == ours["weights.sha256"]
+    assert promoted["promotion.verdict"] == "passed"
+    assert promoted["promotion.floor"].startswith("met: ")
 
     (tasks,) = (tmp_path / "run/tasks").iterdir()
     assert (tasks / "report/page").read_bytes() == (tmp_path / "run/reports/index.html").read_bytes()
