@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import codecs
 import os
-import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from components.errors import UserError
+from pipelines.local_tasks import Tasks, taken_over
 
 if TYPE_CHECKING:
     from docker import DockerClient  # type: ignore[import-untyped]
 
-KFP = "2.17.0"  # whose function is replaced
 PATIENCE = 600.0  # seconds until the engine must have answered: one that builds or removes large images takes minutes
 ENGINE_FAILED = 125  # what `docker run` exits with when the fault is Docker's own
-SIGNALLED = 128  # a process that a signal has ended exits with this and the signal's number
 CODE = ("/app", "/opt/venv")  # where the image has it
 HANDED_ON = ("AWS_", "MLFLOW_", "OMP_", "TRAIN_")  # variables that steps read
 
@@ -47,13 +44,12 @@ class Mount:
     target: str = ""
 
 
-class Containers:
+class Containers(Tasks):
     """The containers of one run."""
 
     def __init__(self, last_words: Path) -> None:
-        self._last_words = last_words
+        super().__init__(last_words)
         self._running: set[str] = set()
-        self._ended = False
 
     def run(self, client: DockerClient, image: str, command: list[str], volumes: dict[str, Any], **options: Any) -> int:
         """Run a command in a container, print what it says as it says it, and return its exit code.
@@ -66,23 +62,21 @@ class Containers:
         try:
             code = self._run(client, image, command, volumes, **options)
         except (DockerException, RequestException) as error:
-            self._add(f"Docker: {getattr(error, 'explanation', None) or error}; see to it, then run again")
+            self.tell(f"Docker: {getattr(error, 'explanation', None) or error}; see to it, then run again")
             return ENGINE_FAILED
-        if code > SIGNALLED and not self._ended:
-            self._add(f"a task's container was ended by signal {code - SIGNALLED}: out of memory, or by hand")
-        return code
+        return self.judged(code, "container")
 
     def _run(
         self, client: DockerClient, image: str, command: list[str], volumes: dict[str, Any], **options: Any
     ) -> int:
-        if self._ended:
+        if self.ended:
             return ENGINE_FAILED
         client.api.timeout = PATIENCE
         container = client.containers.create(image=image, command=command, volumes=volumes, **options)
         try:
             self._running.add(container.id)
             container.start()
-            if self._ended:  # in the meantime
+            if self.ended:  # in the meantime
                 container.kill()
             # Whole lines, since kfp indents whatever is printed at once; a character may come in two pieces.
             text, begun, seen = codecs.getincrementaldecoder("utf-8")(errors="replace"), "", 0
@@ -101,15 +95,11 @@ class Containers:
             self._running.discard(container.id)
             container.remove(force=True)
 
-    def _add(self, words: str) -> None:
-        with self._last_words.open("a") as file:
-            file.write(f"{words}\n")
-
     def end(self) -> None:
-        """Kill what runs and start nothing more: kfp itself would wait for parallel tasks, those to come included."""
+        """Kill what runs and start nothing more."""
         from docker.errors import APIError
 
-        self._ended = True
+        self.ended = True
         with connected() as client:
             for name in list(self._running):
                 try:
@@ -163,37 +153,17 @@ def find_image(name: str) -> Image:
 def reliable(last_words: Path) -> Iterator[Containers]:
     """Let kfp's DockerRunner use :class:`Containers` inside the block; an interrupt ends what runs in them.
 
-    In the main thread alone, since signals are handled.
-
     Args:
         last_words: a file that gets a line for what no task can say itself: Docker failed, or killed it.
 
     Raises:
         UserError: this is another kfp than the one whose function is replaced.
     """
-    import kfp
     from kfp.local import docker_task_handler
 
-    if kfp.__version__ != KFP:
-        raise UserError(
-            f"kfp {kfp.__version__}: its DockerRunner is known, and mended here, in version {KFP} alone; "
-            "`make setup` installs that one, or use --runner subprocess"
-        )
     containers = Containers(last_words)
-
-    def interrupted(number: int, frame: FrameType | None) -> None:
-        containers.end()
-        raise KeyboardInterrupt
-
-    theirs = docker_task_handler.run_docker_container
-    handlers = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
-    docker_task_handler.run_docker_container = containers.run
-    try:
+    with taken_over(docker_task_handler, "run_docker_container", containers.run, containers):
         yield containers
-    finally:
-        docker_task_handler.run_docker_container = theirs
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def options(owner: tuple[int, int], mounts: Sequence[Mount], network: bool, **environment: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from components.files import exclusive, write_file, write_folder
 from components.params import Params, read_params
 from components.provenance import data_md5
 from components.tracking import connect
-from pipelines import docker_runner
+from pipelines import docker_runner, process_runner
 from pipelines.compile import code_version
 from pipelines.docker_runner import Image, Mount
 from pipelines.tasks import KUBERNETES_TERMINATION_LOG, TERMINATION_LOG
@@ -147,7 +147,8 @@ def _processes(run: Run) -> Iterator[Setting]:
     os.environ[TERMINATION_LOG] = str(run.last_words)
     # The first to come makes the database, and two trainings would come at the same time.
     connect(run.asked.params.register_.experiment)
-    yield Setting(run.asked.source, local.SubprocessRunner(use_venv=False), code_version())
+    with process_runner.interruptible(run.last_words):
+        yield Setting(run.asked.source, local.SubprocessRunner(use_venv=False), code_version())
 
 
 @contextmanager

@@ -25,6 +25,27 @@ from scripts.services.checks import free_ports
 KEYS = Keys("owner", "secret")
 POSTGRES_USER = "nobody"  # PostgreSQL refuses to run as root
 
+# What someone does with a tracking server, and what someone else finds there.
+TRACK = """
+import mlflow, pathlib
+mlflow.set_experiment("tried")
+with mlflow.start_run() as run:
+    mlflow.log_params({"width": 0.125})
+    mlflow.log_metrics({"dice": 0.5, "loss": float("nan")}, step=3)
+    mlflow.set_tag("site", "montgomery")
+    pathlib.Path("note.txt").write_text("kept")
+    mlflow.log_artifact("note.txt", "notes")
+print(run.info.run_id)
+"""
+LOOK = """
+import mlflow, pathlib
+client = mlflow.MlflowClient()
+experiment = client.get_experiment_by_name("tried")
+(run,) = client.search_runs([experiment.experiment_id], "tags.site = 'montgomery' and metrics.dice > 0.4")
+path = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="notes/note.txt", dst_path="back")
+print(run.info.run_id, run.info.status, run.data.params["width"], pathlib.Path(path).read_text())
+"""
+
 
 @dataclass(frozen=True)
 class Bucket:
@@ -128,6 +149,13 @@ def _database(port: int, log: Path, server: subprocess.Popen[bytes]) -> str:
     connection.run("CREATE DATABASE mlflow")
     connection.close()
     return f"postgresql+pg8000://mlflow:a-secret@127.0.0.1:{port}/mlflow"
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """This process's, without whatever leads to other services."""
+    given = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "MLFLOW_", "S3_"))}
+    given |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+    return given | {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"} | settings
 
 
 def python(code: str, folder: Path, environment: dict[str, str]) -> str:

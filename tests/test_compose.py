@@ -21,8 +21,7 @@ from scripts.services.checks import find_program, free_ports
 from tests.conftest import ROOT
 from tests.engine import Engine, Image, compose_program, skip
 from tests.project import sample
-from tests.services import Bucket, python, without_keys
-from tests.test_services import LOOK, TRACK, environment
+from tests.services import LOOK, TRACK, Bucket, environment, python, without_keys
 
 pytest_plugins = ["tests.engine_fixtures"]
 # The first that needs the image builds it: minutes on an idle machine, and many times as long on a busy one.

@@ -24,30 +24,11 @@ from scripts.services import ARTIFACTS, DATA, Keys, mlflow, mlflow_command, mlfl
 from scripts.services.checks import free_ports
 from tests.conftest import ROOT, refused
 from tests.engine import compose_program
-from tests.services import KEYS, Bucket, postgres, python, without_keys
+from tests.services import KEYS, LOOK, TRACK, Bucket, environment, postgres, python, without_keys
 
 pytest_plugins = ["tests.services_fixtures"]
 pytestmark = pytest.mark.timeout(600)  # several servers start; on a busy machine each takes half a minute
 
-TRACK = """
-import mlflow, pathlib
-mlflow.set_experiment("tried")
-with mlflow.start_run() as run:
-    mlflow.log_params({"width": 0.125})
-    mlflow.log_metrics({"dice": 0.5, "loss": float("nan")}, step=3)
-    mlflow.set_tag("site", "montgomery")
-    pathlib.Path("note.txt").write_text("kept")
-    mlflow.log_artifact("note.txt", "notes")
-print(run.info.run_id)
-"""
-LOOK = """
-import mlflow, pathlib
-client = mlflow.MlflowClient()
-experiment = client.get_experiment_by_name("tried")
-(run,) = client.search_runs([experiment.experiment_id], "tags.site = 'montgomery' and metrics.dice > 0.4")
-path = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="notes/note.txt", dst_path="back")
-print(run.info.run_id, run.info.status, run.data.params["width"], pathlib.Path(path).read_text())
-"""
 REGISTER = """
 pathlib.Path("double.py").write_text('''
 import mlflow
@@ -64,13 +45,6 @@ client.set_registered_model_alias("double", "champion", version.version)
 (alias,) = client.get_model_version_by_alias("double", "champion").aliases
 print(found.version, mlflow.pyfunc.load_model("models:/double@champion").predict([1.0, 2.0]), alias)
 """
-
-
-def environment(**settings: str) -> dict[str, str]:
-    """This process's, without whatever leads to other services."""
-    given = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "MLFLOW_", "S3_"))}
-    given |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
-    return given | {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"} | settings
 
 
 @dataclass

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import subprocess
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.project import Project, sample
@@ -86,6 +91,46 @@ def test_a_failing_step_fails_the_run_and_says_why(project: Project, tmp_path: P
     assert len(problems) == 1
     assert problems[0].startswith(f"  {broken}: ")
     assert not (tmp_path / "run/reports").exists()
+
+
+def started(project: Project, said: Path, *options: object) -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:
+    """Start a long training in the graph; return the run and all its processes once it has done three epochs."""
+    project.set_params({"train": {"epochs": 400, "checkpoint_every": 1}, "matrix": {"scenarios": ["mixed"]}})
+    line = [*COMMAND, *map(str, options)]
+    with said.open("w") as log:
+        process = subprocess.Popen(line, cwd=project.root, env=project.environment, stdout=log, stderr=log)
+    limit = time.monotonic() + 300
+    while len(re.findall(r"epoch \d+/", said.read_text())) < 3:
+        assert process.poll() is None, said.read_text()
+        assert time.monotonic() < limit
+        time.sleep(0.1)
+    return process, psutil.Process(process.pid).children(recursive=True)
+
+
+def test_an_interrupt_leaves_no_process_behind(project: Project, tmp_path: Path) -> None:
+    # Of this process alone: as a supervisor does it, and unlike a Ctrl+C, which a terminal sends to all of them.
+    process, tasks = started(project, tmp_path / "said", "--out", tmp_path / "run")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(100) == 130, (tmp_path / "said").read_text()
+    assert (tmp_path / "said").read_text().splitlines()[-1].startswith("interrupted: ")
+    assert [task for task in tasks if task.is_running()] == []
+    assert list((tmp_path / "run").glob("tasks/*/*/train/model")) == []
+
+
+def test_a_killed_training_is_told_and_goes_on_from_its_checkpoints(project: Project, tmp_path: Path) -> None:
+    options = ("--checkpoints", tmp_path / "states", "--out", tmp_path / "run")
+    process, tasks = started(project, tmp_path / "said", *options)
+    for task in tasks:
+        task.kill()
+    assert process.wait(100) == 1
+    last = (tmp_path / "said").read_text().splitlines()[-1]
+    assert last == "error: a task's process was ended by signal 9: out of memory, or by hand"
+
+    again, _ = started(project, tmp_path / "said again", *options)
+    again.terminate()
+    assert again.wait(100) == 130
+    (first,) = re.findall(r"going on after epoch (\d+)", (tmp_path / "said again").read_text())
+    assert int(first) >= 2
 
 
 def test_wrong_parameters_stop_the_run_before_it_starts(project: Project, tmp_path: Path) -> None:
