@@ -100,10 +100,15 @@ def started(project: Project, said: Path, *options: object) -> tuple[subprocess.
     with said.open("w") as log:
         process = subprocess.Popen(line, cwd=project.root, env=project.environment, stdout=log, stderr=log)
     limit = time.monotonic() + 300
-    while len(re.findall(r"epoch \d+/", said.read_text())) < 3:
-        assert process.poll() is None, said.read_text()
-        assert time.monotonic() < limit
-        time.sleep(0.1)
+    try:
+        while len(re.findall(r"epoch \d+/", said.read_text())) < 3:
+            assert process.poll() is None, said.read_text()
+            assert time.monotonic() < limit
+            time.sleep(0.1)
+    except AssertionError:
+        process.terminate()
+        process.wait(100)
+        raise
     return process, psutil.Process(process.pid).children(recursive=True)
 
 
