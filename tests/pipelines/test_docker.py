@@ -162,7 +162,8 @@ def test_from_s3_to_a_champion_on_a_server_with_keys_in_the_environment_alone(
     from mlflow import MlflowClient
 
     name = "from-containers"
-    project.set_params({"matrix": {"scenarios": ["mixed"]}, "register": {"model": name}})
+    # The server is the session's: other tests count their own experiment's runs.
+    project.set_params({"matrix": {"scenarios": ["mixed"]}, "register": {"model": name, "experiment": name}})
     bucket.upload(project.root / "samples", "cxr/")
     out, s3 = tmp_path / "run", f"s3://{bucket.name}"
     variables = {key: value for key, value in os.environ.items() if key.startswith("AWS_")}
