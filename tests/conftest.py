@@ -118,6 +118,7 @@ class Job:
             if self.ended:
                 return False
             assert time.monotonic() < limit, f"it never came: {self.output}"
+            time.sleep(0.002)
         return True
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:

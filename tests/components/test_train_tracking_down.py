@@ -32,9 +32,11 @@ from components.tracking import explained, store_name, without_password
 from scripts.services.checks import free_ports
 from tests.components.conftest import Bucket
 from tests.components.test_train import files, states
-from tests.conftest import CELL, EPOCHS, Job, Project, Trained, refused
+from tests.conftest import CELL, Job, Project, Trained, refused
 from tests.s3_faults import Fault, proxy
 
+# Enough for a training that is held in its second epoch to have much to send still, however late it is held.
+EPOCHS = 8
 QUICK = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "2", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 
 
@@ -100,7 +102,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Itera
 @pytest.fixture
 def project(untrained: Project, server: Server, request: pytest.FixtureRequest) -> Project:
     """A project with an experiment of its own."""
-    untrained.write_params(register={"experiment": request.node.name})
+    untrained.write_params(register={"experiment": request.node.name}, train={"epochs": EPOCHS})
     return untrained
 
 
@@ -135,7 +137,7 @@ def content(server: Server, project: Project) -> dict[str, Any]:
     }
 
 
-def assert_whole(server: Server, project: Project, trained: Trained, epochs: int = EPOCHS) -> dict[str, Any]:
+def assert_whole(server: Server, project: Project, trained: Trained) -> dict[str, Any]:
     """Check that the one run is what it would have been with a server that is always there."""
     here = content(server, project)
     (usual,) = trained.project.runs()
@@ -143,8 +145,8 @@ def assert_whole(server: Server, project: Project, trained: Trained, epochs: int
     assert here["info"][4] == usual.info.run_name
     assert here["params"].keys() == usual.data.params.keys()
     assert here["tags"].keys() == usual.data.tags.keys()
-    assert [step for step, _, _ in here["metrics"]["train_loss"]] == list(range(1, epochs + 1))
-    assert [step for step, _, _ in here["metrics"]["validation_dice"]] == list(range(1, epochs + 1))
+    assert [step for step, _, _ in here["metrics"]["train_loss"]] == list(range(1, EPOCHS + 1))
+    assert [step for step, _, _ in here["metrics"]["validation_dice"]] == list(range(1, EPOCHS + 1))
     assert len(here["metrics"]["best_validation_dice"]) == 1
     assert [context for context, _ in here["data"]] == ["train", "validation"]
     assert here["artifacts"] == [CONFIG, HISTORY, RUN]
@@ -210,16 +212,15 @@ def test_down_at_the_start_and_back_in_the_middle(project: Project, server: Serv
 
 @pytest.mark.slow
 def test_killed_in_the_middle_and_back(project: Project, server: Server, trained: Trained) -> None:
-    project.write_params(register={"experiment": "middle"}, train={"epochs": 8})
     server.up()
     job = start(project, server)
-    waits(job, "epoch 2/8")
+    waits(job, f"epoch 2/{EPOCHS}")
     server.down()
     job.kill(signal.SIGCONT)
     waits(job, "training goes on")
     server.up()
     assert_told_of_the_gap(server, ended(job))
-    assert_whole(server, project, trained, 8)
+    assert_whole(server, project, trained)
 
 
 @pytest.mark.slow
@@ -229,10 +230,12 @@ def test_stopped_at_its_end_for_longer_than_it_waits_it_tries_once_more(
     """As a suspended job, or a laptop that was closed."""
     server.up()
     job = start(project, server)
-    waits(job, "epoch 2/3")
+    waits(job, f"epoch 2/{EPOCHS}")
     server.down()
     job.kill(signal.SIGCONT)
-    assert job.until((project.model / RUN).exists)  # nothing is left to do but to send
+    assert job.until(lambda: "training goes on" in said(job))
+    journal = states(project) / LIVE
+    assert job.until(lambda: "FINISHED" in journal.read_text())  # nothing is left to do but to send
     time.sleep(PATIENCE / 5)
     assert not job.ended
     job.kill(signal.SIGSTOP)
@@ -246,7 +249,7 @@ def test_stopped_at_its_end_for_longer_than_it_waits_it_tries_once_more(
 def test_killed_at_the_end_its_records_are_sent_later(project: Project, server: Server, trained: Trained) -> None:
     server.up()
     job = start(project, server)
-    waits(job, "epoch 2/3")
+    waits(job, f"epoch 2/{EPOCHS}")
     server.down()
     warnings = ended(job)
     record = json.loads((project.model / RUN).read_text())
@@ -305,7 +308,7 @@ def test_never_up_until_the_next_step_needs_it(project: Project, server: Server,
 def test_a_server_that_hangs_holds_up_nothing(project: Project, server: Server, trained: Trained) -> None:
     server.up()
     job = start(project, server, **QUICK)
-    waits(job, "epoch 1/3")
+    waits(job, f"epoch 1/{EPOCHS}")
     server.signal(signal.SIGSTOP)
     try:
         hung = time.monotonic()
