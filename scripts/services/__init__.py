@@ -67,6 +67,8 @@ def s3_command(program: str, folder: str, ip: str, bind: str, ports: Mapping[str
     """
     line = [program, "mini", f"-dir={folder}", f"-ip={ip}", f"-ip.bind={bind}", f"-bucket={DATA},{ARTIFACTS}"]
     line += ["-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
+    # By itself it sets a whole GiB of a large disk aside for each bucket, and refuses to write where that is not free.
+    line.append("-master.volumeSizeLimitMB=128")
     return line + [f"-{name}={port}" for name, port in ports.items()]
 
 
