@@ -15,14 +15,17 @@ import numpy as np
 import pytest
 
 from components.results import CONFIG
+from model.checkpoint import STATE
 from model.postprocessing import to_masks
 from model.predictor import WEIGHTS, Predictor
-from tests.conftest import CELL, EPOCHS, Launcher, Project
+from tests.conftest import CELL, Launcher, Project
 from tests.project import make_project
 from tests.services import Bucket, without_keys
 
 pytest_plugins = ["tests.services_fixtures"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # servers and some twenty commands; minutes where it is busy
+
+LONG = 20  # epochs, so that a training is under way still when its first state has come to S3
 
 # Where the project is not, by someone who knows the server's address and has no key of S3.
 ELSEWHERE = """
@@ -50,7 +53,7 @@ def test_from_the_cohort_in_s3_to_a_mask_from_the_registry(
 ) -> None:
     checkout = make_project(tmp_path / "one")
     one = Project(checkout.root, launcher)
-    one.write_params()
+    one.write_params(train={"epochs": LONG})
     s3 = f"s3://{bucket.name}"
 
     # The cohort goes to S3 and comes back from nowhere else.
@@ -88,8 +91,7 @@ def test_from_the_cohort_in_s3_to_a_mask_from_the_registry(
     tracked = {"MLFLOW_TRACKING_URI": mlflow_server}
     checkpoints = ("--checkpoints", f"{s3}/states")
     job = one.start(one.train_line(*checkpoints), **tracked)
-    # The line of an epoch is printed before its state is sent: with the second one the first state is surely there.
-    assert job.until(lambda: "epoch 2/" in job.output)
+    assert job.until(lambda: f"states/{CELL.folder.as_posix()}/{STATE}" in bucket.names("states/"))
     job.kill()
     job.wait([])
     assert not one.model.exists()
@@ -109,7 +111,7 @@ def test_from_the_cohort_in_s3_to_a_mask_from_the_registry(
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
     losses = client.get_metric_history(run.info.run_id, "train_loss")
-    assert [metric.step for metric in losses] == list(range(1, EPOCHS + 1))
+    assert [metric.step for metric in losses] == list(range(1, LONG + 1))
     assert run.data.tags["data.md5"] in (one.root / "data.dvc").read_text()
     registered = json.loads((other.root / "registered.json").read_text())
     version = client.get_model_version_by_alias("lung-segmentation", "challenger")
@@ -135,5 +137,6 @@ def test_from_the_cohort_in_s3_to_a_mask_from_the_registry(
     mask = np.load(elsewhere / "mask.npy")
     assert mask.shape == xray.shape
     assert 0 < mask.mean() < 1
-    np.testing.assert_array_equal(mask, expected)
+    # The package may choose an engine that computes in bfloat16: pixels of the outline may change sides.
+    assert 2 * (mask & expected).sum() / (mask.sum() + expected.sum()) > 0.98
     assert CELL.network == registered["network"]

@@ -171,7 +171,7 @@ def train(
 
 @contextmanager
 def _copied(url: str, checkpoints: Path, fingerprint: str) -> Iterator[Callable[[], None]]:
-    """Bring this training's state from S3, where it has a place there, and yield what sends the newest state back."""
+    """Bring this training's state from S3, where it has a place there, and yield what has the newest one sent back."""
     if not url:
         yield lambda: None
         return
@@ -179,10 +179,8 @@ def _copied(url: str, checkpoints: Path, fingerprint: str) -> Iterator[Callable[
 
     remote = Remote(url, checkpoints, fingerprint)
     remote.fetch()
-    try:
-        yield remote.send
-    finally:
-        remote.send()  # how the run ended, or that nothing of it is left to be sent
+    with remote.sending() as send:
+        yield send
 
 
 def _follow(make: Callable[[Monitor], Trainer]) -> Result:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,18 +91,44 @@ class Remote:
                 f"{self.url}/{STATE}: is damaged there ({reason}); remove it to train from the start"
             ) from error
 
+    @contextmanager
+    def sending(self) -> Iterator[Callable[[], None]]:
+        """Yield what has the newest state sent in a thread of its own, so that no epoch waits for S3.
+
+        Of states that are written faster than they can be sent only the newest goes. At the end, good or not, what
+        is there then is sent before this returns.
+        """
+        last: Future[None] | None = None
+
+        def send() -> None:
+            nonlocal last
+            # One that has not begun yet will find the newest state by itself.
+            if last is None or last.running() or last.done():
+                last = thread.submit(self.send)
+
+        with ThreadPoolExecutor(1, "S3") as thread:
+            try:
+                yield send
+            finally:
+                thread.submit(self.send).result()
+
     def send(self) -> None:
         """Copy the local state there; a failure is told and does not end the training: the next is tried again."""
         try:
             client = self._client()
             journals = sorted(path.name for path in self.folder.glob("mlflow*.jsonl"))
             for name in (*journals, STATE):
-                path = self.folder / name
-                written = path.stat().st_mtime_ns if path.exists() else None
-                if written is not None and written != self._sent.get(name):
-                    extra = {"Metadata": {FINGERPRINT: self.fingerprint}}
-                    client.upload_file(str(path), *self._place(name), ExtraArgs=extra)
-                    self._sent[name] = written
+                try:
+                    # Open, it stays one and the same file, while the training puts its next state in its place.
+                    file = (self.folder / name).open("rb")
+                except FileNotFoundError:
+                    continue
+                with file:
+                    written = os.fstat(file.fileno()).st_mtime_ns
+                    if written != self._sent.get(name):
+                        extra = {"Metadata": {FINGERPRINT: self.fingerprint}}
+                        client.upload_fileobj(file, *self._place(name), ExtraArgs=extra)
+                        self._sent[name] = written
             for name in [name for name in self._sent if not (self.folder / name).exists()]:
                 bucket, key = self._place(name)
                 client.delete_object(Bucket=bucket, Key=key)

@@ -184,6 +184,23 @@ def test_a_state_that_cannot_be_sent_is_told_and_sent_next_time(
     assert (load_state(tmp_path / "other", "f") or {})["epoch"] == 8
 
 
+def test_a_slow_s3_holds_up_no_epoch(front: Proxy, bucket: Bucket, untrained: Project) -> None:
+    epochs = 20
+    untrained.write_params(train={"epochs": epochs})
+    slow = Fault("slow", methods=("PUT",), path=STATE, seconds=3)
+    front.faults.append(slow)
+    job = untrained.start(untrained.train_line("--checkpoints", f"s3://{bucket.name}/states"))
+    assert job.until(lambda: f"epoch {epochs}/{epochs}" in job.output)
+    assert slow.seen <= epochs / 2  # of those that wait only the newest is sent
+    slow.seconds = 0
+    done = job.wait([])
+    assert (done.returncode, done.stderr) == (0, "")
+    key = f"states/{CELL.folder.as_posix()}/{STATE}"
+    assert bucket.names("states/") == [key]
+    sent = bucket.client.get_object(Bucket=bucket.name, Key=key)["Body"].read()
+    assert sent == (untrained.root / "checkpoints" / CELL.folder / STATE).read_bytes()
+
+
 def test_records_kept_in_s3_are_sent_from_there(untrained: Project, bucket: Bucket) -> None:
     url = f"s3://{bucket.name}/states"
     done = untrained.call(untrained.train_line("--checkpoints", url), MLFLOW_TRACKING_URI="http://127.0.0.1:1")

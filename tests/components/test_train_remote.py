@@ -11,34 +11,39 @@ from components.train.checkpoints import places
 from model.checkpoint import STATE
 from model.predictor import WEIGHTS
 from tests.components.conftest import Bucket
-from tests.conftest import CELL, EPOCHS, Project, Trained, fresh, refused
+from tests.conftest import CELL, Project, Trained, fresh, refused
+
+LONG = 20  # epochs, so that a training is under way still when its first state has come to S3
 
 
 def keys(bucket: Bucket) -> list[str]:
     return sorted(item["Key"] for item in bucket.client.list_objects_v2(Bucket=bucket.name).get("Contents", []))
 
 
-def test_another_machine_goes_on_from_s3(prepared: Project, trained: Trained, bucket: Bucket, tmp_path: Path) -> None:
-    one = fresh(prepared, tmp_path / "one")
+def test_another_machine_goes_on_from_s3(prepared: Project, bucket: Bucket, tmp_path: Path) -> None:
+    one, other, alone = (fresh(prepared, tmp_path / name) for name in ("one", "other", "alone"))
+    for project in (one, other, alone):
+        project.write_params(train={"epochs": LONG})
+    alone.do(alone.train_line())
+
     url = f"s3://{bucket.name}/states"
     job = one.start(one.train_line("--checkpoints", url))
     folder = f"states/{CELL.folder.as_posix()}"
-    # The line of an epoch is printed before its state is sent: with the second one the first state is surely there.
-    assert job.until(lambda: "epoch 2/" in job.output)
+    assert job.until(lambda: f"{folder}/{STATE}" in keys(bucket))
     job.kill()
     job.wait([])
     assert keys(bucket) == [f"{folder}/mlflow.jsonl", f"{folder}/{STATE}"]
+    assert not one.model.exists()
 
-    other = fresh(prepared, tmp_path / "other")
     shutil.copy(one.root / "mlflow.db", other.root / "mlflow.db")  # one tracking server, two machines
     printed = other.do(other.train_line("--checkpoints", url))
     assert f"checkpoints: took up what {url}/{CELL.folder.as_posix()} holds of this training" in printed
     assert "going on after epoch" in printed
-    assert (other.model / WEIGHTS).read_bytes() == (trained.project.model / WEIGHTS).read_bytes()
+    assert (other.model / WEIGHTS).read_bytes() == (alone.model / WEIGHTS).read_bytes()
     assert len(other.runs()) == 1
 
     # What is finished is not gone on from, and a training with other parameters takes nothing from it.
-    other.write_params(train={"learning_rate": 0.001})
+    other.write_params(train={"epochs": LONG, "learning_rate": 0.001})
     printed = other.do(other.train_line("--checkpoints", url))
     assert "going on" not in printed
     assert "took up" not in printed
@@ -53,7 +58,7 @@ def test_training_goes_on_while_nothing_can_be_sent(untrained: Project, trained:
     done = untrained.call(untrained.train_line("--checkpoints", url))
     assert done.returncode == 0, done.stderr
     warning = f"warning: {url}/{CELL.folder.as_posix()}: the checkpoint could not be sent"
-    assert done.stderr.count(warning) >= EPOCHS
+    assert warning in done.stderr
     assert "AccessDenied" in done.stderr
     assert keys(bucket) == []
     assert (untrained.model / WEIGHTS).read_bytes() == (trained.project.model / WEIGHTS).read_bytes()
