@@ -34,8 +34,8 @@ class Subset:
 class Resident:
     """A subset as tensors on the device, so that a batch is an index and nothing is loaded or waited for.
 
-    704 images of 512 x 512 with their masks are 370 MB. A cohort that does not fit on a GPU stays in page-locked
-    memory of the host, from which each batch is gathered and sent.
+    704 images of 512 x 512 with their masks are 370 MB. A cohort that does not fit on a GPU stays in the host's memory;
+    each batch is gathered there, page-locked, and sent while the host goes on.
     """
 
     def __init__(self, subset: Subset, device: torch.device) -> None:
@@ -45,8 +45,6 @@ class Resident:
             free, _ = torch.cuda.mem_get_info(device)
             if images.nbytes + masks.nbytes <= RESIDENT_SHARE * free:
                 images, masks = images.to(device), masks.to(device)
-            else:
-                images, masks = images.pin_memory(), masks.pin_memory()
         self.images, self.masks = images, masks
 
     def __len__(self) -> int:
@@ -55,7 +53,10 @@ class Resident:
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return images and masks, uint8 (n, H, W) each, of int64 (n,) rows given on the CPU."""
         at = rows.to(self.images.device, non_blocking=True)
-        return tuple(a[at].to(self.device, non_blocking=True) for a in (self.images, self.masks))  # type: ignore[return-value]
+        images, masks = self.images[at], self.masks[at]
+        if images.device.type != self.device.type:
+            images, masks = (a.pin_memory().to(self.device, non_blocking=True) for a in (images, masks))
+        return images, masks
 
 
 class Order:
