@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -15,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from components.files import sha256 as file_sha256
 from components.images import ImageError, encode
 from components.parallel import cores, progress
+from components.predict.decoding import Decoders
 from components.predict.inputs import Input, find, read_bytes
 from components.predict.outputs import Results, Row, opened, place
-from components.predict.reading import Xray, read_xray
+from components.predict.reading import Xray
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -41,6 +44,7 @@ class Options:
         resume: keep what an earlier run has finished, by the files' content, and do the rest.
         batch_size: X-rays that go through the network at once.
         max_megapixels: larger pictures are refused before they are decoded.
+        timeout: seconds after which a file that is still being decoded is given up.
         engine: what computes, ``auto`` for the fastest that is installed.
     """
 
@@ -50,6 +54,7 @@ class Options:
     resume: bool = False
     batch_size: int = 8
     max_megapixels: float = 60.0
+    timeout: float = 60.0
     engine: str = "auto"
 
 
@@ -94,7 +99,8 @@ def predict(paths: Sequence[str], model: str, out: Path, options: Options) -> Co
     from components.package import fetch, load
 
     inputs = find(paths, out)
-    with tempfile.TemporaryDirectory() as scratch:
+    decoders = Decoders(min(cores(), len(inputs)), options.max_megapixels)  # they start while the model is loaded
+    with closing(decoders), tempfile.TemporaryDirectory() as scratch:
         folder = fetch(model, Path(scratch))
         package = load(folder, options.engine)
         weights = file_sha256(folder / "weights.safetensors")
@@ -106,14 +112,14 @@ def predict(paths: Sequence[str], model: str, out: Path, options: Options) -> Co
             "engine": package.engine.name,
         }
         with opened(out, about, overwrite=options.overwrite, resume=options.resume) as results:
-            return _Run(package, results, options).all(inputs)
+            return _Run(package, results, options, decoders).all(inputs)
 
 
 class _Run:
-    """Three kinds of work at once: threads read and decode, the engine computes batches, threads write."""
+    """Three kinds of work at once: decoders read, the engine computes batches, threads write."""
 
-    def __init__(self, package: Package, results: Results, options: Options) -> None:
-        self.package, self.results, self.options = package, results, options
+    def __init__(self, package: Package, results: Results, options: Options, decoders: Decoders) -> None:
+        self.package, self.results, self.options, self.decoders = package, results, options, decoders
         self.skipped = 0
         self.kinds = ["mask", *(["overlay"] if options.overlays else []), *(["seg"] if options.seg else [])]
         self.twins: dict[str, str] = {}
@@ -154,9 +160,13 @@ class _Run:
             # Now rather than after the work: whether its results have a place.
             for kind in self.kinds:
                 self.results.path(kind, source.name)
-            return replace(read, xray=read_xray(data, source.name, self.options.max_megapixels))
+            until = time.monotonic() + self.options.timeout
+            return replace(read, xray=self.decoders.read(data, source.name, until))
         except ImageError as error:
             return replace(read, error=str(error))
+        except TimeoutError:
+            hint = f"not decoded after {self.options.timeout:g} s; export it again, or raise --timeout"
+            return replace(read, error=f"{source.name}: {hint}")
 
     def _batches(self, reads: Iterator[_Read]) -> Iterator[list[_Read]]:
         batch: list[_Read] = []

@@ -32,6 +32,9 @@ def predict(
     max_megapixels: Annotated[
         float, typer.Option(min=0.001, help="Larger pictures are refused before they are decoded.")
     ] = 60.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds after which a file that is still being decoded is given up.")
+    ] = 60.0,
 ) -> None:
     """Write the lungs of X-rays as masks, with areas, symmetry and doubts in results.csv and results.json.
 
@@ -44,7 +47,7 @@ def predict(
     from components.predict import Options
     from components.predict import predict as run
 
-    options = Options(overlays, seg, overwrite, resume, batch_size, max_megapixels, engine)
+    options = Options(overlays, seg, overwrite, resume, batch_size, max_megapixels, timeout, engine)
     counted = run(paths, model, out, options)
     skipped = f", {counted.skipped} finished before" if counted.skipped else ""
     print(

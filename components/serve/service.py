@@ -14,14 +14,16 @@ from typing import Any
 from fastapi import HTTPException, Request
 
 from components.images import ImageError
+from components.predict.decoding import Decoders
+from components.predict.sides import KEYWORDS
 from components.serve import answers
 from components.serve.batching import Batcher
 from components.serve.bodies import MEGA, RETRY, Budget, Share, read_file
-from components.serve.decoding import Decoders
 from components.serve.follow import Follower, Loaded
 from components.serve.metrics import Metrics
 from components.serve.settings import Settings
 
+NAME = "the file"  # messages and logs must not hold a file's own: it may be a patient's
 MOST_READERS = 4  # threads that decode and describe: each may hold a picture of the largest size
 
 
@@ -50,7 +52,7 @@ class Service:
         self.metrics.watch_queue(lambda: len(self.batcher))
         count = min(MOST_READERS, os.cpu_count() or 1)
         self.readers = ThreadPoolExecutor(count, thread_name_prefix="read")
-        self.decoders = Decoders(count, settings.max_megapixels)
+        self.decoders = Decoders(count, settings.max_megapixels, KEYWORDS)  # the rest of a DICOM's words is a patient's
         self.bodies = Budget(settings.max_mb_at_once * MEGA, "files are being sent")
         self.pixels = Budget(settings.max_megapixels_at_once * MEGA, "large images are being worked on")
         self.stopping = False
@@ -97,7 +99,7 @@ class Service:
 
         until = time.monotonic() + self.settings.request_timeout
         try:
-            xray = await self._run(self.decoders.read, data, until)
+            xray = await self._run(self.decoders.read, data, NAME, until)
         except ImageError as error:
             raise refusal(error) from error
         pixels.take(xray.pixels.size)

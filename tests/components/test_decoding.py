@@ -1,9 +1,13 @@
-"""A file that holds its decoder, or brings it down, costs the service one process and nobody else's request."""
+"""A file that holds its decoder, fills memory or brings it down costs one process, and no other file or request."""
 
 from __future__ import annotations
 
 import io
+import json
 import signal
+import struct
+import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +16,8 @@ import psutil
 import pytest
 from PIL import Image
 
+from components.images import ImageError
+from components.predict.decoding import Decoders
 from components.serve.service import MOST_READERS
 from tests.components.serving import Served, chest, launch, png, ready
 from tests.conftest import Trained
@@ -27,6 +33,57 @@ def endless() -> bytes:
     data = file.getvalue()
     scan = data[data.rindex(b"\xff\xda") : -2]
     return data[:-2] + 20_000 * scan + data[-2:]
+
+
+def in_one_tile(side: int) -> bytes:
+    """Return a small TIFF of 64 x 64 pixels whose one tile has ``side`` x ``side``."""
+    packer = zlib.compressobj()
+    rows = np.zeros((64, side), np.uint8)
+    rows[:, :64] = np.arange(64)
+    packed = packer.compress(rows.tobytes())
+    for _ in range(side - 64):
+        packed += packer.compress(bytes(side))
+    packed += packer.flush()
+    # Width, height, bits, deflate, black is 0, one channel, the tile's sides, where it lies, its length.
+    tags = {256: 64, 257: 64, 258: 8, 259: 8, 262: 1, 277: 1, 322: side, 323: side, 324: 0, 325: len(packed)}
+    tags[324] = 8 + 2 + 12 * len(tags) + 4
+    fields = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + fields + bytes(4) + packed
+
+
+@pytest.mark.slow
+def test_what_wants_more_memory_than_an_xray_is_refused() -> None:
+    data = in_one_tile(40_000)
+    assert len(data) < 4_000_000
+    small, large = Decoders(1, 1.0), Decoders(1, 60.0)
+    try:
+        with pytest.raises(ImageError, match=r"^x\.tif: damaged .* cannot be decoded"):
+            small.read(data, "x.tif", time.monotonic() + 60)
+        assert large.read(data, "x.tif", time.monotonic() + 60).pixels.shape == (64, 64)  # it is memory that it lacked
+        assert small.read(png(chest()), "x.png", time.monotonic() + 60).pixels.shape == chest().shape
+    finally:
+        small.close()
+        large.close()
+
+
+def test_predict_gives_up_a_file_without_an_end_and_does_the_rest(
+    trained: Trained, package: Path, tmp_path: Path
+) -> None:
+    ward, out = tmp_path / "ward", tmp_path / "out"
+    ward.mkdir()
+    (ward / "a.jpg").write_bytes(endless())
+    (ward / "b.png").write_bytes(png(chest()))
+    line = trained.project.line("predict", ward, "--model", package, "--engine", "onnxruntime", "-o", out)
+    done = trained.project.call([*line, "--timeout", "2"])
+    assert done.returncode == 1
+    told = "a.jpg: not decoded after 2 s; export it again, or raise --timeout"
+    assert f"error: {told}\n" in done.stderr
+    assert [
+        (row["file"], row["status"], row["error"]) for row in json.loads((out / "results.json").read_text())["results"]
+    ] == [
+        ("a.jpg", "failed", told),
+        ("b.png", "ok", ""),
+    ]
 
 
 def decoders(service: Served) -> list[psutil.Process]:

@@ -1,15 +1,14 @@
-"""Reading X-rays in processes of their own: a hostile file may hold its decoder for hours, or bring it down.
-
-Such a process is ``python -m components.serve.decoding FD``, where FD is its end of a pipe.
-"""
+"""Reading X-rays in processes of their own: a hostile file may hold its decoder for hours, crash it, or fill memory."""
 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -24,35 +23,46 @@ from components.images import ImageError
 if TYPE_CHECKING:
     from components.predict.reading import Xray
 
-# Messages and logs must not hold a file's name: it may be a patient's.
-NAME = "the file"
 ROOT = Path(__file__).parents[2]  # from where the code is imported
+MAIN = "import sys; from components.predict.decoding import main; main(int(sys.argv[1]), float(sys.argv[2]))"
+# Bytes that a decoder may ask for beyond what it has before its first file: some, and for each pixel allowed so many.
+# The hungriest that was measured, a grey JPEG stored in colour, takes 31 a pixel.
+ROOM, ROOM_A_PIXEL = 1 << 30, 48
+PICTURE = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
 class Decoders:
-    """Some processes that read X-rays, one a thread that calls :meth:`read` at the same time."""
+    """Some processes that read X-rays, one a thread that calls :meth:`read` at the same time.
 
-    def __init__(self, count: int, max_megapixels: float) -> None:
-        self._max_megapixels = max_megapixels
-        self._all = [_Decoder() for _ in range(count)]
+    Args:
+        count: of the processes.
+        max_megapixels: larger pictures are refused before they are decoded.
+        keywords: what of a DICOM's words comes along; None: all but its picture.
+    """
+
+    def __init__(self, count: int, max_megapixels: float, keywords: Collection[str] | None = None) -> None:
+        self._keywords = keywords
+        self._all = [_Decoder(max_megapixels) for _ in range(count)]
         self._idle: SimpleQueue[_Decoder] = SimpleQueue()
         for each in self._all:
             self._idle.put(each)
 
-    def read(self, data: bytes, until: float) -> Xray:
-        """Read an X-ray from a whole file's bytes; of a DICOM's words only those about its sides come along.
+    def read(self, data: bytes, name: str, until: float) -> Xray:
+        """Read an X-ray from a whole file's bytes.
 
         Args:
             data: the file.
+            name: how the file is called in messages.
             until: when to give up, on the clock of :func:`time.monotonic`; the process ends then, whatever it does.
 
         Raises:
-            ImageError: as :func:`components.predict.reading.read_xray`; or the file brought its decoder down.
+            ImageError: as :func:`components.predict.reading.read_xray`; or the file brought its decoder down, or wanted
+                more memory than any X-ray of the size allowed.
             TimeoutError: the time is over.
         """
         decoder = self._idle.get()
         try:
-            return decoder.read(data, until - time.monotonic(), self._max_megapixels)
+            return decoder.read(data, name, until - time.monotonic(), self._keywords)
         finally:
             self._idle.put(decoder)
 
@@ -65,29 +75,30 @@ class Decoders:
 class _Decoder:
     """One process, started again after a file has ended it."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_megapixels: float) -> None:
+        self._max_megapixels = max_megapixels
         self._start()
 
     def _start(self) -> None:
         self._pipe, theirs = Pipe()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno())],
+                [sys.executable, "-c", MAIN, str(theirs.fileno()), str(self._max_megapixels)],
                 env=os.environ
                 | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # standard output is the service's log
+                stdout=subprocess.DEVNULL,  # standard output is its caller's
             )
 
-    def read(self, data: bytes, seconds: float, max_megapixels: float) -> Xray:
+    def read(self, data: bytes, name: str, seconds: float, keywords: Collection[str] | None) -> Xray:
         if seconds <= 0:
             raise TimeoutError
         if self._process.poll() is not None:  # while it had nothing to do, which is no file's fault
             self.close()
             self._start()
         try:
-            self._pipe.send((seconds, max_megapixels, len(data)))
+            self._pipe.send((name, seconds, keywords, len(data)))
             _write(self._pipe, memoryview(data))
             found: tuple[Xray, tuple[int, int]] | str = self._pipe.recv()
             if not isinstance(found, str):
@@ -101,7 +112,7 @@ class _Decoder:
             if code == -signal.SIGALRM:
                 raise TimeoutError from None
             if code < 0:
-                raise ImageError(f"{NAME}: damaged: it brings its decoder down; export it again") from None
+                raise ImageError(f"{name}: damaged: it brings its decoder down; export it again") from None
             raise RuntimeError(f"the decoder ended with code {code}; standard error has its traceback") from None
         if isinstance(found, str):
             raise ImageError(found)
@@ -113,18 +124,19 @@ class _Decoder:
         self._pipe.close()
 
 
-def main(descriptor: int) -> None:
+def main(descriptor: int, max_megapixels: float) -> None:
     """Read X-rays until the other end of the pipe is closed; end by SIGALRM where one takes longer than it may."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # the service decides when: it has requests to answer first
+    for number in (signal.SIGINT, signal.SIGTERM):  # the caller decides when: it may have requests to answer first
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     from components.predict import dicom  # noqa: F401 - now, rather than while somebody waits
     from components.predict.reading import read_xray
 
     pipe: Connection[Any, Any] = Connection(descriptor)
+    _limit_memory(ROOM + int(ROOM_A_PIXEL * max_megapixels * 1e6))
     while True:
         try:
-            seconds, max_megapixels, length = pipe.recv()
+            name, seconds, keywords, length = pipe.recv()
         except (EOFError, OSError):
             return
         # The kernel ends the process, deep inside a decoder too, and though nobody may be left to wait for it.
@@ -132,14 +144,24 @@ def main(descriptor: int) -> None:
         data = bytearray(length)
         _read_into(pipe, memoryview(data))
         try:
-            xray = _slim(read_xray(bytes(data), NAME, max_megapixels))
-        except ImageError as error:
+            xray = _slim(read_xray(bytes(data), name, max_megapixels), keywords)
+        except (ImageError, MemoryError) as error:
             signal.setitimer(signal.ITIMER_REAL, 0)
-            pipe.send(str(error))
+            hungry = f"{name}: wants more memory than an X-ray of the size allowed; export it again"
+            pipe.send(hungry if isinstance(error, MemoryError) else str(error))
             continue
         signal.setitimer(signal.ITIMER_REAL, 0)
         pipe.send((replace(xray, pixels=xray.pixels[:0]), xray.pixels.shape))
         _write(pipe, np.ascontiguousarray(xray.pixels).data)
+
+
+def _limit_memory(more: int) -> None:
+    """Let this process ask for so many bytes more than it has; only Linux says how many that are."""
+    if sys.platform == "linux":
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        limit = pages * resource.getpagesize() + more
+        resource.setrlimit(resource.RLIMIT_AS, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
 
 
 # A pipe's own messages are copied several times, which of a large X-ray takes longer than the way through the pipe.
@@ -158,20 +180,19 @@ def _read_into(pipe: Connection[Any, Any], data: memoryview) -> None:
         left = left[came:]
 
 
-def _slim(xray: Xray) -> Xray:
-    """Return an X-ray without what its DICOM says, and holds, beside its sides."""
+def _slim(xray: Xray, keywords: Collection[str] | None) -> Xray:
+    """Return an X-ray with these words of its DICOM alone, or with all but the picture."""
     from pydicom import Dataset
-
-    from components.predict.sides import KEYWORDS
 
     if xray.dicom is None:
         return xray
+    if keywords is None:
+        for keyword in PICTURE:
+            if keyword in xray.dicom:
+                del xray.dicom[keyword]
+        return xray
     said = Dataset()
-    for keyword in KEYWORDS:
+    for keyword in keywords:
         if keyword in xray.dicom:
             said[keyword] = xray.dicom[keyword]
     return replace(xray, dicom=said)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))
