@@ -87,6 +87,7 @@ class _Decoder:
                 env=os.environ
                 | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))},
                 pass_fds=[theirs.fileno()],
+                process_group=0,  # out of reach of a terminal's Ctrl+C, also while it starts
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,  # standard output is its caller's
             )
