@@ -108,6 +108,10 @@ class Job:
         return (self.files / "out").read_text()
 
     @property
+    def errors(self) -> str:
+        return (self.files / "err").read_text()
+
+    @property
     def ended(self) -> bool:
         return (self.files / "done").exists()
 
@@ -130,7 +134,7 @@ class Job:
             assert time.monotonic() < limit, f"it does not end: {self.output}"
             time.sleep(0.002)
         code = int((self.files / "done").read_text())
-        return subprocess.CompletedProcess(line, code, self.output, (self.files / "err").read_text())
+        return subprocess.CompletedProcess(line, code, self.output, self.errors)
 
 
 class Launcher:

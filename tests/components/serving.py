@@ -90,7 +90,7 @@ def launch(project: Project, model: str | Path, *options: object, port: int = 0,
     line = project.line("serve", *where, *options)
     job = project.start(line, 0, **environment)
     heard = job.until(lambda: any('"listening"' in each for each in job.output.split("\n")[:-1]), 100)
-    assert heard, (job.files / "err").read_text()
+    assert heard, job.errors
     (first,) = [line for line in map(json.loads, job.output.splitlines()) if line["event"] == "listening"]
     return Served(job, line, first["port"])
 
@@ -104,7 +104,7 @@ def ready(service: Served, seconds: float = 90) -> Served:
         except httpx.TransportError:
             return False
 
-    assert service.job.until(has_model, seconds), (service.job.files / "err").read_text()
+    assert service.job.until(has_model, seconds), service.job.errors
     return service
 
 

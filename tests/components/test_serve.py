@@ -173,7 +173,7 @@ def test_a_log_line_is_json_and_knows_no_file(service: Served) -> None:
     assert (done["route"], done["status"]) == ("/predict", 200)
     assert done["model_version"]
     assert (failed["status"], lost["status"]) == (422, 404)
-    assert "Doe" not in service.job.output + (service.job.files / "err").read_text()
+    assert "Doe" not in service.job.output + service.job.errors
 
 
 def test_requests_at_the_same_time_are_computed_together_and_each_gets_its_own(trained: Trained, package: Path) -> None:

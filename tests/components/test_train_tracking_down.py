@@ -19,18 +19,13 @@ from typing import Any
 import httpx
 import pytest
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 from components.errors import UserError
 from components.package import fetch
 from components.results import CONFIG, HISTORY, RUN
-from components.track import send_records
 from components.track.courier import PATIENCE
-from components.track.journal import LEFT, LIVE, Journal
-from components.track.sender import Sender
-from components.tracking import explained, store_name, without_password
+from components.track.journal import LIVE
 from scripts.services.checks import free_ports
-from tests.components.conftest import Bucket
 from tests.components.test_train import files, states
 from tests.conftest import CELL, Job, Project, Trained, refused
 from tests.s3_faults import Fault, proxy
@@ -164,13 +159,9 @@ def call(project: Project, line: list[str], environment: dict[str, str]) -> subp
     return project.start(line, 0, **environment).wait(line)
 
 
-def said(job: Job) -> str:
-    return (job.files / "err").read_text()
-
-
 def waits(job: Job, text: str, seconds: float = 90) -> None:
     """Let the training go on until it says a text, and hold it there."""
-    assert job.until(lambda: text in job.output + said(job), seconds), job.output + said(job)
+    assert job.until(lambda: text in job.output + job.errors, seconds), job.output + job.errors
     job.kill(signal.SIGSTOP)
 
 
@@ -233,7 +224,7 @@ def test_stopped_at_its_end_for_longer_than_it_waits_it_tries_once_more(
     waits(job, f"epoch 2/{EPOCHS}")
     server.down()
     job.kill(signal.SIGCONT)
-    assert job.until(lambda: "training goes on" in said(job))
+    assert job.until(lambda: "training goes on" in job.errors)
     journal = states(project) / LIVE
     assert job.until(lambda: "FINISHED" in journal.read_text())  # nothing is left to do but to send
     time.sleep(PATIENCE / 5)
@@ -279,7 +270,7 @@ def test_killed_at_the_end_its_records_are_sent_later(project: Project, server: 
 def test_never_up_until_the_next_step_needs_it(project: Project, server: Server, trained: Trained) -> None:
     server.down()
     job = start(project, server)
-    assert job.until(lambda: "training goes on" in said(job))
+    assert job.until(lambda: "training goes on" in job.errors)
     assert job.until(lambda: "epoch 1/" in job.output)
     job.kill()  # and the training's own death is survived as well
     job.wait([])
@@ -336,24 +327,6 @@ def test_hanging_at_the_start_it_makes_no_second_run(project: Project, server: S
     assert_whole(server, project, trained)
 
 
-def test_of_several_runs_with_its_mark_one_is_kept(project: Project) -> None:
-    """An answer that was lost has made a run all the same."""
-    client = project.client()
-    experiment = client.create_experiment("e")
-    runs = [client.create_run(experiment, tags={"training": "m"}).info.run_id for _ in range(3)]
-    client.log_metric(runs[1], "train_loss", 0.5, step=1)
-    journal = Journal.begin(project.root / LIVE, training="m", fingerprint="f", experiment="e", name="n", tags={})
-    for step in (1, 2):
-        journal.add("epoch", values={"train_loss": 0.5 / step}, step=step)
-    sender = Sender(journal)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", project.store)
-        sender.send()
-    assert sender.run_id == runs[1]
-    assert [run.info.run_id for run in client.search_runs([experiment])] == [runs[1]]
-    assert sorted(m.step for m in client.get_metric_history(runs[1], "train_loss")) == [1, 2]
-
-
 @pytest.mark.parametrize(("status", "refuses"), [("401", True), ("403", True), ("503", False), ("404", False)])
 def test_wrong_credentials_are_refused_at_the_start_and_no_other_answer(
     project: Project, server: Server, status: str, refuses: bool
@@ -369,56 +342,9 @@ def test_wrong_credentials_are_refused_at_the_start_and_no_other_answer(
             assert not project.model.exists()
             assert files(states(project)) == set()
         else:
-            assert job.until(lambda: "training goes on" in said(job)), said(job)
+            assert job.until(lambda: "training goes on" in job.errors), job.errors
             job.kill()
             job.wait(line)
-
-
-def test_passwords_are_not_printed(project: Project) -> None:
-    address = "http://me:hunter2@127.0.0.1:1"
-    job = project.start(project.train_line(), MLFLOW_TRACKING_URI=address)
-    assert job.until(lambda: "training goes on" in said(job)), said(job)
-    job.kill()
-    job.wait([])
-    assert "hunter2" not in said(job)
-    assert "http://me:***@127.0.0.1:1" in said(job)
-    done = project.call(project.evaluate_line(), MLFLOW_TRACKING_URI=address)
-    assert "hunter2" not in done.stderr
-
-
-@pytest.mark.parametrize("user", ["me", "me@clinic"])
-@pytest.mark.parametrize(
-    "password", ["hunter2", "hun/ter2", "hun@ter2", "hun:te@r/2", "hun ter2", "@hunter2", "hunter2/"]
-)
-@pytest.mark.parametrize("scheme", ["http", "postgresql+pg8000"])
-def test_no_password_is_shown_whatever_it_holds(
-    monkeypatch: pytest.MonkeyPatch, scheme: str, password: str, user: str
-) -> None:
-    address = f"{scheme}://{user}:{password}@db.example:5000/mlflow"
-    hidden = f"{scheme}://{user}:***@db.example:5000/mlflow"
-    text = "API request to {} failed; see a@b.example"
-    if " " not in password:  # an address that is not MLFLOW_TRACKING_URI
-        assert "ter2" not in without_password(text.format(address))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    assert store_name() == hidden
-    assert without_password(text.format(address)) == text.format(hidden)
-
-
-@pytest.mark.parametrize("address", ["http://db.example:5000", "http://[::1]:5000/a", "sqlite:////srv/a b/mlflow.db"])
-def test_an_address_without_a_password_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    assert store_name() == address
-    assert without_password(f"no answer from {address}, port 5000") == f"no answer from {address}, port 5000"
-
-
-def test_an_error_that_says_nothing_or_a_password_is_told_all_the_same(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(UserError, match="MLflow, x: MlflowException; check"), explained("x"):
-        raise MlflowException("")
-    journal = Journal.begin(tmp_path / LIVE, training="m", fingerprint="f", experiment="e", name="n", tags={})
-    Sender(journal)._tell_refusal({"kind": "epoch"}, ValueError("http://me:hun/ter2@host/api:\nno"))
-    assert "left out: http://me:***@host/api: no" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -451,66 +377,3 @@ def test_a_store_of_files_that_is_down_is_told_when_a_package_is_fetched(
     assert "\n" not in str(told.value)
     assert "hunter2" not in str(told.value)
     assert [path for path in (tmp_path / name).iterdir() if path.name[0] != "."] == []
-
-
-def test_records_in_s3_that_may_not_be_removed_are_told(untrained: Project, bucket: Bucket, tmp_path: Path) -> None:
-    journal = Journal.begin(
-        tmp_path / "mlflow-m.jsonl", training="m", fingerprint="f", experiment="lung-segmentation", name="n", tags={}
-    )
-    journal.add("epoch", values={"train_loss": 0.5}, step=1)
-    bucket.client.upload_file(str(journal.path), bucket.name, "states/mlflow-m.jsonl")
-    statement = {"Effect": "Deny", "Principal": "*", "Action": "s3:DeleteObject"}
-    policy = {"Version": "2012-10-17", "Statement": [statement | {"Resource": [f"arn:aws:s3:::{bucket.name}/*"]}]}
-    bucket.client.put_bucket_policy(Bucket=bucket.name, Policy=json.dumps(policy))
-    message = refused(untrained.call(untrained.line("track", f"s3://{bucket.name}/states")))
-    assert message.startswith(f"error: removing s3://{bucket.name}/states/mlflow-m.jsonl, whose records have been sent")
-    assert "access denied" in message
-    (run,) = untrained.runs()
-    assert run.data.metrics["train_loss"] == 0.5
-
-
-def test_what_a_kill_cuts_off_is_dropped(tmp_path: Path) -> None:
-    path = tmp_path / LIVE
-    journal = Journal.begin(path, training="m", fingerprint="f", experiment="e", name="n", tags={})
-    journal.add("epoch", values={"a": 1.0}, step=1)
-    whole = path.read_bytes()
-    path.write_bytes(whole + b'{"kind": "epoch", "val')
-    again = Journal(path)
-    assert [record["step"] for record in again.records] == [1]
-    again.add("epoch", values={"a": 2.0}, step=2)
-    assert [record["step"] for record in Journal(path).records] == [1, 2]
-
-
-def test_an_interrupt_leaves_a_record_whole_or_not_at_all(tmp_path: Path) -> None:
-    journal = Journal.begin(tmp_path / LIVE, training="m", fingerprint="f", experiment="e", name="n", tags={})
-    with pytest.MonkeyPatch.context() as patch:
-
-        def interrupt(_: int) -> None:
-            raise KeyboardInterrupt
-
-        patch.setattr("components.track.journal.os.fsync", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            journal.add("epoch", values={"a": 1.0}, step=1)
-    journal.add("status", status="KILLED")
-    journal.acknowledge("run", 1)
-    again = Journal(journal.path)
-    assert [record["kind"] for record in again.records] == ["status"]
-    assert again.pending == []
-
-
-def test_a_damaged_journal_does_not_end_a_training(project: Project) -> None:
-    states(project).mkdir(parents=True)
-    (states(project) / LIVE).write_text("{}\n")
-    (states(project) / LEFT.replace("*", "x")).write_text("nothing\n")
-    done = project.call(project.train_line())
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("not the journal of a training") == 2
-    assert any(name.startswith(f"{LIVE}.damaged") for name in files(states(project)))
-
-
-def test_the_command_tells_what_it_cannot_send(project: Project) -> None:
-    assert "not found" in refused(project.call(project.line("track", "nowhere")))
-    (project.root / "mlflow-x.jsonl").write_text("no\n")
-    assert "not the journal of a training" in refused(project.call(project.line("track", "mlflow-x.jsonl")))
-    (project.root / "empty").mkdir()
-    assert send_records(str(project.root / "empty")) == []
