@@ -19,6 +19,7 @@ setup:  ## Make .venv from the committed lock
 run: setup  ## X-rays to registered model; DATA=folder|zip|s3://bucket/prefix pins another cohort, PROFILE=comparison|fast|medium|modern|paper|small other parameters
 	@$(if $(PROFILE),python -m components.profile $(PROFILE))
 	@$(if $(DATA),scripts/pin-data.sh "$(DATA)")
+	@python -m components.params
 	@dvc repro
 	@python -m components.report.show
 

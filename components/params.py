@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from components import cli
 from components.errors import UserError
 from model.networks import NETWORKS
 from model.recipe import Fraction, Section, TrainParams
@@ -207,7 +208,16 @@ def read_params(path: Path) -> Params:
     return check(read_yaml(path), str(path))
 
 
+def main(params: cli.ParamsFile = Path("params.yaml")) -> None:
+    """Check a parameter file whole and say nothing where all of it is right."""
+    read_params(params)
+
+
 def params_hash(params: BaseModel) -> str:
     """Return 12 hexadecimal digits that two equal parameter sets share, whatever the file's layout and comments."""
     text = json.dumps(params.model_dump(mode="json", by_alias=True), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -23,6 +23,7 @@ TRAINING = "training"  # the tag by which a training finds its run again, whoeve
 # A server before S3 has its clients fetch files, and send large ones, under S3's address as it knows it itself: who
 # cannot reach that tries for minutes. Through the server all of them can.
 DIRECT = ("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD")
+MANAGED = ("databricks", "uc")  # Databricks' stores, whose addresses may be one word
 RETRIES, TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
 # How often a request is repeated, with growing pauses, and how many seconds it may take: MLflow's own 7 and 120 let a
 # server that hangs hold a step for a quarter of an hour. The first question is small, later ones carry models.
@@ -44,7 +45,10 @@ def without_password(text: str) -> str:
 
 def first_line(error: BaseException) -> str:
     """Return an error's first line without passwords, its type where it says nothing."""
-    return (without_password(str(error)).strip().splitlines() or [type(error).__name__])[0]
+    line = (without_password(str(error)).strip().splitlines() or [type(error).__name__])[0]
+    # Of a connection that did not come about there is one reason, deep in three libraries' words.
+    refused = re.search(r"Max retries exceeded .*\[Errno -?\d+\] ([\w ]+)", line)
+    return f"cannot be reached ({refused[1]})" if refused else line
 
 
 def connect(experiment: str | None = None, *, existing: bool = False) -> MlflowClient:
@@ -72,6 +76,8 @@ def connect(experiment: str | None = None, *, existing: bool = False) -> MlflowC
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # one line for each attempt
     uri = os.environ.get("MLFLOW_TRACKING_URI") or LOCAL_STORE
+    if "://" not in uri and not uri.startswith(MANAGED) and "MLFLOW_ALLOW_FILE_STORE" not in os.environ:
+        raise UserError(f"MLflow, {uri}: no address; say MLFLOW_TRACKING_URI=http://host:5000 or sqlite:///mlflow.db")
     mlflow.set_tracking_uri(uri)
     if existing and (file := _database_file(uri)) is not None and not file.exists():
         told = f"MLflow, {store_name()}: there is no store here"

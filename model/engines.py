@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -138,6 +139,8 @@ class OpenVinoEngine:
     """
 
     def __init__(self, folder: Path, threads: int | None, name: str, file: str = ONNX, precision: str = "f32") -> None:
+        # By this package OpenVINO's import tells Google Analytics of every use, unasked; without it, it tells nobody.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         import openvino  # type: ignore[import-untyped]
 
         self.name = name

@@ -64,6 +64,7 @@ def register(models: Path, evaluations: Path, arrays: Path, params: Params, out:
     client = connect(params.register_.experiment)
     run_id = find_run(client, folder)
     name = params.register_.model
+    trained = client.get_run(run_id).info if run_id else None
     with TemporaryDirectory() as scratch:
         package = build(folder, evaluation, arrays, params, Path(scratch) / PACKAGE)
         with (
@@ -87,6 +88,9 @@ def register(models: Path, evaluations: Path, arrays: Path, params: Params, out:
             }
             registered = mlflow.register_model(info.model_uri, name, tags=tags)
             client.set_registered_model_alias(name, CHALLENGER, registered.version)
+        if trained is not None and trained.end_time is not None:  # what came later is none of the training's time
+            with explained(f"model {name}"):
+                client.set_terminated(trained.run_id, trained.status, trained.end_time)
     version = RegisteredVersion(
         name=name,
         version=int(registered.version),

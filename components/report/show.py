@@ -84,7 +84,7 @@ def main(
     console.print(f"report   {(reports / 'index.html').resolve()}", highlight=False, soft_wrap=True)
     console.print(
         f"model    {version['name']} version {version['version']} ({version['network']}, {version['scenario']}, seed "
-        f'{version["seed"]}): mlflow.pyfunc.load_model("{version["uri"]}")',
+        f'{version["seed"]}): mlflow.pyfunc.load_model("models:/{version["name"]}/{version["version"]}")',
         highlight=False,
         soft_wrap=True,
     )

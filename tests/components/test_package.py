@@ -203,6 +203,13 @@ def test_a_damaged_graph_is_told_in_one_line(built: tuple[Project, Path], tmp_pa
     assert "\n" not in str(told.value)
 
 
+def test_openvino_tells_nobody_that_it_is_used(built: tuple[Project, Path], tmp_path: Path) -> None:
+    code = "import sys, pathlib; from components.package import load; load(pathlib.Path(sys.argv[1]), 'openvino')"
+    home = os.environ | {"HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code, str(built[1])], cwd=ROOT, env=home, check=True, timeout=100)
+    assert not (tmp_path / "intel").exists()  # where its telemetry keeps who it is, and how often it was used
+
+
 def test_an_unknown_engine_is_told(built: tuple[Project, Path]) -> None:
     with pytest.raises(UserError, match=f"unknown engine 'fpga'; known are auto, {', '.join(ENGINES)}"):
         load(built[1], "fpga")

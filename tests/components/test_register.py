@@ -86,7 +86,7 @@ def artifact(project: Project) -> Path:
     return Path(logged.artifact_location.removeprefix("file://"))
 
 
-def test_version_says_where_it_comes_from(registered: Project) -> None:
+def test_version_says_where_it_comes_from(registered: Project, trained: Trained) -> None:
     version = registered.client().get_model_version_by_alias(NAME, "challenger")
     figures = json.loads((registered.evaluation / SUMMARY).read_text())
     (run,) = registered.runs()
@@ -131,6 +131,8 @@ def test_version_says_where_it_comes_from(registered: Project) -> None:
         },
     }
     assert run.info.status == "FINISHED"
+    (before,) = trained.project.runs()
+    assert run.info.end_time == before.info.end_time  # registering is none of the training's time
 
 
 def test_signature_and_input_example(registered: Project) -> None:

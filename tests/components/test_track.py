@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,19 @@ def test_an_address_without_a_password_is_shown_as_it_is(monkeypatch: pytest.Mon
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     assert store_name() == address
     assert without_password(f"no answer from {address}, port 5000") == f"no answer from {address}, port 5000"
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("nonsense", "nonsense: no address; say MLFLOW_TRACKING_URI=http://host:5000 or sqlite:///mlflow.db"),
+        ("http://127.0.0.1:1", "http://127.0.0.1:1: cannot be reached (Connection refused); check MLFLOW_TRACKING_URI"),
+    ],
+)
+def test_an_address_where_no_store_is_is_told_in_plain_words(untrained: Project, address: str, told: str) -> None:
+    line = [sys.executable, "-m", "pipelines.main", "models"]
+    done = untrained.call(line, MLFLOW_TRACKING_URI=address, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+    assert refused(done).startswith(f"error: MLflow, {told}")
 
 
 def test_an_error_that_says_nothing_or_a_password_is_told_all_the_same(

@@ -105,7 +105,7 @@ async function predict(file) {
     });
     const answer = await response.json();
     if (mine.signal.aborted) return;
-    if (!response.ok) return fail(`${file.name}: ${answer.detail}`);
+    if (!response.ok) return fail(`${file.name}: ${answer.detail.replace(/^the file: /, "")}`);
     if (!(await show(answer, file, mine.signal))) return;
     const count = answer.findings.flags.length;
     at("status").textContent = `${file.name}: the lungs cover ${percent(answer.findings.lungs.share)} of the picture; ` +
