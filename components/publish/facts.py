@@ -39,9 +39,13 @@ class Reached:
 
 @dataclass(frozen=True)
 class Dropped:
-    """What leaving one thing out of the recipe does to the test Dice of one scenario (paired over images)."""
+    """What leaving one thing out of the recipe does to the test Dice of one scenario (paired over images).
+
+    Of several seeds each image's Dice is the mean over those that have been trained without it.
+    """
 
     scenario: str
+    seeds: int
     dice: float
     difference: float
     interval: tuple[float, float] | None
@@ -121,16 +125,20 @@ def dropped(study: Study) -> dict[str, list[Dropped]]:
     """Return, by ablation, what each does to DEFU-Net's test Dice against original masks, less the whole recipe's."""
     table: dict[str, list[Dropped]] = {}
     for name, cells in study.ablations.items():
-        for data in cells:
-            whole = next((one for one in reference(study, data.cell.scenario) if one.cell == data.cell), None)
-            if whole is None:
-                raise UserError(f"{study.folder}: ablation {name} has {data.cell.folder}, the study itself has not")
-            both = pd.concat([_dice(data), _dice(whole)], axis=1, join="inner", keys=["without", "whole"]).sort_index()
-            without, with_all = (both[key].to_numpy(float) for key in ("without", "whole"))
-            difference, interval = paired_difference(without, with_all, resamples=RESAMPLES, seed=SEED)
-            table.setdefault(name, []).append(
-                Dropped(data.cell.scenario, test_dice(data, "original")[0], difference, interval)
-            )
+        for scenario in dict.fromkeys(data.cell.scenario for data in cells):
+            without = [data for data in cells if data.cell.scenario == scenario]
+            known = {one.cell: one for one in reference(study, scenario)}
+            for data in without:
+                if data.cell not in known:
+                    raise UserError(f"{study.folder}: ablation {name} has {data.cell.folder}, the study itself has not")
+            seeds = [
+                pd.concat([_dice(one) for one in of], axis=1).mean(axis=1, skipna=False)
+                for of in (without, [known[data.cell] for data in without])
+            ]
+            both = pd.concat(seeds, axis=1, join="inner").dropna().sort_index().to_numpy(float)
+            difference, interval = paired_difference(both[:, 0], both[:, 1], resamples=RESAMPLES, seed=SEED)
+            dice = fmean(test_dice(data, "original")[0] for data in without)
+            table.setdefault(name, []).append(Dropped(scenario, len(without), dice, difference, interval))
     return table
 
 

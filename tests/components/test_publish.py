@@ -106,6 +106,17 @@ def test_an_ablation_is_compared_image_by_image_with_the_whole_recipe(kept: Proj
     (study / "worst.csv").unlink()
     figures = r"0\.\d{4} \| −0\.1250 \[−0\.1250, −0\.1250\]"
     assert re.search(rf"\| tone curves \| {figures} \|", publish(kept))
+    for folder in (study, study / "ablations/no-tone"):  # of two seeds the mean
+        second = folder / "defu_net/shenzhen-to-montgomery/seed-1"
+        shutil.copytree(second.with_name("seed-0"), second)
+        for name in ("rows.json", "config.json"):
+            (second / name).write_text((second / name).read_text().replace('"seed": 0', '"seed": 1'))
+    cases["dice"] -= 0.25
+    cases.to_csv(second / "cases.csv", index=False)
+    two = r"0\.\d{4} \(2 seeds\) \| −0\.2500 \[−0\.2500, −0\.2500\]"
+    assert re.search(rf"\| tone curves \| {two} \|", publish(kept))
+    for folder in (study, study / "ablations/no-tone"):
+        shutil.rmtree(folder / "defu_net/shenzhen-to-montgomery/seed-1")
     across(study / "defu_net", "montgomery-to-shenzhen")  # where nothing was left out yet
     assert re.search(rf"\| tone curves \| – \| – \| {figures} \|", publish(kept))
 
