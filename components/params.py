@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -145,8 +145,19 @@ class PromotionParams(Section):
     )
 
 
-class Params(Section):
+class RegistryParams(Section):
+    """What concerns the registry alone: whoever goes back in a hurry is not held up by a mistake in another section."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    register_: RegisterParams = Field(alias="register")
+    promotion: PromotionParams
+
+
+class Params(RegistryParams):
     """The whole of ``params.yaml``."""
+
+    model_config = ConfigDict(extra="forbid")
 
     ingest: IngestParams
     validate_: ValidateParams = Field(alias="validate")
@@ -155,8 +166,6 @@ class Params(Section):
     matrix: Matrix
     train: TrainParams
     evaluate: EvaluateParams
-    register_: RegisterParams = Field(alias="register")
-    promotion: PromotionParams
 
     @model_validator(mode="after")
     def _scenarios_exist(self) -> Params:
@@ -206,6 +215,11 @@ def read_yaml(path: Path) -> Any:
 def read_params(path: Path) -> Params:
     """Read and check a parameter file whole, so that a mistake in any section is told before any step has run."""
     return check(read_yaml(path), str(path))
+
+
+def read_registry_params(path: Path) -> RegistryParams:
+    """Read what concerns the registry alone from a parameter file."""
+    return check_section(RegistryParams, read_yaml(path), str(path))
 
 
 def main(params: cli.ParamsFile = Path("params.yaml")) -> None:

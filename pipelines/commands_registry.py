@@ -21,10 +21,10 @@ def rollback(
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Make the previous champion champion again; twice in a row goes further back."""
-    from components.params import read_params
+    from components.params import read_registry_params
     from components.promote import rollback as back
 
-    back(read_params(params), dry_run=dry_run, reason=reason)
+    back(read_registry_params(params), dry_run=dry_run, reason=reason)
 
 
 def models(
@@ -33,10 +33,10 @@ def models(
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
     """List the registered versions with their aliases, figures and lineage, the newest first."""
-    from components.params import read_params
+    from components.params import read_registry_params
     from components.registry import models as listing
 
-    choices = read_params(params)
+    choices = read_registry_params(params)
     if history:
         decided = listing.decisions(choices)
         print(listing.as_json(decided)) if json else listing.show_decisions(decided)

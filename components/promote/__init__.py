@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.errors import UserError
-from components.params import Params
+from components.params import Params, RegistryParams
 from components.registry import CHAMPION, answered, history
 from components.registry.claim import Claim, UnconfirmedError, claim
 from components.registry.versions import (
@@ -137,7 +137,7 @@ def promote(
     return Promotion(name, challenger.number, before, challenger.number if goes else before, line, gate.passed, page)
 
 
-def rollback(params: Params, *, dry_run: bool = False, reason: str = "") -> Promotion:
+def rollback(params: RegistryParams, *, dry_run: bool = False, reason: str = "") -> Promotion:
     """Make the champion's predecessor champion again, by the history and with no gate.
 
     Rolled back twice in a row it goes further back; a version that was rolled back from is never put back by it.

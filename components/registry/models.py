@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from components.params import Params
+from components.params import RegistryParams
 from components.registry import CHAMPION, history, wide_console
 from components.registry.claim import live_claims
 from components.registry.versions import Version, read_aliases, read_versions
@@ -39,7 +39,7 @@ class Listed:
     lineage: dict[str, str | None]
 
 
-def models(params: Params) -> list[Listed]:
+def models(params: RegistryParams) -> list[Listed]:
     """Return all versions of the registered model, the newest first.
 
     Raises:
@@ -65,7 +65,7 @@ def _listed(version: Version) -> Listed:
     )
 
 
-def decisions(params: Params) -> list[history.Decision]:
+def decisions(params: RegistryParams) -> list[history.Decision]:
     """Return the history of champions, the newest first; one that is being made right now is ``under way``.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -282,6 +283,18 @@ def test_the_command_tells_and_ends_as_the_gate_says(store: Project) -> None:
     assert "is not a cohort" in refused(
         store.call(store.line("promote", "--version", 2, "--arrays", "artifacts/splits"))
     )
+
+
+def test_a_mistake_in_a_section_of_others_holds_up_no_rollback(store: Project) -> None:
+    params(store)
+    file = store.root / "params.yaml"
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps(values | {"train": {"epochs": "many"}, "trian": {}}))
+    assert "challenger" in store.do([sys.executable, "-m", "pipelines.main", "models"])
+    message = refused(store.call([sys.executable, "-m", "pipelines.main", "rollback"]))
+    assert message.startswith(f"error: {NAME}: no champion before none in the history")
+    file.write_text(json.dumps(values | {"promotion": {"claim": "long"}}))
+    assert "value(s) to correct" in refused(store.call([sys.executable, "-m", "pipelines.main", "rollback"]))
 
 
 def test_a_store_that_cannot_be_reached_is_told(store: Project) -> None:
