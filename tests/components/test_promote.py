@@ -293,8 +293,10 @@ def test_a_mistake_in_a_section_of_others_holds_up_no_rollback(store: Project) -
     assert "challenger" in store.do([sys.executable, "-m", "pipelines.main", "models"])
     message = refused(store.call([sys.executable, "-m", "pipelines.main", "rollback"]))
     assert message.startswith(f"error: {NAME}: no champion before none in the history")
-    file.write_text(json.dumps(values | {"promotion": {"claim": "long"}}))
-    assert "value(s) to correct" in refused(store.call([sys.executable, "-m", "pipelines.main", "rollback"]))
+    file.write_text(json.dumps(values | {"promotion": values["promotion"] | {"claim": "long"}}))
+    done = store.call([sys.executable, "-m", "pipelines.main", "rollback"])
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: params.yaml: 1 value(s) to correct\n  promotion.claim: ")
 
 
 def test_a_store_that_cannot_be_reached_is_told(store: Project) -> None:
