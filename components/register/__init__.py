@@ -64,7 +64,8 @@ def register(models: Path, evaluations: Path, arrays: Path, params: Params, out:
     client = connect(params.register_.experiment)
     run_id = find_run(client, folder)
     name = params.register_.model
-    trained = client.get_run(run_id).info if run_id else None
+    with explained(f"run {run_id}"):
+        trained = client.get_run(run_id).info if run_id else None
     with TemporaryDirectory() as scratch:
         package = build(folder, evaluation, arrays, params, Path(scratch) / PACKAGE)
         with (
