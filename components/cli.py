@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,11 +27,18 @@ def told() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _tell(f"error: {error}")
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print("interrupted: nothing half-written was left; run again to go on", file=sys.stderr)
+        _tell("interrupted: nothing half-written was left; run again to go on")
         raise SystemExit(130) from None
+
+
+def _tell(message: str) -> None:
+    """Print a message to standard error, behind all that was printed before, also where both go into one file."""
+    with suppress(OSError, ValueError):  # nobody reads it any more, which is no reason to say nothing
+        sys.stdout.flush()
+    print(message, file=sys.stderr)
 
 
 def run(step: Callable[..., Any]) -> None:

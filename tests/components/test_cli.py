@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -21,6 +22,9 @@ def main(what: str, number: int = 0) -> None:
         raise UserError("a.png: not an image; replace it")
     if what == "refuse all":
         raise UserError("2 file(s) cannot be used", ["a.png: empty", "b.png: cut short"])
+    if what == "refuse late":
+        print("so far so good")
+        raise UserError("a.png: not an image; replace it")
     if what == "bug":
         raise ZeroDivisionError("a bug")
     if what == "wait":
@@ -48,6 +52,14 @@ def test_what_a_user_sees(arguments: list[str], code: int, out: str, err: str) -
     process = start(*arguments)
     assert process.communicate(timeout=60) == (out, err)
     assert process.returncode == code
+
+
+def test_in_one_file_the_error_comes_last(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with (tmp_path / "log").open("w") as log:
+        line = [sys.executable, "-c", STEP, "refuse late"]
+        subprocess.run(line, stdout=log, stderr=log, cwd=ROOT, env=environment, check=False, timeout=60)
+    assert (tmp_path / "log").read_text() == "so far so good\nerror: a.png: not an image; replace it\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["done", "--nonsense"], ["done", "--number", "three"]])
