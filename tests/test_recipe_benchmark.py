@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import numpy as np
+import pytest
 
 from benchmarks.recipe import VARIANTS, changed, shifted
 from components.params import check, read_yaml
@@ -33,6 +34,7 @@ def test_shifts_change_every_image_and_leave_what_they_were_given() -> None:
     np.testing.assert_array_equal(images, before)
 
 
+@pytest.mark.slow
 def test_a_row_is_measured_once_and_belongs_to_its_network(untrained: Project) -> None:
     params = untrained.root / "small.json"
     params.write_text(json.dumps(shrunk(train={"epochs": 1, "width": 0.0625})))  # JSON is YAML

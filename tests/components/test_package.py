@@ -267,6 +267,7 @@ def test_three_lines_of_plain_pytorch(built: tuple[Project, Path], package: Pack
     np.testing.assert_array_equal(found[clear], one.mask[clear])
 
 
+@pytest.mark.slow
 def test_an_alias_that_no_version_has_is_told_with_those_there_are(scored: Project) -> None:
     scored.do(scored.register_line())
     image = ROOT / "samples/MontgomerySet/CXR_png/MCUCXR_0001_0.png"

@@ -271,6 +271,7 @@ def test_rollbacks_go_back_one_by_one_and_never_to_what_was_rolled_back(store: P
     assert champion(store) == TWIN
 
 
+@pytest.mark.slow
 def test_the_command_tells_and_ends_as_the_gate_says(store: Project) -> None:
     params(store, floor=0.999)
     message = refused(store.call(store.line("promote")))
@@ -285,6 +286,7 @@ def test_the_command_tells_and_ends_as_the_gate_says(store: Project) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_mistake_in_a_section_of_others_holds_up_no_rollback(store: Project) -> None:
     params(store)
     file = store.root / "params.yaml"

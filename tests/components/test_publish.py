@@ -89,6 +89,7 @@ def test_equal_rows_give_equal_documents(kept: Project) -> None:
     assert (publish(kept), (kept.root / "docs/results/tiny.md").read_bytes()) == first
 
 
+@pytest.mark.slow
 def test_an_ablation_is_compared_image_by_image_with_the_whole_recipe(kept: Project) -> None:
     study = kept.root / "results/tiny"
     assert kept.call(keep(kept, "--ablation", "no-tone")).returncode == 0

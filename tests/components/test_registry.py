@@ -58,6 +58,7 @@ def tag(project: Project, version: int, **tags: str) -> None:
         project.client().set_model_version_tag(NAME, str(version), name, value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -36,6 +36,7 @@ def uploaded(bucket: Bucket, cohort: Path) -> str:
     return f"s3://{bucket.name}/cxr"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [Fault("500", times=2), Fault("503", times=2), Fault("reset", times=2), Fault("slow", times=3, seconds=0.5)],
@@ -63,6 +64,7 @@ def test_500_for_ever_ends_ingest_in_one_line(front: Proxy, bucket: Bucket, coho
     assert not (tmp_path / "raw").exists()
 
 
+@pytest.mark.slow
 def test_a_body_that_is_cut_or_spoilt_for_ever_is_not_taken(
     front: Proxy, bucket: Bucket, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +186,7 @@ def test_a_state_that_cannot_be_sent_is_told_and_sent_next_time(
     assert (load_state(tmp_path / "other", "f") or {})["epoch"] == 8
 
 
+@pytest.mark.slow
 def test_a_slow_s3_holds_up_no_epoch(front: Proxy, bucket: Bucket, untrained: Project) -> None:
     epochs = 20
     untrained.write_params(train={"epochs": epochs})
@@ -201,6 +204,7 @@ def test_a_slow_s3_holds_up_no_epoch(front: Proxy, bucket: Bucket, untrained: Pr
     assert sent == (untrained.root / "checkpoints" / CELL.folder / STATE).read_bytes()
 
 
+@pytest.mark.slow
 def test_records_kept_in_s3_are_sent_from_there(untrained: Project, bucket: Bucket) -> None:
     url = f"s3://{bucket.name}/states"
     done = untrained.call(untrained.train_line("--checkpoints", url), MLFLOW_TRACKING_URI="http://127.0.0.1:1")

@@ -221,6 +221,7 @@ def test_large_pictures_at_once_are_bounded(trained: Trained, package: Path) -> 
     assert small.stop().returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "options", "words"),
     [

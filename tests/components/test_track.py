@@ -37,6 +37,7 @@ def test_of_several_runs_with_its_mark_one_is_kept(untrained: Project) -> None:
     assert sorted(m.step for m in client.get_metric_history(runs[1], "train_loss")) == [1, 2]
 
 
+@pytest.mark.slow
 def test_passwords_are_not_printed(untrained: Project) -> None:
     address = "http://me:hunter2@127.0.0.1:1"
     job = untrained.start(untrained.train_line(), MLFLOW_TRACKING_URI=address)

@@ -95,6 +95,7 @@ def test_killed_at_random_moments(untrained: Project, trained: Trained) -> None:
     assert_as_uninterrupted(untrained, trained)
 
 
+@pytest.mark.slow
 def test_an_epoch_learnt_again_is_logged_once(untrained: Project) -> None:
     untrained.write_params(train={"epochs": 12, "checkpoint_every": 12})
     assert logged_or_none(untrained) == 0  # what asks is imported before it is needed quickly
@@ -112,6 +113,7 @@ def logged_or_none(project: Project) -> int:
     return len(project.client().get_metric_history(runs[0].info.run_id, "train_loss")) if runs else 0
 
 
+@pytest.mark.slow
 def test_interrupted_from_the_keyboard(untrained: Project, trained: Trained) -> None:
     job = untrained.start(untrained.train_line())
     assert job.until(lambda: "epoch 1/" in job.output)
@@ -164,6 +166,7 @@ def test_a_second_training_of_the_cell_is_refused(untrained: Project) -> None:
     assert len(untrained.runs()) == 1
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_last_state(untrained: Project, trained: Trained) -> None:
     job = untrained.start(untrained.train_line())
     assert job.until(lambda: "epoch 1/" in job.output)

@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 from components.results import RUN
 from components.train.checkpoints import places
 from model.checkpoint import STATE
@@ -20,6 +22,7 @@ def keys(bucket: Bucket) -> list[str]:
     return sorted(item["Key"] for item in bucket.client.list_objects_v2(Bucket=bucket.name).get("Contents", []))
 
 
+@pytest.mark.slow
 def test_another_machine_goes_on_from_s3(prepared: Project, bucket: Bucket, tmp_path: Path) -> None:
     one, other, alone = (fresh(prepared, tmp_path / name) for name in ("one", "other", "alone"))
     for project in (one, other, alone):
@@ -65,6 +68,7 @@ def test_training_goes_on_while_nothing_can_be_sent(untrained: Project, trained:
     assert (untrained.model / RUN).exists()
 
 
+@pytest.mark.slow
 def test_a_start_that_cannot_ask_s3_is_refused(untrained: Project, bucket: Bucket) -> None:
     gone = untrained.call(
         untrained.train_line("--checkpoints", f"s3://{bucket.name}/x"),

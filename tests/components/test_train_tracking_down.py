@@ -190,6 +190,7 @@ def sending_command(warnings: str) -> tuple[list[str], dict[str, str]]:
     return [sys.executable, *words[1:]], {name: value}
 
 
+@pytest.mark.slow
 def test_down_at_the_start_and_back_in_the_middle(project: Project, server: Server, trained: Trained) -> None:
     server.down()
     job = start(project, server)
@@ -315,6 +316,7 @@ def test_a_server_that_hangs_holds_up_nothing(project: Project, server: Server, 
     assert_whole(server, project, trained)
 
 
+@pytest.mark.slow
 def test_hanging_at_the_start_it_makes_no_second_run(project: Project, server: Server, trained: Trained) -> None:
     server.up()
     server.signal(signal.SIGSTOP)
@@ -327,6 +329,7 @@ def test_hanging_at_the_start_it_makes_no_second_run(project: Project, server: S
     assert_whole(server, project, trained)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "refuses"), [("401", True), ("403", True), ("503", False), ("404", False)])
 def test_wrong_credentials_are_refused_at_the_start_and_no_other_answer(
     project: Project, server: Server, status: str, refuses: bool
