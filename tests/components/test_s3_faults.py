@@ -194,7 +194,7 @@ def test_a_slow_s3_holds_up_no_epoch(front: Proxy, bucket: Bucket, untrained: Pr
     front.faults.append(slow)
     job = untrained.start(untrained.train_line("--checkpoints", f"s3://{bucket.name}/states"))
     assert job.until(lambda: f"epoch {epochs}/{epochs}" in job.output)
-    assert slow.seen <= epochs / 2  # of those that wait only the newest is sent
+    assert slow.seen < epochs - 2  # who waits for S3 has sent all but the last
     slow.seconds = 0
     done = job.wait([])
     assert (done.returncode, done.stderr) == (0, "")
