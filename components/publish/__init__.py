@@ -13,7 +13,7 @@ from components.publish.studies import Study, read_studies
 from components.report import paper, tables
 from components.report.layout import Results, scenario_title
 from components.report.page import render_markdown
-from components.report.paired import BETTER, WORSE, Pair, compare
+from components.report.paired import Pair, compare
 from components.report.text import digits_for, duration, figure_text, plain
 from components.templating import environment as templates
 
@@ -59,21 +59,21 @@ def _document(studies: list[Study], pairs: dict[str, list[Pair]], out: Path) -> 
         "plain": plain,
         "digits": digits_for,
     }
-    parts = [_part(study, pairs[study.name], out) for study in studies]
+    parts = [_part(study, studies, pairs[study.name], out) for study in studies]
     text = environment.get_template("results.md.j2").render(
         parts=parts, source=paper.SOURCE, paper_epochs=facts.PAPER_EPOCHS, name=paper.name, folder=out.stem
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def _part(study: Study, pairs: list[Pair], out: Path) -> dict[str, Any]:
+def _part(study: Study, studies: list[Study], pairs: list[Pair], out: Path) -> dict[str, Any]:
     results = Results(study.cells)
     runs = [data.run for data in study.cells]
     return {
         "study": study,
         "width": study.cells[0].config["width"],
         "size": study.cells[0].config["input"]["size"],
-        "headlines": tables.headlines(results),
+        "headlines": tables.headlines(results, study.masks),
         "several_seeds": results.several_seeds,
         "reached": facts.reached(study),
         "dropped": facts.dropped(study),
@@ -84,11 +84,8 @@ def _part(study: Study, pairs: list[Pair], out: Path) -> dict[str, Any]:
             (facts.figure_title(path), Path(os.path.relpath(path, out.parent)).as_posix())
             for path in facts.figures(study)
         ],
-        "pairs": [
-            (pair, {BETTER: "better", WORSE: "worse"}.get(pair["verdict"] or "", "no difference shown"))
-            for pair in pairs
-            if pair["masks"] == "original"
-        ],
+        "pairs": [pair for pair in pairs if pair["masks"] == study.masks],
+        "beside": [(other, facts.beside(study, other)) for other in studies if other.name in study.about.beside],
         "seconds": sum(float(run["training_seconds"]) for run in runs),
         "speed": (min(run["images_per_second"] for run in runs), max(run["images_per_second"] for run in runs)),
         "hardware": sorted({_hardware(run) for run in runs}),

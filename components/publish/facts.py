@@ -11,9 +11,9 @@ import pandas as pd
 from components.errors import UserError
 from components.publish.studies import FIGURES, WORST, Study
 from components.report import paper
-from components.report.layout import scenario_title
+from components.report.layout import Results, scenario_title
 from components.report.load import Evaluated, scenario_order
-from components.report.paired import REFERENCE
+from components.report.paired import REFERENCE, Pair, pair_of
 from model.metrics import paired_difference
 
 MIXED = "mixed"
@@ -88,7 +88,7 @@ def test_dice(data: Evaluated, masks: str) -> tuple[float, list[float] | None]:
 
 def reference(study: Study, scenario: str) -> list[Evaluated]:
     """Return the seeds of DEFU-Net in one scenario."""
-    return [data for data in study.cells if (data.cell.network, data.cell.scenario) == (REFERENCE, scenario)]
+    return list(_seeds(study, REFERENCE, scenario).values())
 
 
 def scenarios(study: Study) -> list[str]:
@@ -122,7 +122,7 @@ def reached(study: Study) -> list[Reached]:
 
 
 def dropped(study: Study) -> dict[str, list[Dropped]]:
-    """Return, by ablation, what each does to DEFU-Net's test Dice against original masks, less the whole recipe's."""
+    """Return, by ablation, DEFU-Net's test Dice against the study's masks without it, less the whole recipe's."""
     table: dict[str, list[Dropped]] = {}
     for name, cells in study.ablations.items():
         for scenario in dict.fromkeys(data.cell.scenario for data in cells):
@@ -132,19 +132,40 @@ def dropped(study: Study) -> dict[str, list[Dropped]]:
                 if data.cell not in known:
                     raise UserError(f"{study.folder}: ablation {name} has {data.cell.folder}, the study itself has not")
             seeds = [
-                pd.concat([_dice(one) for one in of], axis=1).mean(axis=1, skipna=False)
+                pd.concat([_dice(one, study.masks) for one in of], axis=1).mean(axis=1, skipna=False)
                 for of in (without, [known[data.cell] for data in without])
             ]
             both = pd.concat(seeds, axis=1, join="inner").dropna().sort_index().to_numpy(float)
             difference, interval = paired_difference(both[:, 0], both[:, 1], resamples=RESAMPLES, seed=SEED)
-            dice = fmean(test_dice(data, "original")[0] for data in without)
+            dice = fmean(test_dice(data, study.masks)[0] for data in without)
             table.setdefault(name, []).append(Dropped(scenario, len(without), dice, difference, interval))
     return table
 
 
-def _dice(data: Evaluated) -> pd.Series[float]:
-    chosen = data.cases[(data.cases["split"] == "test") & (data.cases["masks"] == "original")]
+def _dice(data: Evaluated, masks: str) -> pd.Series[float]:
+    chosen = data.cases[(data.cases["split"] == "test") & (data.cases["masks"] == masks)]
     return chosen.dropna(subset=["dice"]).set_index("id")["dice"]
+
+
+def beside(study: Study, other: Study) -> list[Pair]:
+    """Return this study's test Dice less another's, image by image, of every network and scenario that both have.
+
+    Against this study's masks, on the seeds that both have. Where sizes differ, each is scored at its own.
+    """
+    pairs = []
+    for scenario in scenarios(study):
+        for network in Results(study.cells).networks(scenario):
+            ours, theirs = (_seeds(of, network, scenario) for of in (study, other))
+            if shared := sorted(ours.keys() & theirs.keys()):
+                mine, others = ([of[seed] for seed in shared] for of in (ours, theirs))
+                pairs.append(pair_of(mine, others, study.masks, RESAMPLES, SEED))
+    return pairs
+
+
+def _seeds(study: Study, network: str, scenario: str) -> dict[int, Evaluated]:
+    return {
+        data.cell.seed: data for data in study.cells if (data.cell.network, data.cell.scenario) == (network, scenario)
+    }
 
 
 def worst_images(data: Evaluated, count: int = WORST_IMAGES) -> pd.DataFrame:

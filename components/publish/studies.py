@@ -19,6 +19,7 @@ from components.files import read_json
 from components.params import Name, check_section, read_yaml
 from components.report.load import Cohort, Evaluated, find_cells, scenario_order
 from components.report.rows import check_row
+from components.report.tables import learnt_masks
 from components.results import CASES, CONFIG, HISTORY, ROWS, RUN, Cell
 from model.recipe import Section
 
@@ -36,6 +37,7 @@ class About(Section):
     reach: dict[Name, float] = Field(description="{scenario: the test Dice to reach, original masks}")
     dilated: dict[Name, float] = Field(default={}, description="{scenario: the same, dilated masks}")
     ablations: dict[Name, str] = Field(default={}, description="{folder: what was left out of the recipe}")
+    beside: dict[Name, str] = Field(default={}, description="{another study: how it differs from this one}")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class Study:
     about: About
     cells: list[Evaluated]
     ablations: dict[str, list[Evaluated]]
+
+    @property
+    def masks(self) -> str:
+        """The kind of masks that its networks learnt to draw, and are first judged by."""
+        return learnt_masks(self.cells)
 
     @property
     def cohort(self) -> Cohort:
@@ -79,7 +86,11 @@ def read_studies(results: Path) -> list[Study]:
     found = sorted((path.parent for path in results.glob(f"*/{STUDY}")), key=lambda path: (len(path.name), path.name))
     if not found:
         raise UserError(f"{results}: no study found; keep one with `python -m components.publish.keep`")
-    return [_read_study(folder) for folder in found]
+    studies = [_read_study(folder) for folder in found]
+    for study in studies:
+        if unknown := sorted(set(study.about.beside) - {folder.name for folder in found}):
+            raise UserError(f"{study.folder / STUDY}: beside names no study below {results}", unknown)
+    return studies
 
 
 def _read_study(folder: Path) -> Study:

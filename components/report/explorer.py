@@ -12,11 +12,10 @@ from components.results import Cell
 METRICS = ("dice", "hd95", "assd", "jaccard", "precision", "recall", "auc")
 HEADS = ("Network", "Scenario", "Site", "Label", "Masks", "Reduction")
 REDUCTIONS = {"per_image": "per image", "pooled": "pooled"}
-FIRST = {"Masks": "original", "Reduction": REDUCTIONS["per_image"]}
 
 
-def explorer_table(results: Results) -> Table:
-    """Return every test figure by network, scenario, site, label, masks and reduction.
+def explorer_table(results: Results, masks: str) -> Table:
+    """Return every test figure by network, scenario, site, label, masks and reduction, ``masks`` shown first.
 
     Of several seeds a line of their mean comes first, a line of each seed after it.
     """
@@ -28,8 +27,10 @@ def explorer_table(results: Results) -> Table:
             if all(site != "all" for site, _ in places):
                 # One site only: "all" says the same again, but must be found by who filters every scenario for it.
                 places = [*(("all", label) for _, label in places), *places]
-            for (site, label), (masks, reduction) in product(places, product(sorted(MASKS, reverse=True), REDUCTIONS)):
-                lines += _lines(results, cells, (site, label, masks, reduction))
+            for (site, label), (against, reduction) in product(
+                places, product(sorted(MASKS, reverse=True), REDUCTIONS)
+            ):
+                lines += _lines(results, cells, (site, label, against, reduction))
     return Table(
         "explorer",
         "Test results by network, scenario, site and label",
@@ -39,7 +40,7 @@ def explorer_table(results: Results) -> Table:
         HEADS,
         [Column("Images"), *(Column(LABELS[metric]) for metric in METRICS)],
         [Group("", lines)],
-        filters=FIRST,
+        filters={"Masks": masks, "Reduction": REDUCTIONS["per_image"]},
     )
 
 

@@ -81,7 +81,7 @@ def render_page(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair]) -> st
             dashes=any(len(found) <= charts.TOGETHER for found in by_scenario.values()),
             rocs={name: charts.roc_curve(name, found) for name, found in by_scenario.items()},
             colours=[(paper.name(name), charts.colour_number(name)) for name in results.networks()],
-            explorer=explorer_table(results),
+            explorer=explorer_table(results, shared["headline_masks"]),
             reliability=[chart for chart in reliability.values() if chart],
             calibration=calibration_table(cells, results),
             comparisons=figures,
@@ -100,10 +100,12 @@ def render_page(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair]) -> st
 def _shared(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair]) -> dict[str, Any]:
     results = Results(cells)
     across = tables.across_table(results)
+    masks = tables.learnt_masks(cells)
     return {
         "cohort": cohort,
         "results": results,
-        "headlines": tables.headlines(results),
+        "headlines": tables.headlines(results, masks),
+        "headline_masks": masks,
         "scenario_title": scenario_title,
         "paper_tables": [
             *(tables.mixed_table(results, split) for split in ("train", "validation", "test")),

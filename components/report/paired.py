@@ -76,11 +76,12 @@ def compare(cells: list[Evaluated], resamples: int, seed: int) -> list[Pair]:
                 for network, numbers in zip((reference, other), seeds, strict=True)
             ]
             for masks in MASKS:
-                pairs.append(_pair(sides[0], sides[1], masks, resamples, seed))
+                pairs.append(pair_of(sides[0], sides[1], masks, resamples, seed))
     return pairs
 
 
-def _pair(ours: list[Evaluated], theirs: list[Evaluated], masks: str, resamples: int, seed: int) -> Pair:
+def pair_of(ours: list[Evaluated], theirs: list[Evaluated], masks: str, resamples: int, seed: int) -> Pair:
+    """Compare two lists of cells of one scenario, each the seeds of one network, image by image."""
     dice = [_dice_of_images(cells, masks) for cells in (ours, theirs)]
     both = pd.concat(dice, axis=1, join="inner", keys=["reference", "other"]).sort_index()
     reference, other = (both[name].to_numpy(float) for name in ("reference", "other"))

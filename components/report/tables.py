@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from components.cohort import SPLITS
 from components.report import paper
 from components.report.layout import Column, Figure, Group, Line, Results, Table, scenario_title
-from components.report.load import Cohort, scenario_order
+from components.report.load import Cohort, Evaluated, scenario_order
 from components.results import Cell, Row
 
 MASKS = {"dilated": "dilated masks", "original": "original masks"}
@@ -34,7 +34,7 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Headline:
-    """Test Dice of one network: mean over images against original masks, of several seeds their mean."""
+    """Test Dice of one network: mean over images against one kind of masks, of several seeds their mean."""
 
     network: str
     images: int
@@ -249,14 +249,20 @@ def data_table(cohort: Cohort) -> Table:
     )
 
 
-def headlines(results: Results) -> dict[str, list[Headline]]:
-    """Return the figures that a reader wants first, by scenario: test Dice an image against original masks."""
+def learnt_masks(cells: Sequence[Evaluated]) -> str:
+    """Return the kind of masks that all networks learnt to draw; of both kinds, or an unknown one, original."""
+    learnt = {(data.config.get("train") or {}).get("masks") for data in cells}
+    return "dilated" if learnt == {"dilated"} else "original"
+
+
+def headlines(results: Results, masks: str) -> dict[str, list[Headline]]:
+    """Return the figures that a reader wants first, by scenario: test Dice an image against ``masks``."""
     found: dict[str, list[Headline]] = {}
     for scenario in results.scenarios:
         theirs = paper.MIXED["test"] if scenario == "mixed" else paper.ACROSS.get(scenario, {})
         for network in results.networks(scenario):
             cells = results.seeds(network, scenario)
-            rows = [results.row(cell, "original", "per_image") for cell in cells]
+            rows = [results.row(cell, masks, "per_image") for cell in cells]
             figures = [figure_of(row, "dice", theirs.get(network, {}).get("dice")) for row in rows]
             found.setdefault(scenario, []).append(
                 Headline(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -120,6 +121,31 @@ def test_an_ablation_is_compared_image_by_image_with_the_whole_recipe(kept: Proj
         shutil.rmtree(folder / "defu_net/shenzhen-to-montgomery/seed-1")
     across(study / "defu_net", "montgomery-to-shenzhen")  # where nothing was left out yet
     assert re.search(rf"\| tone curves \| – \| – \| {figures} \|", publish(kept))
+
+
+def test_a_study_of_dilated_masks_is_judged_by_them_and_set_beside_another_image_by_image(kept: Project) -> None:
+    studies = kept.root / "results"
+    other = studies / "tiny-dilated"
+    shutil.copytree(studies / "tiny/defu_net", other / "defu_net")
+    (other / "study.yaml").write_text("title: Drawn wide\ntext: x\nreach: {}\nbeside: {tiny: Learnt wide., gone: x}\n")
+    assert "beside names no study" in kept.call(publish_line(kept)).stderr
+    (other / "study.yaml").write_text("title: Drawn wide\ntext: x\nreach: {}\nbeside: {tiny: Learnt wide.}\n")
+    cell = other / "defu_net/mixed/seed-0"
+    config = json.loads((cell / "config.json").read_text())
+    config["train"]["masks"] = "dilated"
+    (cell / "config.json").write_text(json.dumps(config))
+    cases = pd.read_csv(cell / "cases.csv")
+    cases.loc[cases["masks"] == "dilated", "dice"] -= 0.125
+    cases.to_csv(cell / "cases.csv", index=False)
+    text = publish(kept)
+    part = text[text.index("## Drawn wide") :]
+    assert "Mean over test images against dilated masks." in part
+    figures = r"0\.\d{4} \| 0\.\d{4} \| −0\.1250 \| −0\.1250 to −0\.1250 \| worse"
+    assert re.search(
+        rf'### Beside "A tiny study"\n\nLearnt wide\..*\| Mixed \| DEFU-Net \| 1 \| \d+ \| {figures}', part, re.S
+    )
+    assert "against dilated masks" in (kept.root / "docs/results/tiny-dilated.md").read_text().split("## Table")[0]
+    assert 'Beside "' not in text[: text.index("## Drawn wide")]
 
 
 def across(network: Path, scenario: str = "shenzhen-to-montgomery") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -325,6 +326,28 @@ def test_a_network_of_another_cohort_is_told(small_run: Path) -> None:
     config.write_text(json.dumps(json.loads(config.read_text()) | {"cohort": {"name": "elsewhere"}}))
     make(small_run, small_run / "reports")
     assert "Trained on another cohort: elsewhere" in Page((small_run / "reports" / PAGE).read_text()).text()
+
+
+@pytest.mark.parametrize("masks", ["original", "dilated"])
+def test_the_headline_is_against_the_masks_that_were_learnt(small_run: Path, masks: str) -> None:
+    path = small_run / "models/defu_net/mixed/seed-0" / CONFIG
+    config = json.loads(path.read_text())
+    config["train"]["masks"] = masks
+    path.write_text(json.dumps(config))
+    rows = make(small_run, small_run / "reports")
+    (row,) = (
+        row
+        for row in rows
+        if [row[key] for key in ("split", "site", "label", "reduction", "masks")]
+        == ["test", "all", "all", "per_image", masks]
+    )
+    head = (small_run / "reports" / MARKDOWN).read_text().split("## Table I")[0]
+    assert f"Mean over test images against {masks} masks" in head
+    assert re.search(rf"\| Mixed \| DEFU-Net \| \d+ \| {row['dice']:.4f} \|", head)
+    page = (small_run / "reports" / PAGE).read_text()
+    assert f"Mean over test images against {masks} masks" in page
+    filters = html.unescape(re.findall(r'id="explorer" data-filters="([^"]*)"', page)[0])
+    assert json.loads(filters)["Masks"] == masks  # what the table of all results shows first
 
 
 def test_names_are_escaped_and_provenance_is_shown(full_report: Path, page: Page) -> None:
