@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import pandas as pd
 import pytest
 
-from tests.conftest import ROOT, Project, refused
+from tests.conftest import ROOT, Project, Trained, refused
 
 STUDY = """title: A tiny study
 text: Two sentences. Of the sample.
@@ -25,17 +26,24 @@ def keep(project: Project, *options: str) -> list[str]:
     return project.line("publish.keep", "tiny", *where, *options)
 
 
-@pytest.fixture
-def kept(scored: Project) -> Project:
-    """A project with one study of one cell, pictures too, and remarks on its worst images."""
-    done = scored.call(keep(scored, "--arrays", str(scored.arrays)))
+@pytest.fixture(scope="module")
+def kept_once(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A project with one study of one cell, pictures too, and remarks on its worst images; not to be changed."""
+    project = trained.copy(tmp_path_factory.mktemp("kept"))
+    done = project.call(keep(project, "--arrays", str(project.arrays)))
     assert done.returncode == 0, done.stderr
-    study = scored.root / "results/tiny"
+    study = project.root / "results/tiny"
     (study / "study.yaml").write_text(STUDY)
     ids = worst_ids(study)
     remarks = pd.DataFrame({"scenario": "mixed", "id": ids, "cause": "label", "remark": "seen, and | written down"})
     remarks.to_csv(study / "worst.csv", index=False)
-    return scored
+    return replace(trained, project=project)
+
+
+@pytest.fixture
+def kept(kept_once: Trained, tmp_path: Path) -> Project:
+    """The same, of the test's own."""
+    return kept_once.copy(tmp_path)
 
 
 def worst_ids(study: Path) -> list[str]:
