@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from components.files import write_file, write_folder
-from components.publish import facts
+from components.publish import differences, facts
 from components.publish.studies import Study, read_studies
 from components.report import paper, tables
-from components.report.layout import Results, scenario_title
+from components.report.layout import scenario_title
 from components.report.page import render_markdown
-from components.report.paired import Pair, compare
+from components.report.paired import REFERENCE, compare
 from components.report.text import digits_for, duration, figure_text, plain
 from components.templating import environment as templates
-
-RESAMPLES, SEED = 1000, 0  # of the paired bootstrap of the tables, as evaluate.bootstrap and evaluate.seed are shipped
 
 
 def publish(results: Path, out: Path) -> list[str]:
@@ -36,21 +34,21 @@ def publish(results: Path, out: Path) -> list[str]:
         UserError: a study is not whole, or a remark on a worst image is missing or stale.
     """
     studies = read_studies(results)
-    pairs = {study.name: compare(study.cells, RESAMPLES, SEED) for study in studies}
     with write_folder(out.with_suffix("")) as folder:
         for study in studies:
-            (folder / f"{study.name}.md").write_text(_tables(study, pairs[study.name]), encoding="utf-8")
+            (folder / f"{study.name}.md").write_text(_tables(study), encoding="utf-8")
     with write_file(out) as partial:
-        partial.write_text(_document(studies, pairs, out), encoding="utf-8")
+        partial.write_text(_document(studies, out), encoding="utf-8")
     return [study.name for study in studies]
 
 
-def _tables(study: Study, pairs: list[Pair]) -> str:
+def _tables(study: Study) -> str:
+    pairs = compare(study.cells, differences.RESAMPLES, differences.SEED)
     text = render_markdown(study.cohort, study.cells, pairs)
     return re.sub(r"^# .*", f"# {study.about.title}: all tables", text, count=1)
 
 
-def _document(studies: list[Study], pairs: dict[str, list[Pair]], out: Path) -> str:
+def _document(studies: list[Study], out: Path) -> str:
     environment = templates(Path(__file__).parent / "templates", html=False)
     environment.filters |= {
         "figure": figure_text,
@@ -59,33 +57,35 @@ def _document(studies: list[Study], pairs: dict[str, list[Pair]], out: Path) -> 
         "plain": plain,
         "digits": digits_for,
     }
-    parts = [_part(study, studies, pairs[study.name], out) for study in studies]
     text = environment.get_template("results.md.j2").render(
-        parts=parts, source=paper.SOURCE, paper_epochs=facts.PAPER_EPOCHS, name=paper.name, folder=out.stem
+        parts=[_part(study, studies, out) for study in studies],
+        source=paper.SOURCE,
+        paper_epochs=facts.PAPER_EPOCHS,
+        paper_images=facts.PAPER_IMAGES,
+        reference=REFERENCE,
+        name=paper.name,
+        folder=out.stem,
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def _part(study: Study, studies: list[Study], pairs: list[Pair], out: Path) -> dict[str, Any]:
-    results = Results(study.cells)
+def _part(study: Study, studies: list[Study], out: Path) -> dict[str, Any]:
     runs = [data.run for data in study.cells]
     return {
         "study": study,
         "width": study.cells[0].config["width"],
         "size": study.cells[0].config["input"]["size"],
-        "headlines": tables.headlines(results, study.masks),
-        "several_seeds": results.several_seeds,
-        "reached": facts.reached(study),
-        "dropped": facts.dropped(study),
-        "scenarios": facts.scenarios(study),
+        "tested": facts.tested(study),
+        "bounds": tables.bounds(study.cells),
+        "networks": differences.of_networks(study),
+        "beside": [(one, differences.beside(study, one)) for one in studies if one.name in study.about.beside],
+        "dropped": differences.dropped(study),
         "cases": facts.worst(study),
         "reaching": facts.reaching(study),
         "figures": [
             (facts.figure_title(path), Path(os.path.relpath(path, out.parent)).as_posix())
             for path in facts.figures(study)
         ],
-        "pairs": [pair for pair in pairs if pair["masks"] == study.masks],
-        "beside": [(other, facts.beside(study, other)) for other in studies if other.name in study.about.beside],
         "seconds": sum(float(run["training_seconds"]) for run in runs),
         "speed": (min(run["images_per_second"] for run in runs), max(run["images_per_second"] for run in runs)),
         "hardware": sorted({_hardware(run) for run in runs}),

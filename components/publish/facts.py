@@ -3,52 +3,54 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import stdev
 
+import numpy as np
 import pandas as pd
 
 from components.errors import UserError
+from components.publish.differences import RESAMPLES, SEED, dice_of, trainings
 from components.publish.studies import FIGURES, WORST, Study
 from components.report import paper
-from components.report.layout import Results, scenario_title
-from components.report.load import Evaluated, scenario_order
-from components.report.paired import REFERENCE, Pair, pair_of
+from components.report.layout import scenario_title
+from components.report.load import Evaluated
+from components.report.paired import REFERENCE
 from model.metrics import paired_difference
 
 MIXED = "mixed"
 PAPER_EPOCHS = 145  # section IV: "Our model can train 145 epochs"
+PAPER_IMAGES = 528  # of the mixed scenario's training split
 WORST_IMAGES = 10
 DIGITS = 5  # of the figures of a case, as they are kept
-RESAMPLES, SEED = 10_000, 0
 
 
 @dataclass(frozen=True)
-class Reached:
-    """The test Dice of DEFU-Net in one scenario beside what was to be reached."""
+class Tested:
+    """The test Dice of one network in one scenario, mean over images and seeds.
 
-    scenario: str
-    masks: str
-    dice: float
-    interval: list[float] | None
-    deviation: float | None
-    seeds: int
-    target: float | None
-    paper: float | None
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """What leaving one thing out of the recipe does to the test Dice of one scenario (paired over images).
-
-    Of several seeds each image's Dice is the mean over those that have been trained without it.
+    Attributes:
+        scenario: in which it was trained and tested.
+        network: its name.
+        n_images: tested.
+        seeds: trained.
+        dice: 0 to 1.
+        interval: 95 % bootstrap interval over images, of several seeds that of each image's mean over them.
+        deviation: standard deviation over seeds; of one seed ``None``.
+        paper: the paper's figure, which is against dilated masks.
+        target: to be reached.
     """
 
     scenario: str
+    network: str
+    n_images: int
     seeds: int
     dice: float
-    difference: float
     interval: tuple[float, float] | None
+    deviation: float | None
+    paper: float | None
+    target: float | None
 
 
 @dataclass(frozen=True)
@@ -77,95 +79,30 @@ class Reaching:
     images: int | None
 
 
-def test_dice(data: Evaluated, masks: str) -> tuple[float, list[float] | None]:
-    """Return a cell's test Dice, mean over images, and its 95 % interval."""
-    for row in data.rows:
-        where = (row["split"], row["site"], row["label"], row["reduction"], row["masks"])
-        if where == ("test", "all", "all", "per_image", masks) and row["dice"] is not None:
-            return row["dice"], row["dice_ci95"]
-    raise UserError(f"{data.cell.folder}: no test Dice against {masks} masks; evaluate it again")
-
-
-def reference(study: Study, scenario: str) -> list[Evaluated]:
-    """Return the seeds of DEFU-Net in one scenario."""
-    return list(_seeds(study, REFERENCE, scenario).values())
-
-
-def scenarios(study: Study) -> list[str]:
-    """Return the study's scenarios in the paper's order."""
-    return sorted({data.cell.scenario for data in study.cells}, key=scenario_order)
-
-
-def reached(study: Study) -> list[Reached]:
-    """Return DEFU-Net's test Dice beside its targets; of several seeds their mean and standard deviation."""
+def tested(study: Study) -> list[Tested]:
+    """Return the test Dice of every network in every scenario, against the masks that they learnt to draw."""
     lines = []
-    for masks, targets in (("original", study.about.reach), ("dilated", study.about.dilated)):
-        for scenario in scenarios(study):
-            found = [test_dice(data, masks) for data in reference(study, scenario)]
-            if not found:
-                continue
-            figures = [dice for dice, _ in found]
-            published = paper.MIXED["test"] if scenario == MIXED else paper.ACROSS.get(scenario, {})
-            lines.append(
-                Reached(
-                    scenario,
-                    masks,
-                    fmean(figures),
-                    found[0][1] if len(found) == 1 else None,
-                    stdev(figures) if len(figures) > 1 else None,
-                    len(figures),
-                    targets.get(scenario),
-                    published.get(REFERENCE, {}).get("dice") if masks == "dilated" else None,
-                )
+    for scenario, network in product(study.scenarios, study.networks):
+        if not (cells := trainings(study.cells, network, scenario)):
+            continue
+        seeds = pd.concat([dice_of(data, study.masks) for data in cells], axis=1, join="inner").sort_index()
+        images = seeds.mean(axis=1).to_numpy(float)
+        dice, interval = paired_difference(images, np.zeros_like(images), resamples=RESAMPLES, seed=SEED)
+        published = paper.MIXED["test"] if scenario == MIXED else paper.ACROSS.get(scenario, {})
+        lines.append(
+            Tested(
+                scenario,
+                network,
+                len(images),
+                len(cells),
+                dice,
+                interval,
+                stdev(seeds.mean()) if len(cells) > 1 else None,
+                published.get(network, {}).get("dice"),
+                study.about.reach.get(scenario) if network == REFERENCE else None,
             )
+        )
     return lines
-
-
-def dropped(study: Study) -> dict[str, list[Dropped]]:
-    """Return, by ablation, DEFU-Net's test Dice against the study's masks without it, less the whole recipe's."""
-    table: dict[str, list[Dropped]] = {}
-    for name, cells in study.ablations.items():
-        for scenario in dict.fromkeys(data.cell.scenario for data in cells):
-            without = [data for data in cells if data.cell.scenario == scenario]
-            known = {one.cell: one for one in reference(study, scenario)}
-            for data in without:
-                if data.cell not in known:
-                    raise UserError(f"{study.folder}: ablation {name} has {data.cell.folder}, the study itself has not")
-            seeds = [
-                pd.concat([_dice(one, study.masks) for one in of], axis=1).mean(axis=1, skipna=False)
-                for of in (without, [known[data.cell] for data in without])
-            ]
-            both = pd.concat(seeds, axis=1, join="inner").dropna().sort_index().to_numpy(float)
-            difference, interval = paired_difference(both[:, 0], both[:, 1], resamples=RESAMPLES, seed=SEED)
-            dice = fmean(test_dice(data, study.masks)[0] for data in without)
-            table.setdefault(name, []).append(Dropped(scenario, len(without), dice, difference, interval))
-    return table
-
-
-def _dice(data: Evaluated, masks: str) -> pd.Series[float]:
-    chosen = data.cases[(data.cases["split"] == "test") & (data.cases["masks"] == masks)]
-    return chosen.dropna(subset=["dice"]).set_index("id")["dice"]
-
-
-def beside(study: Study, other: Study) -> list[Pair]:
-    """Return this study's test Dice less another's, image by image, of every network and scenario that both have.
-
-    Against this study's masks, on the seeds that both have. Where sizes differ, each is scored at its own.
-    """
-    pairs = []
-    for scenario in scenarios(study):
-        for network in Results(study.cells).networks(scenario):
-            ours, theirs = (_seeds(of, network, scenario) for of in (study, other))
-            if shared := sorted(ours.keys() & theirs.keys()):
-                mine, others = ([of[seed] for seed in shared] for of in (ours, theirs))
-                pairs.append(pair_of(mine, others, study.masks, RESAMPLES, SEED))
-    return pairs
-
-
-def _seeds(study: Study, network: str, scenario: str) -> dict[int, Evaluated]:
-    return {
-        data.cell.seed: data for data in study.cells if (data.cell.network, data.cell.scenario) == (network, scenario)
-    }
 
 
 def worst_images(data: Evaluated, count: int = WORST_IMAGES) -> pd.DataFrame:
@@ -185,8 +122,8 @@ def worst(study: Study) -> list[Case]:
         return []
     remarks = pd.read_csv(path, dtype="string").set_index(["scenario", "id"])
     cases, known = [], set()
-    for scenario in scenarios(study):
-        cells = reference(study, scenario)
+    for scenario in study.scenarios:
+        cells = trainings(study.cells, REFERENCE, scenario)
         for row in worst_images(cells[0]).itertuples() if cells else ():
             key = (scenario, str(row.id))
             known.add(key)

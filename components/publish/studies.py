@@ -17,6 +17,7 @@ from components.cohort import SPLITS
 from components.errors import UserError
 from components.files import read_json
 from components.params import Name, check_section, read_yaml
+from components.report.layout import Results
 from components.report.load import Cohort, Evaluated, find_cells, scenario_order
 from components.report.rows import check_row
 from components.report.tables import learnt_masks
@@ -34,8 +35,7 @@ class About(Section):
 
     title: str
     text: str = Field(description="how it was run and what it says, Markdown")
-    reach: dict[Name, float] = Field(description="{scenario: the test Dice to reach, original masks}")
-    dilated: dict[Name, float] = Field(default={}, description="{scenario: the same, dilated masks}")
+    reach: dict[Name, float] = Field(description="{scenario: the test Dice to reach, masks as learnt}")
     ablations: dict[Name, str] = Field(default={}, description="{folder: what was left out of the recipe}")
     beside: dict[Name, str] = Field(default={}, description="{another study: how it differs from this one}")
 
@@ -54,6 +54,16 @@ class Study:
     def masks(self) -> str:
         """The kind of masks that its networks learnt to draw, and are first judged by."""
         return learnt_masks(self.cells)
+
+    @property
+    def scenarios(self) -> list[str]:
+        """The scenarios in the paper's order."""
+        return Results(self.cells).scenarios
+
+    @property
+    def networks(self) -> list[str]:
+        """The networks in the order of the paper's tables."""
+        return Results(self.cells).networks()
 
     @property
     def cohort(self) -> Cohort:

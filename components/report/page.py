@@ -106,6 +106,7 @@ def _shared(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair]) -> dict[s
         "results": results,
         "headlines": tables.headlines(results, masks),
         "headline_masks": masks,
+        "bounds": tables.bounds(cells) if masks == "original" and (cohort.kernel is None or cohort.kernel > 1) else {},
         "scenario_title": scenario_title,
         "paper_tables": [
             *(tables.mixed_table(results, split) for split in ("train", "validation", "test")),
