@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -129,7 +129,9 @@ class Partly:
 
     def run(self, steps: int) -> list[float]:
         """Train for some steps; return the loss of each."""
-        torch.backends.cudnn.benchmark = False
+        # Kernels that cuDNN has found for a shape it keeps for the whole process: a rung whose shapes the shipped loop
+        # has shares them, whatever it says here.
+        torch.backends.cudnn.benchmark = self.channels_last and self.task.device.type == "cuda"
         self.network.train()
         losses = []
         for _ in range(steps):
@@ -160,12 +162,13 @@ def ladder(task: Task, compile_too: bool) -> dict[str, Callable[[], Loop]]:
     """Return makers of loops from plain to shipped, each with one lever more than the one before."""
     precision = str(task.precision).removeprefix("torch.")
     eager = task.changed(compile=False)
+    searched = " and cuDNN's search for kernels" if task.device.type == "cuda" else ""
     rungs: dict[str, Callable[[], Loop]] = {
         "plain": task.plain,
         "+ resident data, augmented in batches": lambda: Partly(
             task, channels_last=False, low_precision=False, fused=False
         ),
-        "+ channels-last": lambda: Partly(task, channels_last=True, low_precision=False, fused=False),
+        f"+ channels-last{searched}": lambda: Partly(task, channels_last=True, low_precision=False, fused=False),
         f"+ autocast to {precision}": lambda: Partly(task, channels_last=True, low_precision=True, fused=False),
         "+ fused optimiser": lambda: Partly(task, channels_last=True, low_precision=True, fused=True),
         "the shipped loop: no wait for the loss, average of weights": lambda: Shipped(eager),
@@ -179,14 +182,18 @@ def ladder(task: Task, compile_too: bool) -> dict[str, Callable[[], Loop]]:
 
 
 def alternate(
-    loops: Mapping[str, Loop], rounds: int, steps: int, warmup: int, device: torch.device
+    loops: dict[str, Loop], rounds: int, steps: int, warmup: int, device: torch.device
 ) -> dict[str, list[Speed]]:
-    """Return the speed of every loop, one a round.
+    """Return the speed of every loop, one a round; those that find no room in the GPU's memory are taken out of both.
 
     In each round every loop has one turn; every other round goes backwards, so that what drifts favours none.
     """
-    for loop in loops.values():
-        loop.run(warmup)
+    for name in list(loops):
+        try:
+            loops[name].run(warmup)
+        except torch.OutOfMemoryError:
+            del loops[name]
+            torch.cuda.empty_cache()
     found: dict[str, list[Speed]] = {name: [] for name in loops}
     for number in range(rounds):
         for name in list(loops) if number % 2 == 0 else list(loops)[::-1]:

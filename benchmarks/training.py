@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -61,6 +62,10 @@ def measure_speed(task: Task, rounds: int, steps: int, warmup: int) -> dict[str,
     shipped = Shipped(task)
     loops: dict[str, Loop] = {**plain, "shipped": shipped}
     found = alternate(loops, rounds, steps, warmup, task.device)
+    plain = {name: loop for name, loop in plain.items() if name in found}
+    if not plain or "shipped" not in found:
+        which = "plain" if "shipped" in found else "shipped"
+        raise UserError(f"the {which} loop finds no room in the GPU's memory; say a smaller --batch-size")
     best = max(plain, key=lambda name: statistics.median(rates(found[name])))
     ratio, target = compared(found["shipped"], found[best]), TARGETS[task.device.type]
     return {
@@ -79,9 +84,12 @@ def measure_ladder(task: Task, rounds: int, steps: int, warmup: int) -> list[dic
     """Measure all loops from the plain one to the shipped one, each with one lever more than the one before."""
     # Else a second batch size would make the compiler write code for any size, which is slower than for the one it has.
     torch._dynamo.config.automatic_dynamic_shapes = False
-    loops = {name: make() for name, make in ladder(task, task.device.type == "cuda").items()}
+    rungs = ladder(task, task.device.type == "cuda")
+    loops = {name: make() for name, make in rungs.items()}
     found = alternate(loops, rounds, steps, warmup, task.device)
     names = list(loops)
+    if without := [name for name in rungs if name not in loops]:
+        print(f"no room in the GPU's memory, left out: {', '.join(without)}", file=sys.stderr)
     return [
         {
             "name": name,
@@ -218,10 +226,12 @@ def main(
     console.print(show.heading(figures), highlight=False)
     figures["speed"] = measure_speed(task, rounds, steps, warmup)
     console.print(*show.speed(figures["speed"], own), sep="\n", highlight=False)
+    write_json(out, figures)  # what follows takes long, and may find no memory
     figures["ladder"] = measure_ladder(task, rounds, steps, warmup)
     console.print(show.rungs(figures["ladder"], own))
     figures["rooflines"] = measure_rooflines(task, figures["speed"], quick)
     console.print(*show.rooflines(figures["rooflines"]), sep="\n", highlight=False)
+    write_json(out, figures)
     if score_steps:
         figures["scores"] = measure_scores(task, score_steps, seeds)
         console.print(*show.scores(figures["scores"]), sep="\n", highlight=False)

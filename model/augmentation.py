@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.inputs import channels_last
 from model.recipe import Augmentation
 
 Draw = dict[str, Tensor]
@@ -126,7 +127,7 @@ class Augmenter:
             moved = self._frame(moved, drawn, on)
         if p.label:
             self._label(moved, draw)
-        return moved.clamp(0, 1).contiguous(memory_format=torch.channels_last), drawn
+        return channels_last(moved.clamp(0, 1)), drawn
 
     def _tone(self, images: Tensor, on: Draw) -> Tensor:
         """Return float32 (N, 1, H, W): each image through its own table of 256 grey values."""

@@ -69,6 +69,12 @@ class World:
             dist.all_reduce(values)
         return values
 
+    def agree(self, values: Tensor) -> Tensor:
+        """Return process 0's values, in place: GPUs round differently, and what is decided by them must be one."""
+        if self.size > 1:
+            dist.broadcast(values, 0)
+        return values
+
     def wrap(self, network: nn.Module) -> nn.Module:
         """Return the network so that its gradients are those of the whole batch."""
         if self.size == 1:

@@ -32,7 +32,8 @@ def cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
         masks: (N, 1, H, W), 0 to 1.
     """
     total = F.binary_cross_entropy_with_logits(logits.float(), masks.float(), reduction="sum")
-    total, pixels = summed(total, logits.new_tensor(logits.numel(), dtype=total.dtype))
+    # Filled on the device: a number sent there would make the host wait for the forward pass.
+    total, pixels = summed(total, total.new_full((), logits.numel()))
     return total / pixels
 
 

@@ -129,8 +129,8 @@ class Trainer:
         """Train to the end, from the last checkpoint where there is one.
 
         Raises:
-            TrainingError: the loss is not a number (the message names the epoch, the batch and its images), or the
-                stored state cannot be read.
+            TrainingError: the loss is not a number (the message names the epoch, the batch and its images), the GPU's
+                memory is full, or the stored state cannot be read.
         """
         result, best_loss, first, last = Result({}), math.inf, 0, self.params.epochs
         try:
@@ -146,7 +146,13 @@ class Trainer:
         self.monitor.start(self.params.epochs, self.steps, first)
         try:
             for epoch in range(first, last):
-                row = self._epoch(epoch)
+                try:
+                    row = self._epoch(epoch)
+                except torch.OutOfMemoryError as error:
+                    raise TrainingError(
+                        f"epoch {epoch + 1}: the GPU's memory is full; lower train.batch_size, raise "
+                        "train.accumulation or set train.activation_checkpointing: true"
+                    ) from error
                 result.history.append(row)
                 if row["validation_loss"] < best_loss:
                     best_loss, result.best_epoch = row["validation_loss"], epoch
@@ -250,7 +256,7 @@ class Trainer:
 
     @torch.no_grad()
     def _score(self, subset: Resident) -> tuple[float, float]:
-        """Return the loss and the Dice over all pixels of a subset; every process scores all of it, to decide alike."""
+        """Return the loss and the Dice over all pixels of a subset; every process scores all of it."""
         network = self.average.scored().eval()
         weighted = torch.zeros((), device=self.device)
         sums = torch.zeros(3, device=self.device, dtype=torch.float64)
@@ -260,7 +266,8 @@ class Trainer:
                 logits = network(to_input(images))
             weighted += compound_loss(logits, masks.unsqueeze(1), self.params.loss) * len(rows)
             sums += overlap(logits, masks.unsqueeze(1))
-        return float(weighted) / len(subset), pooled_dice(sums)
+        figures = self.world.agree(torch.cat([weighted.double().view(1), sums]))
+        return float(figures[0]) / len(subset), pooled_dice(figures[1:])
 
     def _recalibrated(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the weights with BatchNorm's statistics of the training images as they are, without augmentation."""

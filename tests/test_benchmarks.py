@@ -17,7 +17,7 @@ from torch import nn
 
 from benchmarks import cohort, memory, training
 from benchmarks.device import Machine, Work, bound, measure_work
-from benchmarks.loops import Partly, Shipped, Task, ladder, loader_share
+from benchmarks.loops import Loop, Partly, Shipped, Task, alternate, ladder, loader_share
 from benchmarks.plain import augment
 from components.errors import UserError
 from components.params import Params, read_params
@@ -183,6 +183,19 @@ def test_a_rung_trains_as_the_shipped_loop_does(task: Task) -> None:
     rung = Partly(task, channels_last=True, low_precision=True, fused=True)
     # The rung's schedule of the learning rate is no shorter than the shipped one's: only the first step is the same.
     assert rung.run(1) == pytest.approx(Shipped(task).run(1), abs=1e-6)
+
+
+def test_a_loop_that_finds_no_room_is_left_out_and_the_others_measured(task: Task) -> None:
+    class Large:
+        batch_size, untimed = 1, 0
+
+        def run(self, _steps: int) -> list[float]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    loops: dict[str, Loop] = {"large": Large(), "shipped": Shipped(task)}
+    found = alternate(loops, 2, 1, 1, CPU)
+    assert list(loops) == list(found) == ["shipped"]
+    assert len(found["shipped"]) == 2
 
 
 def test_measuring_the_loaders_share_leaves_the_loop_as_it_was(task: Task) -> None:

@@ -66,9 +66,9 @@ def train(
         remote: ``s3://bucket/prefix`` that gets a copy of the state, and from which another machine goes on.
 
     Raises:
-        UserError: the network is unknown, the data do not fit, the loss is not a number, the disk is full, what
-            MLFLOW_TRACKING_URI names can never work, or another run trains this cell. A tracking server that is down
-            is no error: see docs/tracking.md.
+        UserError: the network is unknown, the data do not fit, the loss is not a number, the disk or the GPU's memory
+            is full, what MLFLOW_TRACKING_URI names can never work, or another run trains this cell. A tracking server
+            that is down is no error: see docs/tracking.md.
     """
     import torch
 
@@ -81,6 +81,7 @@ def train(
         raise UserError(f"unknown network {cell.network!r}; known are {', '.join(sorted(networks.NETWORKS))}")
     started, clock = datetime.now(UTC), time.monotonic()
     commit, dirty = git_state()
+    installed = versions()
     cohort = Arrays(arrays)
     ids = read_split(split, cell.scenario)
     subsets = {name: _subset(cohort, ids[name], params.masks) for name in ("train", "validation")}
@@ -151,7 +152,7 @@ def train(
                 "processes": world.size,
                 "device": str(world.device),
                 "hardware": hardware(),
-                "versions": versions(),
+                "versions": installed,
             }
             with write_folder(out) as folder:
                 save_weights(folder / WEIGHTS, result.weights)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from components import cli
+from components.errors import UserError
 from components.params import read_params
 from components.results import Cell
 from components.train import train
@@ -45,6 +46,13 @@ def main(
 
 def _become_torchrun(processes: int) -> None:
     """Replace this process by torchrun, which starts this command once for each process of the training."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < processes:
+        raise UserError(
+            f"--processes {processes}: this machine has {gpus} GPU(s), and each process takes one; say fewer"
+        )
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *launcher, "-m", "components.train", *sys.argv[1:]])  # noqa: S606

@@ -16,6 +16,13 @@ def scaled(channels: int, width: float) -> int:
     return max(4, 4 * round(channels * width / 4))
 
 
+def doubled(x: Tensor) -> Tensor:
+    """Return (N, C, 2H, 2W), every pixel repeated, in the precision of ``x``."""
+    # A GPU's autocast computes this copy in float32, and then all that is concatenated with it; the CPU's does not.
+    with torch.autocast("cuda", enabled=False):
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
 def glorot_uniform(network: nn.Module) -> None:
     """Draw every convolution's kernel from Glorot's uniform distribution and zero its bias, as Keras does."""
     for module in network.modules():

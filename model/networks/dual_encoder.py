@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.networks.blocks import InceptionBlock, SegmentationNetwork, glorot_uniform, scaled
+from model.networks.blocks import InceptionBlock, SegmentationNetwork, doubled, glorot_uniform, scaled
 
 Factory = Callable[[int, int], nn.Module]
 
@@ -75,7 +75,7 @@ class DualEncoder(SegmentationNetwork):
             own = F.max_pool2d(own, 2)
         y = self.bottom(self._fuse(3, own, fused[-1]))
         for decoder, skip in zip(self.decoders, reversed(fused), strict=True):
-            y = decoder(torch.cat([F.interpolate(y, scale_factor=2.0, mode="nearest"), skip], dim=1))
+            y = decoder(torch.cat([doubled(y), skip], dim=1))
         logits: Tensor = self.head(y)
         return logits
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.networks.blocks import SegmentationNetwork, glorot_uniform, scaled
+from model.networks.blocks import SegmentationNetwork, doubled, glorot_uniform, scaled
 from model.networks.recurrent import RecurrentBlock, normed_convolution
 
 
@@ -44,7 +44,7 @@ class R2UNet(SegmentationNetwork):
             features.append(encoder(F.max_pool2d(features[-1], 2)))
         y = features.pop()
         for level, (up, decoder) in enumerate(zip(self.ups, self.decoders, strict=True)):
-            y = up(F.interpolate(y, scale_factor=2.0, mode="nearest"))
+            y = up(doubled(y))
             y = decoder(torch.cat([self.passed(level, y, features.pop()), y], dim=1))
         logits: Tensor = self.head(y)
         return logits

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.networks.blocks import SegmentationNetwork, glorot_uniform, scaled
+from model.networks.blocks import SegmentationNetwork, doubled, glorot_uniform, scaled
 from model.networks.residual import ResidualBlock, ResidualStem
 
 
@@ -44,6 +43,6 @@ class ResUNet(SegmentationNetwork):
             features.append(x)
         y = self.bridge(x)
         for decoder, skip in zip(self.decoders, reversed(features), strict=True):
-            y = decoder(torch.cat([F.interpolate(y, scale_factor=2.0, mode="nearest"), skip], dim=1))
+            y = decoder(torch.cat([doubled(y), skip], dim=1))
         logits: Tensor = self.head(y)
         return logits

@@ -19,6 +19,7 @@ import torch
 from components.errors import UserError
 from components.results import CONFIG, HISTORY, RUN, Cell
 from components.train import train
+from components.train.__main__ import _become_torchrun
 from model.inputs import choose_precision
 from model.predictor import WEIGHTS, Predictor
 from tests.conftest import CELL, DATA_MD5, EPOCHS, Project, Trained, refused
@@ -262,3 +263,17 @@ def test_a_store_that_can_never_work_is_refused(untrained: Project, store: str) 
     assert message.startswith(f"error: MLflow, {store}: ")
     assert "check MLFLOW_TRACKING_URI" in message
     assert not untrained.model.exists()
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*line: object) -> None:
+        raise AssertionError(f"started {line}")
+
+    monkeypatch.setattr("os.execv", start)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(UserError, match=r"--processes 3: this machine has 2 GPU\(s\)"):
+        _become_torchrun(3)
+    for gpus in (0, 3):  # processes of a CPU are not counted
+        monkeypatch.setattr("torch.cuda.device_count", lambda gpus=gpus: gpus)
+        with pytest.raises(AssertionError, match="--nproc-per-node=3"):
+            _become_torchrun(3)

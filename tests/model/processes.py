@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model import networks
+from model import networks, training
 from model.distributed import SharedBatchNorm2d, World, share_batchnorm
 from model.losses import compound_loss
 from model.recipe import LossParams, TrainParams
@@ -22,11 +22,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "parts": ("defu_net", {"accumulation": 2, "recalibrate": True, "activation_checkpointing": True, "ema": 0.9}),
     "group": ("att_r2_unet", {"norm": "group", "accumulation": 2}),
 }
+# Where a validation loss decides on the learning rate, the best epoch and the end.
+PLATEAU = {"schedule": "plateau", "plateau": {"factor": 0.1, "patience": 1}, "early_stopping": 2, "epochs": 6}
+DECIDES: dict[str, tuple[str, dict[str, Any]]] = {"decides": ("unet", PLATEAU)}
 SHAPES = {"wide": (6, 3, 5, 4), "one value each": (2, 3, 1, 1)}
 
 
 def params_of(case: str) -> TrainParams:
-    return recipe(epochs=2, precision="float32", images_per_epoch=8, **CASES[case][1])
+    return recipe(**{"epochs": 2, "precision": "float32", "images_per_epoch": 8, **(CASES | DECIDES)[case][1]})
 
 
 def in_double(_network: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
@@ -37,7 +40,7 @@ def trainer_of(case: str, world: World, folder: Path) -> Trainer:
     """A training in float64: in float32 rounding decides at the kinks of pooling and ReLU, and gradients magnify it."""
     params = params_of(case)
     torch.manual_seed(0)
-    network = networks.build(CASES[case][0], params.width, norm=params.norm).double()
+    network = networks.build((CASES | DECIDES)[case][0], params.width, norm=params.norm).double()
     network.register_forward_pre_hook(in_double)
     return Trainer(network, TRAIN, VALIDATION, params, 0, world, folder, case, Recorder())
 
@@ -102,9 +105,26 @@ def loss(world: World) -> dict[str, Tensor]:
     return {"loss": whole.detach(), "gradient": given.grad, "unshared": unshared}
 
 
+def rounding_apart(world: World, folder: Path) -> dict[str, Any]:
+    """A training whose processes find other validation losses, as GPUs do that round differently."""
+    whole, shift = training.compound_loss, iter(range(10**6))
+
+    def rounded(logits: Tensor, masks: Tensor, weights: LossParams) -> Tensor:
+        found = whole(logits, masks, weights)
+        return found if torch.is_grad_enabled() else found + world.rank * (-1.0) ** next(shift)
+
+    training.compound_loss = rounded
+    try:
+        result = trainer_of("decides", world, folder).run()
+    finally:
+        training.compound_loss = whole
+    return {"history": result.history, "weights": result.weights, "best_epoch": result.best_epoch}
+
+
 def compute(world: World, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {name: batchnorm(shape, world) for name, shape in SHAPES.items()}
     found["loss"] = loss(world)
+    found["rounding apart"] = rounding_apart(world, folder / "apart")
     return found | {case: train(case, world, folder / case) for case in CASES}
 
 

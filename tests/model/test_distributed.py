@@ -132,6 +132,13 @@ def test_both_processes_hold_the_same_to_the_bit(together: tuple[Found, Found], 
     assert without_times(one["history"]) == without_times(other["history"])
 
 
+def test_processes_that_round_differently_decide_alike(together: tuple[Found, Found]) -> None:
+    one, other = (found["rounding apart"] for found in together)
+    assert without_times(one["history"]) == without_times(other["history"])
+    assert one["best_epoch"] == other["best_epoch"]
+    assert all(torch.equal(value, other["weights"][key]) for key, value in one["weights"].items())
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_training_ends_as_in_one_process(alone: Found, together: tuple[Found, Found], case: str) -> None:
     found, expected = together[0][case], alone[case]

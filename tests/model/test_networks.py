@@ -14,6 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from components.params import read_params
+from model.augmentation import Augmenter, step_generator
+from model.inputs import to_input
 from model.losses import dice_loss
 from model.networks import NETWORKS, NORMS, build
 from model.networks.bcdu_net import BCDUNet, ConvLSTMPair
@@ -21,6 +24,7 @@ from model.networks.blocks import SegmentationNetwork, SharedUnit
 from model.networks.norms import group_norm
 from model.networks.recurrent import AttentionGate, RecurrentLayer
 from model.predictor import CONFIG, WEIGHTS, Predictor, save_weights
+from tests.conftest import ROOT
 
 # At width 1 and one input channel: trainable parameters, BatchNorm's running values, and 1e9 multiplications of a
 # forward pass at 512 x 512.
@@ -218,7 +222,7 @@ def test_nothing_comes_near_the_largest_float16(name: str) -> None:
 def test_channels_last_is_the_same(name: str) -> None:
     def step(network: nn.Module, layout: torch.memory_format) -> tuple[Tensor, dict[str, Tensor]]:
         network.to(memory_format=layout).zero_grad()  # type: ignore[call-overload]
-        logits = network(noise(2, 1, 48, 32).contiguous(memory_format=layout))
+        logits = network(noise(2, 1, 48, 32).to(memory_format=layout))
         logits.square().mean().backward()
         return logits.detach(), {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
 
@@ -227,6 +231,25 @@ def test_channels_last_is_the_same(name: str) -> None:
     found, others = step(network, torch.channels_last)
     assert close(found, expected, 1e-4)
     assert all(close(others[n], gradient, 1e-3) for n, gradient in gradients.items())
+
+
+@every_network
+def test_channels_last_reaches_every_feature_map(name: str) -> None:
+    """From the pictures' own strides on, in training and in prediction: a map in the other format is converted."""
+    network = small(name).to(memory_format=torch.channels_last)
+    maps: list[Tensor] = []
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d):
+            module.register_forward_hook(lambda _module, _inputs, output: maps.append(output))
+    pictures = torch.randint(0, 256, (2, 32, 32), dtype=torch.uint8)
+    augmenter = Augmenter(read_params(ROOT / "params.yaml").train.augmentation, (32, 32), torch.device("cpu"))
+    draw = augmenter.draw(2, step_generator(0, 0))
+    for batch in (to_input(pictures), augmenter.apply(pictures, pictures // 255, draw)[0]):
+        assert batch.stride() == (32 * 32, 1, 32, 1)
+        network(batch)
+    wide = [found for found in maps if found.shape[1] > 1 and found.shape[2] > 1]
+    assert len(wide) > 10
+    assert all(found.is_contiguous(memory_format=torch.channels_last) for found in wide)
 
 
 @every_network

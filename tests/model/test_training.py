@@ -287,6 +287,15 @@ def test_a_loss_that_is_no_number_names_epoch_batch_and_image(tmp_path: Path) ->
     assert Order(10, 0).rows(int(found[1]) - 1, 1).tolist() == [7]
 
 
+def test_a_gpu_without_memory_left_is_told(tmp_path: Path) -> None:
+    class Large(Brittle):
+        def forward(self, x: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with pytest.raises(TrainingError, match=r"^epoch 1: the GPU's memory is full; lower train\.batch_size, raise "):
+        trainer(tmp_path, recipe(), network=Large()).run()
+
+
 def test_a_rate_beyond_all_bounds_is_told(tmp_path: Path) -> None:
     with pytest.raises(
         TrainingError, match=r"^epoch 1, batch [23] of 3: the loss is not a number \(images xray-\d\d, "
