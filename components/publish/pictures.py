@@ -10,7 +10,7 @@ import pandas as pd
 
 from components.cohort import Arrays
 from components.errors import UserError
-from components.evaluate.overlays import figure_overlay, worst_overlay
+from components.evaluate.overlays import worst_overlay
 from components.params import EvaluateParams
 from components.publish.facts import DIGITS, MIXED, WORST_IMAGES
 from components.report import paper
@@ -21,7 +21,7 @@ from components.results import CASES, Cell
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-IMAGE_INCHES, DPI, QUALITY = 1.6, 100, 85
+IMAGE_INCHES, DPI, QUALITY = 2.0, 100, 85
 TOLERANCE = 0.005  # of the Dice of a mask that is predicted anew, in another precision perhaps
 
 
@@ -78,18 +78,25 @@ def draw(
 
 
 def _side_by_side(cohort: Arrays, scored: dict[str, _Scored], ids: list[str]) -> Figure:
+    """Return a line an X-ray: itself, then what each network found; of one network a column an X-ray."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(IMAGE_INCHES * len(scored), (IMAGE_INCHES + 0.15) * len(ids)), layout="constrained")
-    axes = figure.subplots(len(ids), len(scored), squeeze=False)
     rows = cohort.rows(ids)
-    for column, (network, one) in enumerate(scored.items()):
-        for line, (id, row, mask) in enumerate(zip(ids, rows, one.masks(ids), strict=True)):
-            dice = one.dice[id]
-            title = f"{paper.name(network)}\n{dice:.3f}" if line == 0 else f"{dice:.3f}"
-            picture = figure_overlay(cohort.images[row], mask, cohort.masks["original"][row])
-            _show(axes[line, column], picture, title)
+    titles = [(paper.name(name), one.dice, one.masks(ids)) for name, one in scored.items()]
+    lines, columns = (len(ids), 1 + len(scored)) if len(scored) > 1 else (2, len(ids))
+    figure = Figure(figsize=(IMAGE_INCHES * columns, (IMAGE_INCHES + 0.2) * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False)
+    axes = axes if len(scored) > 1 else axes.T
+    for line, (id, row) in enumerate(zip(ids, rows, strict=True)):
+        _show(axes[line, 0], _plain(cohort, row), id)
+        for column, (name, dice, masks) in enumerate(titles, start=1):
+            picture = worst_overlay(cohort.images[row], masks[line], cohort.masks["original"][row])
+            _show(axes[line, column], picture, f"{name} {dice[id]:.3f}")
     return figure
+
+
+def _plain(cohort: Arrays, row: int) -> np.ndarray:
+    return np.repeat(cohort.images[row][..., None], 3, axis=-1)
 
 
 def _worst(cohort: Arrays, scored: _Scored) -> Figure:
@@ -104,8 +111,7 @@ def _worst(cohort: Arrays, scored: _Scored) -> Figure:
         axis.set_axis_off()
     for place, (id, row, mask) in enumerate(zip(ids, cohort.rows(ids), scored.masks(ids), strict=True)):
         band, column = divmod(place, across)
-        plain = np.repeat(cohort.images[row][..., None], 3, axis=-1)
-        _show(axes[2 * band, column], plain, f"{place + 1}. {id}")
+        _show(axes[2 * band, column], _plain(cohort, row), f"{place + 1}. {id}")
         overlay = worst_overlay(cohort.images[row], mask, cohort.masks["original"][row])
         _show(axes[2 * band + 1, column], overlay, f"Dice {scored.dice[id]:.3f}")
     return figure
