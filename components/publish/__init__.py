@@ -11,9 +11,10 @@ from components.files import write_file, write_folder
 from components.publish import differences, facts
 from components.publish.studies import Study, read_studies
 from components.report import paper, tables
-from components.report.layout import scenario_title
+from components.report.layout import Results, Table, scenario_title
 from components.report.page import render_markdown
 from components.report.paired import REFERENCE, compare
+from components.report.reliability import calibration_table
 from components.report.text import digits_for, duration, figure_text, plain
 from components.templating import environment as templates
 
@@ -79,6 +80,7 @@ def _part(study: Study, studies: list[Study], out: Path) -> dict[str, Any]:
         "bounds": tables.bounds(study.cells),
         "networks": differences.of_networks(study),
         "beside": [(one, differences.beside(study, one)) for one in studies if one.name in study.about.beside],
+        "calibration": _calibration(study),
         "dropped": differences.dropped(study),
         "cases": facts.worst(study),
         "reaching": facts.reaching(study),
@@ -94,6 +96,11 @@ def _part(study: Study, studies: list[Study], out: Path) -> dict[str, Any]:
         "epochs": sorted({str(run["epochs"]) for run in runs}, key=int),
         "seeds": sorted({data.cell.seed for data in study.cells}),
     }
+
+
+def _calibration(study: Study) -> Table | None:
+    known = [data for data in study.cells if data.reliability is not None]
+    return calibration_table(known, Results(known)) if known else None
 
 
 def _hardware(run: dict[str, Any]) -> str:

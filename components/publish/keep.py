@@ -18,7 +18,7 @@ from components.publish import pictures
 from components.publish.facts import DIGITS
 from components.publish.studies import ABLATIONS, FIGURES
 from components.report.load import find_cells
-from components.results import CASES, CONFIG, HISTORY, ROWS, RUN
+from components.results import CASES, CONFIG, HISTORY, RELIABILITY, ROWS, RUN
 
 
 def keep(
@@ -53,6 +53,8 @@ def keep(
             (folder / ROWS).write_text("[\n" + ",\n".join(rows) + "\n]\n")  # a row a line, for diffs
             for name in (HISTORY, CONFIG, RUN):
                 shutil.copy(models / cell.folder / name, folder)
+            if (evaluations / cell.folder / RELIABILITY).exists():  # an evaluation of an earlier version left none
+                shutil.copy(evaluations / cell.folder / RELIABILITY, folder)
     if arrays is not None and params is not None:
         with write_folder(out / FIGURES) as folder:
             pictures.draw(evaluations, models, arrays, cells, params, folder)

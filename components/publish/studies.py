@@ -21,7 +21,7 @@ from components.report.layout import Results
 from components.report.load import Cohort, Evaluated, find_cells, scenario_order
 from components.report.rows import check_row
 from components.report.tables import learnt_masks
-from components.results import CASES, CONFIG, HISTORY, ROWS, RUN, Cell
+from components.results import CASES, CONFIG, HISTORY, RELIABILITY, ROWS, RUN, Cell
 from model.recipe import Section
 
 STUDY = "study.yaml"
@@ -129,7 +129,7 @@ def _read_cells(folder: Path, problems: list[str]) -> list[Evaluated]:
 
 
 def _read_cell(folder: Path, cell: Cell) -> Evaluated:
-    """Return a kept cell; its curves of pixels and its pictures are not kept, so it has none."""
+    """Return a kept cell; its ROC curve and its pictures are not kept, so it has none."""
     frames = {}
     for name, types in ((CASES, {"id": "string"}), (HISTORY, {})):
         try:
@@ -145,4 +145,5 @@ def _read_cell(folder: Path, cell: Cell) -> Evaluated:
         overlays=[],
         config=read_json(folder / CONFIG),
         run=read_json(folder / RUN),
+        reliability=pd.read_csv(folder / RELIABILITY) if (folder / RELIABILITY).exists() else None,
     )

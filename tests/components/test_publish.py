@@ -64,7 +64,10 @@ def publish(project: Project) -> str:
 def test_what_is_kept_is_what_was_evaluated(kept: Project) -> None:
     study, cell = kept.root / "results/tiny", Path("defu_net/mixed/seed-0")
     names = {str(path.relative_to(study)) for path in study.rglob("*") if path.is_file() and path.suffix != ".lock"}
-    files = {f"{cell}/{name}" for name in ("rows.json", "cases.csv", "history.csv", "config.json", "run.json")}
+    files = {
+        f"{cell}/{name}"
+        for name in ("rows.json", "cases.csv", "history.csv", "config.json", "run.json", "reliability.csv")
+    }
     pictures = {f"figures/{name}.jpg" for name in ("figure-5-shenzhen", "figure-6-montgomery", "worst-mixed")}
     assert names == files | pictures | {"study.yaml", "worst.csv"}
     ours, theirs = (pd.read_csv(folder / cell / "cases.csv") for folder in (study, kept.root / "evaluations"))
@@ -82,6 +85,9 @@ def test_the_document_states_the_rows_of_the_cells(kept: Project) -> None:
     assert f"| {dice:.4f} |" in line
     assert "0.9900 | **missed** | – |" in line  # the paper's figure is against dilated masks
     assert [id for id in worst_ids(kept.root / "results/tiny") if f"| {id} |" not in text] == []
+    bins = pd.read_csv(kept.root / "evaluations/defu_net/mixed/seed-0/reliability.csv").query("pixels > 0")
+    error = ((bins["observed"] - bins["predicted"]).abs() * bins["pixels"]).sum() / bins["pixels"].sum()
+    assert re.search(rf"### Expected calibration error\n(.*\n)+\| DEFU-Net \| {error:.4f} \|", text)
     assert "512 pixels, full width | Mixed | original | | open" in text  # never run, and said so
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         if not target.startswith("../results/tiny)") and "own-data" not in target:
