@@ -42,6 +42,7 @@ def test_the_fastest_is_chosen_among_those_that_lose_little() -> None:
     assert (spoilt["fastest"], spoilt["within"]) == ("b", False)
 
 
+@pytest.mark.slow
 def test_eight_bits_are_eight_bits_and_close(trained: Trained, tmp_path: Path) -> None:
     import onnx
 

@@ -66,6 +66,7 @@ def test_what_wants_more_memory_than_an_xray_is_refused() -> None:
         large.close()
 
 
+@pytest.mark.slow
 def test_predict_gives_up_a_file_without_an_end_and_does_the_rest(
     trained: Trained, package: Path, tmp_path: Path
 ) -> None:

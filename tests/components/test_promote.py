@@ -301,6 +301,7 @@ def test_a_mistake_in_a_section_of_others_holds_up_no_rollback(store: Project) -
     assert done.stderr.startswith("error: params.yaml: 1 value(s) to correct\n  promotion.claim: ")
 
 
+@pytest.mark.slow
 def test_a_store_that_cannot_be_reached_is_told(store: Project) -> None:
     message = refused(store.call(store.line("promote"), MLFLOW_TRACKING_URI="nonsense://here"))
     assert message.startswith("error: MLflow, nonsense://here: ")

@@ -97,6 +97,7 @@ def test_the_document_states_the_rows_of_the_cells(kept: Project) -> None:
     assert "## Table III: test result" in tables
 
 
+@pytest.mark.slow
 def test_equal_rows_give_equal_documents(kept: Project) -> None:
     first = publish(kept), (kept.root / "docs/results/tiny.md").read_bytes()
     assert (publish(kept), (kept.root / "docs/results/tiny.md").read_bytes()) == first

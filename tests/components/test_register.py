@@ -180,6 +180,7 @@ def test_the_artifact_holds_no_pickle_and_all_it_needs(registered: Project) -> N
     assert "+cpu" not in requirements
 
 
+@pytest.mark.slow
 def test_it_runs_where_the_project_is_not(registered: Project, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     images = {f"{h} x {w}": random.uniform(0, 4095, (h, w)).astype(np.float32) for h, w in SHAPES}

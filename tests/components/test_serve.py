@@ -188,6 +188,7 @@ def test_requests_at_the_same_time_are_computed_together_and_each_gets_its_own(t
     assert busy.stop().returncode == 0
 
 
+@pytest.mark.slow
 def test_a_full_service_says_when_to_come_again_and_a_late_answer_is_an_error(trained: Trained, package: Path) -> None:
     # One request waits for others that never come: it holds the one place, and its time runs out.
     full = ready(
@@ -204,6 +205,7 @@ def test_a_full_service_says_when_to_come_again_and_a_late_answer_is_an_error(tr
     assert full.stop().returncode == 0
 
 
+@pytest.mark.slow
 def test_a_models_name_may_hold_anything(trained: Trained, package: Path, tmp_path: Path) -> None:
     named = ready(launch(trained.project, shutil.copytree(package, tmp_path / "肺 Łunge")))
     answer = named.predict(png(chest()))

@@ -200,6 +200,7 @@ def test_a_registry_that_is_away_leaves_the_model_and_is_told(registry: Project)
     assert service.stop().returncode == 0
 
 
+@pytest.mark.slow
 def test_stopping_loses_no_request_that_was_accepted(trained: Trained, package: Path) -> None:
     """Eight wait for a batch, and eight came while the process slept: the kernel had accepted them, it had not."""
     service = ready(launch(trained.project, package, "--max-wait", 90, "--request-timeout", 90, "--max-batch", 64))

@@ -143,6 +143,7 @@ def test_an_interrupt_leaves_a_record_whole_or_not_at_all(tmp_path: Path) -> Non
     assert again.pending == []
 
 
+@pytest.mark.slow
 def test_a_damaged_journal_does_not_end_a_training(untrained: Project) -> None:
     states(untrained).mkdir(parents=True)
     (states(untrained) / LIVE).write_text("{}\n")
@@ -153,6 +154,7 @@ def test_a_damaged_journal_does_not_end_a_training(untrained: Project) -> None:
     assert any(name.startswith(f"{LIVE}.damaged") for name in files(states(untrained)))
 
 
+@pytest.mark.slow
 def test_the_command_tells_what_it_cannot_send(untrained: Project) -> None:
     assert "not found" in refused(untrained.call(untrained.line("track", "nowhere")))
     (untrained.root / "mlflow-x.jsonl").write_text("no\n")

@@ -104,6 +104,7 @@ def test_mlflow_run_has_parameters_curves_data_and_lineage(trained: Trained) -> 
     assert {Path(found.path).name for found in artifacts} == {CONFIG, HISTORY, RUN}
 
 
+@pytest.mark.slow
 def test_a_network_of_other_choices_is_rebuilt_from_its_config(untrained: Project) -> None:
     ablated = {"inception": False, "recurrent": True, "shared": True, "bottom": 1024}
     untrained.write_params(train={"epochs": 1, "width": 0.0625, "norm": "group", "defu_net": ablated})

@@ -127,6 +127,7 @@ def test_interrupted_from_the_keyboard(untrained: Project, trained: Trained) -> 
     assert_as_uninterrupted(untrained, trained)
 
 
+@pytest.mark.slow
 def test_trained_again_it_is_a_run_of_its_own_with_the_same_weights(scored: Project, trained: Trained) -> None:
     before = only_run(scored).info.run_id
     (scored.model / "left-over").touch()
@@ -139,6 +140,7 @@ def test_trained_again_it_is_a_run_of_its_own_with_the_same_weights(scored: Proj
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
+@pytest.mark.slow
 def test_other_parameters_or_data_do_not_go_on_from_a_state(untrained: Project) -> None:
     job = untrained.start(untrained.train_line())
     assert job.until(lambda: "epoch 1/" in job.output)
@@ -153,6 +155,7 @@ def test_other_parameters_or_data_do_not_go_on_from_a_state(untrained: Project) 
 # --- two at once, a full disk ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_second_training_of_the_cell_is_refused(untrained: Project) -> None:
     untrained.write_params(train={"epochs": 500})
     first = untrained.start(untrained.train_line())

@@ -52,6 +52,7 @@ def test_another_machine_goes_on_from_s3(prepared: Project, bucket: Bucket, tmp_
     assert "took up" not in printed
 
 
+@pytest.mark.slow
 def test_training_goes_on_while_nothing_can_be_sent(untrained: Project, trained: Trained, bucket: Bucket) -> None:
     everything = f"arn:aws:s3:::{bucket.name}/*"
     statement = {"Effect": "Deny", "Principal": "*", "Action": "s3:PutObject", "Resource": [everything]}

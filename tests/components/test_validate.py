@@ -121,6 +121,7 @@ def test_the_same_cohort_passes_with_the_same_bytes(raw: Path, tmp_path: Path) -
     assert (tmp_path / "other bounds" / "passed.json").read_bytes() == texts[0][0]
 
 
+@pytest.mark.slow
 def test_every_fault_of_a_cohort_is_told_at_once(tmp_path: Path) -> None:
     """Damage done to the publishers' files, found by the command."""
     source = publish(tmp_path / "source")
@@ -245,6 +246,7 @@ def test_a_second_run_at_once_is_refused(raw: Path, tmp_path: Path) -> None:
         validate(raw, validate_params(), tmp_path / "validation")
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_no_result(raw: Path, tmp_path: Path) -> None:
     if shutil.which("unshare") is None:
         pytest.skip("unshare is not installed, so no small disk can be made")

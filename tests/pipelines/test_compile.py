@@ -309,6 +309,7 @@ def test_secrets_are_named_and_reach_no_step_that_has_no_use_for_them(asked: dic
     assert address["keyToEnv"] == [{"configMapKey": "mlflow-tracking-uri", "envVar": "MLFLOW_TRACKING_URI"}]
 
 
+@pytest.mark.slow
 def test_other_settings_reach_the_pods() -> None:
     values = read_yaml(CLUSTER)
     values["image_pull_secrets"], values["parallelism"] = ["registry", "mirror"], 2
