@@ -99,7 +99,8 @@ def _part(study: Study, studies: list[Study], out: Path) -> dict[str, Any]:
 
 
 def _calibration(study: Study) -> Table | None:
-    known = [data for data in study.cells if data.reliability is not None]
+    # Evaluate counts these bins against original masks.
+    known = [data for data in study.cells if data.reliability is not None and study.masks == "original"]
     return calibration_table(known, Results(known)) if known else None
 
 

@@ -19,7 +19,7 @@ from components.report.load import Evaluated
 from components.report.paired import NEITHER, REFERENCE, pair_of
 
 RESAMPLES, SEED = 10_000, 0
-NOT_EVERY = "{} on average, not with every training"
+NOT_EVERY, OF_IMAGES = "{} on average, not with every training", "{} on these images"
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ def difference(ours: list[Evaluated], theirs: list[Evaluated], other: str, masks
     verdict = pair["verdict"] or NEITHER
     if verdict != NEITHER and min(singles) <= 0 <= max(singles):
         verdict = NOT_EVERY.format(verdict)
+    elif verdict != NEITHER and len(singles) == 1 and ours[0].run["started"] != theirs[0].run["started"]:
+        verdict = OF_IMAGES.format(verdict)  # with the same weights, images are all that chance is in
     return Difference(
         pair["scenario"],
         pair["reference"],

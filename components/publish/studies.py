@@ -7,6 +7,7 @@ X-rays wrote of the worst of them.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,12 +89,12 @@ def _split(cases: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def read_studies(results: Path) -> list[Study]:
-    """Return the studies below a folder, in the order of their names as numbers are read (128px before 1024px).
+    """Return the studies below a folder by the number that their names begin with, then by name (128px before 1024px).
 
     Raises:
         UserError: there is none, or files are missing or broken (all of a study are named at once).
     """
-    found = sorted((path.parent for path in results.glob(f"*/{STUDY}")), key=lambda path: (len(path.name), path.name))
+    found = sorted((path.parent for path in results.glob(f"*/{STUDY}")), key=_order)
     if not found:
         raise UserError(f"{results}: no study found; keep one with `python -m components.publish.keep`")
     studies = [_read_study(folder) for folder in found]
@@ -101,6 +102,11 @@ def read_studies(results: Path) -> list[Study]:
         if unknown := sorted(set(study.about.beside) - {folder.name for folder in found}):
             raise UserError(f"{study.folder / STUDY}: beside names no study below {results}", unknown)
     return studies
+
+
+def _order(folder: Path) -> tuple[int, str]:
+    number = re.match(r"\d*", folder.name)
+    return (int(number[0]) if number and number[0] else 0, folder.name)
 
 
 def _read_study(folder: Path) -> Study:
