@@ -13,10 +13,12 @@ from components.publish.studies import Study, read_studies
 from components.report import paper, tables
 from components.report.layout import Results, Table, scenario_title
 from components.report.page import render_markdown
-from components.report.paired import REFERENCE, compare
+from components.report.paired import REFERENCE
 from components.report.reliability import calibration_table
 from components.report.text import digits_for, duration, figure_text, plain
 from components.templating import environment as templates
+
+SUMMARY = "summary.md"
 
 
 def publish(results: Path, out: Path) -> list[str]:
@@ -25,7 +27,8 @@ def publish(results: Path, out: Path) -> list[str]:
     Equal rows give equal bytes.
 
     Args:
-        results: the folder of the studies (:mod:`components.publish.studies`).
+        results: the folder of the studies (:mod:`components.publish.studies`) and, if somebody wrote it, of
+            ``summary.md``: what they come to in words.
         out: the document, ``docs/results.md``; the tables lie in ``docs/results/<study>.md``.
 
     Returns:
@@ -37,19 +40,20 @@ def publish(results: Path, out: Path) -> list[str]:
     studies = read_studies(results)
     with write_folder(out.with_suffix("")) as folder:
         for study in studies:
-            (folder / f"{study.name}.md").write_text(_tables(study), encoding="utf-8")
+            (folder / f"{study.name}.md").write_text(_tables(study, out.name), encoding="utf-8")
     with write_file(out) as partial:
-        partial.write_text(_document(studies, out), encoding="utf-8")
+        partial.write_text(_document(studies, results, out), encoding="utf-8")
     return [study.name for study in studies]
 
 
-def _tables(study: Study) -> str:
-    pairs = compare(study.cells, differences.RESAMPLES, differences.SEED)
-    text = render_markdown(study.cohort, study.cells, pairs)
-    return re.sub(r"^# .*", f"# {study.about.title}: all tables", text, count=1)
+def _tables(study: Study, name: str) -> str:
+    # Comparisons are those of the document, over all trainings.
+    text = render_markdown(study.cohort, study.cells, [])
+    head = f"# {study.about.title}: all tables\n\nWhat they come to: [{name}](../{name}#{study.name})."
+    return re.sub(r"^# .*", head, text, count=1)
 
 
-def _document(studies: list[Study], out: Path) -> str:
+def _document(studies: list[Study], results: Path, out: Path) -> str:
     environment = templates(Path(__file__).parent / "templates", html=False)
     environment.filters |= {
         "figure": figure_text,
@@ -58,7 +62,9 @@ def _document(studies: list[Study], out: Path) -> str:
         "plain": plain,
         "digits": digits_for,
     }
+    summary = results / SUMMARY
     text = environment.get_template("results.md.j2").render(
+        summary=summary.read_text(encoding="utf-8") if summary.exists() else "",
         parts=[_part(study, studies, out) for study in studies],
         source=paper.SOURCE,
         paper_epochs=facts.PAPER_EPOCHS,

@@ -1,7 +1,8 @@
-"""Which of two sets of trainings is better on the same images, and whether it is so whichever trainings are taken.
+"""Which of two sets of trainings is better on the same images, and whether it is so beyond the chance in training.
 
 A bootstrap over images tells the chance in the images alone. Trainings of one network that differ in nothing but their
-seed, or in how sums are rounded, differ by as much as many networks do: a verdict here must hold for every pair.
+seed, or in how sums are rounded, differ by as much as many networks do: a verdict without reservation must hold for
+every pair of trainings, and by more than the trainings of one side differ among themselves.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
-import numpy as np
 import pandas as pd
 
 from components.errors import UserError
@@ -19,7 +19,11 @@ from components.report.load import Evaluated
 from components.report.paired import NEITHER, REFERENCE, pair_of
 
 RESAMPLES, SEED = 10_000, 0
-NOT_EVERY, OF_IMAGES = "{} on average, not with every training", "{} on these images"
+# Reservations of a verdict.
+NOT_EVERY = "{} on average, not with every training"
+WITHIN = "{}, by no more than trainings differ"
+OF_IMAGES = "{} on these images"
+SAME_TRAINING = "{} in the same training"
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,17 @@ class Difference:
     verdict: str
 
 
-def difference(ours: list[Evaluated], theirs: list[Evaluated], other: str, masks: str) -> Difference:
+def difference(
+    ours: list[Evaluated], theirs: list[Evaluated], other: str, masks: str, same: bool = False
+) -> Difference:
     """Compare the trainings of one network with others of the same scenario, against ``masks``.
+
+    Args:
+        ours: one or more.
+        theirs: one or more; with ``same``, of each of ours the very training, with something else after it.
+        other: what they are called.
+        masks: original or dilated.
+        same: whether only these pairs of trainings mean anything.
 
     Raises:
         ValueError: they were tested on no image in common.
@@ -62,12 +75,13 @@ def difference(ours: list[Evaluated], theirs: list[Evaluated], other: str, masks
     pair = pair_of(ours, theirs, masks, RESAMPLES, SEED)
     if pair["difference"] is None or pair["dice_reference"] is None or pair["dice_other"] is None:
         raise ValueError(f"{ours[0].cell.folder}, {theirs[0].cell.folder}: no test image in common")
-    singles = [float(np.mean(dice_of(one, masks) - dice_of(two, masks))) for one, two in product(ours, theirs)]
+    columns = [[dice_of(data, masks) for data in side] for side in (ours, theirs)]
+    images = pd.concat([*columns[0], *columns[1]], axis=1, join="inner").index
+    means = [[float(dice[images].mean()) for dice in side] for side in columns]
+    singles = [one - two for one, two in (zip(*means, strict=True) if same else product(*means))]
     verdict = pair["verdict"] or NEITHER
-    if verdict != NEITHER and min(singles) <= 0 <= max(singles):
-        verdict = NOT_EVERY.format(verdict)
-    elif verdict != NEITHER and len(singles) == 1 and ours[0].run["started"] != theirs[0].run["started"]:
-        verdict = OF_IMAGES.format(verdict)  # with the same weights, images are all that chance is in
+    if verdict != NEITHER:
+        verdict = _reservation(singles, max(max(side) - min(side) for side in means), same).format(verdict)
     return Difference(
         pair["scenario"],
         pair["reference"],
@@ -81,6 +95,24 @@ def difference(ours: list[Evaluated], theirs: list[Evaluated], other: str, masks
         (min(singles), max(singles)),
         verdict,
     )
+
+
+def _reservation(singles: list[float], spread: float, same: bool) -> str:
+    """Return what a verdict must be qualified by.
+
+    Args:
+        singles: the differences between single trainings.
+        spread: by how much trainings of one side differ at most.
+        same: whether both sides are the same trainings.
+    """
+    if min(singles) <= 0 <= max(singles):
+        return NOT_EVERY
+    if same:
+        return SAME_TRAINING
+    if len(singles) == 1:
+        return OF_IMAGES
+    # One training lies above or below all of three others by chance in half of the cases.
+    return WITHIN if min(map(abs, singles)) <= spread else "{}"
 
 
 def dice_of(data: Evaluated, masks: str) -> pd.Series[float]:
@@ -122,7 +154,7 @@ def beside(study: Study, other: Study) -> list[Difference]:
 def dropped(study: Study) -> dict[str, list[Difference]]:
     """Return, by ablation, DEFU-Net's test Dice without it less the whole recipe's, against the study's masks.
 
-    What was left out of the prediction alone, with the weights of the whole recipe, is compared with those weights.
+    What was left out after the steps of the training alone (they have the same losses) is compared with this training.
 
     Raises:
         UserError: an ablation has a scenario that the study itself has not.
@@ -131,9 +163,15 @@ def dropped(study: Study) -> dict[str, list[Difference]]:
     for name, cells in study.ablations.items():
         for scenario in Results(cells).scenarios:
             without, whole = (trainings(of, REFERENCE, scenario) for of in (cells, study.cells))
-            started = {data.run["started"] for data in without}
-            same = [data for data in whole if data.run["started"] in started]
             if not whole:
                 raise UserError(f"{study.folder}: ablation {name} has {scenario}, the study itself has not")
-            table.setdefault(name, []).append(difference(without, same or whole, name, study.masks))
+            steps = {data.cell.seed: data for data in whole}
+            twins = [steps[one.cell.seed] for one in without if _same_steps(one, steps.get(one.cell.seed))]
+            same = len(twins) == len(without)
+            found = difference(without, twins if same else whole, name, study.masks, same)
+            table.setdefault(name, []).append(found)
     return table
+
+
+def _same_steps(one: Evaluated, other: Evaluated | None) -> bool:
+    return other is not None and one.history["train_loss"].equals(other.history["train_loss"])

@@ -150,6 +150,7 @@ def train(
                 "resumed_from": result.resumed_from,
                 "precision": str(trainer.precision).removeprefix("torch."),
                 "processes": world.size,
+                "threads": torch.get_num_threads(),
                 "device": str(world.device),
                 "hardware": hardware(),
                 "versions": installed,

@@ -76,6 +76,7 @@ def test_files_say_what_was_trained(trained: Trained) -> None:
     assert run["images_per_second"] == pytest.approx(EPOCHS * 24 / history["seconds"].sum(), rel=0.01)
     precision = choose_precision(config["train"]["precision"], torch.device("cpu"))
     assert (run["precision"], run["processes"], run["device"]) == (str(precision).removeprefix("torch."), 1, "cpu")
+    assert run["threads"] >= 1
     assert (
         run["versions"]["torch"] == torch.__version__.partition("+")[0] or run["versions"]["torch"] in torch.__version__
     )
