@@ -105,9 +105,10 @@ def _part(study: Study, studies: list[Study], out: Path) -> dict[str, Any]:
 
 
 def _calibration(study: Study) -> Table | None:
-    # Evaluate counts these bins against original masks.
-    known = [data for data in study.cells if data.reliability is not None and study.masks == "original"]
-    return calibration_table(known, Results(known)) if known else None
+    # Evaluate counts these bins against original masks, and an earlier version left none.
+    if study.masks != "original" or any(data.reliability is None for data in study.cells):
+        return None
+    return calibration_table(study.cells, Results(study.cells))
 
 
 def _hardware(run: dict[str, Any]) -> str:
