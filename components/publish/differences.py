@@ -16,7 +16,7 @@ from components.errors import UserError
 from components.publish.studies import Study
 from components.report.layout import Results
 from components.report.load import Evaluated
-from components.report.paired import NEITHER, REFERENCE, pair_of
+from components.report.paired import NEITHER, REFERENCE, dice_of, pair_of
 
 RESAMPLES, SEED = 10_000, 0
 # Reservations of a verdict.
@@ -113,12 +113,6 @@ def _reservation(singles: list[float], spread: float, same: bool) -> str:
         return OF_IMAGES
     # One training lies above or below all of three others by chance in half of the cases.
     return WITHIN if min(map(abs, singles)) <= spread else "{}"
-
-
-def dice_of(data: Evaluated, masks: str) -> pd.Series[float]:
-    """Return the test Dice of a cell's images by id, where it is defined."""
-    chosen = data.cases[(data.cases["split"] == "test") & (data.cases["masks"] == masks)]
-    return chosen.dropna(subset=["dice"]).set_index("id")["dice"]
 
 
 def trainings(cells: list[Evaluated], network: str, scenario: str) -> list[Evaluated]:

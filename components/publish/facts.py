@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 
 from components.errors import UserError
-from components.publish.differences import RESAMPLES, SEED, dice_of, trainings
+from components.publish.differences import RESAMPLES, SEED, trainings
 from components.publish.studies import FIGURES, WORST, Study
 from components.report import paper
 from components.report.layout import scenario_title
 from components.report.load import Evaluated
-from components.report.paired import REFERENCE
+from components.report.paired import REFERENCE, dice_of
 from model.metrics import paired_difference
 
 MIXED = "mixed"

@@ -106,11 +106,13 @@ def pair_of(ours: list[Evaluated], theirs: list[Evaluated], masks: str, resample
 
 def _dice_of_images(cells: list[Evaluated], masks: str) -> pd.Series[float]:
     """Return the Dice of every test image by id, the mean over the cells; an image that one of them lacks is out."""
-    columns = []
-    for data in cells:
-        chosen = data.cases[(data.cases["split"] == "test") & (data.cases["masks"] == masks)]
-        columns.append(chosen.dropna(subset=["dice"]).set_index("id")["dice"])
-    return pd.concat(columns, axis=1, join="inner").mean(axis=1)
+    return pd.concat([dice_of(data, masks) for data in cells], axis=1, join="inner").mean(axis=1)
+
+
+def dice_of(data: Evaluated, masks: str) -> pd.Series[float]:
+    """Return the test Dice of a cell's images by id, where it is defined."""
+    chosen = data.cases[(data.cases["split"] == "test") & (data.cases["masks"] == masks)]
+    return chosen.dropna(subset=["dice"]).set_index("id")["dice"]
 
 
 def _verdict(interval: tuple[float, float] | None) -> str | None:
