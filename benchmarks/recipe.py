@@ -39,6 +39,9 @@ from model.training import Trainer
 
 Bytes = npt.NDArray[np.uint8]
 
+NOISE = 0.05  # standard deviation of the noisy view, share of the grey range
+JPEG_QUALITY = 20
+
 _NO_TONE = {"gamma": 0.0, "contrast": 0.0, "brightness": 0.0, "histogram": 0.0}
 _NO_FRAME = {"border": 0.0, "label": 0.0}
 _PAPER = {"rotation": 0.2, "shift": 0.05, "shear": 0.05, "zoom": 0.05, "aspect": 0.0}
@@ -48,6 +51,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "without tone curves": {"augmentation": _NO_TONE},
     "without frames and letters": {"augmentation": _NO_FRAME},
     "with shade, noise, blur": {"augmentation": {"shade": 0.2, "noise": 0.05, "blur": 0.008}},
+    "noise 0": {"augmentation": {"noise": 0.0}},
+    "noise 0.03": {"augmentation": {"noise": 0.03}},
+    "noise 0.06": {"augmentation": {"noise": 0.06}},
+    "noise 0.1": {"augmentation": {"noise": 0.1}},
+    "without opacities, veil, arm": {"augmentation": {"opacity": 0.0, "veil": 0.0, "arm": 0.0}},
     "with zoom 0.1": {"augmentation": {"zoom": 0.1}},
     "geometry alone": {"augmentation": _NO_TONE | _NO_FRAME},
     "paper's geometry alone": {"augmentation": _NO_TONE | _NO_FRAME | _PAPER},
@@ -74,6 +82,12 @@ def shifted(images: Bytes, masks: Bytes) -> dict[str, tuple[Bytes, Bytes]]:
         table = np.rint(255 * (np.arange(256) / 255) ** exponent).astype(np.uint8)
         return lambda image: cv2.LUT(image, table)
 
+    grain = np.random.default_rng(0).normal(0, NOISE * 255, images.shape[1:])
+
+    def compressed(image: Bytes) -> Bytes:
+        _, file = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        return np.asarray(cv2.imdecode(file, cv2.IMREAD_GRAYSCALE), np.uint8)
+
     equalise = cv2.createCLAHE(clipLimit=4.0, tileGridSize=(4, 4)).apply
     side = images.shape[1]
     small, bottom = round(0.75 * side), round(0.9 * side)
@@ -89,6 +103,8 @@ def shifted(images: Bytes, masks: Bytes) -> dict[str, tuple[Bytes, Bytes]]:
         "bright": each(power(0.45)),
         "flat": each(lambda image: (80 + image * 0.4).astype(np.uint8)),
         "equalised": each(lambda image: equalise(image).astype(np.uint8)),
+        "noisy": each(lambda image: np.rint(image + grain).clip(0, 255).astype(np.uint8)),
+        "JPEG": each(compressed),
         "blurred": each(lambda image: cv2.GaussianBlur(image, (0, 0), side / 80)),
         "black below": each(lambda image: np.where(np.arange(side)[:, None] < bottom, image, 0).astype(np.uint8)),
         "collimated": (

@@ -23,6 +23,13 @@ KNOTS = 5  # of the random tone curve
 SHADE_GRID = 4  # cells a side of the random shading
 LABELS = ("R", "L", "PA", "AP", "ERECT", "SUPINE", "PORTABLE")
 FRAME = 0.3  # a frame's largest width, share of the side
+BLOBS = 3  # local opacities that are drawn at most
+BLOB_SIDE = (0.03, 0.15)  # their standard deviations, share of the side
+BLOB_GREY = 0.5  # by how much the centre of one brightens at most, share of the grey range
+VEIL_GREY = 0.6  # by how much the veil brightens the bottom of the picture at most
+VEIL_TOP = (0.3, 0.8)  # where it begins, share of the height
+ARM_WIDTH = (0.03, 0.12)  # of the air between arm and chest, and of the arm, share of the side
+ARM_SLANT = 0.3  # by how much an arm moves sideways from top to bottom at most, share of the width
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -72,6 +79,18 @@ class Augmenter:
             "blur": uniform(0, p.blur * min(self.size)),
             "noise": uniform(0, p.noise),
             "noise_at": uniform(0, 1, 2),
+            "blob_grey": uniform(0, BLOB_GREY, BLOBS) * (uniform(0, 1, BLOBS) < 0.5) * chance(p.opacity)[:, None],
+            "blob_at": uniform(0.1, 0.9, BLOBS, 2),
+            "blob_side": uniform(*BLOB_SIDE, BLOBS, 2),
+            "veil": uniform(0, VEIL_GREY) * chance(p.veil),
+            "veil_top": uniform(*VEIL_TOP),
+            "veil_cut": uniform(0, FRAME) * chance(p.veil),
+            "arm": chance(p.arm),
+            "arm_left": uniform(0, 1) < 0.5,
+            "arm_at": uniform(0.02, 0.3),
+            "arm_slant": uniform(-ARM_SLANT, ARM_SLANT),
+            "arm_widths": uniform(*ARM_WIDTH, 2),
+            "arm_greys": uniform(0, 0.2, 1).repeat(1, 2) + torch.stack([uniform(0, 0), uniform(0.3, 0.6)], 1),
             "framed": chance(p.border),
             "frame": uniform(0, FRAME, 4) * (uniform(0, 1, 4) < 0.5),
             "frame_grey": (uniform(0, 1) < 0.1).float(),
@@ -119,6 +138,12 @@ class Augmenter:
         if p.shade:
             grey = grey * F.interpolate(on["shade"].unsqueeze(1), self.size, mode="bicubic")
         moved, drawn = self._move(grey, masks, on["theta"])
+        if p.opacity:
+            moved = moved + self._blobs(on)
+        if p.veil:
+            moved = self._veil(moved, drawn, on)
+        if p.arm:
+            moved = self._arm(moved, drawn, on)
         if p.blur:
             moved = _blur(moved, on["blur"], p.blur * min(self.size))
         if p.noise:
@@ -152,6 +177,48 @@ class Augmenter:
         height, width = self.size
         places = (at * torch.tensor([height, width])).long().tolist()
         return torch.stack([self.noise[y : y + height, x : x + width] for y, x in places]).unsqueeze(1)
+
+    def _places(self) -> tuple[Tensor, Tensor]:
+        """Return the middles of the rows and of the columns, 0 to 1."""
+        height, width = self.size
+        ys = (torch.arange(height, device=self.device) + 0.5) / height
+        xs = (torch.arange(width, device=self.device) + 0.5) / width
+        return ys, xs
+
+    def _blobs(self, on: Draw) -> Tensor:
+        """Return what local opacities add, (N, 1, H, W): Gaussian spots, as an infiltrate or a nodule makes them."""
+        ys, xs = self._places()
+        at, side = on["blob_at"][..., None], on["blob_side"][..., None]
+        down = torch.exp(-(((ys - at[:, :, 0]) / side[:, :, 0]) ** 2) / 2)
+        across = torch.exp(-(((xs - at[:, :, 1]) / side[:, :, 1]) ** 2) / 2)
+        return torch.einsum("nb,nbh,nbw->nhw", on["blob_grey"], down, across).unsqueeze(1)
+
+    def _veil(self, images: Tensor, masks: Tensor, on: Draw) -> Tensor:
+        """Brighten the lower part of the picture smoothly, and blacken its lower edge as far as there is no lung.
+
+        Underexposed lower lungs are as bright as the abdomen below them; some films end in a black strip there.
+        """
+        ys, _ = self._places()
+        top = on["veil_top"][:, None]
+        ramp = ((ys - top) / (1 - top)).clamp(0, 1)
+        brightened = images + (on["veil"][:, None] * ramp * ramp * (3 - 2 * ramp))[:, None, :, None]
+        lowest = torch.where(masks[:, 0].amax(2) > 0, ys, -1).amax(1)
+        cut = (ys > torch.maximum(lowest, 1 - on["veil_cut"])[:, None]) & (on["veil_cut"] > 0)[:, None]
+        return torch.where(cut[:, None, :, None], 0, brightened)
+
+    def _arm(self, images: Tensor, masks: Tensor, on: Draw) -> Tensor:
+        """Draw an arm with air between it and the chest at one side, never over a lung: dark, but not lung."""
+        ys, xs = self._places()
+        columns = masks[:, 0].amax(1) > 0
+        # Measured from the side at which the arm is.
+        inward = torch.where(on["arm_left"][:, None], xs, 1 - xs)
+        free = torch.where(columns, inward, 1).amin(1)[:, None, None]
+        edge = on["arm_at"][:, None] + on["arm_slant"][:, None] * (ys - 0.5)
+        behind = edge[:, :, None] - inward[:, None, :]  # from the chest's edge outwards
+        air, arm = (on["arm_widths"][:, i, None, None] for i in range(2))
+        here = on["arm"][:, None, None] & (inward[:, None, :] < free) & (behind > 0)
+        grey = torch.where(behind < air, *(on["arm_greys"][:, i, None, None] for i in range(2)))
+        return torch.where((here & (behind < air + arm)).unsqueeze(1), grey.unsqueeze(1), images)
 
     def _frame(self, images: Tensor, masks: Tensor, on: Draw) -> Tensor:
         """Cover the picture's edges as far as a drawn width, but never a lung: collimators leave the lungs free."""

@@ -68,6 +68,9 @@ class Augmentation(Section):
     blur: Annotated[float, Field(ge=0, le=0.02)] = Field(
         description="largest standard deviation of the blur, share of the side"
     )
+    opacity: Fraction = Field(description="probability of bright spots, as local opacities make them")
+    veil: Fraction = Field(description="probability of a bright lower part above a black strip")
+    arm: Fraction = Field(description="probability of an arm with air between it and the chest")
     border: Fraction = Field(description="probability of a dark or bright frame around the lungs")
     label: Fraction = Field(description="probability of burnt-in letters")
 
