@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,12 +17,12 @@ from model import networks
 from model.augmentation import Augmenter, step_generator
 from model.batches import Order, Resident, Subset
 from model.distributed import World
-from model.inputs import autocast, choose_precision
+from model.inputs import autocast
 from model.losses import compound_loss
 from model.optimisation import Schedule, make_optimizer
-from model.progress import Silent
+from model.precision import choose_precision
 from model.recipe import TrainParams
-from model.training import Trainer
+from model.stage import Prepared, StageTrainer
 
 
 class Loop(Protocol):
@@ -53,7 +52,8 @@ class Task:
     @property
     def precision(self) -> torch.dtype:
         """What the shipped loop computes in."""
-        return choose_precision(self.params.precision, self.device)
+        shape = (self.params.batch_size, 1, *self.train.images.shape[1:])
+        return choose_precision(self.params.precision, self.build(), shape, World(0, 1, self.device)).dtype
 
     def build(self) -> nn.Module:
         """Return the network with the weights that the seed draws: every loop begins with the same ones."""
@@ -75,24 +75,16 @@ class Task:
 
 
 class Shipped:
-    """The shipped loop, as ``model.training.Trainer`` runs it within an epoch."""
+    """The shipped loop, as ``model.stage.StageTrainer`` runs it within an epoch."""
 
     untimed = 0
 
     def __init__(self, task: Task) -> None:
         self.batch_size = task.params.batch_size
         world = World(0, 1, task.device)
-        self.trainer = Trainer(
-            network=task.build(),
-            train=task.train,
-            validation=task.validation,
-            params=task.params,
-            seed=task.seed,
-            world=world,
-            checkpoints=Path(),  # neither read nor written by single steps
-            fingerprint="",
-            monitor=Silent(),
-        )
+        prepared = Prepared(task.build(), task.params, world, task.precision)
+        size = task.train.images.shape[-1]
+        self.trainer = StageTrainer(prepared, task.params, size, task.train, task.validation, task.seed)
         self.done = 0
 
     def run(self, steps: int) -> list[float]:
@@ -147,7 +139,7 @@ class Partly:
         return losses
 
     def _batch(self) -> tuple[Tensor, Tensor]:
-        rows = self.order.rows(self.done, self.batch_size)
+        rows = self.order.rows(self.done * self.batch_size, self.batch_size)
         draw = self.augmenter.draw(self.batch_size, step_generator(self.task.seed, self.done))
         images, masks = self.augmenter.apply(*self.resident.batch(rows), draw)
         self.done += 1

@@ -49,7 +49,9 @@ def peak_resident() -> int:
 def _recipe(params: Params, case: dict[str, Any]) -> TrainParams:
     keys = ("width", "batch_size", "accumulation", "activation_checkpointing", "precision")
     values = params.train.model_dump() | {key: case[key] for key in keys}
-    return TrainParams.model_validate(values | {"images_per_epoch": case["batch_size"], "epochs": 1, "compile": False})
+    return TrainParams.model_validate(
+        values | {"images_per_epoch": case["batch_size"], "epochs": 1, "stages": []} | {"compile": False}
+    )
 
 
 def measure(case: dict[str, Any], params: Params) -> dict[str, Any]:
@@ -64,8 +66,8 @@ def measure(case: dict[str, Any], params: Params) -> dict[str, Any]:
 
     from model.batches import Subset
     from model.distributed import World
-    from model.progress import Silent
-    from model.training import Trainer
+    from model.precision import choose_precision
+    from model.stage import Prepared, StageTrainer
 
     recipe, device, size = _recipe(params, case), torch.device(case["device"]), case["size"]
     cuda = device.type == "cuda"
@@ -76,7 +78,12 @@ def measure(case: dict[str, Any], params: Params) -> dict[str, Any]:
     def build(width: float) -> torch.nn.Module:
         return networks.build(case["network"], width, norm=recipe.norm, **options).train()
 
-    def step(trainer: Trainer) -> None:
+    def trainer(network: torch.nn.Module, data: Subset) -> StageTrainer:
+        world, side = World(0, 1, device), data.images.shape[-1]
+        precision = choose_precision(recipe.precision, network, data.images[:, None].shape, world).dtype
+        return StageTrainer(Prepared(network, recipe, world, precision), recipe, side, data, data, 0)
+
+    def step(trainer: StageTrainer) -> None:
         sums = torch.zeros(3, device=device, dtype=torch.float64)
         trainer.step(0, sums)
         if cuda:
@@ -84,11 +91,11 @@ def measure(case: dict[str, Any], params: Params) -> dict[str, Any]:
 
     # A small step first: libraries that are loaded and code that is compiled at the first use are no part of a step.
     corner = Subset(subset.images[:, :32, :32], subset.masks[:, :32, :32], subset.ids)
-    step(Trainer(build(0.0625), corner, corner, recipe, 0, World(0, 1, device), Path(), "", Silent()))
+    step(trainer(build(0.0625), corner))
     network = build(recipe.width)
     weights = sum(p.nbytes for p in network.parameters())
     baseline = psutil.Process().memory_info().rss - weights
-    tested = Trainer(network, subset, subset, recipe, 0, World(0, 1, device), Path(), "", Silent())
+    tested = trainer(network, subset)
     # Adam makes its moments in the first step; here they are there before it, as in all others.
     for parameter in tested.network.parameters():
         parameter.grad = torch.zeros_like(parameter)

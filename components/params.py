@@ -168,6 +168,11 @@ class Params(RegistryParams):
     evaluate: EvaluateParams
 
     @model_validator(mode="after")
+    def _stages_are_smaller(self) -> Params:
+        self.train.plan(self.preprocess.size)
+        return self
+
+    @model_validator(mode="after")
     def _scenarios_exist(self) -> Params:
         for where, names in (
             ("matrix.scenarios", self.matrix.scenarios),

@@ -216,8 +216,9 @@ class Augmenter:
         edge = on["arm_at"][:, None] + on["arm_slant"][:, None] * (ys - 0.5)
         behind = edge[:, :, None] - inward[:, None, :]  # from the chest's edge outwards
         air, arm = (on["arm_widths"][:, i, None, None] for i in range(2))
-        here = on["arm"][:, None, None] & (inward[:, None, :] < free) & (behind > 0)
-        grey = torch.where(behind < air, *(on["arm_greys"][:, i, None, None] for i in range(2)))
+        here: Tensor = on["arm"][:, None, None] & (inward[:, None, :] < free) & (behind > 0)
+        dark, bright = (on["arm_greys"][:, i, None, None] for i in range(2))
+        grey = torch.where(behind < air, dark, bright)
         return torch.where((here & (behind < air + arm)).unsqueeze(1), grey.unsqueeze(1), images)
 
     def _frame(self, images: Tensor, masks: Tensor, on: Draw) -> Tensor:

@@ -9,20 +9,6 @@ import torch
 from torch import Tensor
 
 
-def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of autocast: ``auto`` is bfloat16 on a GPU or a CPU that computes in it, else float32."""
-    if name == "auto":
-        name = "bfloat16" if _has_bfloat16(device) else "float32"
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
-
-
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[Any]:
     """Return the context in which the network runs at ``precision``."""
     return torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32)

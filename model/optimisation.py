@@ -98,6 +98,12 @@ class Average:
             [p.detach() for p in network.parameters()],
         )
 
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Begin anew with the weights as they are now."""
+        if self.decay:
+            torch._foreach_copy_(*self.pairs)
+
     def update(self, step: int) -> None:
         """Take the weights after ``step`` steps, counted from 0, into the average."""
         if self.decay:

@@ -85,20 +85,22 @@ def kernel_size(kernel_at_512: int, size: int) -> int:
     return max(1, 2 * math.ceil(kernel_at_512 * size / (2 * REFERENCE_SIZE) - 1) + 1)
 
 
-def dilate(mask: npt.NDArray[np.uint8], kernel_at_512: int, size: int) -> npt.NDArray[np.uint8]:
-    """Return a mask dilated once with a square kernel.
+def dilate(mask: npt.NDArray[np.uint8], kernel_at_512: int) -> npt.NDArray[np.uint8]:
+    """Return a mask dilated once with a rectangular kernel, at the mask's own size.
 
     The paper (section III-A) dilates all masks and gives no kernel; 15 x 15 at 512 pixels is the public notebook's that
-    its set-up follows.
+    its set-up follows. Height and width of the kernel are each scaled to the mask's own by :func:`kernel_size`, so that
+    a picture that is squashed to a square afterwards has been dilated alike in both directions.
 
     Args:
-        mask: uint8 (size, size), 0 or 1.
-        kernel_at_512: side of the kernel for a 512-pixel image, scaled by :func:`kernel_size`; 0 dilates nothing.
-        size: side of the mask, pixels.
+        mask: uint8 (H, W), 0 or 1, at the stored size. A reduced mask would be dilated by whole pixels of the small
+            size, which is another outline at every size.
+        kernel_at_512: side of the kernel for a 512-pixel image; 0 dilates nothing.
 
     Returns:
-        uint8 (size, size), 0 or 1.
+        uint8 (H, W), 0 or 1.
     """
-    side = kernel_size(kernel_at_512, size)
-    dilated: npt.NDArray[np.uint8] = cv2.dilate(mask, np.ones((side, side), np.uint8)).astype(np.uint8, copy=False)
+    height, width = mask.shape
+    kernel = np.ones((kernel_size(kernel_at_512, height), kernel_size(kernel_at_512, width)), np.uint8)
+    dilated: npt.NDArray[np.uint8] = cv2.dilate(mask, kernel).astype(np.uint8, copy=False)
     return dilated

@@ -25,7 +25,7 @@ def epoch_line(row: dict[str, float], epochs: int) -> str:
 class Silent:
     """A monitor that tells nobody: the processes beside the first one have it."""
 
-    def start(self, epochs: int, steps: int, first_epoch: int) -> None:
+    def start(self, epochs: int, steps: int, first_epoch: int, stage: str) -> None:
         """Do nothing."""
 
     def step(self, epoch: int, step: int, images: int, loss: Callable[[], float]) -> None:
@@ -47,9 +47,10 @@ class Terminal:
         self.bar: Progress | None = None
         self.epochs, self.steps, self.images, self.since, self.shown = 0, 0, 0, 0.0, 0.0
 
-    def start(self, epochs: int, steps: int, first_epoch: int) -> None:
+    def start(self, epochs: int, steps: int, first_epoch: int, stage: str) -> None:
         """Open the bar, or print the opening line."""
-        self.epochs, self.steps, self.since = epochs, steps, time.monotonic()
+        self.stop()
+        self.epochs, self.steps, self.since, self.images = epochs, steps, time.monotonic(), 0
         if sys.stdout.isatty():
             # The bar takes what the figures leave, so that they are whole on 80 columns; the title stands above it.
             columns = (BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn())
@@ -58,7 +59,8 @@ class Terminal:
             self.bar.start()
             self.task = self.bar.add_task(self.title, total=epochs * steps, completed=first_epoch * steps, figures="")
         where = f", going on after epoch {first_epoch}" if first_epoch else ""
-        self._print(f"{self.title}: {epochs} epochs of {steps} batches{where}")
+        what = f"{stage}, to epoch {epochs}" if stage else f"{epochs} epochs"
+        self._print(f"{self.title}: {what} of {steps} batches{where}")
 
     def step(self, epoch: int, step: int, images: int, loss: Callable[[], float]) -> None:
         """Move the bar; at most once in :data:`REFRESH_SECONDS` ask for the loss."""

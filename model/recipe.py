@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -75,6 +76,15 @@ class Augmentation(Section):
     label: Fraction = Field(description="probability of burnt-in letters")
 
 
+class Stage(Section):
+    """A part of a training run at one picture size."""
+
+    size: Annotated[int, Field(ge=32, multiple_of=16)] = Field(description="side of the square, pixels")
+    epochs: Annotated[int, Field(ge=1)]
+    learning_rate: Annotated[float, Field(gt=0)] = Field(description="the highest of the stage's schedule")
+    batch_size: Annotated[int, Field(ge=1)] = Field(description="of all processes together")
+
+
 class TrainParams(Section):
     """One training run."""
 
@@ -82,6 +92,7 @@ class TrainParams(Section):
     norm: Literal["batch", "instance", "group"] = Field(description="what normalises feature maps; batch is the paper")
     defu_net: DEFUNetParams
     masks: Literal["original", "dilated"] = Field(description="what the network learns to draw")
+    stages: list[Stage] = Field(description="at smaller sizes, before the epochs at the size of the arrays")
     epochs: Annotated[int, Field(ge=1)]
     images_per_epoch: Annotated[int, Field(ge=0)] = Field(description="0: as many as the training split has")
     batch_size: Annotated[int, Field(ge=1)] = Field(description="of all processes together")
@@ -107,6 +118,28 @@ class TrainParams(Section):
 
     @model_validator(mode="after")
     def _parts_are_whole(self) -> TrainParams:
-        if self.batch_size % self.accumulation:
-            raise ValueError(f"batch_size {self.batch_size} cannot be computed in {self.accumulation} equal parts")
+        for batch_size in (self.batch_size, *(stage.batch_size for stage in self.stages)):
+            if batch_size % self.accumulation:
+                raise ValueError(f"batch_size {batch_size} cannot be computed in {self.accumulation} equal parts")
+        sizes = [stage.size for stage in self.stages]
+        if any(small >= large for small, large in pairwise(sizes)):
+            raise ValueError(f"stages: sizes must rise from stage to stage, not {', '.join(map(str, sizes))}")
         return self
+
+    def plan(self, size: int) -> list[Stage]:
+        """Return all stages in their order; the last is the one at ``size``, that of the arrays, in pixels.
+
+        Raises:
+            ValueError: a stage is not smaller than the arrays.
+        """
+        if self.stages and self.stages[-1].size >= size:
+            raise ValueError(
+                f"train.stages: a stage of {self.stages[-1].size} pixels is not below preprocess.size {size}; "
+                "the epochs at that size are train.epochs"
+            )
+        last = {name: getattr(self, name) for name in ("epochs", "learning_rate", "batch_size")}
+        return [*self.stages, Stage.model_construct(size=size, **last)]
+
+    def within(self, stage: Stage) -> TrainParams:
+        """Return the recipe of one stage: these parameters with the stage's epochs, learning rate and batch."""
+        return self.model_copy(update=stage.model_dump(exclude={"size"}) | {"stages": []})

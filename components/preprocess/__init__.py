@@ -20,7 +20,7 @@ from components.parallel import cores, parallel
 from components.params import PreprocessParams, Scenario
 from components.preprocess.splits import freeze, scenario_splits
 from components.validate import require_pass
-from model.preprocessing import dilate, kernel_size, resize_mask, standardise
+from model.preprocessing import REFERENCE_SIZE, dilate, kernel_size, resize_mask, standardise
 
 FROZEN = "frozen.csv"  # id, site, label, split: what every scenario's split is taken from
 ARRAYS = ("images", "masks-original", "masks-dilated")
@@ -32,7 +32,7 @@ class PreprocessSummary:
 
     images: int
     size: int  # pixels
-    kernel: int  # pixels; 1 dilates nothing
+    kernel: int  # side for a 512-pixel image, pixels; 1 dilates nothing
     splits: dict[str, dict[str, int]]  # images of each scenario's train, validation and test
 
 
@@ -79,7 +79,7 @@ def preprocess(
             sites = {"train": scenario.train, "test": scenario.test}
             write_json(split_folder / f"{name}.json", {"scenario": name, "sites": sites, **chosen[name]})
     counts = {name: {split: len(chosen[name][split]) for split in SPLITS} for name in scenarios}
-    return PreprocessSummary(len(manifest), params.size, kernel_size(params.dilation, params.size), counts)
+    return PreprocessSummary(len(manifest), params.size, kernel_size(params.dilation, REFERENCE_SIZE), counts)
 
 
 def _write_arrays(raw: Path, manifest: pd.DataFrame, params: PreprocessParams, folder: Path) -> None:
@@ -99,7 +99,7 @@ def _write_arrays(raw: Path, manifest: pd.DataFrame, params: PreprocessParams, f
             return f"{mask_path}: {_pixels(mask)}, but its image has {_pixels(image)}; run ingest and validate again"
         images[row] = standardise(image, params.size, params.interpolation, (low, high))
         originals[row] = resize_mask(mask, params.size)
-        dilateds[row] = dilate(originals[row], params.dilation, params.size)
+        dilateds[row] = resize_mask(dilate(mask, params.dilation), params.size)
         return None
 
     problems = [problem for problem in parallel(fill, range(len(manifest)), cores(), "preprocess") if problem]
@@ -140,5 +140,5 @@ def _info(raw: Path, manifest: pd.DataFrame, params: PreprocessParams) -> dict[s
         "interpolation": params.interpolation,
         "intensity_percentiles": list(params.intensity_percentiles),
         "dilation": params.dilation,
-        "kernel": kernel_size(params.dilation, params.size),
+        "kernel": kernel_size(params.dilation, REFERENCE_SIZE),
     }

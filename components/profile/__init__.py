@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from components.errors import UserError
 from components.files import write_file
@@ -48,5 +49,13 @@ def _merge(document: Any, values: dict[str, Any], where: str = "") -> list[str]:
             changed += _merge(document[key], value, f"{where}{key}.")
         elif document[key] != value:
             changed.append(f"{where}{key}: {document[key]} -> {value}")
-            document[key] = value
+            document[key] = _flow(value) if isinstance(value, list) else value
     return changed
+
+
+def _flow(values: list[Any]) -> CommentedSeq:
+    """Return a list that is written in one line, so that the comment behind it stays behind it."""
+    sequence = CommentedSeq(CommentedMap(value) if isinstance(value, dict) else value for value in values)
+    for part in (sequence, *(part for part in sequence if isinstance(part, CommentedMap))):
+        part.fa.set_flow_style()
+    return sequence

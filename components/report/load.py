@@ -52,7 +52,7 @@ class Cohort:
         synthetic: whether the X-rays are drawn by a program; ``None`` where nothing says.
         description: one line about it, or empty.
         size: side of the square arrays in pixels, or ``None``.
-        kernel: side of the square that dilated the masks, in pixels at that size, or ``None``.
+        kernel: side of the square that dilated the masks, in pixels of a 512-pixel image, or ``None``.
         unpaired: X-rays that were left out because they have no mask.
         manifest: one row a paired X-ray (:data:`components.cohort.COLUMNS`).
         splits: {scenario: {split: ids}}.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +79,7 @@ def train(
 
     if cell.network not in networks.NETWORKS:
         raise UserError(f"unknown network {cell.network!r}; known are {', '.join(sorted(networks.NETWORKS))}")
-    started, clock = datetime.now(UTC), time.monotonic()
+    started = datetime.now(UTC)
     commit, dirty = git_state()
     installed = versions()
     cohort = Arrays(arrays)
@@ -135,6 +135,8 @@ def train(
             tracked.log_data(cohort, {name: subset.ids for name, subset in subsets.items()})
             try:
                 trainer = make(Terminal(title, after_epoch))
+                precision = str(trainer.precision.dtype).removeprefix("torch.")
+                print(f"{title}: {precision} ({trainer.precision.reason})", flush=True)
                 result = trainer.run()
             except TrainingError as error:
                 raise UserError(f"{title}: {error}") from error
@@ -143,12 +145,14 @@ def train(
                 "commit": commit,
                 "dirty": dirty,
                 "started": started.isoformat(timespec="seconds"),
-                "seconds": round(time.monotonic() - clock, 3),
+                "seconds": round(result.seconds, 3),
                 **_speed(result.history),
+                "stages": _stages(result.history),
                 "epochs": len(result.history),
                 "best_epoch": result.best_epoch + 1,
                 "resumed_from": result.resumed_from,
-                "precision": str(trainer.precision).removeprefix("torch."),
+                "precision": precision,
+                "precision_reason": trainer.precision.reason,
                 "processes": world.size,
                 "threads": torch.get_num_threads(),
                 "device": str(world.device),
@@ -200,6 +204,15 @@ def _speed(history: list[dict[str, float]]) -> dict[str, float]:
     seconds = sum(row["seconds"] for row in history)
     images = sum(row["images_per_second"] * row["seconds"] for row in history)
     return {"training_seconds": round(seconds, 3), "images_per_second": round(images / seconds, 2)}
+
+
+def _stages(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Return what each stage cost: its size, epochs, seconds of training and speed."""
+    costs = []
+    for size, rows in groupby(history, key=lambda row: row["size"]):
+        epochs = list(rows)
+        costs.append({"size": size, "epochs": len(epochs), **_speed(epochs)})
+    return costs
 
 
 def _subset(cohort: Arrays, ids: list[str], masks: str) -> Subset:

@@ -180,6 +180,9 @@ class TrackedRun:
             self.log_epoch(row)
         if not self.journal.has(EPOCH, "step", 0):
             values = {"best_epoch": best["epoch"], "best_validation_dice": best["validation_dice"]}
+            for size in {int(row["size"]) for row in history}:
+                spent = sum(row["seconds"] for row in history if row["size"] == size)
+                values[f"training_seconds_{size}px"] = round(spent, 3)
             self._add(EPOCH, values=values, step=0)
         for name in (CONFIG, HISTORY, RUN):
             self._add(ARTIFACT, file=f"training/{name}", text=(out / name).read_text())

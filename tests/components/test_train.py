@@ -20,7 +20,6 @@ from components.errors import UserError
 from components.results import CONFIG, HISTORY, RUN, Cell
 from components.train import train
 from components.train.__main__ import _become_torchrun
-from model.inputs import choose_precision
 from model.predictor import WEIGHTS, Predictor
 from tests.conftest import CELL, DATA_MD5, EPOCHS, Project, Trained, refused
 
@@ -47,7 +46,8 @@ def only_run(project: Project) -> Any:
 
 
 def test_output_is_one_plain_line_an_epoch(trained: Trained) -> None:
-    first, *epochs, last = trained.train.stdout.splitlines()
+    precision, first, *epochs, last = trained.train.stdout.splitlines()
+    assert re.fullmatch(r"train defu_net mixed seed 0: (bfloat16|float32) \(\w.*\)", precision)
     assert first == f"train defu_net mixed seed 0: {EPOCHS} epochs of 3 batches"
     assert len(epochs) == EPOCHS
     for number, line in enumerate(epochs, 1):
@@ -74,8 +74,10 @@ def test_files_say_what_was_trained(trained: Trained) -> None:
     assert run["training_seconds"] == pytest.approx(history["seconds"].sum(), abs=0.01)
     # 23 images an epoch in batches of 8, which are always full.
     assert run["images_per_second"] == pytest.approx(EPOCHS * 24 / history["seconds"].sum(), rel=0.01)
-    precision = choose_precision(config["train"]["precision"], torch.device("cpu"))
-    assert (run["precision"], run["processes"], run["device"]) == (str(precision).removeprefix("torch."), 1, "cpu")
+    assert (run["precision"] in ("float32", "bfloat16"), run["processes"], run["device"]) == (True, 1, "cpu")
+    assert f"{run['precision']} ({run['precision_reason']})" in trained.train.stdout
+    assert [(stage["size"], stage["epochs"]) for stage in run["stages"]] == [(32, EPOCHS)]
+    assert run["stages"][0]["training_seconds"] == run["training_seconds"] <= run["seconds"]
     assert run["threads"] >= 1
     assert (
         run["versions"]["torch"] == torch.__version__.partition("+")[0] or run["versions"]["torch"] in torch.__version__

@@ -48,10 +48,10 @@ def trainer_of(case: str, world: World, folder: Path) -> Trainer:
 def train(case: str, world: World, folder: Path) -> dict[str, Any]:
     """The gradients of a first step, and what a whole training leaves."""
     first = trainer_of(case, world, folder)
-    first.network.train()
-    loss = first.step(0, torch.zeros(3, dtype=torch.float64))
-    gradients = {name: p.grad.clone() for name, p in first.network.named_parameters() if p.grad is not None}
-    running = {name: buffer.clone() for name, buffer in first.network.named_buffers()}
+    first.stage.network.train()
+    loss = first.stage.step(0, torch.zeros(3, dtype=torch.float64))
+    gradients = {name: p.grad.clone() for name, p in first.stage.network.named_parameters() if p.grad is not None}
+    running = {name: buffer.clone() for name, buffer in first.stage.network.named_buffers()}
     result = trainer_of(case, world, folder).run()
     return {
         "loss": loss,

@@ -143,7 +143,7 @@ def test_not_a_number_leaves_the_state_before_it(tmp_path: Path, whole: Result) 
 
     def poison() -> None:
         with torch.no_grad():
-            next(poisoned.network.parameters()).fill_(torch.inf)
+            next(poisoned.stage.network.parameters()).fill_(torch.inf)
 
     poisoned = trainer(tmp_path / "cut", params, Recorder((1, None), poison))
     with pytest.raises(TrainingError, match=r"^epoch 3, batch 1 of 3: "):

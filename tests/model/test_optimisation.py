@@ -70,7 +70,7 @@ def test_the_rate_follows_the_cosine_over_the_whole_run(tmp_path: Path) -> None:
     result = run.run()
     expected = rates(params, 18)
     assert [row["learning_rate"] for row in result.history] == pytest.approx(expected[::3])
-    assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+    assert run.stage.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
 
 
 class Dull(nn.Module):
@@ -114,7 +114,7 @@ def test_the_rate_has_dropped_when_equal_patience_ends_the_run(tmp_path: Path) -
     # The other way round the loss gets better by almost nothing: the rate drops, the run goes on.
     run = standing_still(tmp_path, epochs=5, plateau=plateau, early_stopping=3)
     run.run()
-    assert run.optimizer.param_groups[0]["lr"] < 1e-6
+    assert run.stage.optimizer.param_groups[0]["lr"] < 1e-6
 
 
 # --- decay ----------------------------------------------------------------------------------------------------------
@@ -208,12 +208,12 @@ def test_what_is_kept_is_the_average(tmp_path: Path) -> None:
     """One step of Adam moves each weight by the rate; the average of step 0 takes 9 tenths of it."""
     params = recipe(epochs=1, batch_size=4, images_per_epoch=4, ema=0.9, warmup=0.0, weight_decay=0.0)
     run = trainer(tmp_path, params)
-    before = parameters(run.network)
+    before = parameters(run.stage.network)
     result = run.run()
-    names = [name for name, _ in run.network.named_parameters()]
+    names = [name for name, _ in run.stage.network.named_parameters()]
     kept = torch.cat([result.weights[name].flatten() for name in names])
-    torch.testing.assert_close(kept, before + 0.9 * (parameters(run.network) - before), rtol=0, atol=1e-6)
-    for name, buffer in run.network.named_buffers():
+    torch.testing.assert_close(kept, before + 0.9 * (parameters(run.stage.network) - before), rtol=0, atol=1e-6)
+    for name, buffer in run.stage.network.named_buffers():
         assert torch.equal(result.weights[name], buffer)
 
 

@@ -64,8 +64,8 @@ class Recorder:
         self.at, self.act = at, act
         self.told: list[tuple[Any, ...]] = []
 
-    def start(self, epochs: int, steps: int, first_epoch: int) -> None:
-        self.told.append(("start", epochs, steps, first_epoch))
+    def start(self, epochs: int, steps: int, first_epoch: int, stage: str) -> None:
+        self.told.append(("start", epochs, steps, first_epoch, *([stage] if stage else [])))
 
     def step(self, epoch: int, step: int, images: int, loss: Callable[[], float]) -> None:
         self.told.append(("step", epoch, step, images, loss()))
@@ -178,7 +178,7 @@ def test_an_epoch_has_as_many_images_as_asked_in_full_batches(tmp_path: Path, im
     assert [len(batch) for batch in network.seen] == [4] * 2 * steps
     # What it saw is the stream of the seeded order, which an epoch's end does not interrupt.
     order = Order(len(TRAIN), 0)
-    expected = np.concatenate([TRAIN.images[order.rows(step, 4).numpy()] for step in range(2 * steps)])
+    expected = np.concatenate([TRAIN.images[order.rows(4 * step, 4).numpy()] for step in range(2 * steps)])
     seen = (torch.cat(network.seen)[:, 0] * 255).round().to(torch.uint8).numpy()
     assert np.abs(seen.astype(int) - expected).max() <= 1
     row = result.history[0]
@@ -293,7 +293,7 @@ def test_a_gpu_without_memory_left_is_told(tmp_path: Path) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     with pytest.raises(TrainingError, match=r"^epoch 1: the GPU's memory is full; lower train\.batch_size, raise "):
-        trainer(tmp_path, recipe(), network=Large()).run()
+        trainer(tmp_path, recipe(precision="float32"), network=Large()).run()
 
 
 def test_a_rate_beyond_all_bounds_is_told(tmp_path: Path) -> None:
