@@ -14,12 +14,14 @@ SOURCE = (
 # The project's names, in the order of the paper's tables, and the paper's own.
 NAMES: dict[str, str] = {
     "unet": "U-Net",
+    "unet_bn": "U-Net with BatchNorm",
     "res_unet": "Res-U-Net",
     "bcdu_net": "BCDU-Net",
     "incept_res_unet": "Incep-Res-U-Net",
     "r2_unet": "R2U-Net",
     "att_r2_unet": "Att-R2U-Net",
     "defu_net": "DEFU-Net",
+    "res_enc_unet": "Residual-encoder U-Net",
 }
 
 # Columns of Tables I to III. ``paper_iou`` is the column that the paper heads "IOU"; it is no Jaccard index.

@@ -12,12 +12,14 @@ if TYPE_CHECKING:
 # Modules are imported when a network is built, so that steps which only check a name need no torch.
 NETWORKS = {
     "unet": "model.networks.unet:UNet",
+    "unet_bn": "model.networks.unet:UNetBN",
     "res_unet": "model.networks.res_unet:ResUNet",
     "incept_res_unet": "model.networks.incept_res_unet:InceptResUNet",
     "bcdu_net": "model.networks.bcdu_net:BCDUNet",
     "r2_unet": "model.networks.r2_unet:R2UNet",
     "att_r2_unet": "model.networks.att_r2_unet:AttR2UNet",
     "defu_net": "model.networks.defu_net:DEFUNet",
+    "res_enc_unet": "model.networks.res_enc_unet:ResEncUNet",
 }
 
 

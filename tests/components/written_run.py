@@ -193,7 +193,7 @@ def write_cell(root: Path, cell: Cell, manifest: pd.DataFrame, synthetic: bool, 
 
 QUALITY = {
     "unet": 0.93, "res_unet": 0.945, "bcdu_net": 0.958, "incept_res_unet": 0.95, "r2_unet": 0.955,
-    "att_r2_unet": 0.956, "defu_net": 0.965,
+    "att_r2_unet": 0.956, "defu_net": 0.965, "unet_bn": 0.94, "res_enc_unet": 0.96,
 }  # fmt: skip
 
 

@@ -16,12 +16,14 @@ from tests.model.test_networks import every_network, noise, small
 # How many times fewer bytes wait for the backward pass, at least; U-Net's blocks save little but what they are given.
 SAVINGS = {
     "unet": 1.4,
+    "unet_bn": 1.4,
     "res_unet": 3.0,
     "incept_res_unet": 3.0,
     "bcdu_net": 3.0,
     "r2_unet": 6.0,
     "att_r2_unet": 6.0,
     "defu_net": 10.0,
+    "res_enc_unet": 1.4,
 }
 
 

@@ -30,6 +30,7 @@ from tests.conftest import ROOT
 # forward pass at 512 x 512.
 SIZES = {
     "unet": (31_030_593, 0, 192),
+    "unet_bn": (31_036_481, 11_776, 192),
     "res_unet": (8_222_529, 9_216, 181),
     "incept_res_unet": (16_516_385, 13_696, 151),
     # 326 in Keras, which also convolves the zeros that each ConvLSTM starts from: 4 f x 9 f a pixel, 29 in all.
@@ -37,16 +38,19 @@ SIZES = {
     "r2_unet": (39_091_265, 37_248, 610),
     "att_r2_unet": (39_442_797, 39_176, 614),
     "defu_net": (45_620_897, 23_808, 420),
+    "res_enc_unet": (21_050_401, 0, 57),
 }
 # Sums of the state dicts' names in their order: stored weights and training states of earlier versions go by them.
 STORED = {
     "unet": 1_398_653_518,
+    "unet_bn": 3_322_584_626,
     "res_unet": 744_222_277,
     "incept_res_unet": 2_388_284_947,
     "bcdu_net": 2_717_764_438,
     "r2_unet": 4_039_396_132,
     "att_r2_unet": 2_432_912_912,
     "defu_net": 2_215_245_804,
+    "res_enc_unet": 670_040_046,
 }
 NAMES = sorted(NETWORKS)
 every_network = pytest.mark.parametrize("name", NAMES)
@@ -147,7 +151,7 @@ def test_other_sizes_are_the_padded_image_cropped(name: str) -> None:
     network = settled(name)
     assert isinstance(network, SegmentationNetwork)
     image = noise(1, 1, 27, 45)
-    padded = nn.functional.pad(image, (0, 3, 0, 5), mode="replicate")
+    padded = nn.functional.pad(image, (0, -45 % network.stride, 0, -27 % network.stride), mode="replicate")
     with torch.no_grad():
         assert torch.equal(network(image), network.logits(padded)[..., :27, :45])
 
@@ -184,7 +188,9 @@ def test_half_precision(name: str, precision: torch.dtype, tolerance: float) -> 
 def test_another_norm_changes_nothing_else(name: str, norm: str, tmp_path: Path) -> None:
     """The parameters are the same ones, the size of a batch does not matter, and neither does the mode."""
     plain, network = small(name, norm="batch"), small(name, norm=norm)
-    norms = [module for module in plain.modules() if isinstance(module, nn.BatchNorm2d)]
+    # The residual-encoder U-Net has InstanceNorm whatever the others have.
+    kind: type[nn.Module] = nn.InstanceNorm2d if name == "res_enc_unet" else nn.BatchNorm2d
+    norms = [module for module in plain.modules() if isinstance(module, kind)]
     made = [module for module in network.modules() if isinstance(module, nn.InstanceNorm2d | nn.GroupNorm)]
     assert [(m.weight.numel(), m.eps) for m in norms] == [(m.weight.numel(), m.eps) for m in made]
     assert not [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -222,11 +228,13 @@ def test_nothing_comes_near_the_largest_float16(name: str) -> None:
 def test_channels_last_is_the_same(name: str) -> None:
     def step(network: nn.Module, layout: torch.memory_format) -> tuple[Tensor, dict[str, Tensor]]:
         network.to(memory_format=layout).zero_grad()  # type: ignore[call-overload]
-        logits = network(noise(2, 1, 48, 32).to(memory_format=layout))
+        logits = network(noise(2, 1, 3 * stride, 2 * stride).to(memory_format=layout))
         logits.square().mean().backward()
         return logits.detach(), {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
 
     network = settled(name)
+    assert isinstance(network, SegmentationNetwork)
+    stride = network.stride
     expected, gradients = step(network, torch.contiguous_format)
     found, others = step(network, torch.channels_last)
     assert close(found, expected, 1e-4)
