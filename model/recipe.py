@@ -79,7 +79,7 @@ class Augmentation(Section):
 class Stage(Section):
     """A part of a training run at one picture size."""
 
-    size: Annotated[int, Field(ge=32, multiple_of=16)] = Field(description="side of the square, pixels")
+    size: Annotated[int, Field(ge=16, multiple_of=16)] = Field(description="side of the square, pixels")
     epochs: Annotated[int, Field(ge=1)]
     learning_rate: Annotated[float, Field(gt=0)] = Field(description="the highest of the stage's schedule")
     batch_size: Annotated[int, Field(ge=1)] = Field(description="of all processes together")

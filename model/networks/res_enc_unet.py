@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from model.networks.blocks import EverySecond, SegmentationNetwork, scaled
@@ -13,9 +15,9 @@ FILTERS = (32, 64, 128, 256, 512, 512)  # doubled from stage to stage, 512 at mo
 class ResEncUNet(SegmentationNetwork):
     """The outside baseline: residual blocks in the encoder, InstanceNorm, LeakyReLU, transposed convolutions.
 
-    21,050,401 trainable parameters at width 1. Six stages, as nnU-Net's rules give for 128 x 128 pixels: it halves until a
-    side would fall below 4 pixels. It is trained here by the same recipe as every other network, not by nnU-Net's own:
-    without deep supervision, its augmentation and its thousand epochs.
+    21,050,401 trainable parameters at width 1. Six stages, as nnU-Net's rules give for 128 x 128 pixels: it halves
+    until a side would fall below 4 pixels. It is trained here by the same recipe as every other network, not by
+    nnU-Net's own: without deep supervision, its augmentation and its thousand epochs.
 
     Args:
         width: share of nnU-Net's channel counts.
@@ -27,6 +29,7 @@ class ResEncUNet(SegmentationNetwork):
     def __init__(self, width: float = 1.0, in_channels: int = 1) -> None:
         super().__init__()
         # MONAI takes seconds to import, and only this network needs it.
+        from monai.networks.blocks.dynunet_block import UnetResBlock
         from monai.networks.nets.dynunet import DynUNet
 
         filters = [scaled(count, width) for count in FILTERS]
@@ -49,9 +52,10 @@ class ResEncUNet(SegmentationNetwork):
         # The project's InstanceNorm also takes maps of a single pixel.
         replace_norms(self, "instance")
         for block in self.encoders[1:]:
-            old = block.conv3.conv
-            block.conv3 = nn.Sequential(EverySecond(), nn.Conv2d(old.in_channels, old.out_channels, 1, bias=False))
-            nn.init.kaiming_normal_(block.conv3[1].weight, a=0.01)  # as DynUNet draws all of its kernels
+            old = cast(UnetResBlock, block).conv3.conv
+            new = nn.Conv2d(old.in_channels, old.out_channels, 1, bias=False)
+            nn.init.kaiming_normal_(new.weight, a=0.01)  # as DynUNet draws all of its kernels
+            block.conv3 = nn.Sequential(EverySecond(), new)
 
     def logits(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W), H and W multiples of 32, to logits (N, 1, H, W)."""

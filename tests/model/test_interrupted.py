@@ -26,6 +26,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Result:
 # something to say of the first epoch without an improvement: in bfloat16 rounding brings some.
 SLOW = {"learning_rate": 1.5e-8, "norm": "group", "epochs": 6, "precision": "float32"}
 PLATEAU = SLOW | {"schedule": "plateau", "plateau": {"factor": 0.2, "patience": 1}}
+STAGED = {"stages": [{"size": 16, "epochs": 2, "learning_rate": 0.004, "batch_size": 2}], "epochs": 2}
 # BCDU-Net draws dropout; its blocks draw it a second time where they are computed again.
 ALL = {"ema": 0.9, "recalibrate": True, "accumulation": 2, "activation_checkpointing": True}
 ALL |= {"epochs": 3, "images_per_epoch": 8}
@@ -41,6 +42,9 @@ ALL |= {"epochs": 3, "images_per_epoch": 8}
         ("res_unet", PLATEAU | {"precision": "bfloat16", "ema": 0.0}, {(1, 2): 1}),
         ("res_unet", {"precision": "float16", "epochs": 3}, {(2, 0): 2}),
         ("res_unet", {"optimizer": "adam", "norm": "group", "epochs": 3, "images_per_epoch": 7}, {(1, 0): 1}),
+        # Within the first stage, at its end, in the first epoch of the second, at its end.
+        ("res_unet", STAGED, {(0, 1): 0, (0, None): 1, (1, None): 2, (2, 0): 2, (2, 2): 2, (2, None): 3, (3, None): 4}),
+        ("res_unet", STAGED | PLATEAU | {"early_stopping": 1, "ema": 0.0}, {(1, None): 2, (2, 1): 2}),
         pytest.param(
             "bcdu_net",
             ALL,
@@ -48,7 +52,18 @@ ALL |= {"epochs": 3, "images_per_epoch": 8}
             marks=pytest.mark.slow,
         ),
     ],
-    ids=["plain", "between-states", "no-state", "plateau", "bfloat16", "float16", "group", "everything"],
+    ids=[
+        "plain",
+        "between-states",
+        "no-state",
+        "plateau",
+        "bfloat16",
+        "float16",
+        "group",
+        "stages",
+        "stages-stopped",
+        "everything",
+    ],
 )
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     tmp_path: Path, network: str, changes: dict[str, Any], cuts: dict[tuple[int, int | None], int]
