@@ -81,16 +81,32 @@ class PreprocessParams(Section):
         return self
 
 
+class Fold(Section):
+    """One part of a cross-validation: it is tested on, the others are trained and tuned on."""
+
+    number: Annotated[int, Field(ge=1)] = Field(description="which part, from 1")
+    of: Annotated[int, Field(ge=2, le=20)] = Field(description="how many parts there are")
+
+    @model_validator(mode="after")
+    def _exists(self) -> Fold:
+        if self.number > self.of:
+            raise ValueError(f"number {self.number} is above of {self.of}")
+        return self
+
+
 class Scenario(Section):
     """Which sites are trained on and which are tested on; the same sites on both sides share their frozen splits."""
 
     train: Annotated[list[Name], Field(min_length=1)]
     test: Annotated[list[Name], Field(min_length=1)]
+    fold: Fold | None = Field(default=None, description="test on this part of a cross-validation, not the frozen one")
 
     @model_validator(mode="after")
     def _all_or_none(self) -> Scenario:
         if set(self.train) != set(self.test) and set(self.train) & set(self.test):
             raise ValueError("train and test must name the same sites or none in common")
+        if self.fold and set(self.train) != set(self.test):
+            raise ValueError("fold: a cross-validation trains and tests on the same sites")
         return self
 
 

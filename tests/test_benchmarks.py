@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from components.errors import UserError
 from components.params import Params, read_params
 from model.batches import Subset
 from model.recipe import Augmentation
+from tests.conftest import Project, shrunk
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -53,6 +55,19 @@ def command(name: str, *arguments: object) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+@pytest.mark.slow
+def test_stages_are_timed_to_a_dice_that_both_sides_reach(untrained: Project, tmp_path: Path) -> None:
+    stage = {"size": 16, "epochs": 1, "learning_rate": 0.002, "batch_size": 4}
+    path = tmp_path / "staged.json"  # JSON is YAML
+    path.write_text(json.dumps(shrunk(train={"stages": [stage], "width": 0.0625, "epochs": 1, "batch_size": 4})))
+    split = untrained.split.parent / "mixed.json"
+    given = (untrained.arrays, split, "--network", "unet", "--rounds", 1, "--params", path)
+    printed = command("stages", *given, "--target", 0.0)
+    assert "unet, 16 → 32 against 32 alone, to a validation Dice of 0" in printed
+    assert re.search(r"one size / staged: \d+\.\d\d to \d+\.\d\d over 1 seed", printed)
+    assert "not reached" in command("stages", *given, "--target", 1.0, "--most", 2)
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ def preprocess(
     manifest = everything[everything["mask"] != ""].sort_values(["site", "id"]).reset_index(drop=True)
     shares = {str(split): share for split, share in params.splits.items()}
     frozen = freeze(manifest, shares, params.seed)
-    chosen = scenario_splits(manifest, frozen, scenarios)
+    chosen = scenario_splits(manifest, frozen, scenarios, shares, params.seed)
     with write_folder(splits) as split_folder, write_folder(out) as array_folder:
         _write_arrays(raw, manifest, params, array_folder)
         write_manifest(array_folder, manifest)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from components.cohort import SPLITS
 from components.errors import UserError
-from components.params import Scenario
+from components.params import Fold, Scenario
 
 DECIMALS = 9  # shares such as 0.142 are no binary fractions: 1000 of them are 142, not 141.99999999999997
 
@@ -66,25 +66,67 @@ def freeze(manifest: pd.DataFrame, shares: Mapping[str, float], seed: int) -> di
     Returns:
         ``train``, ``validation`` or ``test`` for each id, in the order of the ids.
     """
-    rows = manifest.sort_values("id")
-    pictures = rows.drop_duplicates("pixel_sha256")
-    strata = {
+    return _by_id(manifest, _share_out(_strata(manifest, seed), {split: shares[split] for split in SPLITS}))
+
+
+def freeze_fold(manifest: pd.DataFrame, shares: Mapping[str, float], seed: int, fold: Fold) -> dict[str, str]:
+    """Return the split of every image in one fold of a cross-validation, stratified by site and label.
+
+    The pictures of all strata are dealt out to the folds one by one, in the order of :func:`freeze`, so that folds
+    differ by one picture at most, in each stratum too. The test split is the fold; what is left is trained and tuned on
+    in the proportion that the shares give.
+
+    Args:
+        manifest: as for :func:`freeze`.
+        shares: of ``train`` and ``validation``, in what is not tested.
+        seed: another seed gives other folds.
+        fold: which one.
+
+    Returns:
+        ``train``, ``validation`` or ``test`` for each id, in the order of the ids.
+    """
+    rest: dict[tuple[str, str], list[str]] = {}
+    split_of: dict[str, str] = {}
+    dealt = 0
+    for name, group in sorted(_strata(manifest, seed).items()):
+        for sha in group:
+            if dealt % fold.of == fold.number - 1:
+                split_of[sha] = "test"
+            else:
+                rest.setdefault(name, []).append(sha)
+            dealt += 1
+    both = shares["train"] + shares["validation"]
+    return _by_id(manifest, split_of | _share_out(rest, {name: shares[name] / both for name in SPLITS[:2]}))
+
+
+def _strata(manifest: pd.DataFrame, seed: int) -> dict[tuple[str, str], list[str]]:
+    """Return the pictures of every site and label, by their hashes, in the order that the seed gives."""
+    pictures = manifest.sort_values("id").drop_duplicates("pixel_sha256")
+    return {
         (str(site), str(label)): sorted(
             (str(sha) for sha in group["pixel_sha256"]),
             key=lambda sha: hashlib.sha256(f"{seed}:{sha}".encode()).hexdigest(),
         )
         for (site, label), group in pictures.groupby(["site", "label"])
     }
-    counts = apportion({name: len(group) for name, group in strata.items()}, [shares[split] for split in SPLITS])
-    split_of = {
+
+
+def _share_out(strata: Mapping[tuple[str, str], list[str]], shares: Mapping[str, float]) -> dict[str, str]:
+    """Return the split of every picture: each stratum's first ones train, and so on."""
+    counts = apportion({name: len(group) for name, group in strata.items()}, list(shares.values()))
+    return {
         sha: split
         for name, group in strata.items()
         for sha, split in zip(
             group,
-            (split for split, count in zip(SPLITS, counts[name], strict=True) for _ in range(count)),
+            (split for split, count in zip(shares, counts[name], strict=True) for _ in range(count)),
             strict=True,
         )
     }
+
+
+def _by_id(manifest: pd.DataFrame, split_of: Mapping[str, str]) -> dict[str, str]:
+    rows = manifest.sort_values("id")
     return {str(row["id"]): split_of[str(row["pixel_sha256"])] for _, row in rows.iterrows()}
 
 
@@ -107,9 +149,13 @@ def scenario_split(manifest: pd.DataFrame, frozen: Mapping[str, str], scenario: 
 
 
 def scenario_splits(
-    manifest: pd.DataFrame, frozen: Mapping[str, str], scenarios: Mapping[str, Scenario]
+    manifest: pd.DataFrame,
+    frozen: Mapping[str, str],
+    scenarios: Mapping[str, Scenario],
+    shares: Mapping[str, float],
+    seed: int,
 ) -> dict[str, dict[str, list[str]]]:
-    """Return :func:`scenario_split` of every scenario.
+    """Return :func:`scenario_split` of every scenario; one with a fold has that of :func:`freeze_fold`.
 
     Raises:
         UserError: a scenario names a site of which there is no image with a mask, or one of its splits would be empty;
@@ -119,7 +165,8 @@ def scenario_splits(
     splits, problems = {}, []
     for name, scenario in scenarios.items():
         missing = sorted({*scenario.train, *scenario.test} - present)
-        splits[name] = scenario_split(manifest, frozen, scenario)
+        here = freeze_fold(manifest, shares, seed, scenario.fold) if scenario.fold else frozen
+        splits[name] = scenario_split(manifest, here, scenario)
         empty = [split for split in SPLITS if not splits[name][split]]
         if missing:
             problems.append(f"{name}: the cohort has no image with a mask of {', '.join(missing)}")

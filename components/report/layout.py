@@ -12,6 +12,9 @@ from components.results import Cell, Row
 
 def scenario_title(scenario: str) -> str:
     """Return a scenario's name for readers: ``montgomery-to-shenzhen`` is Montgomery → Shenzhen."""
+    whole, _, fold = scenario.partition("-fold-")
+    if fold.isdecimal():
+        return f"{scenario_title(whole)}, fold {fold}"
     return " → ".join(part.capitalize() for part in scenario.split("-to-"))
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.cohort import SPLITS
-from components.params import Scenario
-from components.preprocess.splits import apportion, freeze, scenario_split, totals
+from components.params import Fold, Scenario
+from components.preprocess.splits import apportion, freeze, freeze_fold, scenario_split, scenario_splits, totals
 from tests.components.tiny_cohort import PREPROCESS, SCENARIOS
 
 PAPER = {"train": 0.75, "validation": 0.108, "test": 0.142}
@@ -111,3 +111,36 @@ def test_within_sites_the_frozen_splits_are_kept() -> None:
     assert {image: name for name, ids in mixed.items() for image in ids} == frozen
     one = scenario_split(PAPERS_COHORT, frozen, Scenario(train=["shenzhen"], test=["shenzhen"]))
     assert all(ids == [image for image in mixed[name] if image.startswith("shenzhen")] for name, ids in one.items())
+
+
+@given(strata=STRATA, of=st.integers(2, 7), seed=st.integers(0, 3))
+def test_folds_test_every_picture_once_and_are_even(strata: dict[tuple[str, str], int], of: int, seed: int) -> None:
+    frame = table(strata)
+    folds = [freeze_fold(frame, PAPER, seed, Fold(number=number, of=of)) for number in range(1, of + 1)]
+    tested = Counter(image for fold in folds for image, split in fold.items() if split == "test")
+    assert tested == Counter(frame["id"])
+    for (site, label), count in strata.items():
+        names = [f"{site}-{label}-{n}" for n in range(count)]
+        sizes = [sum(fold[name] == "test" for name in names) for fold in folds]
+        assert max(sizes) - min(sizes) <= 1
+    totals_ = [sum(split == "test" for split in fold.values()) for fold in folds]
+    assert max(totals_) - min(totals_) <= 1
+
+
+def test_a_fold_is_trained_and_tuned_on_in_the_papers_proportion() -> None:
+    fold = freeze_fold(PAPERS_COHORT, PAPER, 0, Fold(number=2, of=5))
+    counts = Counter(fold.values())
+    assert counts["test"] == 141
+    assert counts["validation"] == round(563 * 0.108 / 0.858)
+    scenario = Scenario(train=["montgomery", "shenzhen"], test=["montgomery", "shenzhen"], fold=Fold(number=2, of=5))
+    frozen = freeze(PAPERS_COHORT, PAPER, 0)
+    (split,) = scenario_splits(PAPERS_COHORT, frozen, {"fold": scenario}, PAPER, 0).values()
+    assert {image: name for name, ids in split.items() for image in ids} == fold
+
+
+def test_equal_pictures_lie_in_one_fold() -> None:
+    frame = table({("a", "normal"): 12, ("b", "normal"): 12})
+    frame["pixel_sha256"] = [f"picture {number // 2}" for number in range(24)]
+    fold = freeze_fold(frame, PAPER, 0, Fold(number=1, of=3))
+    of_picture = frame.assign(split=frame["id"].map(fold)).groupby("pixel_sha256")["split"].nunique()
+    assert (of_picture == 1).all()

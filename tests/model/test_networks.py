@@ -238,7 +238,7 @@ def test_channels_last_is_the_same(name: str) -> None:
     expected, gradients = step(network, torch.contiguous_format)
     found, others = step(network, torch.channels_last)
     assert close(found, expected, 1e-4)
-    # A norm takes out again what a bias or the scale of a single channel before it does: such a gradient is rounding alone.
+    # A norm takes out what a bias or the scale of a single channel before it does: such a gradient is rounding alone.
     least = 1e-3 * max(gradient.abs().max() for gradient in gradients.values())
     for name_, gradient in gradients.items():
         assert (others[name_] - gradient).abs().max() <= 1e-3 * max(least, gradient.abs().max()), name_
