@@ -18,11 +18,16 @@ from components.publish import pictures
 from components.publish.facts import DIGITS
 from components.publish.studies import ABLATIONS, FIGURES
 from components.report.load import find_cells
-from components.results import CASES, CONFIG, HISTORY, RELIABILITY, ROWS, RUN
+from components.results import CASES, CONFIG, HISTORY, RELIABILITY, ROWS, RUN, Cell
 
 
 def keep(
-    evaluations: Path, models: Path, out: Path, arrays: Path | None = None, params: EvaluateParams | None = None
+    evaluations: Path,
+    models: Path,
+    out: Path,
+    arrays: Path | None = None,
+    params: EvaluateParams | None = None,
+    only: Cell | None = None,
 ) -> list[Path]:
     """Copy what documents each evaluated cell: rows, one line an image (rounded), history, configuration and run.
 
@@ -34,6 +39,7 @@ def keep(
         out: the study's folder, or that of one of its ablations.
         arrays: the preprocessed cohort: of these cells' Figures 5 and 6 and worst images, small pictures are kept too.
         params: how they were evaluated, for the pictures.
+        only: keep this cell alone.
 
     Returns:
         The folders written.
@@ -41,7 +47,7 @@ def keep(
     Raises:
         UserError: a cell is not finished.
     """
-    cells = find_cells(evaluations, None)
+    cells = find_cells(evaluations, [only] if only else None)
     missing = [str(models / cell.folder) for cell in cells if not (models / cell.folder / RUN).exists()]
     if missing:
         raise UserError(f"{evaluations}: evaluated, but the models are not there", missing)

@@ -7,7 +7,7 @@ from typing import Any
 from components.report import paper
 from components.report.layout import Results, scenario_title
 from components.report.load import Evaluated
-from components.report.text import plain
+from components.report.text import duration, plain
 from components.results import Cell
 
 
@@ -32,6 +32,7 @@ def run_line(data: Evaluated, results: Results) -> dict[str, Any]:
         "epochs": run.get("epochs"),
         "best_epoch": run.get("best_epoch"),
         "seconds": run.get("seconds"),
+        "stages": _stages(run),
         "images_per_second": run.get("images_per_second"),
         "commit": str(run["commit"])[:10] if run.get("commit") else None,
         "dirty": bool(run.get("dirty")),
@@ -42,12 +43,22 @@ def run_line(data: Evaluated, results: Results) -> dict[str, Any]:
 
 
 def columns_apart(runs: list[dict[str, Any]]) -> list[str]:
-    """Return which of commit and hardware the table of runs needs.
+    """Return which of stages, commit and hardware the table of runs needs.
 
     What is the same in all runs stands in the page's head; the table is wide enough without it.
     """
     told = {"commit": {(run["commit"], run["dirty"]) for run in runs}, "machine": {run["machine"] for run in runs}}
-    return [name for name, values in told.items() if len(values) > 1]
+    stages = ["stages"] if any(run["stages"] for run in runs) else []
+    return stages + [name for name, values in told.items() if len(values) > 1]
+
+
+def _stages(run: dict[str, Any]) -> str | None:
+    """Return what each stage of a run cost, in words; ``None`` for a run at one size."""
+    stages = run.get("stages")
+    if not isinstance(stages, list) or len(stages) < 2:
+        return None
+    costs = (f"{s['epochs']} at {s['size']} px, {duration(s['training_seconds'])}" for s in stages)
+    return "; ".join(costs)
 
 
 def _flat(value: dict[str, Any], before: str = "") -> dict[str, Any]:

@@ -193,3 +193,9 @@ def test_recipe_that_differs_within_a_network_names_its_cells(tmp_path: Path) ->
     ]  # fmt: skip
     assert page.rows("run-list")[0][-3:] == ["Commit", "Hardware", "MLflow run"]
     assert [row[9] for row in page.rows("run-list")[1:]].count("Epyc") == 1
+    stages = [{"size": size, "epochs": 2, "training_seconds": 60.0, "images_per_second": 9.0} for size in (128, 256)]
+    (cell / RUN).write_text(json.dumps(run | {"stages": stages}))
+    make(root, root / "reports")
+    runs = Page((root / "reports" / PAGE).read_text()).rows("run-list")
+    assert runs[0][-3:] == ["Stages", "Commit", "MLflow run"]
+    assert [row[8] for row in runs[1:]].count("2 at 128 px, 1 min 0 s; 2 at 256 px, 1 min 0 s") == 1
