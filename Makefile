@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export GX_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run data profile promote serve services results pipeline image test check lock samples clean
+.PHONY: help repository setup run data profile promote serve services results pipeline image test check lock samples clean
 
 help:  ## Show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
@@ -16,14 +16,17 @@ help:  ## Show this
 setup:  ## Make .venv from the committed lock
 	@scripts/setup.sh
 
-run: setup  ## X-rays to registered model; DATA=folder|zip|s3://bucket/prefix pins another cohort, PROFILE=comparison|fast|medium|modern|paper|small other parameters
+repository:
+	@git rev-parse --git-dir >/dev/null 2>&1 || { echo "error: $(CURDIR) is no git repository: clone the project instead of copying its files, or run git init here and commit" >&2; exit 1; }
+
+run: repository setup  ## X-rays to registered model; DATA=folder|zip|s3://bucket/prefix pins another cohort, PROFILE=comparison|fast|medium|modern|paper|small other parameters
 	@$(if $(PROFILE),python -m components.profile $(PROFILE))
 	@$(if $(DATA),scripts/pin-data.sh "$(DATA)")
 	@python -m components.params
 	@dvc repro
 	@python -m components.report.show
 
-data: setup  ## Pin another cohort without running: DATA=folder|zip|s3://bucket/prefix
+data: repository setup  ## Pin another cohort without running: DATA=folder|zip|s3://bucket/prefix
 	@scripts/pin-data.sh "$(DATA)"
 
 profile: setup  ## Put a profile's choices into params.yaml: PROFILE=comparison|fast|medium|modern|paper|small

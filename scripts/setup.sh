@@ -10,13 +10,19 @@ PYTHON=${PYTHON:-python3.11}
 UV_VERSION=0.13.9
 TORCH_VERSION=2.13.0
 
-stamp="$VENV/.lock-$(sha256sum requirements.lock scripts/setup.sh | sha256sum | cut -c1-16)"
-[ -e "$stamp" ] && exit 0
+fail() { echo "setup: $*" >&2; exit 1; }
 
-command -v "$PYTHON" >/dev/null || { echo "setup: $PYTHON not found: install Python 3.11 or say PYTHON=/path/to/python3.11" >&2; exit 1; }
+# A virtual environment holds the path it was made at in its scripts and its interpreter's version in its folders: in a clone
+# that was renamed or copied, or for another Python, it is made anew.
+made_for() { { sha256sum requirements.lock scripts/setup.sh; (cd "$VENV" 2>/dev/null && pwd -P); "$VENV/bin/python" -VV 2>/dev/null; } | sha256sum | cut -c1-16; }
+[ -e "$VENV/.made-$(made_for)" ] && exit 0
+
+command -v "$PYTHON" >/dev/null || fail "$PYTHON not found: install Python 3.11 or say PYTHON=/path/to/python3.11"
+found=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+[ "$found" = 3.11 ] || fail "$PYTHON is Python $found, the lock is for 3.11: say PYTHON=/path/to/python3.11"
 seconds() { local start=$SECONDS; "${@:2}"; echo "setup: $1 took $((SECONDS - start)) s"; }
 
-seconds "the virtual environment" "$PYTHON" -m venv "$VENV"
+seconds "the virtual environment" "$PYTHON" -m venv --clear "$VENV"
 seconds "uv" "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "uv==$UV_VERSION"
 uv=("$VENV/bin/uv" pip install --quiet --python "$VENV/bin/python")
 # Bytecode is compiled here once: without it the imports of one step take ten seconds and more.
@@ -31,4 +37,4 @@ seconds "torch" "${torch[@]}"
 printf '#!/usr/bin/env bash\nPYTHONPATH=%q${PYTHONPATH:+:$PYTHONPATH} exec %q -m pipelines.main "$@"\n' \
   "$PWD" "$(cd "$VENV" && pwd)/bin/python" >"$VENV/bin/defunet"
 chmod +x "$VENV/bin/defunet"
-touch "$stamp"
+rm -f "$VENV"/.made-*; touch "$VENV/.made-$(made_for)"

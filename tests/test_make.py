@@ -16,7 +16,7 @@ from tests.project import ROOT, Project
 def checkout(tmp_path: Path) -> Project:
     """All files of the repository, without what runs made; its environment is the one of the tests."""
     environment = Path(sys.prefix)
-    if not list(environment.glob(".lock-*")):
+    if not list(environment.glob(".made-*")):
         pytest.skip(f"{environment} was not made by `make setup`, which would make another one here")
     line = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", ":!results", ":!docs", ":!tests"]
     listed = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -54,3 +54,49 @@ def test_bad_input_ends_a_target_before_anything_ran(checkout: Project, line: li
     assert "Traceback" not in done.stderr
     assert {name: (checkout.root / name).read_bytes() for name in kept} == kept
     assert [name for name in ("artifacts", "models", "mlflow.db", "data") if (checkout.root / name).exists()] == []
+
+
+def test_a_folder_that_is_no_repository_is_refused_at_once(checkout: Project) -> None:
+    shutil.rmtree(checkout.root / ".git")
+    done = checkout.run("make", "run", check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0].startswith(f"error: {checkout.root} is no git repository: clone the project")
+    assert done.stdout == ""
+
+
+def interpreter(folder: Path, version: str) -> Path:
+    """A stand-in for a Python of another version, which says only what it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\necho {version}\n")
+    path.chmod(0o755)
+    return path
+
+
+def set_up(root: Path, python: Path) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "PYTHON": str(python), "VENV": str(root / ".venv")}
+    line = [str(root / "scripts" / "setup.sh")]
+    return subprocess.run(line, cwd=root, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_another_python_and_a_renamed_clone_are_no_finished_environment(tmp_path: Path) -> None:
+    one = tmp_path / "one"
+    (one / "scripts").mkdir(parents=True)
+    shutil.copy2(ROOT / "requirements.lock", one)
+    shutil.copy2(ROOT / "scripts" / "setup.sh", one / "scripts")
+    interpreter(one / ".venv" / "bin", "Python 3.11.7")
+    wrong = interpreter(tmp_path / "wrong", "3.12")
+    refused = set_up(one, wrong)
+    assert refused.returncode == 1
+    assert refused.stderr == f"setup: {wrong} is Python 3.12, the lock is for 3.11: say PYTHON=/path/to/python3.11\n"
+    # As a finished set-up marks it: by its own account of lock, script, place and interpreter.
+    script = (one / "scripts" / "setup.sh").read_text()
+    account = next(line for line in script.splitlines() if line.startswith("made_for()"))
+    mark = f'set -e; VENV={one}/.venv; cd {one}; {account}; touch "$VENV/.made-$(made_for)"'
+    subprocess.run(["bash", "-c", mark], check=True)
+    assert set_up(one, wrong).returncode == 0  # nothing to do, whatever PYTHON says now
+    one.rename(tmp_path / "two")
+    assert "is Python 3.12" in set_up(tmp_path / "two", wrong).stderr
+    (tmp_path / "two").rename(one)
+    interpreter(one / ".venv" / "bin", "Python 3.11.9")
+    assert "is Python 3.12" in set_up(one, wrong).stderr

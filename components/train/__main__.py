@@ -38,6 +38,13 @@ def main(
     """Train a network on a scenario's training split; a killed run goes on from its last checkpoint."""
     choices = read_params(params)
     if processes > 1 and "RANK" not in os.environ:
+        # torchrun would print the traceback of each of its processes after the one line that helps.
+        for stage in choices.train.plan(choices.preprocess.size):
+            if stage.batch_size % (processes * choices.train.accumulation):
+                raise UserError(
+                    f"--processes {processes}: train.batch_size {stage.batch_size} is no multiple of {processes} "
+                    f"processes times train.accumulation {choices.train.accumulation}; change one of them"
+                )
         _become_torchrun(processes)
     cell = Cell(network, scenario, seed)
     states, remote = places(checkpoints, cell, Path("checkpoints"))
