@@ -50,6 +50,7 @@ class Terminal:
     def start(self, epochs: int, steps: int, first_epoch: int, stage: str) -> None:
         """Open the bar, or print the opening line."""
         self.stop()
+        resumed = first_epoch and not self.epochs  # a later stage of the same process is no resumed run
         self.epochs, self.steps, self.since, self.images = epochs, steps, time.monotonic(), 0
         if sys.stdout.isatty():
             # The bar takes what the figures leave, so that they are whole on 80 columns; the title stands above it.
@@ -58,7 +59,7 @@ class Terminal:
             self.bar = Progress(*columns, figures, console=self.console, expand=True)
             self.bar.start()
             self.task = self.bar.add_task(self.title, total=epochs * steps, completed=first_epoch * steps, figures="")
-        where = f", going on after epoch {first_epoch}" if first_epoch else ""
+        where = f", going on after epoch {first_epoch}" if resumed else ""
         what = f"{stage}, to epoch {epochs}" if stage else f"{epochs} epochs"
         self._print(f"{self.title}: {what} of {steps} batches{where}")
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 # Modules are imported when a network is built, so that steps which only check a name need no torch.
 NETWORKS = {
     "unet": "model.networks.unet:UNet",
-    "unet_bn": "model.networks.unet:UNetBN",
+    "unet_bn": "model.networks.unet_bn:UNetBN",
     "res_unet": "model.networks.res_unet:ResUNet",
     "incept_res_unet": "model.networks.incept_res_unet:InceptResUNet",
     "bcdu_net": "model.networks.bcdu_net:BCDUNet",

@@ -50,13 +50,3 @@ class UNet(SegmentationNetwork):
             y = decoder(torch.cat([features.pop(), up(y)], dim=1))
         logits: Tensor = self.head(y)
         return logits
-
-
-class UNetBN(UNet):
-    """The same with BatchNorm after every 3x3 convolution (Ioffe and Szegedy 2015), as later U-Nets have it.
-
-    31,036,481 trainable parameters at width 1. The paper's other networks all normalise and its U-Net does not, so that
-    a difference between them is also one between training with and without BatchNorm. This one tells the two apart.
-    """
-
-    norm = True
