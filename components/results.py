@@ -71,6 +71,9 @@ class Cell:
 CONFIG = "config.json"  # what rebuilds the network and its input: model.predictor.Predictor reads it
 # epoch, learning_rate, train_loss, train_dice, validation_loss, validation_dice, seconds, images_per_second
 HISTORY = "history.csv"
+# {params, manifest, files, code, weights}: the parameters, and SHA-256 of the cohort's manifest, of what was read, of
+# the code and of the weights. Two equal runs leave the same bytes.
+PROVENANCE = "provenance.json"
 RUN = "run.json"  # mlflow_run_id, commit, dirty, seconds, hardware, versions: what differs between two equal runs
 
 # evaluations/<cell>/:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +18,10 @@ import pandas as pd
 
 from components.cohort import Arrays, read_split
 from components.errors import UserError
-from components.files import exclusive, explain_full_disk, write_folder, write_json
+from components.files import exclusive, explain_full_disk, sha256, write_folder, write_json
+from components.inputs import TRAINING_CODE, Inputs
 from components.provenance import git_state, hardware, versions
-from components.results import CONFIG, HISTORY, RUN, Cell
+from components.results import CONFIG, HISTORY, PROVENANCE, RUN, Cell
 from components.train.tracking import TrackedRun
 from model import networks
 from model.recipe import TrainParams
@@ -49,6 +51,7 @@ def train(
     out: Path,
     checkpoints: Path,
     remote: str = "",
+    reread: Callable[[], TrainParams] | None = None,
 ) -> TrainResult:
     """Train a cell and leave its weights, what rebuilds the network, its history and where it was tracked.
 
@@ -61,14 +64,17 @@ def train(
         split: the scenario's frozen split, ``<scenario>.json``.
         params: the recipe.
         experiment: MLflow's experiment.
-        out: the folder to write: ``weights.safetensors``, ``config.json``, ``history.csv``, ``run.json``.
+        out: the folder to write: ``weights.safetensors``, ``config.json``, ``history.csv``, ``provenance.json``,
+            ``run.json``.
         checkpoints: the folder of the full state, kept outside ``out`` so that it outlives a failed attempt.
         remote: ``s3://bucket/prefix`` that gets a copy of the state, and from which another machine goes on.
+        reread: reads ``params`` again from its file, so that an edit during the training is noticed.
 
     Raises:
-        UserError: the network is unknown, the data do not fit, the loss is not a number, the disk or the GPU's memory
-            is full, what MLFLOW_TRACKING_URI names can never work, or another run trains this cell. A tracking server
-            that is down is no error: see docs/tracking.md.
+        UserError: parameters, arrays, split or code changed during the training, the network is unknown, the data do
+            not fit, the loss is not a number, the disk or the GPU's memory is full, what MLFLOW_TRACKING_URI names can
+            never work, or another run trains this cell. A tracking server that is down is no error: see
+            docs/tracking.md.
     """
     import torch
 
@@ -101,7 +107,9 @@ def train(
         "train": params.model_dump(mode="json"),
         "cohort": cohort.card,
     }
-    fingerprint = _fingerprint(config, subsets)
+    files = {"images": arrays / "images.npy", "masks": arrays / f"masks-{params.masks}.npy", "split": split}
+    inputs = Inputs(files, TRAINING_CODE, params, reread)
+    fingerprint = _fingerprint(config | {"code": inputs.code}, subsets)
     title = f"train {cell.network} {cell.scenario} seed {cell.seed}"
     world = World.join()
     make = partial(
@@ -128,9 +136,16 @@ def train(
             send()
             world.wait()
 
+            warned = False
+
             def after_epoch(row: dict[str, float]) -> None:
+                nonlocal warned
                 tracked.log_epoch(row)
                 send()
+                if not warned and (changes := inputs.changed_params()):
+                    warned = True
+                    told = f"{'; '.join(changes)}; put it back before it ends, or its result is refused"
+                    print(f"warning: {title}: the parameters changed while it trains: {told}", file=sys.stderr)
 
             tracked.log_data(cohort, {name: subset.ids for name, subset in subsets.items()})
             try:
@@ -159,9 +174,11 @@ def train(
                 "hardware": hardware(),
                 "versions": installed,
             }
+            inputs.require_unchanged(title)
             with write_folder(out) as folder:
                 save_weights(folder / WEIGHTS, result.weights)
                 write_json(folder / CONFIG, config)
+                write_json(folder / PROVENANCE, _provenance(inputs, cohort, params, folder / WEIGHTS))
                 pd.DataFrame(result.history).astype({"epoch": int}).to_csv(folder / HISTORY, index=False)
                 write_json(folder / RUN, record)
             best = result.history[result.best_epoch]
@@ -198,6 +215,17 @@ def _follow(make: Callable[[Monitor], Trainer]) -> Result:
         return make(Silent()).run()
     except TrainingError:
         raise SystemExit(1) from None
+
+
+def _provenance(inputs: Inputs, cohort: Arrays, params: TrainParams, weights: Path) -> dict[str, Any]:
+    """Return what ``provenance.json`` says: where the weights come from, and which they are."""
+    return {
+        "params": params.model_dump(mode="json"),
+        "manifest": cohort.info["manifest_sha256"],
+        "files": inputs.files,
+        "code": inputs.code,
+        "weights": sha256(weights),
+    }
 
 
 def _speed(history: list[dict[str, float]]) -> dict[str, float]:

@@ -48,7 +48,17 @@ def main(
         _become_torchrun(processes)
     cell = Cell(network, scenario, seed)
     states, remote = places(checkpoints, cell, Path("checkpoints"))
-    train(cell, arrays, split, choices.train, choices.register_.experiment, out, states, remote)
+    train(
+        cell,
+        arrays,
+        split,
+        choices.train,
+        choices.register_.experiment,
+        out,
+        states,
+        remote,
+        lambda: read_params(params).train,
+    )
 
 
 def _become_torchrun(processes: int) -> None:

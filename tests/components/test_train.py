@@ -16,8 +16,11 @@ import pandas as pd
 import pytest
 import torch
 
+from components.cohort import Arrays
 from components.errors import UserError
-from components.results import CONFIG, HISTORY, RUN, Cell
+from components.files import sha256
+from components.inputs import TRAINING_CODE, code_digest
+from components.results import CONFIG, HISTORY, PROVENANCE, RUN, Cell
 from components.train import train
 from components.train.__main__ import _become_torchrun
 from model.predictor import WEIGHTS, Predictor
@@ -58,7 +61,18 @@ def test_output_is_one_plain_line_an_epoch(trained: Trained) -> None:
 
 def test_files_say_what_was_trained(trained: Trained) -> None:
     model = trained.project.model
-    assert files(model) == {WEIGHTS, CONFIG, HISTORY, RUN}
+    assert files(model) == {WEIGHTS, CONFIG, HISTORY, PROVENANCE, RUN}
+    assert json.loads((model / PROVENANCE).read_text()) == {
+        "params": json.loads((model / CONFIG).read_text())["train"],
+        "manifest": Arrays(trained.project.arrays).info["manifest_sha256"],
+        "files": {
+            "images": sha256(trained.project.arrays / "images.npy"),
+            "masks": sha256(trained.project.arrays / "masks-original.npy"),
+            "split": sha256(trained.project.split),
+        },
+        "code": code_digest(TRAINING_CODE),
+        "weights": sha256(model / WEIGHTS),
+    }
     config = json.loads((model / CONFIG).read_text())
     assert (config["network"], config["scenario"], config["seed"], config["width"]) == ("defu_net", "mixed", 0, 0.125)
     assert config["cohort"]["synthetic"] is True
@@ -167,6 +181,37 @@ def test_a_terminal_shows_a_live_bar(untrained: Project) -> None:
     assert whole, bars[:5]
     assert all(len(line) <= 80 for bar in bars for line in bar.splitlines())
     assert len(re.findall(r"epoch \d+/12 ", shown.decode())) == 12
+
+
+# --- what changes while it trains -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["parameters", "split"])
+def test_what_changes_during_a_training_is_refused_and_resumes_when_put_back(untrained: Project, what: str) -> None:
+    """DVC would record the new parameters for weights that learnt with the old ones."""
+    epochs = 20
+    untrained.write_params(train={"epochs": epochs})
+    file = untrained.root / "params.yaml" if what == "parameters" else untrained.split
+    before = file.read_bytes()
+    job = untrained.start(untrained.train_line())
+    assert job.until(lambda: "epoch 1/" in job.output)
+    if what == "parameters":
+        untrained.write_params(train={"epochs": 12})
+    else:
+        file.write_bytes(before + b" ")
+    done = job.wait([])
+    assert done.returncode == 1
+    *warnings, error, line = done.stderr.splitlines()
+    assert error.startswith(
+        "error: train defu_net mixed seed 0: what it read changed while it ran, so nothing was writ"
+    )
+    assert line == f"  epochs: {epochs} -> 12" if what == "parameters" else line == f"  {file}: has other content"
+    assert len([warning for warning in warnings if "epochs: 20 -> 12" in warning]) == (what == "parameters")
+    assert not untrained.model.exists()
+    file.write_bytes(before)
+    again = untrained.do(untrained.train_line())
+    assert f"going on after epoch {epochs}" in again
+    assert json.loads((untrained.model / PROVENANCE).read_text())["params"]["epochs"] == epochs
 
 
 def read(terminal: int) -> bytes:

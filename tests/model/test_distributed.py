@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from components.results import CONFIG, HISTORY, RUN
+from components.results import CONFIG, HISTORY, PROVENANCE, RUN
 from model.checkpoint import STATE
 from model.distributed import World
 from model.predictor import WEIGHTS
@@ -187,7 +187,7 @@ def test_two_processes_leave_one_model_one_run_and_one_log(commanded: tuple[Proj
     assert lines[0] == f"train defu_net mixed seed 0: {EPOCHS} epochs of 3 batches"
     assert [line.split("  ")[0] for line in lines[1:-1]] == [f"epoch {n}/{EPOCHS}" for n in range(1, EPOCHS + 1)]
     assert lines[-1].startswith("train defu_net mixed seed 0: best validation Dice")
-    assert {path.name for path in two.model.iterdir()} == {WEIGHTS, CONFIG, HISTORY, RUN}
+    assert {path.name for path in two.model.iterdir()} == {WEIGHTS, CONFIG, HISTORY, PROVENANCE, RUN}
     assert {path.name for path in (two.root / "checkpoints" / CELL.folder).iterdir()} == {STATE}
     (run,) = two.runs()
     assert run.info.status == "FINISHED"

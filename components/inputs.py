@@ -1,0 +1,117 @@
+"""What a step read: digests that its output keeps, and the check that nothing of it changed while the step ran."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from components.errors import UserError
+from components.files import sha256
+
+ROOT = Path(__file__).parents[1]
+# The code that decides which weights a training ends with, as dvc.yaml names it for the stage; of the networks all.
+TRAINING_CODE = (
+    "components/train",
+    "model/training.py",
+    "model/stage.py",
+    "model/precision.py",
+    "model/recipe.py",
+    "model/checkpoint.py",
+    "model/batches.py",
+    "model/augmentation.py",
+    "model/losses.py",
+    "model/optimisation.py",
+    "model/distributed.py",
+    "model/inputs.py",
+    "model/memory.py",
+    "model/networks",
+)
+
+
+def code_digest(places: Iterable[str], root: Path = ROOT) -> str:
+    """Return the SHA-256 of source files by name and content: 64 hexadecimal digits.
+
+    Args:
+        places: Python files, and folders of which every Python file counts, relative to ``root``.
+        root: the project's folder.
+    """
+    digest = hashlib.sha256()
+    for place in sorted(places):
+        path = root / place
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(f"{file.relative_to(root).as_posix()} {sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+class Inputs:
+    """Files, code and parameters as they were when a step began.
+
+    Args:
+        files: what the step reads, by the name under which its digest is kept.
+        code: the places of :func:`code_digest`.
+        params: the step's section.
+        read: reads that section again from where it came; None where it came as a value, which cannot change.
+    """
+
+    def __init__(
+        self, files: dict[str, Path], code: Iterable[str], params: BaseModel, read: Callable[[], BaseModel] | None
+    ) -> None:
+        self._files, self._places, self._params, self._read = files, tuple(code), params, read
+        self._stamps = {name: _stamp(path) for name, path in files.items()}
+        self.files = {name: sha256(path) for name, path in files.items()}
+        self.code = code_digest(self._places)
+
+    def changed(self) -> list[str]:
+        """Return what is no longer as it was, a line each; files are read again only if their stamps differ."""
+        found = self.changed_params()
+        for name, path in self._files.items():
+            if not path.exists():
+                found.append(f"{path}: is gone")
+            elif _stamp(path) != self._stamps[name] and sha256(path) != self.files[name]:
+                found.append(f"{path}: has other content")
+        if code_digest(self._places) != self.code:
+            found.append(f"the code of {', '.join(self._places)} was edited")
+        return found
+
+    def changed_params(self) -> list[str]:
+        """Return which parameters are no longer as they were, a line each."""
+        if self._read is None:
+            return []
+        try:
+            now = self._read()
+        except UserError as error:
+            return [str(error)]
+        return _differences(self._params.model_dump(mode="json"), now.model_dump(mode="json"))
+
+    def require_unchanged(self, title: str) -> None:
+        """Refuse to write a result that would be recorded as made from what is there now.
+
+        Raises:
+            UserError: something changed since the step began; each change is a line.
+        """
+        if changes := self.changed():
+            raise UserError(
+                f"{title}: what it read changed while it ran, so nothing was written: DVC would record the result as "
+                "made from what is there now. Put it back and run again; a training resumes from its checkpoint",
+                changes,
+            )
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _differences(was: dict[str, Any], now: dict[str, Any], before: str = "") -> list[str]:
+    found = []
+    for key in sorted(was.keys() | now.keys()):
+        one, other = was.get(key), now.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            found += _differences(one, other, f"{before}{key}.")
+        elif one != other:
+            found.append(f"{before}{key}: {one} -> {other}")
+    return found
