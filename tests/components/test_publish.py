@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,15 @@ import cv2
 import pandas as pd
 import pytest
 
+from components.publish import differences, scores, targets
+from components.publish.studies import Study, read_studies
 from tests.conftest import ROOT, Project, Trained, refused
 
 STUDY = """title: A tiny study
 text: Two sentences. Of the sample.
-reach: {mixed: 0.99, shenzhen-to-montgomery: 0.5}
+headline: true
 """
+CELL = Path("defu_net/mixed/seed-0")
 
 
 def keep(project: Project, *options: str) -> list[str]:
@@ -76,119 +80,326 @@ def test_what_is_kept_is_what_was_evaluated(kept: Project) -> None:
         assert cv2.imread(str(study / name)) is not None
 
 
-def test_the_document_states_the_rows_of_the_cells(kept: Project) -> None:
+def test_the_page_states_the_rows_of_the_cells(kept: Project) -> None:
     text = publish(kept)
-    rows = pd.read_json(kept.root / "evaluations/defu_net/mixed/seed-0/rows.json")
+    rows = pd.read_json(kept.root / "evaluations" / CELL / "rows.json")
     row = rows[(rows.split == "test") & (rows.site == "all") & (rows.label == "all") & (rows.reduction == "per_image")]
     dice = float(row[row.masks == "original"].dice.iloc[0])
-    line = next(line for line in text.splitlines() if "| Mixed | original | 1 |" in line)
-    assert f"| {dice:.4f} |" in line
-    assert "0.9900 | **missed** | – |" in line  # the paper's figure is against dilated masks
-    assert [id for id in worst_ids(kept.root / "results/tiny") if f"| {id} |" not in text] == []
-    bins = pd.read_csv(kept.root / "evaluations/defu_net/mixed/seed-0/reliability.csv").query("pixels > 0")
+    assert re.search(rf"\| DEFU-Net \| [\d,]+ \| 1 \| {dice:.4f} \(0\.\d+ to 0\.\d+\) \| 0\.9667 \| images \|\n", text)
+    assert text.startswith("# Results\n\n![")
+    assert "## In short" not in text
+    (kept.root / "results/summary.md").write_text("Little.\n")
+    assert "## In short\n\nLittle.\n" in publish(kept)
+    page = (kept.root / "docs/results/tiny.md").read_text()
+    assert page.startswith("# A tiny study\n\nTwo sentences. Of the sample.\n")
+    assert "## Table III: test result" in page
+    assert [id for id in worst_ids(kept.root / "results/tiny") if f"| {id} |" not in page] == []
+    bins = pd.read_csv(kept.root / "evaluations" / CELL / "reliability.csv").query("pixels > 0")
     error = ((bins["observed"] - bins["predicted"]).abs() * bins["pixels"]).sum() / bins["pixels"].sum()
-    assert re.search(rf"### Expected calibration error\n(.*\n)+\| DEFU-Net \| {error:.4f} \|", text)
-    assert "512 pixels, full width | Mixed | original | | open" in text  # never run, and said so
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
-        if not target.startswith("../results/tiny)") and "own-data" not in target:
-            assert (kept.root / "docs" / target).exists(), target
-    assert text.startswith("# Results\n\nWritten by")
-    (kept.root / "results/summary.md").write_text("**In short.** Little.\n")
-    assert publish(kept).startswith("# Results\n\n**In short.** Little.\n\nWritten by")
-    tables = (kept.root / "docs/results/tiny.md").read_text()
-    assert tables.startswith("# A tiny study: all tables\n")
-    assert "## Table III: test result" in tables
+    assert re.search(rf"## Expected calibration error\n(.*\n)+\| DEFU-Net \| {error:.4f} \|", page)
+    for document in ("results.md", "results/tiny.md", "results/method.md", "results/comparisons.md"):
+        path = kept.root / "docs" / document
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
+            if "own-data" not in target:
+                assert (path.parent / target).exists(), (document, target)
 
 
-@pytest.mark.slow
-def test_equal_rows_give_equal_documents(kept: Project) -> None:
-    first = publish(kept), (kept.root / "docs/results/tiny.md").read_bytes()
-    assert (publish(kept), (kept.root / "docs/results/tiny.md").read_bytes()) == first
+def test_equal_rows_give_equal_bytes(kept: Project) -> None:
+    corrupt(kept.root / "results/tiny")
+    price(kept.root / "results")
+
+    def written() -> dict[str, bytes]:
+        publish(kept)
+        docs = kept.root / "docs"
+        return {str(path.relative_to(docs)): path.read_bytes() for path in docs.rglob("*") if path.is_file()}
+
+    first = written()
+    drawn = {name for name in first if name.endswith(".svg")}
+    assert drawn == {f"results/figures/{name}.svg" for name in ("forest", "robustness", "cost")}
+    assert written() == first
+    assert not [name for name in drawn if b"<dc:date>" in first[name] or b"<metadata>" in first[name]]
 
 
-@pytest.mark.slow
-def test_an_ablation_is_compared_image_by_image_with_the_whole_recipe(kept: Project) -> None:
+def test_one_study_is_the_first_of_the_page(kept: Project) -> None:
+    studies = kept.root / "results"
+    shutil.copytree(studies / "tiny", studies / "tiny-2")
+    assert "one study must say `headline: true`" in kept.call(publish_line(kept)).stderr
+    for name in ("tiny", "tiny-2"):
+        (studies / name / "study.yaml").write_text("title: x\ntext: x\n")
+    assert "0 do" in kept.call(publish_line(kept)).stderr
+
+
+def change(cell: Path, by: float, masks: str = "original", column: str = "dice") -> None:
+    """Raise Dice of a kept cell."""
+    cases = pd.read_csv(cell / "cases.csv")
+    cases.loc[cases["masks"] == masks, column] += by
+    cases.to_csv(cell / "cases.csv", index=False)
+
+
+def more_runs(scenario: Path, count: int = 3) -> None:
+    """Copy the run of seed 0 so that there are ``count``, .001 apart."""
+    for seed in range(1, count):
+        again = scenario / f"seed-{seed}"
+        shutil.copytree(scenario / "seed-0", again)
+        for name in ("rows.json", "config.json"):
+            (again / name).write_text((again / name).read_text().replace('"seed": 0', f'"seed": {seed}'))
+        change(again, 0.001 * seed)
+
+
+def verdict(page: str, first: str) -> list[str]:
+    """Return the runs, the difference, its interval, what it is over, p and the verdict of a line of a page."""
+    line = next(line for line in page.splitlines() if line.startswith(first))
+    cells = [cell.strip() for cell in line.split("|")]
+    return [cells[3], *cells[-6:-1]]
+
+
+def test_an_ablation_has_a_verdict_with_three_runs_a_side_and_no_sooner(kept: Project) -> None:
     study = kept.root / "results/tiny"
     assert kept.call(keep(kept, "--ablation", "no-tone")).returncode == 0
-    cell = study / "ablations/no-tone/defu_net/mixed/seed-0"
-    cases = pd.read_csv(cell / "cases.csv")
-    cases["dice"] -= 0.125
-    cases.to_csv(cell / "cases.csv", index=False)
-    unnamed = kept.call(publish_line(kept))
-    assert "ablations/no-tone: not named under ablations in study.yaml" in unnamed.stderr
+    without = study / "ablations/no-tone" / CELL
+    change(without, -0.125)
+    assert "ablations/no-tone: not named under ablations in study.yaml" in kept.call(publish_line(kept)).stderr
     with (study / "study.yaml").open("a") as file:
         file.write("ablations: {no-tone: tone curves}\n")
-    # The mixed scenario is not one across sites: name the cell as one that is.
-    for folder in (study, study / "ablations/no-tone"):
-        across(folder / "defu_net")
+
+    def said() -> list[str]:
+        assert "results/figures/ablations.svg" in publish(kept)
+        return verdict((kept.root / "docs/results/tiny.md").read_text(), "| tone curves | Mixed |")
+
+    none = "one training run: no verdict"
+    assert said() == ["1 and 1", "−0.1250", "−0.1250 to −0.1250", "images", "–", none]
+    history = pd.read_csv(without / "history.csv")
+    history["train_loss"] += 1  # else it is the same run, and compared with itself
+    history.to_csv(without / "history.csv", index=False)
+    more_runs(without.parent)
+    assert said()[-3:] == ["images", "–", none]
+    more_runs(study / CELL.parent, 2)
+    assert said()[-3:] == ["images", "–", "two training runs: no verdict"]
+    shutil.rmtree(study / CELL.parent / "seed-1")
+    more_runs(study / CELL.parent)
+    runs, value, _, over, _, judged = said()
+    assert (runs, value, over, judged) == ("3 and 3", "−0.1250", "runs and images", "worse")
+    change(study / CELL.parent / "seed-2", -0.3)
+    assert said()[-1] == "no difference shown"
+    shutil.rmtree(study / CELL.parent)
+    shutil.copytree(
+        kept.root / "results/tiny/ablations/no-tone" / CELL.parent, study / "defu_net/montgomery-to-shenzhen"
+    )
+    rename(study / "defu_net/montgomery-to-shenzhen", "montgomery-to-shenzhen")
     (study / "worst.csv").unlink()
-
-    def told(trainings: str, change: str, ends: str, verdict: str) -> None:
-        figures = rf"{trainings} \| 0\.\d{{4}} \| 0\.\d{{4}} \| {change} \| {change} to {change} \| {ends} \| {verdict}"
-        line = rf"\| tone curves \| Shenzhen → Montgomery \| {figures} \|".replace("+", r"\+")
-        assert re.search(line, publish(kept)), line
-
-    history = study / "ablations/no-tone/defu_net/shenzhen-to-montgomery/seed-0/history.csv"
-    told("1 and 1", "−0.1250", "one each", "worse in the same training")  # it has the very losses of the whole recipe
-    other = pd.read_csv(history)
-    other["train_loss"] += 1
-    other.to_csv(history, index=False)
-    told("1 and 1", "−0.1250", "one each", "worse on these images")
-    for folder in (study, study / "ablations/no-tone"):  # of two seeds the mean
-        second = folder / "defu_net/shenzhen-to-montgomery/seed-1"
-        shutil.copytree(second.with_name("seed-0"), second)
-        for name in ("rows.json", "config.json"):
-            (second / name).write_text((second / name).read_text().replace('"seed": 0', '"seed": 1'))
-    for change, mean, ends, verdict in (
-        (-0.05, "−0.1500", "−0.1750 to −0.1250", "worse"),
-        (-0.2, "−0.2500", "−0.3750 to −0.1250", "worse, by no more than trainings differ"),
-        (+0.45, "−0.0250", "−0.1250 to +0.0750", "worse on average, not with every training"),
-    ):
-        cases["dice"] += change
-        cases.to_csv(second / "cases.csv", index=False)
-        told("2 and 2", mean, ends, verdict)
-    for folder in (study, study / "ablations/no-tone"):
-        shutil.rmtree(folder / "defu_net/shenzhen-to-montgomery/seed-1")
-    across(study / "defu_net", "montgomery-to-shenzhen")  # where nothing was left out yet
-    told("1 and 1", "−0.1250", "one each", "worse on these images")
-    shutil.rmtree(study / "defu_net/shenzhen-to-montgomery")
-    alone = refused(kept.call(publish_line(kept)))
-    assert "ablation no-tone has shenzhen-to-montgomery, the study itself has not" in alone
+    assert "ablation no-tone has mixed, the study itself has not" in refused(kept.call(publish_line(kept)))
 
 
-def test_a_study_of_dilated_masks_is_judged_by_them_and_set_beside_another_image_by_image(kept: Project) -> None:
+def test_runs_that_share_their_steps_are_compared_with_themselves(kept: Project) -> None:
+    study = read(kept, "ablations: {no-mirror: mirroring}\n", lambda study: more_runs(study / CELL.parent))
+    for data in study.ablations["no-mirror"]:
+        data.cases["dice"] -= 0.0005 * (1 + 0.1 * data.cell.seed)
+    found = differences.dropped(study)[0]
+    # Each run lost about as much, far less than runs are apart.
+    assert (found.runs, found.verdict, found.over) == ((3, 3), "worse", "runs and images")
+
+
+def read(kept: Project, about: str, prepare: Callable[[Path], None]) -> Study:
+    """Return the tiny study, with a copy of its cells as the ablation that ``about`` names, if it names one."""
+    folder = kept.root / "results/tiny"
+    prepare(folder)
+    if name := re.search(r"ablations: {([\w-]+):", about):
+        shutil.copytree(folder / "defu_net", folder / "ablations" / name[1] / "defu_net")
+    (folder / "study.yaml").write_text(STUDY + about)
+    return read_studies(kept.root / "results")[0]
+
+
+def test_a_study_of_dilated_masks_is_judged_by_them_and_compared_image_by_image(kept: Project) -> None:
     studies = kept.root / "results"
     other = studies / "tiny-dilated"
     shutil.copytree(studies / "tiny/defu_net", other / "defu_net")
-    (other / "study.yaml").write_text("title: Drawn wide\ntext: x\nreach: {}\nbeside: {tiny: Learnt wide., gone: x}\n")
+    (other / "study.yaml").write_text("title: Drawn wide\ntext: x\nbeside: {tiny: Learnt wide., gone: x}\n")
     assert "beside names no study" in kept.call(publish_line(kept)).stderr
-    (other / "study.yaml").write_text("title: Drawn wide\ntext: x\nreach: {}\nbeside: {tiny: Learnt wide.}\n")
-    cell = other / "defu_net/mixed/seed-0"
+    (other / "study.yaml").write_text("title: Drawn wide\ntext: x\nbeside: {tiny: Learnt wide.}\n")
+    learn_dilated(other / CELL)
+    change(other / CELL, -0.125, "dilated")
+    publish(kept)
+    page = (kept.root / "docs/results/tiny-dilated.md").read_text()
+    assert "against dilated masks, mean over test images and training runs" in page
+    assert "## Expected calibration error" not in page  # its bins are against original masks
+    text = (kept.root / "docs/results/comparisons.md").read_text()
+    assert "## Drawn wide, less: A tiny study\n\nLearnt wide. Against dilated masks, at" in text
+    runs, *rest = verdict(text, "| Mixed | DEFU-Net |")
+    assert (runs, rest[0], rest[-1]) == ("1 and 1", "−0.1250", "one training run: no verdict")
+    for cell in (studies / "tiny" / CELL, other / CELL):  # where both have it, the stored size counts
+        cases = pd.read_csv(cell / "cases.csv").assign(stored_dice=0.5)
+        cases.to_csv(cell / "cases.csv", index=False)
+    publish(kept)
+    text = (kept.root / "docs/results/comparisons.md").read_text()
+    assert "at the size at which each X-ray is stored" in text
+    assert verdict(text, "| Mixed | DEFU-Net |")[1] == "0.0000"
+
+
+def learn_dilated(cell: Path) -> None:
     config = json.loads((cell / "config.json").read_text())
     config["train"]["masks"] = "dilated"
     (cell / "config.json").write_text(json.dumps(config))
-    cases = pd.read_csv(cell / "cases.csv")
-    cases.loc[cases["masks"] == "dilated", "dice"] -= 0.125
-    cases.to_csv(cell / "cases.csv", index=False)
+
+
+def rename(scenario: Path, name: str) -> None:
+    """Call the cells of a scenario's folder those of another scenario."""
+    for path in [*scenario.glob("*/rows.json"), *scenario.glob("*/config.json")]:
+        path.write_text(path.read_text().replace('"mixed"', f'"{name}"'))
+
+
+def target(study: Study, **other: object) -> dict[str, object]:
+    known = {"size": study.size, "width": study.width, "scenario": "mixed", "masks": "original", "at": "network"}
+    return {"label": "x", "at_least": 0.5, **known, **other}
+
+
+def test_a_target_is_reached_when_its_interval_is(kept: Project) -> None:
+    study = read(kept, "", lambda study: None)
+    score = scores.scores(study)[0]
+    assert score.interval is not None
+    low, high = score.interval
+    assert low < score.dice < high
+    lines = [
+        target(study, at_least=low),
+        target(study, at_least=score.dice),  # the mean alone is not enough
+        target(study, at_least=min(1.0, high + 1e-6)),
+        target(study, at="stored"),
+        target(study, masks="dilated"),
+        target(study, size=2 * study.size),
+        target(study, folds=5),
+        target(study, scenario="shenzhen-to-montgomery"),
+    ]
+    (kept.root / "results/targets.yaml").write_text(json.dumps(lines))
+    found = targets.reach(targets.read_targets(kept.root / "results"), [study])
+    states = ["reached", "not shown", "**missed**", "not scored", *["not run"] * 4]
+    assert [row.state for row in found] == states
     text = publish(kept)
-    part = text[text.index("## Drawn wide") :]
-    assert re.search(r"\| Mixed \| dilated \| 1 \| 0\.\d{4} \| .* \| 0\.9667 \|\n", text)
-    assert "Against dilated masks, mean over test images and seeds." in part
-    figures = r"0\.\d{4} \| 0\.\d{4} \| −0\.1250 \| −0\.1250 to −0\.1250 \| one each \| worse on these images"
+    assert [line.split("|")[-2].strip() for line in text.splitlines() if re.match(r"\| (\[x\]|x)", line)] == states
+    for data in study.cells:
+        data.cases["stored_dice"] = 0.75
+    stored = targets.reach([targets.Target(**target(study, at="stored"))], [study])[0]  # type: ignore[arg-type]
+    assert stored.score is not None
+    assert (stored.score.dice, stored.state) == (0.75, "reached")
+
+
+def test_a_study_of_one_kind_of_masks_leaves_the_targets_of_the_other_open(kept: Project) -> None:
+    """Once, one study of any kind of masks took away all rows that said "not run"."""
+    study = read(kept, "", lambda study: None)
+    lines = [target(study, label=masks, masks=masks, paper=masks == "dilated") for masks in ("original", "dilated")]
+    (kept.root / "results/targets.yaml").write_text(json.dumps(lines))
+    text = publish(kept)
     assert re.search(
-        rf'### Beside "A tiny study"\n\nLearnt wide\..*\| Mixed \| DEFU-Net \| 1 and 1 \| {figures}', part, re.S
+        r"\| dilated \| Mixed \| dilated \| \d+ pixels \| 0\.5000 \| 0\.9667 \(paper\) \| .* \| not run \|", text
     )
-    assert "against dilated masks" in (kept.root / "docs/results/tiny-dilated.md").read_text().split("## Table")[0]
-    assert 'Beside "' not in text[: text.index("## Drawn wide")]
-    assert "### Expected calibration error" not in part  # its bins are against original masks
+    assert re.search(r"\| \[original\]\(results/tiny.md\) .* \| (reached|\*\*missed\*\*|not shown) \|", text)
+    learn_dilated(kept.root / "results/tiny" / CELL)
+    text = publish(kept)
+    assert re.search(r"\| original \| .* \| not run \|", text)
+    assert re.search(r"\| \[dilated\]\(results/tiny.md\) .* \| (reached|\*\*missed\*\*|not shown) \|", text)
+    (kept.root / "results/targets.yaml").write_text("- {label: x, reach: 2}\n")
+    assert "targets.yaml, target 1" in kept.call(publish_line(kept)).stderr
+    (kept.root / "results/targets.yaml").write_text("label: x\n")
+    assert "not a list of targets" in refused(kept.call(publish_line(kept)))
 
 
-def across(network: Path, scenario: str = "shenzhen-to-montgomery") -> None:
-    target = network / scenario
-    shutil.copytree(network / "mixed", target)
-    for name in ("rows.json", "config.json"):
-        path = target / "seed-0" / name
-        path.write_text(path.read_text().replace('"mixed"', f'"{scenario}"'))
+def test_folds_are_one_test_of_all_their_images(kept: Project) -> None:
+    study, folds = kept.root / "results/tiny", 3
+    cases = pd.read_csv(study / CELL / "cases.csv")
+    ids = sorted(cases["id"].unique())
+    for number in range(1, folds + 1):
+        name = f"mixed-fold-{number}"
+        shutil.copytree(study / "defu_net/mixed", study / "defu_net" / name)
+        rename(study / "defu_net" / name, name)
+        held = cases["id"].isin(ids[number - 1 :: folds])
+        fold = cases.assign(split=held.map({True: "test", False: "train"}), dice=0.9 + 0.01 * number)
+        fold.loc[fold["site"] == "montgomery", "dice"] += 0.05
+        fold.to_csv(study / "defu_net" / name / "seed-0/cases.csv", index=False)
+    shutil.rmtree(study / "defu_net/mixed")
+    (study / "worst.csv").unlink()
+    (study / "study.yaml").write_text(STUDY + f"folds: {folds}\n")
+    (found,) = read_studies(kept.root / "results")
+    lines = {score.site: score for score in scores.folded(found)}
+    assert list(lines) == ["all", "montgomery", "shenzhen"]
+    one = cases.drop_duplicates("id").set_index("id")["site"]
+    expected = pd.Series(
+        [0.9 + 0.01 * (1 + place % folds) + 0.05 * (one[id] == "montgomery") for place, id in enumerate(ids)]
+    )
+    assert lines["all"].dice == pytest.approx(expected.mean())
+    sites = pd.Series([one[id] for id in ids])
+    for site in ("montgomery", "shenzhen"):
+        assert lines[site].dice == pytest.approx(expected[sites == site].mean())
+        assert lines[site].n_images == (sites == site).sum()
+    assert (lines["all"].n_images, lines["all"].over, lines["all"].paper) == (len(ids), "images", 0.9667)
+    (kept.root / "results/targets.yaml").write_text(json.dumps([target(found, site="montgomery", folds=folds)]))
+    text = publish(kept)
+    assert "Mixed, Montgomery, 3 folds" in text
+    assert f"| {lines['montgomery'].dice:.4f} |" in text
+    assert re.search(rf"\| DEFU-Net \| Mixed \| Shenzhen \| {lines['shenzhen'].n_images} \| 1 \|", text)
+    second = study / "defu_net/mixed-fold-2/seed-0/cases.csv"
+    whole = second.read_text()
+    pd.read_csv(second).assign(split="test").to_csv(second, index=False)
+    assert "tested in two folds" in kept.call(publish_line(kept)).stderr
+    second.write_text(whole)
+    shutil.rmtree(study / "defu_net/mixed-fold-2")
+    assert "not every fold has the same seeds" in kept.call(publish_line(kept)).stderr
+
+
+def corrupt(study: Path) -> pd.DataFrame:
+    """Write made-up robustness of a study's cell."""
+    lines = [
+        {"corruption": name, "severity": severity, "site": site, "dice": 0.95 - 0.01 * severity}
+        for name in ("noise", "blur", "gamma", "contrast", "jpeg")
+        for severity in range(6)
+        for site in ("montgomery", "shenzhen")
+    ]
+    frame = pd.DataFrame(lines).assign(low=lambda x: x["dice"] - 0.01, high=lambda x: x["dice"] + 0.01)
+    frame.to_csv(study / CELL / "robustness.csv", index=False)
+    return frame
+
+
+def price(results: Path) -> None:
+    """Write made-up cost of two networks, of the study's size and of another."""
+    config = json.loads((results / "tiny" / CELL / "config.json").read_text())
+    line = {"width": config["width"], "size": config["input"]["size"], "parameters": 1000, "gmac": 0.5}
+    line |= {"milliseconds": 3.0, "least": 2.5, "most": 4.0, "hardware": "1 core of an abacus"}
+    other = line | {"size": 9, "hardware": "another"}
+    lines = [{"network": "defu_net", **line}, {"network": "unet", **line}, {"network": "defu_net", **other}]
+    pd.DataFrame(lines).to_csv(results / "cost.csv", index=False)
+
+
+def test_robustness_and_cost_are_drawn_where_they_were_measured(kept: Project) -> None:
+    text = publish(kept)
+    assert "## Robustness" not in text
+    assert "## Cost" not in text
+    frame = corrupt(kept.root / "results/tiny")
+    price(kept.root / "results")
+    text = publish(kept)
+    assert "results/figures/robustness.svg" in text
+    assert "1 core of an abacus;" in text
+    assert "another" not in text
+    assert (kept.root / "docs/results/figures/cost.svg").stat().st_size > 5000
+    path = kept.root / "results/tiny" / CELL / "robustness.csv"
+    for broken, message in (
+        (frame.assign(severity=6), "a severity is not a whole number"),
+        (frame.assign(corruption="fog"), "unknown corruption"),
+        (frame.assign(dice="high"), "holds something that is no number"),
+        (frame.drop(columns="low"), "columns missing: low"),
+        (pd.concat([frame, frame]), "stand in it twice"),
+    ):
+        broken.to_csv(path, index=False)
+        assert message in kept.call(publish_line(kept)).stderr
+    frame.to_csv(path, index=False)
+    (kept.root / "results/cost.csv").write_text("network,hardware\n")
+    assert "cost.csv: columns missing: width" in refused(kept.call(publish_line(kept)))
+
+
+def test_a_size_that_was_not_scored_is_refused(kept: Project) -> None:
+    (kept.root / "results/tiny/study.yaml").write_text(STUDY + "at: stored\n")
+    assert "cases.csv: no column stored_dice" in refused(kept.call(publish_line(kept)))
+    cases = pd.read_csv(kept.root / "results/tiny" / CELL / "cases.csv").assign(stored_dice=0.625)
+    cases.to_csv(kept.root / "results/tiny" / CELL / "cases.csv", index=False)
+    text = publish(kept)
+    assert "Test Dice at the size at which each X-ray is stored" in text
+    assert "| 0.6250 (" in text
 
 
 def test_a_worst_image_without_a_remark_and_a_stale_remark_are_refused(kept: Project) -> None:
@@ -225,8 +436,13 @@ def test_masks_that_are_not_those_evaluated_are_not_drawn(scored: Project) -> No
 def test_the_committed_documents_are_those_of_the_committed_rows(scored: Project) -> None:
     done = scored.call(publish_line(scored, ROOT / "results"))
     assert done.returncode == 0, done.stderr
-    ours = {path.name: path.read_text() for path in (ROOT / "docs/results").glob("*.md")}
-    assert {path.name: path.read_text() for path in (scored.root / "docs/results").glob("*.md")} == ours
     relative = re.compile(r"\]\((?:\.\./)*[^)]*results/")  # where the rows lie seen from the document
-    texts = [relative.sub("](results/", (root / "docs/results.md").read_text()) for root in (ROOT, scored.root)]
-    assert texts[0] == texts[1]
+
+    def written(root: Path) -> dict[str, str]:
+        docs = [root / "docs/results.md", *(path for path in (root / "docs/results").rglob("*") if path.is_file())]
+        return {str(path.relative_to(root)): relative.sub("](results/", path.read_text()) for path in docs}
+
+    ours, theirs = written(ROOT), written(scored.root)
+    assert {name for name in ours if ours[name] != theirs.get(name)} == set()
+    assert set(ours) == set(theirs)
+    assert len((ROOT / "docs/results.md").read_text().splitlines()) <= 150
