@@ -1,4 +1,4 @@
-"""Tables that programs beside the studies leave: robustness to corrupted images, and what a prediction costs."""
+"""Tables that are no rows of a study: robustness to corrupted images, and what a prediction costs."""
 
 from __future__ import annotations
 
