@@ -102,12 +102,9 @@ def estimate(
     drawn = [_resampled(side, images, rng) for side in sides]
     means = [side.mean((-2, -1)) for side in sides]
     value, spun = (means[0], drawn[0]) if theirs is None else (means[0] - means[1], drawn[0] - drawn[1])
-    own = [_run_variance(side) for side in sides]
-    runs = sum(
-        (np.maximum(of, spread.variance) / side.shape[-2] for of, side in zip(own, sides, strict=True)), start=0.0
-    )
-    over_images = spun.var(0) - sum(of / side.shape[-2] for of, side in zip(own, sides, strict=True))
-    over_images = np.maximum(over_images, 0)
+    counted = [(_run_variance(side), side.shape[-2]) for side in sides]
+    runs = np.sum([np.maximum(own, spread.variance) / count for own, count in counted], axis=0)
+    over_images = np.maximum(spun.var(0) - np.sum([own / count for own, count in counted], axis=0), 0)
     variance = runs + over_images
     error = np.sqrt(variance)
     parts = runs**2 / spread.freedom + over_images**2 / (ours.shape[-1] - 1)

@@ -391,6 +391,9 @@ def test_robustness_and_cost_are_drawn_where_they_were_measured(kept: Project) -
     assert "another" not in text
     assert (kept.root / "docs/results/figures/cost.svg").stat().st_size > 5000
     path = kept.root / "results/tiny" / CELL / "robustness.csv"
+    shutil.move(path, kept.root / "evaluations" / CELL)
+    assert kept.call(keep(kept)).returncode == 0
+    pd.testing.assert_frame_equal(pd.read_csv(path), frame)
     for broken, message in (
         (frame.assign(severity=6), "a severity is not a whole number"),
         (frame.assign(corruption="fog"), "unknown corruption"),
