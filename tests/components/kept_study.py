@@ -15,7 +15,7 @@ import pytest
 from components.errors import UserError
 from components.publish import publish as write
 from components.publish.studies import Study, read_studies
-from tests.project import Project, Trained
+from tests.conftest import Project, Trained
 
 STUDY = """title: A tiny study
 text: Two sentences. Of the sample.
