@@ -10,12 +10,12 @@ from typing import Any
 from components.files import write_file, write_folder
 from components.publish import charts, differences, facts, scores
 from components.publish.measured import read_cost, read_robustness
+from components.publish.statistics import RESAMPLES
 from components.publish.studies import Study, read_studies
 from components.publish.targets import reach, read_targets
 from components.report import paper, tables
 from components.report.layout import Results, Table, scenario_title
 from components.report.page import render_markdown
-from components.report.paired import REFERENCE
 from components.report.reliability import calibration_table
 from components.report.text import digits_for, duration, figure_text
 from components.templating import environment as templates
@@ -163,7 +163,7 @@ def _render(template: str, **values: Any) -> str:
         "source": paper.SOURCE,
         "paper_epochs": facts.PAPER_EPOCHS,
         "paper_images": facts.PAPER_IMAGES,
-        "reference": REFERENCE,
+        "resamples": RESAMPLES,
     }
     text = environment.get_template(template).render(**shared, **values)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DIGITS = 6  # of what is drawn: beyond them processors differ
-SCALE = 0.07  # the widest range of Dice in which intervals of a thousandth are seen
 EDGE = 0.002  # a mark that is nearer to the edge would be cut
 
 
@@ -35,7 +34,7 @@ def forest(found: Sequence[Score], path: Path) -> None:
     place = {network: len(networks) - 1 - row for row, network in enumerate(networks)}
     least = min(min(score.dice, *(score.interval or ())) for score in found)
     most = max(max(score.dice, score.paper or 0, *(score.interval or ())) for score in found)
-    low, high = max(least - 0.01, most - SCALE) if least > most - SCALE else least - 0.01, most + 0.004
+    low, high = least - 0.01, most + 0.004
 
     def fill(figure: Figure) -> None:
         axes = figure.subplots(1, len(scenarios), sharex=True, sharey=True, squeeze=False)[0]
