@@ -42,7 +42,7 @@ serve: setup  ## The champion as an HTTP service with a page, at http://127.0.0.
 services: setup  ## S3 and MLflow servers on this machine until Ctrl+C: S3_PORT=, MLFLOW_PORT=, and docs/services.md
 	@exec python -m scripts.services $(if $(S3_PORT),--s3-port $(S3_PORT)) $(if $(MLFLOW_PORT),--mlflow-port $(MLFLOW_PORT))
 
-results: setup  ## Write docs/results.md anew from the rows in results/
+results: setup  ## Write docs/results.md, its figures and the studies' pages anew from the rows in results/
 	@python -m components.publish
 
 pipeline: setup  ## Compile the Kubeflow pipeline to build/pipeline.yaml

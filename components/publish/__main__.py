@@ -15,7 +15,7 @@ def main(
         "docs/results.md"
     ),
 ) -> None:
-    """Write docs/results.md, and docs/results/STUDY.md with all tables, from the rows in results/."""
+    """Write docs/results.md, its figures and docs/results/STUDY.md with all tables, from the rows in results/."""
     names = publish(results, out)
     print(f"{out}: {', '.join(names)}")
 

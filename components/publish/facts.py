@@ -1,56 +1,24 @@
-"""What the studies come to: the figures that ``docs/results.md`` states beside the tables of each study."""
+"""What a study's page says beyond Dice: its worst images, the time to the paper's validation Dice, its pictures."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
-from statistics import stdev
 
-import numpy as np
 import pandas as pd
 
 from components.errors import UserError
-from components.publish.differences import RESAMPLES, SEED, trainings
+from components.publish.scores import MIXED, runs_of
 from components.publish.studies import FIGURES, WORST, Study
 from components.report import paper
 from components.report.layout import scenario_title
 from components.report.load import Evaluated
-from components.report.paired import REFERENCE, dice_of
-from model.metrics import paired_difference
+from components.report.paired import REFERENCE
 
-MIXED = "mixed"
 PAPER_EPOCHS = 145  # section IV: "Our model can train 145 epochs"
 PAPER_IMAGES = 528  # of the mixed scenario's training split
 WORST_IMAGES = 10
 DIGITS = 5  # of the figures of a case, as they are kept
-
-
-@dataclass(frozen=True)
-class Tested:
-    """The test Dice of one network in one scenario, mean over images and seeds.
-
-    Attributes:
-        scenario: in which it was trained and tested.
-        network: its name.
-        n_images: tested.
-        seeds: trained.
-        dice: 0 to 1.
-        interval: 95 % bootstrap interval over images, of several seeds that of each image's mean over them.
-        deviation: standard deviation over seeds; of one seed ``None``.
-        paper: the paper's figure, which is against dilated masks.
-        target: to be reached.
-    """
-
-    scenario: str
-    network: str
-    n_images: int
-    seeds: int
-    dice: float
-    interval: tuple[float, float] | None
-    deviation: float | None
-    paper: float | None
-    target: float | None
 
 
 @dataclass(frozen=True)
@@ -79,32 +47,6 @@ class Reaching:
     images: int | None
 
 
-def tested(study: Study) -> list[Tested]:
-    """Return the test Dice of every network in every scenario, against the masks that they learnt to draw."""
-    lines = []
-    for scenario, network in product(study.scenarios, study.networks):
-        if not (cells := trainings(study.cells, network, scenario)):
-            continue
-        seeds = pd.concat([dice_of(data, study.masks) for data in cells], axis=1, join="inner").sort_index()
-        images = seeds.mean(axis=1).to_numpy(float)
-        dice, interval = paired_difference(images, np.zeros_like(images), resamples=RESAMPLES, seed=SEED)
-        published = paper.MIXED["test"] if scenario == MIXED else paper.ACROSS.get(scenario, {})
-        lines.append(
-            Tested(
-                scenario,
-                network,
-                len(images),
-                len(cells),
-                dice,
-                interval,
-                stdev(seeds.mean()) if len(cells) > 1 else None,
-                published.get(network, {}).get("dice"),
-                study.about.reach.get(scenario) if network == REFERENCE else None,
-            )
-        )
-    return lines
-
-
 def worst_images(data: Evaluated, count: int = WORST_IMAGES) -> pd.DataFrame:
     """Return the cases of the worst test images against original masks, worst first."""
     chosen = data.cases[(data.cases["split"] == "test") & (data.cases["masks"] == "original")]
@@ -123,7 +65,7 @@ def worst(study: Study) -> list[Case]:
     remarks = pd.read_csv(path, dtype="string").set_index(["scenario", "id"])
     cases, known = [], set()
     for scenario in study.scenarios:
-        cells = trainings(study.cells, REFERENCE, scenario)
+        cells = runs_of(study.cells, REFERENCE, scenario)
         for row in worst_images(cells[0]).itertuples() if cells else ():
             key = (scenario, str(row.id))
             known.add(key)

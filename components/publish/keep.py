@@ -16,6 +16,7 @@ from components.files import read_json, write_folder
 from components.params import EvaluateParams, read_params
 from components.publish import pictures
 from components.publish.facts import DIGITS
+from components.publish.measured import ROBUSTNESS
 from components.publish.studies import ABLATIONS, FIGURES
 from components.report.load import find_cells
 from components.results import CASES, CONFIG, HISTORY, RELIABILITY, ROWS, RUN, Cell
@@ -59,8 +60,9 @@ def keep(
             (folder / ROWS).write_text("[\n" + ",\n".join(rows) + "\n]\n")  # a row a line, for diffs
             for name in (HISTORY, CONFIG, RUN):
                 shutil.copy(models / cell.folder / name, folder)
-            if (evaluations / cell.folder / RELIABILITY).exists():  # an evaluation of an earlier version left none
-                shutil.copy(evaluations / cell.folder / RELIABILITY, folder)
+            for name in (RELIABILITY, ROBUSTNESS):  # an evaluation of an earlier version left none
+                if (evaluations / cell.folder / name).exists():
+                    shutil.copy(evaluations / cell.folder / name, folder)
     if arrays is not None and params is not None:
         with write_folder(out / FIGURES) as folder:
             pictures.draw(evaluations, models, arrays, cells, params, folder)

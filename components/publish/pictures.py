@@ -12,7 +12,8 @@ from components.cohort import Arrays
 from components.errors import UserError
 from components.evaluate.overlays import worst_overlay
 from components.params import EvaluateParams
-from components.publish.facts import DIGITS, MIXED, WORST_IMAGES
+from components.publish.facts import DIGITS, WORST_IMAGES
+from components.publish.scores import MIXED
 from components.report import paper
 from components.report.paired import REFERENCE
 from components.report.pictures import FIGURE_NUMBERS

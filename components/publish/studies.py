@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 from pydantic import Field
@@ -29,6 +30,7 @@ STUDY = "study.yaml"
 ABLATIONS = "ablations"
 FIGURES = "figures"
 WORST = "worst.csv"
+COLUMNS = {"network": "dice", "stored": "stored_dice"}
 
 
 class About(Section):
@@ -36,7 +38,9 @@ class About(Section):
 
     title: str
     text: str = Field(description="how it was run and what it says, Markdown")
-    reach: dict[Name, float] = Field(description="{scenario: the test Dice to reach, masks as learnt}")
+    headline: bool = Field(default=False, description="whether the page of results begins with it; of one study alone")
+    at: Literal["network", "stored"] = Field(default="network", description="the size at which its Dice is taken")
+    folds: int = Field(default=0, ge=0, description="number of its folds, scenarios <name>-fold-1 to -fold-N; 0: none")
     ablations: dict[Name, str] = Field(default={}, description="{folder: what was left out of the recipe}")
     beside: dict[Name, str] = Field(default={}, description="{another study: how it differs from this one}")
 
@@ -55,6 +59,21 @@ class Study:
     def masks(self) -> str:
         """The kind of masks that its networks learnt to draw, and are first judged by."""
         return learnt_masks(self.cells)
+
+    @property
+    def size(self) -> int:
+        """Side of the network's input in pixels."""
+        return int(self.cells[0].config["input"]["size"])
+
+    @property
+    def width(self) -> float:
+        """Share of the paper's channels."""
+        return float(self.cells[0].config["width"])
+
+    @property
+    def column(self) -> str:
+        """The column of its cases that holds the Dice that counts."""
+        return COLUMNS[self.about.at]
 
     @property
     def scenarios(self) -> list[str]:
@@ -101,6 +120,8 @@ def read_studies(results: Path) -> list[Study]:
     for study in studies:
         if unknown := sorted(set(study.about.beside) - {folder.name for folder in found}):
             raise UserError(f"{study.folder / STUDY}: beside names no study below {results}", unknown)
+    if len(first := [study.name for study in studies if study.about.headline]) != 1:
+        raise UserError(f"{results}: one study must say `headline: true` in its {STUDY}; {len(first)} do", first)
     return studies
 
 
@@ -116,9 +137,9 @@ def _read_study(folder: Path) -> Study:
     ablations = {name: _read_cells(folder / ABLATIONS / name, problems) for name in about.ablations}
     unnamed = {path.name for path in (folder / ABLATIONS).glob("*/")} - set(about.ablations)
     problems += [f"{folder / ABLATIONS / name}: not named under ablations in {STUDY}" for name in sorted(unnamed)]
-    sizes = {data.config["input"]["size"] for data in cells}
+    sizes = {(data.config["input"]["size"], data.config["width"]) for data in cells}
     if len(sizes) > 1:
-        problems.append(f"cells of several sizes: {sorted(sizes)}")
+        problems.append(f"cells of several sizes and widths: {sorted(sizes)}")
     if problems:
         raise UserError(f"{folder}: not a whole study; mend or keep these again", problems)
     return Study(folder.name, folder, about, cells, ablations)

@@ -7,11 +7,12 @@ from typing import TypedDict
 
 import pandas as pd
 
+from components.errors import UserError
 from components.report import paper
 from components.report.layout import Column, Figure, Group, Line, Results, Table, scenario_title
 from components.report.load import Evaluated
 from components.report.text import digits_for
-from components.results import Cell
+from components.results import CASES, Cell
 from model.metrics import mean_of, paired_difference
 
 REFERENCE = "defu_net"  # the paper's own network: its claim is that it is better than the others
@@ -109,10 +110,21 @@ def _dice_of_images(cells: list[Evaluated], masks: str) -> pd.Series[float]:
     return pd.concat([dice_of(data, masks) for data in cells], axis=1, join="inner").mean(axis=1)
 
 
-def dice_of(data: Evaluated, masks: str) -> pd.Series[float]:
-    """Return the test Dice of a cell's images by id, where it is defined."""
+def dice_of(data: Evaluated, masks: str, column: str = "dice") -> pd.Series[float]:
+    """Return the test Dice of a cell's images by id, where it is defined.
+
+    Args:
+        data: the cell.
+        masks: original or dilated.
+        column: ``dice`` is at the network's size, ``stored_dice`` at the size at which the X-ray is stored.
+
+    Raises:
+        UserError: the cell's cases have no such column.
+    """
+    if column not in data.cases:
+        raise UserError(f"{data.cell.folder}/{CASES}: no column {column}; evaluate the cell again with this version")
     chosen = data.cases[(data.cases["split"] == "test") & (data.cases["masks"] == masks)]
-    return chosen.dropna(subset=["dice"]).set_index("id")["dice"]
+    return chosen.dropna(subset=[column]).set_index("id")[column]
 
 
 def _verdict(interval: tuple[float, float] | None) -> str | None:

@@ -12,10 +12,11 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.components.kept_study import kept, kept_once
 from tests.services import Bucket
 from tests.services_fixtures import bucket, s3_server
 
-__all__ = ["Bucket", "bucket", "s3_server"]  # the last two are fixtures
+__all__ = ["Bucket", "bucket", "kept", "kept_once", "s3_server"]  # all but the first are fixtures
 
 MONTGOMERY_READING = "Patient's Sex: F\nPatient's Age: 033Y\nnormal\n"
 SHENZHEN_READING = "male 45yrs\nSTB in the right upper field\n"

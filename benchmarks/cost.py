@@ -1,0 +1,130 @@
+"""What a prediction costs: ``python -m benchmarks.cost`` counts and times every network and writes results/cost.csv."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import pandas as pd
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.clock import Stopwatch
+from components import cli
+from components.errors import UserError
+from components.files import write_file
+from components.provenance import hardware
+from components.report import paper
+from model.networks import NETWORKS, build
+
+CPU = torch.device("cpu")
+
+
+def gigamacs(network: nn.Module, size: int) -> float:
+    """Return how many 10^9 multiplications with addition one picture takes.
+
+    PyTorch's own count of the operations of convolutions and matrix products, halved; what is done value by value
+    (activations, norms, pooling) is not counted.
+
+    Args:
+        network: takes one channel.
+        size: side of the picture in pixels.
+    """
+    counter = FlopCounterMode(display=False)
+    with counter, torch.inference_mode():
+        network(torch.zeros(1, 1, size, size))
+    return float(counter.get_total_flops()) / 2 / 1e9
+
+
+def milliseconds(networks: dict[str, nn.Module], size: int, rounds: int) -> dict[str, list[float]]:
+    """Return the time of one eager prediction of one picture, of every network once a round after one unmeasured.
+
+    With one thread it is the time of the processor, which other programs hardly disturb, else that of the clock.
+
+    Args:
+        networks: in evaluation.
+        size: side of the picture in pixels.
+        rounds: measured.
+    """
+    found: dict[str, list[float]] = {name: [] for name in networks}
+    picture = torch.rand(1, 1, size, size, generator=torch.Generator().manual_seed(0))
+    for turn in range(rounds + 1):
+        for name, network in networks.items():
+            watch = Stopwatch(CPU)
+            with torch.inference_mode():
+                network(picture).sigmoid()
+            if turn:
+                found[name].append(1e3 / watch.stop(1).own_rate)
+    return found
+
+
+def measure(names: Iterable[str], size: int, width: float, rounds: int, where: str) -> pd.DataFrame:
+    """Return a line a network: see :func:`components.publish.measured.read_cost`.
+
+    Args:
+        names: of the networks.
+        size: side of the picture in pixels.
+        width: share of the paper's channels.
+        rounds: of the clock.
+        where: on what it runs.
+    """
+    torch.manual_seed(0)
+    networks = {name: build(name, width).eval() for name in names}
+    lines = []
+    for name, times in milliseconds(networks, size, rounds).items():
+        lines.append(
+            {
+                "network": name,
+                "width": width,
+                "size": size,
+                "parameters": sum(value.numel() for value in networks[name].parameters()),
+                "gmac": round(gigamacs(networks[name], size), 4),
+                "milliseconds": round(median(times), 2),
+                "least": round(min(times), 2),
+                "most": round(max(times), 2),
+                "hardware": where,
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def main(
+    size: Annotated[int, typer.Option(min=16, help="Side of the picture in pixels.")] = 128,
+    width: Annotated[float, typer.Option(min=0.01, help="Share of the paper's channels.")] = 0.125,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each network is timed.")] = 20,
+    threads: Annotated[int, typer.Option(min=1, help="Of the processor.")] = 2,
+    network: Annotated[list[str] | None, typer.Option(help="One network alone; may be said again.")] = None,
+    out: Annotated[Path, typer.Option(help="The file; lines of other sizes and widths in it stay.")] = Path(
+        "results/cost.csv"
+    ),
+) -> None:
+    """Count multiplications and parameters, and time one eager prediction, of every network on this processor."""
+    names = network or sorted(NETWORKS, key=paper.order)
+    if unknown := sorted(set(names) - set(NETWORKS)):
+        raise UserError(f"--network: unknown; known are {', '.join(NETWORKS)}", unknown)
+    torch.set_num_threads(min(threads, os.cpu_count() or threads))
+    cores = torch.get_num_threads()
+    where = f"{cores} core{'s' * (cores > 1)} of {hardware()['cpu']}"
+    lines = measure(names, size, width, rounds, where)
+    table = Table(title=f"One picture of {size} pixels, width {width:g}, {where}", title_justify="left")
+    for column in ("network", "parameters", "GMAC", "ms", "least to most"):
+        table.add_column(column, justify="left" if column == "network" else "right")
+    for name, count, gmac, middle, least, most in lines.iloc[:, [0, 3, 4, 5, 6, 7]].itertuples(index=False):
+        table.add_row(str(name), f"{count:,}", f"{gmac:.3f}", f"{middle:.1f}", f"{least:.1f} to {most:.1f}")
+    Console().print(table)
+    kept = pd.read_csv(out) if out.exists() else lines.iloc[:0]
+    same = kept["network"].isin(lines["network"]) & (kept["size"] == size) & (kept["width"] == width)
+    with write_file(out) as partial:
+        pd.concat([kept[~same], lines]).to_csv(partial, index=False)
+    typer.echo(f"wrote {out}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
