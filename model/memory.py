@@ -1,7 +1,8 @@
-"""Training that takes less memory and more time: activation checkpointing (Chen et al. 2016, arXiv 1604.06174)."""
+"""Memory of a training step: activation checkpointing (Chen et al. 2016, arXiv 1604.06174), and freed memory kept."""
 
 from __future__ import annotations
 
+import ctypes
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import MethodType
@@ -10,6 +11,24 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+# Options of glibc's mallopt (malloc.h): pieces that are mapped one by one, and what is returned to the system when freed.
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+KEPT = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**28}
+
+
+def keep_freed_memory() -> bool:
+    """Have the C library keep memory that is freed for the next step; return whether it can (glibc on Linux).
+
+    A step on the CPU takes and frees gigabytes in large pieces. By default glibc returns each to the system, which
+    clears it anew for the next step: a seventh of a step's processor time (``python -m benchmarks.allocation``). The
+    process then holds the memory of its largest step until it ends.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    return all(mallopt(option, value) for option, value in KEPT.items())
 
 
 def checkpoint_activations(network: nn.Module) -> None:

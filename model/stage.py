@@ -17,7 +17,7 @@ from model.batches import Order, Resident, Subset, batches
 from model.distributed import World, share_batchnorm
 from model.inputs import autocast, to_input
 from model.losses import compound_loss
-from model.memory import checkpoint_activations
+from model.memory import checkpoint_activations, keep_freed_memory
 from model.optimisation import Average, Schedule, make_optimizer, recalibrate
 from model.recipe import TrainParams
 
@@ -45,6 +45,8 @@ class Prepared:
 
     def __init__(self, network: nn.Module, params: TrainParams, world: World, precision: torch.dtype) -> None:
         self.world, self.device, self.precision = world, world.device, precision
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):

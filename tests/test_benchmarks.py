@@ -58,6 +58,14 @@ def command(name: str, *arguments: object) -> str:
 
 
 @pytest.mark.slow
+def test_keeping_freed_memory_is_compared_with_returning_it() -> None:
+    given = ("--network", "unet", "--size", 32, "--width", 0.0625, "--batch", 2, "--steps", 1, "--rounds", 2)
+    printed = command("allocation", *given)
+    assert "unet, 32 x 32, width 0.0625, batch 2, float32, one thread: a step" in printed
+    assert re.search(r"returned / kept: \d+\.\d\d \(\d+\.\d\d to \d+\.\d\d over 2 rounds\)", printed)
+
+
+@pytest.mark.slow
 def test_stages_are_timed_to_a_dice_that_both_sides_reach(untrained: Project, tmp_path: Path) -> None:
     stage = {"size": 16, "epochs": 1, "learning_rate": 0.002, "batch_size": 4}
     path = tmp_path / "staged.json"  # JSON is YAML

@@ -1,8 +1,10 @@
-"""Activation checkpointing: a network with it is the network without it, in less memory."""
+"""Activation checkpointing: a network with it is the network without it, in less memory. Freed memory is kept."""
 
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from model.memory import checkpoint_activations
 from model.networks import NORMS
+from tests.conftest import ROOT
 from tests.model.test_networks import every_network, noise, small
 
 # How many times fewer bytes wait for the backward pass, at least; U-Net's blocks save little but what they are given.
@@ -148,3 +151,25 @@ def test_dropout_inside_a_block_and_a_second_backward_pass() -> None:
     expected = {n: p.grad for n, p in plain.named_parameters() if p.grad is not None}
     assert same({n: p.grad for n, p in network.named_parameters() if p.grad is not None}, expected)
     assert same(network.state_dict(), plain.state_dict())
+
+
+def test_freed_memory_is_kept_in_the_process() -> None:
+    """In a process of its own, whose setting harms no other test."""
+    program = """
+import resource, torch
+from model.memory import keep_freed_memory
+
+def faults() -> int:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.ones(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+returned = faults()
+assert keep_freed_memory()
+torch.ones(2**24)
+print(returned, faults())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    returned, kept = map(int, done.stdout.split())
+    assert returned > 5 * kept
