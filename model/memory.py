@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-# Options of glibc's mallopt (malloc.h): pieces that are mapped one by one, and what is returned to the system when freed.
+# Options of glibc's mallopt (malloc.h): pieces that are mapped one by one, and what is returned when freed.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 KEPT = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**28}
 
