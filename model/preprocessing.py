@@ -92,12 +92,12 @@ def dilate(mask: npt.NDArray[np.uint8], kernel_at_512: int, size: int) -> npt.ND
     its set-up follows.
 
     Args:
-        mask: uint8 (size, size), 0 or 1.
+        mask: uint8 (H, W), 0 or 1.
         kernel_at_512: side of the kernel for a 512-pixel image, scaled by :func:`kernel_size`; 0 dilates nothing.
-        size: side of the mask, pixels.
+        size: side of the mask, pixels; of one that is no square, of the square of its area.
 
     Returns:
-        uint8 (size, size), 0 or 1.
+        uint8 (H, W), 0 or 1.
     """
     side = kernel_size(kernel_at_512, size)
     dilated: npt.NDArray[np.uint8] = cv2.dilate(mask, np.ones((side, side), np.uint8)).astype(np.uint8, copy=False)

@@ -354,7 +354,13 @@ def test_again_it_is_the_same_to_the_byte(scored: Project, trained: Trained) -> 
 def score(project: Project, cell: Cell = CELL, out: Path | None = None, **changes: Any) -> list[Row]:
     given = read_params(project.root / "params.yaml").evaluate.model_dump() | changes
     return evaluate(
-        cell, project.arrays, project.split, project.model, EvaluateParams(**given), out or project.evaluation
+        cell,
+        project.arrays,
+        project.raw,
+        project.split,
+        project.model,
+        EvaluateParams(**given),
+        out or project.evaluation,
     )
 
 
