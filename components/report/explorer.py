@@ -9,16 +9,15 @@ from components.report.layout import Column, Figure, Group, Line, Results, Table
 from components.report.tables import LABELS, MASKS, figure_of, seed_lines
 from components.results import Cell
 
-METRICS = (
-    *("dice", "stored_dice", "soft_dice", "nsd2", "nsd4", "hd95", "assd"),
-    *("jaccard", "precision", "recall", "auc"),
-)
-HEADS = ("Network", "Scenario", "Site", "Label", "Sex", "Age", "Masks", "Reduction")
+METRICS = ("dice", "hd95", "assd", "jaccard", "precision", "recall", "auc")
+HEADS = ("Network", "Scenario", "Site", "Group", "Masks", "Reduction")
 REDUCTIONS = {"per_image": "per image", "pooled": "pooled"}
 
 
 def explorer_table(results: Results, masks: str) -> Table:
-    """Return every test figure by network, scenario, site, label, sex, age, masks and reduction, ``masks`` shown first.
+    """Return every test figure by network, scenario, site, group, masks and reduction, ``masks`` shown first.
+
+    A group is a label, a sex or an age.
 
     Of several seeds a line of their mean comes first, a line of each seed after it.
     """
@@ -36,15 +35,14 @@ def explorer_table(results: Results, masks: str) -> Table:
                 lines += _lines(results, cells, place, against, reduction)
     return Table(
         "explorer",
-        "Test results by network, scenario, site, label, sex and age",
+        "Test results by network, scenario, site and label, sex or age",
         "Dice, its 95 % bootstrap interval below it"
         + (" or, of several seeds, each figure with its standard deviation" if results.several_seeds else "")
-        + ". Per image: mean over images; pooled: the pixels of all images counted together, which gives no distances "
-        "and nothing at the stored size.",
+        + ". Per image: mean over images; pooled: the pixels of all images counted together, which gives no distances.",
         HEADS,
         [Column("Images"), *(Column(LABELS[metric]) for metric in METRICS)],
         [Group("", lines)],
-        filters={"Sex": "all", "Age": "all", "Masks": masks, "Reduction": REDUCTIONS["per_image"]},
+        filters={"Masks": masks, "Reduction": REDUCTIONS["per_image"]},
     )
 
 
@@ -56,7 +54,9 @@ def _lines(
     if not evaluated:
         return []
     figures = [(cell, [figure_of(row, metric) for metric in METRICS]) for cell, row in evaluated]
-    heads = (scenario_title(cells[0].scenario), *place, masks, REDUCTIONS[reduction])
+    site, *of = place
+    group = next((one for one in of if one != "all"), "all")  # of label, sex and age no two are given
+    heads = (scenario_title(cells[0].scenario), site, group, masks, REDUCTIONS[reduction])
     # The number of images has no spread over seeds: it is put before what the seeds were averaged over.
     images = Figure(max(row["n_images"] for _, row in evaluated), 0)
     return [replace(line, figures=[images, *line.figures]) for line in seed_lines(results, figures, heads)]

@@ -31,8 +31,8 @@ LABELS = {
     "hd95": "HD95, px",
     "assd": "ASSD, px",
     "soft_dice": "Soft Dice",
-    "soft_dice_batch2": "Soft Dice, batches of 2",
-    "stored_dice": "Dice, stored size",
+    "soft_dice_batch2": "Soft Dice",
+    "stored_dice": "Stored Dice",
     "stored_hd95": "HD95, stored px",
     "stored_assd": "ASSD, stored px",
     "nsd2": "NSD 2 px",
@@ -41,8 +41,8 @@ LABELS = {
 DISTANCES = ("hd95", "assd", "stored_hd95", "stored_assd")  # pixels
 ACROSS_METRICS = ("dice", "soft_dice_batch2", "f1")
 SOFT_NOTE = (
-    "What the paper calls “Dice coefficient” is most likely soft, minus its loss (Eq. 2), on probabilities and batches "
-    "of 2 images: “Soft Dice, batches of 2” is taken so. “Dice” is that of the drawn masks."
+    "The paper’s “Dice coefficient” is soft: minus its loss (Eq. 2), of probabilities and, most likely, of batches of "
+    "2 images. “Soft Dice” here is taken so, “Dice” from the masks that are drawn."
 )
 
 
@@ -112,9 +112,9 @@ def seed_lines(results: Results, per_seed: list[tuple[Cell, list[Figure]]], more
     return lines
 
 
-def _softened(theirs: dict[str, float]) -> dict[str, float]:
-    """Return the paper's figures of a network, its Dice also as what it most likely is: :data:`SOFT_NOTE`."""
-    return theirs | {"soft_dice_batch2": theirs["dice"]} if "dice" in theirs else theirs
+def _theirs(metric: str) -> str:
+    """Return what the paper calls a metric: :data:`SOFT_NOTE`."""
+    return "dice" if metric == "soft_dice_batch2" else metric
 
 
 def mixed_table(results: Results, split: str) -> Table:
@@ -132,8 +132,10 @@ def mixed_table(results: Results, split: str) -> Table:
 
     def figures(network: str, row: Row | None) -> list[Figure]:
         theirs = paper.MIXED[split].get(network, {})
-        theirs = _softened(theirs)
-        return [figure_of(row, metric, theirs.get(metric), notes.number(split, network, metric)) for metric in metrics]
+        return [
+            figure_of(row, metric, theirs.get(_theirs(metric)), notes.number(split, network, _theirs(metric)))
+            for metric in metrics
+        ]
 
     groups = []
     for masks, reduction in VARIANTS if here else ():
@@ -168,10 +170,14 @@ def across_table(results: Results) -> Table | None:
     def figures(network: str, seed: int | None, masks: str, reduction: str) -> list[Figure]:
         found: list[Figure] = []
         for scenario in scenarios:
-            theirs = _softened(paper.ACROSS.get(scenario, {}).get(network, {}))
+            theirs = paper.ACROSS.get(scenario, {}).get(network, {})
             row = None if seed is None else results.row(Cell(network, scenario, seed), masks, reduction)
             for metric in ACROSS_METRICS:
-                found.append(figure_of(row, metric, theirs.get(metric), notes.number(scenario, network, metric)))
+                found.append(
+                    figure_of(
+                        row, metric, theirs.get(_theirs(metric)), notes.number(scenario, network, _theirs(metric))
+                    )
+                )
         return found
 
     here = [network for network in results.networks() if any(results.seeds(network, name) for name in evaluated)]
