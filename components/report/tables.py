@@ -132,10 +132,8 @@ def mixed_table(results: Results, split: str) -> Table:
 
     def figures(network: str, row: Row | None) -> list[Figure]:
         theirs = paper.MIXED[split].get(network, {})
-        return [
-            figure_of(row, metric, theirs.get(_theirs(metric)), notes.number(split, network, _theirs(metric)))
-            for metric in metrics
-        ]
+        named = [(metric, _theirs(metric)) for metric in metrics]
+        return [figure_of(row, ours, theirs.get(said), notes.number(split, network, said)) for ours, said in named]
 
     groups = []
     for masks, reduction in VARIANTS if here else ():
@@ -173,11 +171,8 @@ def across_table(results: Results) -> Table | None:
             theirs = paper.ACROSS.get(scenario, {}).get(network, {})
             row = None if seed is None else results.row(Cell(network, scenario, seed), masks, reduction)
             for metric in ACROSS_METRICS:
-                found.append(
-                    figure_of(
-                        row, metric, theirs.get(_theirs(metric)), notes.number(scenario, network, _theirs(metric))
-                    )
-                )
+                said = _theirs(metric)
+                found.append(figure_of(row, metric, theirs.get(said), notes.number(scenario, network, said)))
         return found
 
     here = [network for network in results.networks() if any(results.seeds(network, name) for name in evaluated)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,8 @@ def test_a_head_sorts_by_its_figures(look: Callable[..., Visit]) -> None:
     assert column(visit, 7) == sorted(before, key=float, reverse=True)
     visit.page.locator("#explorer th", has_text="Group").get_by_role("button").click()
     assert visit.page.locator("#explorer [aria-sort]").count() == 1
-    assert column(visit, 3) == sorted(column(visit, 3))
+    groups = [group for group, _ in groupby(column(visit, 3))]
+    assert len(groups) == len(set(groups)) > 5, "a label, a sex or an age stands together"
     visit.check()
 
 
