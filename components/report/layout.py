@@ -148,6 +148,11 @@ class Results:
         """Return one row, or ``None`` where evaluate left none."""
         return self._rows.get((cell, split, site, label, sex, age, masks, reduction))
 
+    def defined(self, metrics: Iterable[str]) -> tuple[str, ...]:
+        """Return those of some metrics that any row has: kept rows of an earlier version lack what came later."""
+        rows: list[dict[str, object]] = [dict(row) for row in self._rows.values()]
+        return tuple(metric for metric in metrics if any(row[metric] is not None for row in rows))
+
     def networks(self, scenario: str | None = None) -> list[str]:
         """Return the networks evaluated in ``scenario`` (or in any), in the order of the paper's tables."""
         found = {cell.network for cell in self.cells if scenario in (None, cell.scenario)}

@@ -39,9 +39,9 @@ LABELS = {
     "nsd4": "NSD 4 px",
 }
 DISTANCES = ("hd95", "assd", "stored_hd95", "stored_assd")  # pixels
-ACROSS_METRICS = ("dice", "soft_dice_batch2", "f1")
+SOFT = ("soft_dice_batch2",)
 SOFT_NOTE = (
-    "The paper’s “Dice coefficient” is soft: minus its loss (Eq. 2), of probabilities and, most likely, of batches of "
+    " The paper’s “Dice coefficient” is soft: minus its loss (Eq. 2), of probabilities and, most likely, of batches of "
     "2 images. “Soft Dice” here is taken so, “Dice” from the masks that are drawn."
 )
 
@@ -120,7 +120,8 @@ def _theirs(metric: str) -> str:
 def mixed_table(results: Results, split: str) -> Table:
     """Return Table I (``train``), II (``validation``) or III (``test``): scenario mixed, ours beside the paper's."""
     numeral, what = {"train": ("I", "training"), "validation": ("II", "validation"), "test": ("III", "test")}[split]
-    metrics = ("dice", "soft_dice_batch2", "accuracy", "jaccard", "paper_iou", "precision", "recall", "f1", "auc")
+    soft = results.defined(SOFT)
+    metrics = ("dice", *soft, "accuracy", "jaccard", "paper_iou", "precision", "recall", "f1", "auc")
     notes = _Notes()
     columns = [Column(LABELS[metric], notes.number(split, "*", metric)) for metric in metrics]
     # Which splits are scored is a choice: a network without rows of this one is as good as not in this run.
@@ -148,7 +149,7 @@ def mixed_table(results: Results, split: str) -> Table:
     if absent:
         lines = [Line((paper.name(network),), figures(network, None)) for network in absent]
         groups.append(Group("Not in this run: the paper’s figures alone", lines, alone=True))
-    caption = f"Scenario mixed, {what} images. Each figure is ours, the paper’s with it. {SOFT_NOTE}"
+    caption = f"Scenario mixed, {what} images. Each figure is ours, the paper’s with it.{SOFT_NOTE if soft else ''}"
     if split == "train":
         caption += " Training images are scored without augmentation, by the finished network."
     return Table(
@@ -163,6 +164,8 @@ def across_table(results: Results) -> Table | None:
     if not evaluated:
         return None
     scenarios = sorted({*evaluated, *paper.ACROSS}, key=scenario_order)
+    soft = results.defined(SOFT)
+    metrics = ("dice", *soft, "f1")
     notes = _Notes()
 
     def figures(network: str, seed: int | None, masks: str, reduction: str) -> list[Figure]:
@@ -170,7 +173,7 @@ def across_table(results: Results) -> Table | None:
         for scenario in scenarios:
             theirs = paper.ACROSS.get(scenario, {}).get(network, {})
             row = None if seed is None else results.row(Cell(network, scenario, seed), masks, reduction)
-            for metric in ACROSS_METRICS:
+            for metric in metrics:
                 said = _theirs(metric)
                 found.append(figure_of(row, metric, theirs.get(said), notes.number(scenario, network, said)))
         return found
@@ -192,11 +195,12 @@ def across_table(results: Results) -> Table | None:
     return Table(
         "table-iv",
         "Table IV: test result across sites",
-        f"Trained on the first site, tested on the second. Each figure is ours, the paper’s with it. {SOFT_NOTE}",
+        "Trained on the first site, tested on the second. Each figure is ours, the paper’s with it."
+        + (SOFT_NOTE if soft else ""),
         ("Network",),
-        [Column(LABELS[metric]) for _ in scenarios for metric in ACROSS_METRICS],
+        [Column(LABELS[metric]) for _ in scenarios for metric in metrics],
         groups,
-        [(scenario_title(scenario), len(ACROSS_METRICS)) for scenario in scenarios],
+        [(scenario_title(scenario), len(metrics)) for scenario in scenarios],
         notes.texts,
     )
 

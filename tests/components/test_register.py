@@ -126,7 +126,7 @@ def test_version_says_where_it_comes_from(registered: Project, trained: Trained)
         "manifest.sha256": Arrays(registered.arrays).info["manifest_sha256"],
         **{
             f"evaluation.{split}.{kind}.dice": f"{figures[split][kind]['dice']:.6f}"
-            for split in ("train", "validation", "test")
+            for split in ("validation", "test")
             for kind in ("original", "dilated")
         },
     }
