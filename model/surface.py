@@ -116,9 +116,13 @@ def gap(predicted: np.ndarray, mask: np.ndarray, spacing: Spacing | None = None)
 def _outline(mask: np.ndarray) -> npt.NDArray[np.int64]:
     """Return the row and column of every outline pixel, int64 (P, 2)."""
     lung = np.ascontiguousarray(mask).view(np.uint8)
-    # OpenCV's own border would count as lung.
-    inside = cv2.erode(lung, _CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=(0, 0, 0, 0))
-    return np.argwhere((lung > 0) & (inside == 0))
+    x, y, width, height = cv2.boundingRect(lung)
+    part = lung[y : y + height, x : x + width]
+    if not part.size:
+        return np.zeros((0, 2), np.int64)
+    # What lies outside the box is no lung; OpenCV's own border would count as lung.
+    inside = cv2.erode(part, _CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=(0, 0, 0, 0))
+    return np.argwhere(part != inside) + (y, x)
 
 
 def _nearest(points: Floats, others: Floats) -> Floats:

@@ -11,7 +11,7 @@ import pytest
 
 from components.errors import UserError
 from components.report.rows import check_row
-from components.results import ADDED, CASES, HISTORY, ROC, ROWS, RUN, Cell
+from components.results import ADDED, CASES, HISTORY, ROC, ROWS, RUN, Cell, Row
 from tests.components.written_run import command, make, write_run
 
 
@@ -87,7 +87,7 @@ def test_rows_of_an_earlier_version_are_read_where_they_are_kept_and_nowhere_els
     with pytest.raises(ValueError, match="keys missing or unknown: age, expected_dice, few"):
         check_row(before, cell)
     read = check_row(before, cell, kept=True)
-    assert list(read) == list(now)
+    assert list(read) == list(Row.__annotations__)
     assert (read["sex"], read["age"], read["few"]) == ("all", "all", False)
     assert read["stored_dice"] is read["soft_dice_batch2"] is read["nsd2"] is None
     assert (read["dice"], read["assd"]) == (now["dice"], now["assd"])
