@@ -122,8 +122,8 @@ def _outline(mask: np.ndarray) -> npt.NDArray[np.int64]:
         return np.zeros((0, 2), np.int64)
     # What lies outside the box is no lung; OpenCV's own border would count as lung.
     inside = cv2.erode(part, _CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=(0, 0, 0, 0))
-    corner = np.array([y, x])
-    return np.argwhere(part != inside) + corner
+    pixels: npt.NDArray[np.int64] = np.argwhere(part != inside) + np.array([y, x])
+    return pixels
 
 
 def _nearest(points: Floats, others: Floats) -> Floats:
