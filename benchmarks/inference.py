@@ -48,7 +48,6 @@ from model.engines import (
 from model.export import export
 from model.metrics import confusion, overlap_metrics
 from model.package import probabilities
-from model.postprocessing import to_masks
 from model.predictor import WEIGHTS, Predictor
 
 EAGER = "torch"
@@ -156,8 +155,7 @@ def measure(engines: dict[str, Engine], images: np.ndarray, rounds: int) -> dict
 def dice(engine: Engine, images: np.ndarray, masks: np.ndarray, params: EvaluateParams) -> float:
     """Return an engine's Dice as evaluation takes it, mean over images."""
     found = probabilities(engine, images, flip=params.flip)
-    predicted = to_masks(found, params.threshold, params.largest_components)
-    return float(np.nanmean(overlap_metrics(confusion(predicted, masks))["dice"]))
+    return float(np.nanmean(overlap_metrics(confusion(params.to_masks(found), masks))["dice"]))
 
 
 def compare(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -15,6 +15,10 @@ from components import cli
 from components.errors import UserError
 from model.networks import NETWORKS
 from model.recipe import Fraction, Section, TrainParams
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 
@@ -131,11 +135,31 @@ class EvaluateParams(Section):
     threshold: Annotated[float, Field(gt=0, lt=1)] = Field(description="probability from which a pixel is lung")
     flip: bool = Field(description="mean with the mirrored prediction of the mirrored image")
     largest_components: Annotated[int, Field(ge=0)] = Field(description="components of a mask that are kept; 0: all")
+    least_component: Annotated[float, Field(ge=0, le=1)] = Field(
+        description="share of the largest component below which another one is dropped; 0: none is"
+    )
+    fill_holes: bool = Field(description="whether holes of a mask become lung")
+    splits: list[Literal["train", "validation", "test"]] = Field(description="which are scored; test is among them")
     batch_size: Annotated[int, Field(ge=1)]
     bootstrap: Annotated[int, Field(ge=100)] = Field(description="resamples of the images for each interval")
     seed: Annotated[int, Field(ge=0)] = Field(description="of the bootstrap")
     worst: Annotated[int, Field(ge=0)] = Field(description="overlays of the worst test images, and of the best")
     figure_images: Annotated[int, Field(ge=0)] = Field(description="overlays a site for Figures 5 and 6")
+
+    @model_validator(mode="after")
+    def _tested(self) -> EvaluateParams:
+        if "test" not in self.splits:
+            raise ValueError("splits: test must be among them")
+        if len(set(self.splits)) < len(self.splits):
+            raise ValueError("splits: one stands there twice")
+        return self
+
+    def to_masks(self, probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+        """Return the masks, uint8 (N, H, W), that these choices make of probabilities, float32 (N, H, W)."""
+        from model.postprocessing import to_masks
+
+        rule = (self.threshold, self.largest_components, self.least_component, self.fill_holes)
+        return to_masks(probabilities, *rule)
 
 
 class RegisterParams(Section):

@@ -8,15 +8,26 @@ from typing import TypedDict
 
 from components.errors import UserError
 
-METRICS = ("dice", "accuracy", "jaccard", "precision", "recall", "f1", "auc", "paper_iou", "hd95", "assd")
+# Of every image, and of every row as their mean; docs/evaluation.md defines each.
+METRICS = (
+    *("dice", "accuracy", "jaccard", "precision", "recall", "f1", "auc", "paper_iou", "hd95", "assd"),
+    *("soft_dice", "stored_dice", "stored_hd95", "stored_assd", "nsd2", "nsd4", "mirror_agreement", "expected_dice"),
+)
+ROW_METRICS = (*METRICS, "soft_dice_batch2")
+FEW = 20  # images; the interval of fewer is not reliable
+SEXES = ("F", "M")
+AGES = ("<18", "18-60", ">60")  # years
 
 
 class Row(TypedDict):
     """One line of every table. ``None`` stands where a figure is not defined, never 0 or 1 in its place.
 
     ``reduction`` is ``pooled`` (pixels of all images counted together) or ``per_image`` (mean over images). ``site``
-    and ``label`` are ``all`` or one of them. ``masks`` is ``original`` or ``dilated``. ``hd95`` and ``assd`` are in
-    pixels at the size of evaluation and have no pooled figure.
+    and ``label`` are ``all`` or one of them, ``sex`` is ``all`` or one of :data:`SEXES`, ``age`` ``all`` or one of
+    :data:`AGES`; of label, sex and age no two are other than ``all``. ``masks`` is ``original`` or ``dilated``. ``few``
+    says that there are fewer than :data:`FEW` images. ``hd95`` and ``assd`` are in pixels at the network's size,
+    ``stored_hd95`` and ``stored_assd`` in pixels of the stored picture. ``soft_dice_batch2`` is the soft Dice of
+    consecutive batches of 2 images, mean over batches. Pooled are the overlaps, ``auc`` and ``soft_dice`` alone.
     """
 
     network: str
@@ -25,9 +36,12 @@ class Row(TypedDict):
     split: str
     site: str
     label: str
+    sex: str
+    age: str
     masks: str
     reduction: str
     n_images: int
+    few: bool
     dice: float | None
     dice_ci95: list[float] | None
     accuracy: float | None
@@ -39,6 +53,29 @@ class Row(TypedDict):
     paper_iou: float | None
     hd95: float | None
     assd: float | None
+    soft_dice: float | None
+    stored_dice: float | None
+    stored_hd95: float | None
+    stored_assd: float | None
+    nsd2: float | None
+    nsd4: float | None
+    mirror_agreement: float | None
+    expected_dice: float | None
+    soft_dice_batch2: float | None
+
+
+# What rows of an earlier version lack, and how they are read.
+ADDED: dict[str, object] = {
+    **{"sex": "all", "age": "all", "few": False},
+    **dict.fromkeys((*METRICS[10:], "soft_dice_batch2")),
+}
+
+
+def age_group(years: float | None) -> str:
+    """Return which of :data:`AGES` somebody of this age belongs to, empty where it is not known."""
+    if years is None or years != years:
+        return ""
+    return AGES[0] if years < 18 else AGES[1] if years <= 60 else AGES[2]
 
 
 @dataclass(frozen=True)
@@ -78,8 +115,14 @@ RUN = "run.json"  # mlflow_run_id, commit, dirty, seconds, hardware, versions: w
 
 # evaluations/<cell>/:
 ROWS = "rows.json"  # list of Row
-CASES = "cases.csv"  # one row an image and kind of masks: id, site, label, split, masks, METRICS, tp, fp, fn, tn
-SUMMARY = "metrics.json"  # {split: {metric_masks: figure}}: what `dvc metrics` shows
+# One row an image and kind of masks: id, site, label, sex, age, split, masks, METRICS, tp, fp, fn, tn, and the sums of
+# which soft Dice is made: soft_overlap (probability times mask), soft_square (squared probability).
+CASES = "cases.csv"
+SUMMARY = "metrics.json"  # {validation or test: {kind of masks: {metric: figure}}}: what `dvc metrics` shows
+SPLIT = "split.json"  # the frozen split that the cell was trained on: ids of train, validation and test
+# by (mirror_agreement or expected_dice), images, coverage, stored_dice: the mean of the test images that are kept,
+# those first of which the network is most sure, against original masks
+RISK = "risk_coverage.csv"
 ROC = "roc.csv"  # fpr, tpr, threshold of the test split's pixels against original masks
 # low, high, predicted, observed, pixels: how often a pixel of the test split is lung where the network says so with a
 # probability from low to high (components.evaluate.calibration)

@@ -1,11 +1,10 @@
 """Figures of a segmentation: counted first for every image, then reduced, pooled or per image, in one place.
 
-Pixels are counted and ROC areas taken by torchmetrics, surface distances by MONAI, intervals by SciPy.
+Distances between outlines are in :mod:`model.surface`, ROC curves in :mod:`model.curves`. Intervals are SciPy's.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -28,16 +27,13 @@ def confusion(predicted: np.ndarray, masks: np.ndarray) -> dict[str, Floats]:
     Returns:
         ``tp``, ``fp``, ``fn``, ``tn``: float64 (N,).
     """
-    import torch
-    from torchmetrics.functional.classification import binary_stat_scores
-
-    # One image at a time: torchmetrics' own way over many cannot count a single one, and wants eight bytes a pixel.
-    scores = np.zeros((len(masks), 5))
+    sums = np.zeros((3, len(masks)))
     for row, pair in enumerate(zip(predicted, masks, strict=True)):
-        p, g = (torch.from_numpy(mask.astype(np.int64)) for mask in pair)
-        scores[row] = binary_stat_scores(p, g, validate_args=False).numpy()
-    tp, fp, tn, fn, _ = scores.T
-    return {"tp": tp, "fp": fp, "fn": fn, "tn": tn}
+        p, g = (mask.astype(bool, copy=False) for mask in pair)
+        sums[:, row] = np.count_nonzero(p & g), np.count_nonzero(p), np.count_nonzero(g)
+    both, found, true = sums
+    pixels = float(np.prod(masks.shape[1:]))
+    return {"tp": both, "fp": found - both, "fn": true - both, "tn": pixels - found - true + both}
 
 
 def overlap_metrics(counts: dict[str, Floats]) -> dict[str, Floats]:
@@ -46,6 +42,9 @@ def overlap_metrics(counts: dict[str, Floats]) -> dict[str, Floats]:
     ``dice`` is the paper's Eq. 3 and ``jaccard`` its Eq. 4, each with the 1 that the paper adds above and below, so
     that two empty masks agree wholly; ``accuracy``, ``precision``, ``recall`` and ``f1`` are Eqs. 5 to 8 (F1 in counts,
     2 TP / (2 TP + FP + FN), so that it is 0 and not undefined where nothing overlaps).
+
+    Where nothing is predicted and there is something to find, ``precision`` is 0: an empty mask is no better than a
+    wrong one. It is NaN where both masks are empty, ``recall`` where the truth is.
 
     ``paper_iou`` is what the paper's IOU column holds: Eq. 4 taken at every pixel alone and averaged, which is
     (1 + accuracy) / 2. It is no Jaccard index and stands here for comparison only.
@@ -57,57 +56,92 @@ def overlap_metrics(counts: dict[str, Floats]) -> dict[str, Floats]:
             "dice": (2 * tp + 1) / (2 * tp + fp + fn + 1),
             "accuracy": accuracy,
             "jaccard": (tp + 1) / (tp + fp + fn + 1),
-            "precision": tp / (tp + fp),
+            "precision": np.where((tp + fp == 0) & (fn > 0), 0.0, tp / (tp + fp)),
             "recall": tp / (tp + fn),
             "f1": 2 * tp / (2 * tp + fp + fn),
             "paper_iou": (1 + accuracy) / 2,
         }
 
 
-def roc_auc(probabilities: np.ndarray, masks: np.ndarray) -> float:
-    """Return the area under the ROC curve over all pixels given, NaN where the masks are all 0 or all 1.
+class SoftCounts(NamedTuple):
+    """The three sums that the paper's Eq. 2 is made of, over the pixels of every image: float64 (N,) each.
 
-    Args:
-        probabilities: float of any shape, 0 to 1.
-        masks: uint8 or bool of that shape, 0 or 1.
+    Attributes:
+        overlap: of probability times mask.
+        square: of the squared probability.
+        area: of the mask, which is that of its square.
     """
-    import torch
-    from torchmetrics.functional.classification import binary_auroc
 
-    truth = masks.ravel()
-    if truth.min() == truth.max():
-        return float("nan")
-    # Exact, as scikit-learn's, in less than half its time: torch sorts faster.
-    pair = (torch.from_numpy(np.ascontiguousarray(probabilities).ravel()), torch.from_numpy(truth.astype(np.int64)))
-    return float(binary_auroc(*pair, validate_args=False))
+    overlap: Floats
+    square: Floats
+    area: Floats
 
 
-def surface_distances(predicted: np.ndarray, masks: np.ndarray) -> dict[str, Floats]:
-    """Measure how far the outlines of every image are apart.
+def soft_counts(probabilities: np.ndarray, masks: np.ndarray) -> SoftCounts:
+    """Sum probabilities over the pixels of every image.
 
     Args:
-        predicted: uint8 or bool (N, H, W), 0 or 1.
+        probabilities: float32 (N, H, W), 0 to 1.
         masks: uint8 or bool (N, H, W), 0 or 1.
+    """
+    sums = np.zeros((3, len(masks)))
+    for row, (p, g) in enumerate(zip(probabilities, masks, strict=True)):
+        lung = g.astype(bool, copy=False)
+        sums[:, row] = p[lung].sum(dtype=np.float64), np.square(p).sum(dtype=np.float64), np.count_nonzero(lung)
+    return SoftCounts(*sums)
+
+
+def soft_dice(counts: SoftCounts, batch: int = 1) -> Floats:
+    """Return the paper's "Dice coefficient", minus its loss (Eq. 2), of consecutive batches of images, 0 to 1.
+
+    ``(2 sum(p g) + 1) / (sum(p^2) + sum(g^2) + 1)`` over all pixels of a batch, as :func:`model.losses.dice_loss` takes
+    it. The paper scored batches of 2 images. Where every probability is 0 or 1 it is the Dice of the counts.
+
+    Args:
+        counts: of N images in their order.
+        batch: images of a batch; the last one holds what is left.
 
     Returns:
-        float64 (N,), in pixels: ``hd95``, the larger of the two directed 95th percentiles of the distances, and
-        ``assd``, their mean over both outlines. NaN where either mask is empty.
+        float64, one figure a batch: ``ceil(N / batch)`` of them.
     """
-    import torch
-    from monai.metrics.hausdorff_distance import compute_hausdorff_distance
-    from monai.metrics.surface_distance import compute_average_surface_distance
+    starts = np.arange(0, len(counts.area), batch)
+    overlap, square, area = (np.add.reduceat(each, starts) if len(starts) else each for each in counts)
+    values: Floats = (2 * overlap + 1) / (square + area + 1)
+    return values
 
-    result = {"hd95": np.full(len(masks), np.nan), "assd": np.full(len(masks), np.nan)}
-    both = predicted.any(axis=(1, 2)) & masks.any(axis=(1, 2))
-    if both.any():
-        # MONAI 1.6 warns of an argument that it passes to itself.
-        warnings.filterwarnings("ignore", message=".*always_return_as_numpy", module="monai")
-        pair = [torch.from_numpy(a[both].astype(np.float32)).unsqueeze(1) for a in (predicted, masks)]
-        result["hd95"][both] = compute_hausdorff_distance(*pair, include_background=True, percentile=95).numpy()[:, 0]
-        result["assd"][both] = compute_average_surface_distance(*pair, include_background=True, symmetric=True).numpy()[
-            :, 0
-        ]
-    return result
+
+def agreement(one: np.ndarray, other: np.ndarray) -> Floats:
+    """Return the Dice (Eq. 3, with its 1 above and below) of two masks of every image, float64 (N,), 0 to 1.
+
+    Of a prediction and the mirrored prediction of the mirrored image it says, without any truth, how sure a network is:
+    consistency under test-time augmentation (Wang et al., "Aleatoric uncertainty estimation with test-time augmentation
+    for medical image segmentation", Neurocomputing 338, 2019).
+
+    Args:
+        one: uint8 or bool (N, H, W), 0 or 1.
+        other: uint8 or bool (N, H, W), 0 or 1.
+    """
+    return overlap_metrics(confusion(one, other))["dice"]
+
+
+def expected_dice(probabilities: np.ndarray, predicted: np.ndarray) -> Floats:
+    """Return the Dice that every image's own probabilities promise its mask, float64 (N,), 0 to 1.
+
+    ``2 sum(p m) / (sum(p) + sum(m))``: the Dice of the counts that are expected where every pixel is lung with its
+    probability; 1 where both are empty. It needs no truth. Source: Dai and Li, "RankSEG: A Consistent Ranking-based
+    Framework for Segmentation", JMLR 24, 2023, for Dice as an expectation over probabilities; here the ratio of the
+    expected numerator and denominator.
+
+    Args:
+        probabilities: float32 (N, H, W), 0 to 1.
+        predicted: uint8 or bool (N, H, W), 0 or 1, the final masks.
+    """
+    values = np.ones(len(predicted))
+    for row, (p, m) in enumerate(zip(probabilities, predicted, strict=True)):
+        lung = m.astype(bool, copy=False)
+        if total := p.sum(dtype=np.float64) + np.count_nonzero(lung):
+            values[row] = 2 * p[lung].sum(dtype=np.float64) / total
+    return values
 
 
 def mean_of(values: Floats) -> float:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from model.engines import Engine, Pictures, Probabilities, start
-from model.postprocessing import to_masks
+from model.postprocessing import at_size, to_masks
 from model.preprocessing import Image, standardise
 
 CONTRACT = "contract.json"
@@ -75,6 +74,9 @@ class Contract:
         engines: what ``auto`` chooses from, fastest first: those whose Dice on the validation images lay within 0.001
             of float32's when the package was built.
         training: what the training images look like.
+        least_component: share of the largest component's area, 0 to 1, below which another one is dropped. Packages of
+            before this was a choice drop none.
+        fill_holes: whether holes of a mask become lung. Packages of before this was a choice fill none.
     """
 
     size: int
@@ -87,6 +89,8 @@ class Contract:
     largest_components: int
     engines: tuple[str, ...]
     training: Training
+    least_component: float = 0.0
+    fill_holes: bool = False
 
     @classmethod
     def read(cls, folder: Path) -> Contract:
@@ -153,9 +157,10 @@ class Package:
         return [self._at_own_size(p, image.shape, limit) for p, image in zip(found, images, strict=True)]
 
     def _at_own_size(self, square: Probabilities, shape: tuple[int, ...], threshold: float) -> Segmentation:
-        height, width = shape
-        full: Probabilities = cv2.resize(square, (width, height), interpolation=cv2.INTER_LINEAR)
-        return Segmentation(to_masks(full[None], threshold, self.contract.largest_components)[0], full)
+        full = at_size(square, shape)
+        contract = self.contract
+        rule = (contract.largest_components, contract.least_component, contract.fill_holes)
+        return Segmentation(to_masks(full[None], threshold, *rule)[0], full)
 
 
 def probabilities(engine: Engine, images: Pictures, *, flip: bool) -> Probabilities:

@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from model import networks
 from model.inputs import autocast, to_input
+from model.postprocessing import at_size
 from model.preprocessing import Image, standardise
 
 WEIGHTS = "weights.safetensors"
@@ -97,12 +97,33 @@ class Predictor:
         result = np.empty(images.shape, np.float32)
         for start in range(0, len(images), batch_size):
             batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size])).to(self.device)
-            with autocast(self.device, precision):
-                p = self.network(to_input(batch)).float().sigmoid()
-                if flip:
-                    p = (p + self.network(to_input(batch.flip(-1))).float().sigmoid().flip(-1)) / 2
-            result[start : start + batch_size] = p[:, 0].cpu().numpy()
+            p = self._of(batch, precision)
+            if flip:
+                p = (p + self._of(batch.flip(-1), precision).flip(-1)) / 2
+            result[start : start + batch_size] = p.cpu().numpy()
         return result
+
+    @torch.inference_mode()
+    def both_ways(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return the probabilities of one batch and those of its mirror images, mirrored back.
+
+        Their mean is what :meth:`probabilities` returns with ``flip``.
+
+        Args:
+            images: uint8 (N, size, size), all of which go through the network at once, in float32.
+
+        Returns:
+            float32 (N, size, size) each, 0 to 1.
+        """
+        batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        plain, mirrored = self._of(batch, torch.float32), self._of(batch.flip(-1), torch.float32).flip(-1)
+        return plain.cpu().numpy(), mirrored.cpu().numpy()
+
+    def _of(self, batch: Tensor, precision: torch.dtype) -> Tensor:
+        """Return the probabilities of a batch, uint8 (N, size, size), as float32 of that shape."""
+        with autocast(self.device, precision):
+            probabilities: Tensor = self.network(to_input(batch)).float().sigmoid()[:, 0]
+        return probabilities
 
     def predict(self, image: Image, *, flip: bool = False) -> npt.NDArray[np.float32]:
         """Map one grey X-ray of any size and range, (H, W), lungs dark, to probabilities of lung at its own size.
@@ -120,9 +141,7 @@ class Predictor:
         config = self.input_config
         grey = standardise(image, config.size, config.interpolation, config.intensity_percentiles)
         probability = self.probabilities(grey[None], flip=flip)[0]
-        height, width = image.shape
-        full: npt.NDArray[np.float32] = cv2.resize(probability, (width, height), interpolation=cv2.INTER_LINEAR)
-        return full
+        return at_size(probability, image.shape)
 
 
 def _first_difference(error: RuntimeError) -> str:

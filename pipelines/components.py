@@ -207,17 +207,19 @@ def train(
 def evaluate(
     model: Input[Model],
     arrays: Input[Dataset],
+    raw: Input[Dataset],
     splits: Input[Dataset],
     params: str,
     evaluation: Output[Artifact],
     test: Output[Metrics],
     roc: Output[ClassificationMetrics],
 ) -> None:
-    """Score a trained network on all its splits, against original and dilated masks.
+    """Score a trained network on its splits, against original and dilated masks, at two sizes.
 
     Args:
         model: What train left.
         arrays: Images and masks as arrays of one size.
+        raw: The cohort with the masks at their own size.
         splits: One frozen split a scenario.
         params: Section evaluate of params.yaml as JSON.
         evaluation: Rows of every table, one line an image, overlays.
@@ -237,7 +239,8 @@ def evaluate(
     cell, out = Cell.of(Path(model.metadata[CELL])), Path(evaluation.path)
     with task():
         split = Path(splits.path) / f"{cell.scenario}.json"
-        evaluate(cell, Path(arrays.path), split, Path(model.path), section(EvaluateParams, params, "evaluate"), out)
+        choices = section(EvaluateParams, params, "evaluate")
+        evaluate(cell, Path(arrays.path), Path(raw.path), split, Path(model.path), choices, out)
     for artifact in (evaluation, test):
         artifact.metadata[CELL] = model.metadata[CELL]
     for masks, figures in read_json(out / SUMMARY)["test"].items():

@@ -154,7 +154,9 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
                     "Train",
                 )
                 evaluated = step(
-                    steps.evaluate(model=trained.outputs["model"], arrays=arrays, splits=splits, params=evaluate),
+                    steps.evaluate(
+                        model=trained.outputs["model"], arrays=arrays, raw=raw, splits=splits, params=evaluate
+                    ),
                     "Evaluate",
                 )
 

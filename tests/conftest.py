@@ -176,6 +176,10 @@ class Project:
         return self.root / "artifacts/arrays"
 
     @property
+    def raw(self) -> Path:
+        return self.root / "artifacts/raw"
+
+    @property
     def split(self) -> Path:
         return self.root / f"artifacts/splits/{CELL.scenario}.json"
 
@@ -209,7 +213,7 @@ class Project:
         return self.line("train", self.arrays, *cell, "--split", self.split, "--out", self.model, *arguments)
 
     def evaluate_line(self, *arguments: object) -> list[str]:
-        where = ("--model", self.model, "--split", self.split, "--out", self.evaluation)
+        where = ("--raw", self.raw, "--model", self.model, "--split", self.split, "--out", self.evaluation)
         return self.line("evaluate", self.arrays, *where, *arguments)
 
     def register_line(self) -> list[str]:
@@ -321,7 +325,7 @@ def trained(prepared: Project, tmp_path_factory: pytest.TempPathFactory) -> Trai
 
 def fresh(prepared: Project, root: Path) -> Project:
     """Return a project with the prepared cohort, in which nothing has been trained."""
-    for name in ("arrays", "splits"):
+    for name in ("arrays", "raw", "splits"):
         shutil.copytree(prepared.root / "artifacts" / name, root / "artifacts" / name)
     for name in ("params.yaml", "mlflow.db", "data.dvc"):
         shutil.copy(prepared.root / name, root / name)

@@ -16,7 +16,6 @@ import pytest
 
 from components.results import CONFIG
 from model.checkpoint import STATE
-from model.postprocessing import to_masks
 from model.predictor import WEIGHTS, Predictor
 from tests.conftest import CELL, Launcher, Project
 from tests.project import make_project
@@ -133,7 +132,7 @@ def test_from_the_cohort_in_s3_to_a_mask_from_the_registry(
     assert done.returncode == 0, done.stdout + done.stderr
     evaluate = one.write_params().evaluate
     probabilities = Predictor.load(other.model).predict(xray, flip=evaluate.flip)
-    expected = to_masks(probabilities[None], evaluate.threshold, evaluate.largest_components)[0]
+    expected = evaluate.to_masks(probabilities[None])[0]
     mask = np.load(elsewhere / "mask.npy")
     assert mask.shape == xray.shape
     assert 0 < mask.mean() < 1

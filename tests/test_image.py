@@ -150,7 +150,7 @@ def test_the_steps_run_for_a_user_that_the_image_does_not_know(image: Image, tmp
         "preprocess", "raw", "--validation", "validation", "--out", "arrays", "--splits", "splits"
     )
     step("train", "arrays", *cell, *split, "--out", model)
-    step("evaluate", "arrays", "--model", model, *split, "--out", evaluation)
+    step("evaluate", "arrays", "--raw", "raw", "--model", model, *split, "--out", evaluation)
     where = ("--models", "models", "--evaluations", "evaluations", "--arrays", "arrays")
     step("report", *where, "--splits", "splits", "--out", "reports")
     step("register", *where, "--out", "registered.json")

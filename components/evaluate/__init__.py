@@ -1,4 +1,4 @@
-"""Score one trained cell on all its splits, against original and dilated masks."""
+"""Score one trained cell on its splits, against original and dilated masks, at two sizes."""
 
 from __future__ import annotations
 
@@ -7,19 +7,33 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
-from components.cohort import Arrays, read_split
+from components.cohort import SPLITS, Arrays, read_split
 from components.errors import UserError
-from components.evaluate.calibration import reliability
+from components.evaluate.calibration import reliability_of
 from components.evaluate.overlays import write_overlays
-from components.evaluate.rows import score_cases, summarise, summary_figures
+from components.evaluate.risk import risk_areas, risk_curves
+from components.evaluate.rows import of_all, summarise, summary_figures
+from components.evaluate.stored import StoredMasks
+from components.evaluate.stream import score_split
 from components.files import read_json, write_folder, write_json
 from components.params import EvaluateParams
-from components.results import CASES, CONFIG, RELIABILITY, ROC, ROWS, SUMMARY, Cell, Row
+from components.results import (
+    CASES,
+    CONFIG,
+    RELIABILITY,
+    RISK,
+    ROC,
+    ROW_METRICS,
+    ROWS,
+    SPLIT,
+    SUMMARY,
+    Cell,
+    Row,
+)
 from components.tracking import connect, explained, find_run
-from model.postprocessing import to_masks
+from model.curves import roc_curve
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,20 +43,25 @@ if TYPE_CHECKING:
 ROC_POINTS = 201
 
 
-def evaluate(cell: Cell, arrays: Path, split: Path, model: Path, params: EvaluateParams, out: Path) -> list[Row]:
-    """Score a cell and leave its rows, one line an image, the ROC and reliability curves and overlays.
+def evaluate(
+    cell: Cell, arrays: Path, raw: Path, split: Path, model: Path, params: EvaluateParams, out: Path
+) -> list[Row]:
+    """Score a cell and leave its rows, one line an image, curves and overlays; ``docs/evaluation.md`` defines it all.
+
+    Images go by in batches: memory does not grow with their number but for a line of figures each.
 
     Args:
         cell: which network, scenario and seed.
         arrays: the preprocessed cohort.
+        raw: the cohort as ingest left it, whose masks are read at their own size.
         split: the scenario's frozen split, ``<scenario>.json``.
         model: the folder that training left.
         params: how to score.
-        out: the folder to write: ``rows.json``, ``cases.csv``, ``metrics.json``, ``roc.csv``,
-            ``reliability.csv``, ``overlays.json`` and ``overlays/``.
+        out: the folder to write: ``rows.json``, ``cases.csv``, ``metrics.json``, ``split.json``, ``roc.csv``,
+            ``reliability.csv``, ``risk_coverage.csv``, ``overlays.json`` and ``overlays/``.
 
     Returns:
-        The rows of ``rows.json``: for every split, site, label, kind of masks and reduction.
+        The rows of ``rows.json``: for every split, group of images, kind of masks and reduction.
 
     Raises:
         UserError: the model or the data are missing or do not belong together, or MLflow cannot be reached.
@@ -52,6 +71,7 @@ def evaluate(cell: Cell, arrays: Path, split: Path, model: Path, params: Evaluat
     from model.predictor import Predictor
 
     cohort, ids = Arrays(arrays), read_split(split, cell.scenario)
+    stored = StoredMasks(raw, cohort, arrays, params)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         predictor = Predictor.load(model, device)
@@ -62,35 +82,29 @@ def evaluate(cell: Cell, arrays: Path, split: Path, model: Path, params: Evaluat
     run_id = find_run(client, model)
     cases: list[pd.DataFrame] = []
     rows: list[Row] = []
-    test: dict[str, Any] = {}
-    for name, names in ids.items():
-        order = cohort.rows(names)
-        probabilities = predictor.probabilities(cohort.images[order], params.batch_size, flip=params.flip)
-        predicted = to_masks(probabilities, params.threshold, params.largest_components)
-        for kind, masks in cohort.masks.items():
-            frame = score_cases(cohort.manifest.iloc[order], name, kind, probabilities, predicted, masks[order])
-            cases.append(frame)
-            rows += summarise(frame, cell, probabilities, masks[order], params.bootstrap, params.seed)
+    for name in (name for name in SPLITS if name in params.splits):  # the last of them is test
+        found = score_split(predictor, model, cohort, stored, name, ids[name])
+        for kind, scores in found.scores.items():
+            cases.append(scores.cases)
+            rows += summarise(scores, cell, params.bootstrap, params.seed)
             print(f"evaluate {cell.folder}: {name}, {kind} masks: {_headline(rows)}", flush=True)
-        if name == "test":
-            test = {
-                "order": order,
-                "probabilities": probabilities,
-                "predicted": predicted,
-                "cases": cases[-len(cohort.masks)],
-            }
+    original = found.scores["original"]
+    tested = original.cases
+    summary = summary_figures(rows)
+    summary["test"]["original"] |= risk_areas(tested)
     with write_folder(out) as folder:
         write_json(folder / ROWS, rows)
         pd.concat(cases).to_csv(folder / CASES, index=False)
-        write_json(folder / SUMMARY, summary_figures(rows))
-        truth = cohort.masks["original"][test["order"]]
-        _roc(test["probabilities"], truth).to_csv(folder / ROC, index=False)
-        reliability(test["probabilities"], truth).to_csv(folder / RELIABILITY, index=False)
-        write_overlays(folder, cohort, test["order"], test["predicted"], test["cases"], params)
+        write_json(folder / SUMMARY, summary)
+        write_json(folder / SPLIT, {name: ids[name] for name in SPLITS})
+        pd.DataFrame(roc_curve(original.histogram(tested), ROC_POINTS)).to_csv(folder / ROC, index=False)
+        reliability_of(found.reliability).to_csv(folder / RELIABILITY, index=False)
+        risk_curves(tested).to_csv(folder / RISK, index=False)
+        write_overlays(folder, cohort, cohort.rows(ids["test"]), found.shown, tested)
     if run_id is None:
         print(f"evaluate: the run that trained {model} is not in this MLflow store; the figures are in {out} alone")
     else:
-        _log(client, run_id, out, rows)
+        _log(client, run_id, out, rows, risk_areas(tested))
     return rows
 
 
@@ -103,38 +117,24 @@ def _check_belongs(cell: Cell, model: Path, trained: InputConfig, arrays: Path, 
             raise UserError(f"{model}: trained with {name} {value}, but {arrays} has {given}; run the train step again")
 
 
-def _log(client: MlflowClient, run_id: str, out: Path, rows: list[Row]) -> None:
+def _log(client: MlflowClient, run_id: str, out: Path, rows: list[Row], risk: dict[str, float]) -> None:
     """Add the figures and files of an evaluation to the MLflow run that trained the model."""
     from mlflow.entities import Metric
 
+    figures = {
+        f"{row['split']}.{row['masks']}.{name}": row[name]  # type: ignore[literal-required]
+        for row in filter(of_all, rows)
+        for name in ROW_METRICS
+    }
+    figures |= {f"test.original.{name}": value for name, value in risk.items()}
     now = int(time.time() * 1000)
-    metrics = [
-        Metric(f"{split}.{kind}.{name}", value, now, 0)
-        for split, kinds in summary_figures(rows).items()
-        for kind, figures in kinds.items()
-        for name, value in figures.items()
-        if value is not None
-    ]
+    metrics = [Metric(name, value, now, 0) for name, value in figures.items() if value is not None]
     with explained(f"run {run_id}"):
         client.log_batch(run_id, metrics)  # all or none of them
         client.log_artifacts(run_id, str(out), "evaluation")
 
 
 def _headline(rows: list[Row]) -> str:
-    row = next(r for r in reversed(rows) if (r["site"], r["label"], r["reduction"]) == ("all", "all", "per_image"))
+    row = next(filter(of_all, reversed(rows)))
     low, high = row["dice_ci95"] or (float("nan"), float("nan"))
     return f"{row['n_images']} images, mean Dice {row['dice']:.4f} (95 % {low:.4f} to {high:.4f})"
-
-
-def _roc(probabilities: np.ndarray, masks: np.ndarray) -> pd.DataFrame:
-    """Return the ROC curve of all pixels at evenly spaced false positive rates, few enough to plot.
-
-    Columns: ``fpr`` and ``tpr``, 0 to 1, and ``threshold``, the probability at about which they are reached.
-    """
-    from sklearn.metrics import roc_curve
-
-    fpr, tpr, thresholds = roc_curve(masks.ravel(), probabilities.ravel())
-    at = np.linspace(0, 1, ROC_POINTS)
-    # The curve starts at a threshold of infinity, where no pixel is lung; no probability is above 1.
-    threshold = np.interp(at, fpr, np.minimum(thresholds, 1.0))
-    return pd.DataFrame({"fpr": at, "tpr": np.interp(at, fpr, tpr), "threshold": threshold})

@@ -13,13 +13,14 @@ from components.results import Cell
 
 def main(
     arrays: Annotated[Path, typer.Argument(help="The preprocessed cohort.")],
+    raw: Annotated[Path, typer.Option(help="The cohort as ingest left it, for its masks at their own size.")],
     model: Annotated[Path, typer.Option(help="The cell's trained model: .../<network>/<scenario>/seed-<seed>.")],
     split: Annotated[Path, typer.Option(help="The scenario's frozen split.")],
     out: cli.Out,
     params: cli.ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Score a trained network on its training, validation and test images, and draw overlays of the test images."""
-    evaluate(Cell.of(model), arrays, split, model, read_params(params).evaluate, out)
+    """Score a trained network on the splits that the parameters name, and draw overlays of the test images."""
+    evaluate(Cell.of(model), arrays, raw, split, model, read_params(params).evaluate, out)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from PIL import Image
 
 from components.cohort import Arrays
 from components.files import write_json
-from components.params import EvaluateParams
 from components.results import DIFFERENCE_COLOURS, FIGURE_COLOURS, OVERLAYS
 
 OPACITY = 0.45
@@ -80,14 +79,46 @@ def write_regions(path: Path, regions: Regions) -> None:
     picture.save(path, "PNG", transparency=0, bits=2)
 
 
-def write_overlays(
-    folder: Path,
-    cohort: Arrays,
-    order: np.ndarray,
-    predicted: np.ndarray,
-    cases: pd.DataFrame,
-    params: EvaluateParams,
-) -> None:
+@dataclass(frozen=True)
+class Shown:
+    """The masks that overlays may need, kept while a split goes by: their number does not depend on the split's.
+
+    Attributes:
+        worst: how many of the worst images are drawn, and as many of the best of the others.
+        figure: positions in the split of the images of Figures 5 and 6, the first by id of each site.
+        masks: {position in the split: (Dice, uint8 (H, W))}.
+    """
+
+    worst: int
+    figure: list[int]
+    masks: dict[int, tuple[float, np.ndarray]]
+
+    @classmethod
+    def of(cls, manifest: pd.DataFrame, worst: int, figure_images: int) -> Shown:
+        """Return an empty one for the images of a split, whose rows of the manifest are given in its order."""
+        frame = manifest.reset_index(drop=True)
+        first = [group.sort_values("id").head(figure_images) for _, group in frame.groupby("site", sort=True)]
+        return cls(worst, [int(position) for part in first for position in part.index], {})
+
+    def offer(self, start: int, dice: np.ndarray, masks: np.ndarray) -> None:
+        """Look at some more images, and let go of the masks that will not be drawn.
+
+        Args:
+            start: position of the first.
+            dice: float64 (N,).
+            masks: uint8 (N, H, W).
+        """
+        for position, (value, mask) in enumerate(zip(dice, masks, strict=True), start):
+            self.masks[position] = (float(value), mask.copy())
+        up = sorted(self.masks, key=lambda position: (self.masks[position][0], position))
+        down = sorted(self.masks, key=lambda position: (-self.masks[position][0], position))
+        # The best of those that are not among the worst are among twice as many.
+        kept = {*up[: self.worst], *down[: 2 * self.worst], *self.figure}
+        for position in set(self.masks) - kept:
+            del self.masks[position]
+
+
+def write_overlays(folder: Path, cohort: Arrays, order: np.ndarray, shown: Shown, cases: pd.DataFrame) -> None:
     """Write ``overlays.json`` and the PNGs it names: the worst test images, as many of the best of the others, and,
     for each site, the first ones by id.
 
@@ -97,27 +128,23 @@ def write_overlays(
         folder: where to write.
         cohort: the arrays.
         order: int64 (N,), the test images' rows in the arrays.
-        predicted: uint8 (N, size, size), 0 or 1.
+        shown: their masks, as far as they are drawn.
         cases: the N test images' figures against original masks.
-        params: how many.
     """
     (folder / "overlays").mkdir()
     index: list[dict[str, Any]] = []
     cases = cases.assign(position=np.arange(len(cases)))
-    worst = cases.nsmallest(params.worst, "dice", keep="first")
-    best = cases.drop(worst.index).nlargest(params.worst, "dice", keep="first")
-    chosen = [(kind, case) for kind, part in (("worst", worst), ("best", best)) for case in part.to_dict("records")]
-    for _, group in cases.groupby("site", sort=True):
-        chosen += [("figure", c) for c in group.sort_values("id").head(params.figure_images).to_dict("records")]
-    for kind, case in chosen:
-        position = case["position"]
-        row = order[position]
-        xray, name = f"overlays/xray-{case['id']}.png", f"overlays/{kind}-{case['id']}.png"
-        if not cv2.imwrite(str(folder / xray), cohort.images[row]):
-            raise OSError(f"{folder / xray}: not written")
-        regions = figure_regions if kind == "figure" else difference_regions
-        write_regions(folder / name, regions(predicted[position], cohort.masks["original"][row]))
-        told = {key: case[key] for key in ("id", "site", "label", "dice")}
-        hd95 = None if math.isnan(case["hd95"]) else case["hd95"]
-        index.append({"file": name, "xray": xray, "kind": kind, **told, "hd95": hd95})
+    worst = cases.nsmallest(shown.worst, "dice", keep="first")
+    best = cases.drop(worst.index).nlargest(shown.worst, "dice", keep="first")
+    figure = cases.iloc[shown.figure]
+    for kind, part in (("worst", worst), ("best", best), ("figure", figure)):
+        for case in part.to_dict("records"):
+            row, predicted = order[case["position"]], shown.masks[case["position"]][1]
+            xray, name = f"overlays/xray-{case['id']}.png", f"overlays/{kind}-{case['id']}.png"
+            if not cv2.imwrite(str(folder / xray), cohort.images[row]):
+                raise OSError(f"{folder / xray}: not written")
+            regions = figure_regions if kind == "figure" else difference_regions
+            write_regions(folder / name, regions(predicted, cohort.masks["original"][row]))
+            told = {key: case[key] for key in ("id", "site", "label", "dice", "hd95")}
+            index.append({"file": name, "xray": xray, "kind": kind, **told})
     write_json(folder / OVERLAYS, index)

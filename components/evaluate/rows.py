@@ -1,123 +1,110 @@
-"""From probabilities to figures: one line an image, then one row a group of images."""
+"""From one line an image to one row a group of images."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple, cast
 
 import numpy as np
 import pandas as pd
 
-from components.results import METRICS, Cell, Row
-from model.metrics import (
-    COUNTS,
-    OVERLAP,
-    confusion,
-    dice_interval,
-    mean_of,
-    overlap_metrics,
-    roc_auc,
-    surface_distances,
+from components.evaluate.scores import Scores, soft_of
+from components.results import AGES, FEW, METRICS, ROW_METRICS, SEXES, Cell, Row, age_group
+from model.curves import auc_of
+from model.metrics import COUNTS, SoftCounts, dice_interval, mean_of, overlap_metrics, soft_dice
+
+# What `dvc metrics` shows; of the test images against original masks also the areas under the risk-coverage curves.
+SUMMARISED = ("validation", "test")
+SHOWN = (
+    *("dice", "stored_dice", "soft_dice_batch2", "precision", "recall", "auc"),
+    *("hd95", "assd", "stored_hd95", "nsd2"),
 )
+Summary = dict[str, dict[str, dict[str, float | None]]]
 
 
-def score_cases(
-    manifest: pd.DataFrame,
-    split: str,
-    kind: str,
-    probabilities: np.ndarray,
-    predicted: np.ndarray,
-    masks: np.ndarray,
-) -> pd.DataFrame:
-    """Return one row an image: id, site, label, split, masks, the metrics and the pixel counts.
+class Group(NamedTuple):
+    """Whose images a row is about: ``all``, or one value of each."""
 
-    Args:
-        manifest: the N images' rows of the cohort's manifest.
-        split: train, validation or test.
-        kind: original or dilated.
-        probabilities: float32 (N, H, W), 0 to 1, for the ROC area.
-        predicted: uint8 (N, H, W), 0 or 1: what :func:`model.postprocessing.to_masks` made of them.
-        masks: uint8 (N, H, W), 0 or 1, of that kind.
-    """
-    counts = confusion(predicted, masks)
-    frame = manifest[["id", "site", "label"]].reset_index(drop=True)
-    frame["split"], frame["masks"] = split, kind
-    aucs = np.array([roc_auc(p, m) for p, m in zip(probabilities, masks, strict=True)])
-    figures = {**overlap_metrics(counts), "auc": aucs, **surface_distances(predicted, masks)}
-    return frame.assign(**{name: figures[name] for name in METRICS}, **{n: counts[n].astype(np.int64) for n in COUNTS})
+    site: str = "all"
+    label: str = "all"
+    sex: str = "all"
+    age: str = "all"
 
 
-def summarise(
-    cases: pd.DataFrame, cell: Cell, probabilities: np.ndarray, masks: np.ndarray, resamples: int, seed: int
-) -> list[Row]:
-    """Return the rows of one split and kind of masks: over all images, by site, by label, by both; each reduced twice.
+def summarise(scores: Scores, cell: Cell, resamples: int, seed: int) -> list[Row]:
+    """Return the rows of one split and kind of masks, each group reduced twice, pooled and per image.
+
+    The groups are all images, each site and label and both; and of all images and each site, each sex and age group.
 
     Args:
-        cases: what :func:`score_cases` returned for N images.
+        scores: of N images.
         cell: which network, scenario and seed.
-        probabilities: float32 (N, H, W), for the pooled ROC area.
-        masks: uint8 (N, H, W), 0 or 1.
         resamples: of the bootstrap.
         seed: of the bootstrap.
     """
     rows: list[Row] = []
-    for site, label, chosen in _groups(cases):
-        group = cases[chosen]
-        counts = {name: group[name].to_numpy(np.float64) for name in COUNTS}
-        totals = {name: values.sum() for name, values in counts.items()}
-        pooled = {name: float(value) for name, value in overlap_metrics(totals).items()}
-        pooled["auc"] = roc_auc(probabilities[chosen], masks[chosen])
-        per_image = {name: mean_of(group[name].to_numpy(np.float64)) for name in METRICS}
+    cases = scores.cases
+    for group, chosen in _groups(cases):
+        part = cases[chosen]
+        counts = {name: part[name].to_numpy(np.float64) for name in COUNTS}
+        soft = soft_of(part)
+        pooled = {name: float(v) for name, v in overlap_metrics({n: c.sum() for n, c in counts.items()}).items()}
+        pooled["auc"] = auc_of(scores.histogram(part))
+        pooled["soft_dice"] = float(soft_dice(SoftCounts(*soft), max(1, len(part)))[0])
+        per_image = {name: mean_of(part[name].to_numpy(np.float64)) for name in METRICS}
+        per_image["soft_dice_batch2"] = mean_of(soft_dice(soft, 2))
         for reduction, figures in (("pooled", pooled), ("per_image", per_image)):
             interval = dice_interval(counts, pooled=reduction == "pooled", resamples=resamples, seed=seed)
-            value = {name: _or_none(figures.get(name, math.nan)) for name in METRICS}
-            row: Row = {
+            value = {name: _or_none(figures.get(name, math.nan)) for name in ROW_METRICS}
+            row = {
                 "network": cell.network,
                 "scenario": cell.scenario,
                 "seed": cell.seed,
-                "split": str(group["split"].iloc[0]),
-                "site": site,
-                "label": label,
-                "masks": str(group["masks"].iloc[0]),
+                "split": scores.split,
+                **group._asdict(),
+                "masks": scores.kind,
                 "reduction": reduction,
-                "n_images": len(group),
+                "n_images": len(part),
+                "few": len(part) < FEW,
                 "dice": value["dice"],
                 "dice_ci95": None if interval is None else list(interval),
-                "accuracy": value["accuracy"],
-                "jaccard": value["jaccard"],
-                "precision": value["precision"],
-                "recall": value["recall"],
-                "f1": value["f1"],
-                "auc": value["auc"],
-                "paper_iou": value["paper_iou"],
-                "hd95": value["hd95"],
-                "assd": value["assd"],
+                **value,
             }
-            rows.append(row)
+            rows.append(cast(Row, row))
     return rows
 
 
-def _groups(cases: pd.DataFrame) -> Iterator[tuple[str, str, np.ndarray]]:
-    for site in ["all", *sorted(cases["site"].unique())]:
-        for label in ["all", *sorted(cases["label"].unique())]:
-            chosen = np.ones(len(cases), bool)
-            if site != "all":
-                chosen &= (cases["site"] == site).to_numpy(bool)
-            if label != "all":
-                chosen &= (cases["label"] == label).to_numpy(bool)
-            if chosen.any():
-                yield site, label, chosen
+def _groups(cases: pd.DataFrame) -> Iterator[tuple[Group, np.ndarray]]:
+    """Yield every group that has images, with which of the cases they are, bool (N,)."""
+    ages = cases["age"].map(age_group)
+    sites = ["all", *sorted(cases["site"].unique())]
+    groups = [Group(site, label) for site in sites for label in ["all", *sorted(cases["label"].unique())]]
+    for site in sites:
+        groups += [*(Group(site, sex=sex) for sex in SEXES), *(Group(site, age=age) for age in AGES)]
+    for group in groups:
+        chosen = np.ones(len(cases), bool)
+        for values, wanted in zip((cases["site"], cases["label"], cases["sex"], ages), group, strict=True):
+            if wanted != "all":
+                chosen &= (values == wanted).to_numpy(bool)
+        if chosen.any():
+            yield group, chosen
+
+
+def of_all(row: Row) -> bool:
+    """Tell whether a row is about all images of its split, mean over them."""
+    return (row["site"], row["label"], row["sex"], row["age"], row["reduction"]) == (*Group(), "per_image")
 
 
 def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def summary_figures(rows: list[Row]) -> dict[str, dict[str, dict[str, float | None]]]:
+def summary_figures(rows: list[Row]) -> Summary:
     """Return what ``dvc metrics`` shows: {split: {kind of masks: {metric: mean over all images}}}."""
-    result: dict[str, dict[str, dict[str, float | None]]] = {}
-    for row in rows:
-        if (row["site"], row["label"], row["reduction"]) == ("all", "all", "per_image"):
-            figures = {name: row[name] for name in (*OVERLAP, "auc", "hd95", "assd")}  # type: ignore[literal-required]
+    result: Summary = {}
+    for row in filter(of_all, rows):
+        if row["split"] in SUMMARISED:
+            figures = {name: row[name] for name in SHOWN}  # type: ignore[literal-required]
             result.setdefault(row["split"], {})[row["masks"]] = figures
     return result

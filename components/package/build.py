@@ -13,17 +13,16 @@ import numpy as np
 import pandas as pd
 
 import model as model_code
-from components.cohort import SPLITS, Arrays
+from components.cohort import SPLITS, Arrays, read_split
 from components.errors import UserError
 from components.files import read_json, write_folder
 from components.package.card import describe, write_readme
 from components.package.statistics import describe_training
 from components.params import EvaluateParams, Params
-from components.results import CASES, CONFIG, ROWS
+from components.results import CASES, CONFIG, ROWS, SPLIT
 from model.engines import ENGINES, EXACT, FASTEST, ONNX, start
 from model.metrics import confusion, overlap_metrics
 from model.package import CARD, CONTRACT, probabilities
-from model.postprocessing import to_masks
 
 CODE = "code"
 REQUIREMENTS = "requirements.txt"
@@ -80,6 +79,8 @@ def build(model: Path, evaluation: Path, arrays: Path, params: Params, out: Path
             "largest_components": params.evaluate.largest_components,
             "engines": _engines(folder, cohort.images[chosen], masks[chosen], exact, params.evaluate),
             "training": vars(training),
+            "least_component": params.evaluate.least_component,
+            "fill_holes": params.evaluate.fill_holes,
         }
         for name, value in ((CONTRACT, contract), (CARD, card)):
             (folder / name).write_text(json.dumps(value, indent=1) + "\n")
@@ -100,19 +101,20 @@ def _engines(
     if any(find_spec(ENGINES[name][0]) is None for name in (FASTEST, *EXACT)):
         raise UserError(f"a package's engines need {', '.join(LIBRARIES)}; install requirements.lock")
     fast = probabilities(start(folder, FASTEST), images, flip=params.flip)
-    dice, best = (
-        np.nanmean(overlap_metrics(confusion(to_masks(p, params.threshold, params.largest_components), masks))["dice"])
-        for p in (fast, exact)
-    )
+    dice, best = (np.nanmean(overlap_metrics(confusion(params.to_masks(p), masks))["dice"]) for p in (fast, exact))
     return [FASTEST, *EXACT] if dice >= best - TOLERANCE else list(EXACT)
 
 
 def read_splits(evaluation: Path) -> dict[str, list[str]]:
-    """Return the ids of the train, validation and test images that an evaluation scored, in its order.
+    """Return the ids of the train, validation and test images of an evaluated cell, in the order of its split.
+
+    Evaluations of before they kept their split scored all of it: there the cases tell.
 
     Raises:
-        UserError: the evaluation's cases are missing or damaged.
+        UserError: the evaluation's split or cases are missing or damaged.
     """
+    if (evaluation / SPLIT).exists():
+        return read_split(evaluation / SPLIT)
     path = evaluation / CASES
     try:
         cases = pd.read_csv(path, dtype=str, usecols=["id", "split"]).drop_duplicates()

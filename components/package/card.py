@@ -32,7 +32,11 @@ def describe(
         rows: of its evaluation.
         params: all parameters.
     """
-    shown = [row for row in rows if row["split"] == "test" and row["reduction"] == "per_image"]
+    shown = [
+        row
+        for row in rows
+        if (row["split"], row["reduction"], row["sex"], row["age"]) == ("test", "per_image", "all", "all")
+    ]
     return {
         "name": params.register_.model,
         **{name: config[name] for name in ("network", "width", "norm", "options", "parameters", "scenario", "seed")},

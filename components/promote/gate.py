@@ -185,6 +185,8 @@ def _rows(scored: Scored) -> dict[tuple[str, str], tuple[float, float]]:
     """Return pooled and mean Dice by site and label, in the order in which they were summarised."""
     found: dict[tuple[str, str], dict[str, Row]] = {}
     for row in scored.rows:
+        if row["sex"] != "all" or row["age"] != "all":
+            continue
         found.setdefault((row["site"], row["label"]), {})[row["reduction"]] = row
     # Dice is defined for every image, two empty masks included.
     return {

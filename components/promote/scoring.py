@@ -12,7 +12,8 @@ import pandas as pd
 
 from components.cohort import Arrays, read_split
 from components.errors import UserError
-from components.evaluate.rows import score_cases, summarise
+from components.evaluate.rows import summarise
+from components.evaluate.scores import Scores
 from components.files import read_json
 from components.params import PromotionParams
 from components.registry.versions import Version, download
@@ -70,7 +71,11 @@ class Scored:
         """From probabilities to masks, as the contract says."""
         kept = self.contract.largest_components
         mirrored = "mean with the mirrored prediction" if self.contract.flip else "one prediction"
-        return f"threshold {self.contract.threshold:g}, {mirrored}, {kept or 'all'} components"
+        share = (
+            f" of at least {self.contract.least_component:g} of the largest" if self.contract.least_component else ""
+        )
+        holes = ", holes filled" if self.contract.fill_holes else ""
+        return f"threshold {self.contract.threshold:g}, {mirrored}, {kept or 'all'} components{share}{holes}"
 
 
 def score(version: Version, test: TestSet, batch_size: int, promotion: PromotionParams) -> Scored:
@@ -105,13 +110,14 @@ def score(version: Version, test: TestSet, batch_size: int, promotion: Promotion
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{version}: does not load with this code ({error})") from error
     _check_input(version, predictor.input_config, test.cohort.info)
-    images, masks = test.cohort.images[test.order], test.cohort.masks[MASKS][test.order]
-    probabilities = predictor.probabilities(images, batch_size, flip=contract.flip)
-    predicted = to_masks(probabilities, contract.threshold, contract.largest_components)
-    manifest = test.cohort.manifest.iloc[test.order]
-    cases = score_cases(manifest, "test", MASKS, probabilities, predicted, masks)
-    rows = summarise(cases, cell, probabilities, masks, promotion.bootstrap, promotion.seed)
-    return Scored(version, contract, cases, rows)
+    scores = Scores("test", MASKS)
+    rule = (contract.threshold, contract.largest_components, contract.least_component, contract.fill_holes)
+    for start in range(0, len(test.order), batch_size):
+        order = test.order[start : start + batch_size]
+        probabilities = predictor.probabilities(test.cohort.images[order], batch_size, flip=contract.flip)
+        masks = test.cohort.masks[MASKS][order]
+        scores.add(test.cohort.manifest.iloc[order], probabilities, to_masks(probabilities, *rule), masks)
+    return Scored(version, contract, scores.cases, summarise(scores, cell, promotion.bootstrap, promotion.seed))
 
 
 def _check_input(version: Version, takes: InputConfig, info: dict[str, Any]) -> None:

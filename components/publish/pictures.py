@@ -40,11 +40,9 @@ class _Scored:
         self.predictor = Predictor.load(models / cell.folder)
 
     def masks(self, ids: list[str]) -> np.ndarray:
-        from model.postprocessing import to_masks
-
         rows = self.cohort.rows(ids)
         probabilities = self.predictor.probabilities(self.cohort.images[rows], flip=self.params.flip)
-        masks: np.ndarray = to_masks(probabilities, self.params.threshold, self.params.largest_components)
+        masks: np.ndarray = self.params.to_masks(probabilities)
         for id, mask, truth in zip(ids, masks, self.cohort.masks["original"][rows], strict=True):
             dice = 2 * float((mask & truth).sum()) / max(1, int(mask.sum()) + int(truth.sum()))
             if abs(dice - self.dice[id]) > TOLERANCE:

@@ -165,7 +165,7 @@ def _read_cell(folder: Path, cell: Cell) -> Evaluated:
             raise UserError(f"{name} cannot be read ({error.strerror})") from error
     return Evaluated(
         cell=cell,
-        rows=[check_row(value, cell) for value in read_json(folder / ROWS)],
+        rows=[check_row(value, cell, kept=True) for value in read_json(folder / ROWS)],
         cases=frames[CASES],
         roc=pd.DataFrame({"fpr": [], "tpr": []}),
         history=frames[HISTORY],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.cohort import Arrays
+from components.errors import UserError
 from components.files import read_json, sha256, write_json
 from components.package import build
 from components.package.build import CODE, REQUIREMENTS, read_splits
@@ -111,6 +112,11 @@ def _best(evaluations: Path, params: Params) -> tuple[Cell, dict[str, Any]]:
     scenario = params.register_.scenario
     cells = [Cell(network, scenario, seed) for network in params.matrix.networks for seed in params.matrix.seeds]
     figures = {cell: read_json(evaluations / cell.folder / SUMMARY) for cell in cells}
+    if lacking := [str(evaluations / cell.folder) for cell, found in figures.items() if "validation" not in found]:
+        raise UserError(
+            f"{lacking[0]}: not scored on validation images, by which the best cell is chosen; "
+            "put validation into evaluate.splits and run the evaluate step again"
+        )
     # The first of equals in the matrix's order, so that the choice repeats.
     best = max(cells, key=lambda cell: float(figures[cell]["validation"]["original"]["dice"]))
     return best, figures[best]

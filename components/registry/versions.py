@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.errors import UserError
 from components.registry import CHALLENGER, CHAMPION, answered
-from components.results import CASES, CONFIG
+from components.results import CASES, CONFIG, SPLIT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -165,9 +165,13 @@ def _training_ids(client: MlflowClient, run_id: str) -> frozenset[str] | None:
     """Return the ids of the images that a run's evaluation calls training or validation, None without one."""
     import pandas as pd
 
-    name = f"evaluation/{CASES}"
     with answered(f"run {run_id}"), tempfile.TemporaryDirectory() as folder:
-        if name not in {file.path for file in client.list_artifacts(run_id, "evaluation")}:
+        kept = {file.path for file in client.list_artifacts(run_id, "evaluation")}
+        if (name := f"evaluation/{SPLIT}") in kept:
+            split = json.loads(Path(client.download_artifacts(run_id, name, folder)).read_text())
+            return frozenset(str(image) for part in ("train", "validation") for image in split[part])
+        # An evaluation of before it kept its split scored all of it.
+        if (name := f"evaluation/{CASES}") not in kept:
             return None
         cases = pd.read_csv(client.download_artifacts(run_id, name, folder), usecols=["id", "split"], dtype=str)
     return frozenset(cases.loc[cases["split"] != "test", "id"])

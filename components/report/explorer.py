@@ -10,12 +10,14 @@ from components.report.tables import LABELS, MASKS, figure_of, seed_lines
 from components.results import Cell
 
 METRICS = ("dice", "hd95", "assd", "jaccard", "precision", "recall", "auc")
-HEADS = ("Network", "Scenario", "Site", "Label", "Masks", "Reduction")
+HEADS = ("Network", "Scenario", "Site", "Group", "Masks", "Reduction")
 REDUCTIONS = {"per_image": "per image", "pooled": "pooled"}
 
 
 def explorer_table(results: Results, masks: str) -> Table:
-    """Return every test figure by network, scenario, site, label, masks and reduction, ``masks`` shown first.
+    """Return every test figure by network, scenario, site, group, masks and reduction, ``masks`` shown first.
+
+    A group is a label, a sex or an age.
 
     Of several seeds a line of their mean comes first, a line of each seed after it.
     """
@@ -23,17 +25,17 @@ def explorer_table(results: Results, masks: str) -> Table:
     for scenario in results.scenarios:
         for network in results.networks(scenario):
             cells = results.seeds(network, scenario)
-            places = list(dict.fromkeys(place for cell in cells for place in results.sites[cell]))
-            if all(site != "all" for site, _ in places):
+            places = [(site, label, "all", "all") for cell in cells for site, label in results.sites[cell]]
+            places += [(site, "all", sex, age) for cell in cells for site, sex, age in results.people[cell]]
+            places = list(dict.fromkeys(places))
+            if all(site != "all" for site, *_ in places):
                 # One site only: "all" says the same again, but must be found by who filters every scenario for it.
-                places = [*(("all", label) for _, label in places), *places]
-            for (site, label), (against, reduction) in product(
-                places, product(sorted(MASKS, reverse=True), REDUCTIONS)
-            ):
-                lines += _lines(results, cells, (site, label, against, reduction))
+                places = [*(("all", label, sex, age) for _, label, sex, age in places), *places]
+            for place, (against, reduction) in product(places, product(sorted(MASKS, reverse=True), REDUCTIONS)):
+                lines += _lines(results, cells, place, against, reduction)
     return Table(
         "explorer",
-        "Test results by network, scenario, site and label",
+        "Test results by network, scenario, site and label, sex or age",
         "Dice, its 95 % bootstrap interval below it"
         + (" or, of several seeds, each figure with its standard deviation" if results.several_seeds else "")
         + ". Per image: mean over images; pooled: the pixels of all images counted together, which gives no distances.",
@@ -44,14 +46,17 @@ def explorer_table(results: Results, masks: str) -> Table:
     )
 
 
-def _lines(results: Results, cells: list[Cell], group: tuple[str, str, str, str]) -> list[Line]:
-    site, label, masks, reduction = group
-    rows = [results.row(cell, masks, reduction, site=site, label=label) for cell in cells]
+def _lines(
+    results: Results, cells: list[Cell], place: tuple[str, str, str, str], masks: str, reduction: str
+) -> list[Line]:
+    rows = [results.row(cell, masks, reduction, "test", *place) for cell in cells]
     evaluated = [(cell, row) for cell, row in zip(cells, rows, strict=True) if row is not None]
     if not evaluated:
         return []
     figures = [(cell, [figure_of(row, metric) for metric in METRICS]) for cell, row in evaluated]
-    heads = (scenario_title(cells[0].scenario), site, label, masks, REDUCTIONS[reduction])
+    site, *of = place
+    group = next((one for one in of if one != "all"), "all")  # of label, sex and age no two are given
+    heads = (scenario_title(cells[0].scenario), site, group, masks, REDUCTIONS[reduction])
     # The number of images has no spread over seeds: it is put before what the seeds were averaged over.
     images = Figure(max(row["n_images"] for _, row in evaluated), 0)
     return [replace(line, figures=[images, *line.figures]) for line in seed_lines(results, figures, heads)]

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from components.report import paper
 from components.report.load import Evaluated, scenario_order
-from components.results import Cell, Row
+from components.results import FEW, Cell, Row
+
+FEW_NOTE = f"fewer than {FEW} images: the interval is not reliable"
 
 
 def scenario_title(scenario: str) -> str:
@@ -39,6 +41,7 @@ class Figure:
         notes: numbers of the footnotes.
         signed: whether it is a difference, to be written with its sign.
         text: stands in the place of a figure.
+        few: whether the interval, or the deviation, is of too few images to be relied on.
     """
 
     value: float | None
@@ -49,6 +52,7 @@ class Figure:
     notes: tuple[int, ...] = ()
     signed: bool = False
     text: str | None = None
+    few: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,12 @@ class Table:
     notes: list[str] = field(default_factory=list)
     filters: dict[str, str] | None = None
 
+    @property
+    def few(self) -> str:
+        """What the marker of figures of few images means; empty where none has it."""
+        marked = any(figure.few for group in self.groups for line in group.lines for figure in line.figures)
+        return FEW_NOTE if marked else ""
+
 
 class Results:
     """All rows of a report, found by what they say.
@@ -98,6 +108,7 @@ class Results:
     Attributes:
         cells: in the order of the report.
         sites: {cell: (site, label) of its test rows}, ``all`` first.
+        people: {cell: (site, sex, age) of its test rows by sex or by age}, in the order of the rows.
         several_seeds: whether a cell's name needs its seed.
         scenarios: mixed first, then the paper's.
     """
@@ -106,15 +117,20 @@ class Results:
         self.cells: list[Cell] = []
         self._rows: dict[tuple[object, ...], Row] = {}
         self.sites: dict[Cell, list[tuple[str, str]]] = {}
+        self.people: dict[Cell, list[tuple[str, str, str]]] = {}
         for data in cells:
             self.cells.append(data.cell)
             for row in data.rows:
-                place = (row["split"], row["site"], row["label"], row["masks"], row["reduction"])
-                self._rows[(data.cell, *place)] = row
-            tested = {(row["site"], row["label"]) for row in data.rows if row["split"] == "test"}
+                place = (row["split"], row["site"], row["label"], row["sex"], row["age"])
+                self._rows[(data.cell, *place, row["masks"], row["reduction"])] = row
+            test = [row for row in data.rows if row["split"] == "test"]
+            tested = {(row["site"], row["label"]) for row in test if row["sex"] == row["age"] == "all"}
+            people = dict.fromkeys((row["site"], row["sex"], row["age"]) for row in test)
             if len({site for site, _ in tested} - {"all"}) == 1:
                 # One site only: its lines and those over all sites would say the same twice.
                 tested = {(site, label) for site, label in tested if site != "all"}
+                people = {place: None for place in people if place[0] != "all"}
+            self.people[data.cell] = [(site, sex, age) for site, sex, age in people if (sex, age) != ("all", "all")]
             self.sites[data.cell] = sorted(
                 tested, key=lambda pair: (pair[0] != "all", pair[0], pair[1] != "all", pair[1])
             )
@@ -122,10 +138,23 @@ class Results:
         self.scenarios = sorted({cell.scenario for cell in self.cells}, key=scenario_order)
 
     def row(
-        self, cell: Cell, masks: str, reduction: str, split: str = "test", site: str = "all", label: str = "all"
+        self,
+        cell: Cell,
+        masks: str,
+        reduction: str,
+        split: str = "test",
+        site: str = "all",
+        label: str = "all",
+        sex: str = "all",
+        age: str = "all",
     ) -> Row | None:
         """Return one row, or ``None`` where evaluate left none."""
-        return self._rows.get((cell, split, site, label, masks, reduction))
+        return self._rows.get((cell, split, site, label, sex, age, masks, reduction))
+
+    def defined(self, metrics: Iterable[str]) -> tuple[str, ...]:
+        """Return those of some metrics that any row has: kept rows of an earlier version lack what came later."""
+        rows: list[dict[str, object]] = [dict(row) for row in self._rows.values()]
+        return tuple(metric for metric in metrics if any(row[metric] is not None for row in rows))
 
     def networks(self, scenario: str | None = None) -> list[str]:
         """Return the networks evaluated in ``scenario`` (or in any), in the order of the paper's tables."""

@@ -19,7 +19,7 @@ from components.results import CASES, CONFIG, HISTORY, METRICS, RELIABILITY, ROC
 
 T = TypeVar("T")
 
-_CASES = ("id", "site", "label", "split", "masks", *METRICS)
+_CASES = ("id", "site", "label", "sex", "age", "split", "masks", *METRICS)
 _ROC = ("fpr", "tpr")
 _RELIABILITY = ("low", "high", "predicted", "observed", "pixels")
 HISTORY_COLUMNS = ("epoch", "learning_rate", "train_loss", "train_dice", "validation_loss", "validation_dice")
@@ -199,7 +199,7 @@ def _read_csv(path: Path, columns: tuple[str, ...], step: str, types: dict[str, 
     missing = [column for column in columns if column not in frame]
     if missing:
         raise UserError(f"{path}: columns missing: {', '.join(missing)}; run the {step} step again")
-    texts = {"id", *TEXTS}
+    texts = {"id", *TEXTS} - {"age"}  # of an image a number, of a row a group
     for column in columns:
         if column not in texts and not pd.api.types.is_numeric_dtype(frame[column]) and frame[column].notna().any():
             raise UserError(f"{path}: column {column} holds something that is no number; run the {step} step again")

@@ -16,6 +16,7 @@ from components.report.layout import Results, scenario_title
 from components.report.load import Cohort, Evaluated
 from components.report.paired import Pair, paired_tables
 from components.report.pictures import XRays, comparisons, galleries, picture
+from components.report.places import STORED_METRICS, place_table, stored_table
 from components.report.reliability import calibration_table, reliability_curve
 from components.report.runs import columns_apart, recipes, run_line
 from components.report.text import duration, figure_text, moment, parts, plain
@@ -113,7 +114,8 @@ def _shared(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair]) -> dict[s
             *([across] if across else []),
         ],
         "paired_tables": paired_tables(pairs),
-        "place_tables": [tables.place_table(results, name) for name in results.scenarios],
+        "place_tables": [place_table(results, name) for name in results.scenarios],
+        "stored_tables": [stored_table(results, name) for name in results.scenarios if results.defined(STORED_METRICS)],
         "data": tables.data_table(cohort),
         "sites": {str(site): int(count) for site, count in cohort.manifest["site"].value_counts().sort_index().items()},
         "networks": [paper.name(name) for name in results.networks()],

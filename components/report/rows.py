@@ -9,10 +9,16 @@ from typing import Any, cast
 from components.cohort import SPLITS
 from components.errors import UserError
 from components.files import read_json
-from components.results import METRICS, Cell, Row
+from components.results import ADDED, AGES, ROW_METRICS, SEXES, Cell, Row
 
-TEXTS = ("network", "scenario", "split", "site", "label", "masks", "reduction")
-_CHOICES = {"split": SPLITS, "masks": ("original", "dilated"), "reduction": ("pooled", "per_image")}
+TEXTS = ("network", "scenario", "split", "site", "label", "sex", "age", "masks", "reduction")
+_CHOICES = {
+    "split": SPLITS,
+    "sex": ("all", *SEXES),
+    "age": ("all", *AGES),
+    "masks": ("original", "dilated"),
+    "reduction": ("pooled", "per_image"),
+}
 
 
 def read_rows(path: Path, cell: Cell) -> list[Row]:
@@ -34,10 +40,18 @@ def read_rows(path: Path, cell: Cell) -> list[Row]:
     return rows
 
 
-def check_row(value: Any, cell: Cell) -> Row:
-    """Return ``value`` as a :class:`Row` of ``cell``, NaN as ``None``, or raise a ValueError saying what is wrong."""
+def check_row(value: Any, cell: Cell, kept: bool = False) -> Row:
+    """Return ``value`` as a :class:`Row` of ``cell``, NaN as ``None``, or raise a ValueError saying what is wrong.
+
+    Args:
+        value: what was read.
+        cell: whose row it must be.
+        kept: whether it may be of an earlier version, and lack what has come since: groups by sex and age, and figures.
+    """
     if not isinstance(value, dict):
         raise ValueError("not an object")
+    if kept:
+        value = ADDED | value
     wrong = sorted(set(Row.__annotations__) ^ set(value))
     if wrong:
         raise ValueError(f"keys missing or unknown: {', '.join(wrong)}")
@@ -48,9 +62,11 @@ def check_row(value: Any, cell: Cell) -> Row:
     for name in ("seed", "n_images"):
         if type(row[name]) is not int or row[name] < 0:
             raise ValueError(f"{name} is {row[name]!r}")
+    if type(row["few"]) is not bool:
+        raise ValueError(f"few is {row['few']!r}")
     if (row["network"], row["scenario"], row["seed"]) != (cell.network, cell.scenario, cell.seed):
         raise ValueError(f"belongs to {row['network']}/{row['scenario']}/seed-{row['seed']}")
-    for name in METRICS:
+    for name in ROW_METRICS:
         row[name] = number_or_none(name, row[name])
     interval = row["dice_ci95"]
     if interval is not None:
@@ -70,8 +86,8 @@ def number_or_none(name: str, value: Any) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def row_key(row: Row) -> tuple[str, str, int, int, str, str, str, str]:
+def row_key(row: Row) -> tuple[str, str, int, int, str, str, str, str, str, str]:
     """Return what no two rows share, in the order in which ``results.json`` is sorted."""
     split = SPLITS.index(row["split"])
-    place = (row["site"], row["label"], row["masks"], row["reduction"])
+    place = (row["site"], row["label"], row["sex"], row["age"], row["masks"], row["reduction"])
     return (row["network"], row["scenario"], row["seed"], split, *place)

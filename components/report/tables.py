@@ -30,7 +30,20 @@ LABELS = {
     "auc": "AUC",
     "hd95": "HD95, px",
     "assd": "ASSD, px",
+    "soft_dice": "Soft Dice",
+    "soft_dice_batch2": "Soft Dice",
+    "stored_dice": "Stored Dice",
+    "stored_hd95": "HD95, stored px",
+    "stored_assd": "ASSD, stored px",
+    "nsd2": "NSD 2 px",
+    "nsd4": "NSD 4 px",
 }
+DISTANCES = ("hd95", "assd", "stored_hd95", "stored_assd")  # pixels
+SOFT = ("soft_dice_batch2",)
+SOFT_NOTE = (
+    " The paper’s “Dice coefficient” is soft: minus its loss (Eq. 2), of probabilities and, most likely, of batches of "
+    "2 images. “Soft Dice” here is taken so, “Dice” from the masks that are drawn."
+)
 
 
 @dataclass(frozen=True)
@@ -64,19 +77,22 @@ def _variant_title(masks: str, reduction: str) -> str:
 
 def figure_of(row: Row | None, metric: str, theirs: float | None = None, notes: tuple[int, ...] = ()) -> Figure:
     """Return one metric of a row, Dice with its interval; not defined where there is no row."""
-    digits = 2 if metric in ("hd95", "assd") else 4
+    digits = 2 if metric in DISTANCES else 4
     if row is None:
         return Figure(None, digits, theirs, notes=notes)
     values: dict[str, float | None] = dict(row)  # type: ignore[arg-type]
     ends = row["dice_ci95"] if metric == "dice" else None
-    return Figure(values[metric], digits, theirs, (ends[0], ends[1]) if ends else None, notes=notes)
+    interval = (ends[0], ends[1]) if ends else None
+    return Figure(values[metric], digits, theirs, interval, notes=notes, few=metric == "dice" and row["few"])
 
 
-def _mean(figures: Sequence[Figure]) -> Figure:
+def mean_figure(figures: Sequence[Figure]) -> Figure:
+    """Return the mean of the figures of several seeds with its standard deviation; not defined where one is not."""
     values = [figure.value for figure in figures if figure.value is not None]
+    first, few = figures[0], any(figure.few for figure in figures)
     if len(values) < len(figures):
-        return Figure(None, figures[0].digits, figures[0].paper, notes=figures[0].notes)
-    return Figure(fmean(values), figures[0].digits, figures[0].paper, deviation=stdev(values), notes=figures[0].notes)
+        return Figure(None, first.digits, first.paper, notes=first.notes, few=few)
+    return Figure(fmean(values), first.digits, first.paper, deviation=stdev(values), notes=first.notes, few=few)
 
 
 def seed_lines(results: Results, per_seed: list[tuple[Cell, list[Figure]]], more: tuple[str, ...] = ()) -> list[Line]:
@@ -88,23 +104,37 @@ def seed_lines(results: Results, per_seed: list[tuple[Cell, list[Figure]]], more
     if len(per_seed) == 1:
         return [Line((results.named(cell), *more), figures) for cell, figures in per_seed]
     columns = zip(*(figures for _, figures in per_seed), strict=True)
-    lines = [Line((results.named_all([cell for cell, _ in per_seed]), *more), [_mean(column) for column in columns])]
+    lines = [
+        Line((results.named_all([cell for cell, _ in per_seed]), *more), [mean_figure(column) for column in columns])
+    ]
     for cell, figures in per_seed:
         lines.append(Line((results.named(cell), *more), [replace(f, paper=None, notes=()) for f in figures], seed=True))
     return lines
 
 
+def _theirs(metric: str) -> str:
+    """Return what the paper calls a metric: :data:`SOFT_NOTE`."""
+    return "dice" if metric == "soft_dice_batch2" else metric
+
+
 def mixed_table(results: Results, split: str) -> Table:
     """Return Table I (``train``), II (``validation``) or III (``test``): scenario mixed, ours beside the paper's."""
     numeral, what = {"train": ("I", "training"), "validation": ("II", "validation"), "test": ("III", "test")}[split]
-    metrics = ("dice", "accuracy", "jaccard", "paper_iou", "precision", "recall", "f1", "auc")
+    soft = results.defined(SOFT)
+    metrics = ("dice", *soft, "accuracy", "jaccard", "paper_iou", "precision", "recall", "f1", "auc")
     notes = _Notes()
     columns = [Column(LABELS[metric], notes.number(split, "*", metric)) for metric in metrics]
-    here = results.networks("mixed")
+    # Which splits are scored is a choice: a network without rows of this one is as good as not in this run.
+    here = [
+        network
+        for network in results.networks("mixed")
+        if any(results.row(cell, *VARIANTS[0], split) for cell in results.seeds(network, "mixed"))
+    ]
 
     def figures(network: str, row: Row | None) -> list[Figure]:
         theirs = paper.MIXED[split].get(network, {})
-        return [figure_of(row, metric, theirs.get(metric), notes.number(split, network, metric)) for metric in metrics]
+        named = [(metric, _theirs(metric)) for metric in metrics]
+        return [figure_of(row, ours, theirs.get(said), notes.number(split, network, said)) for ours, said in named]
 
     groups = []
     for masks, reduction in VARIANTS if here else ():
@@ -119,7 +149,7 @@ def mixed_table(results: Results, split: str) -> Table:
     if absent:
         lines = [Line((paper.name(network),), figures(network, None)) for network in absent]
         groups.append(Group("Not in this run: the paper’s figures alone", lines, alone=True))
-    caption = f"Scenario mixed, {what} images. Each figure is ours, the paper’s with it."
+    caption = f"Scenario mixed, {what} images. Each figure is ours, the paper’s with it.{SOFT_NOTE if soft else ''}"
     if split == "train":
         caption += " Training images are scored without augmentation, by the finished network."
     return Table(
@@ -134,6 +164,8 @@ def across_table(results: Results) -> Table | None:
     if not evaluated:
         return None
     scenarios = sorted({*evaluated, *paper.ACROSS}, key=scenario_order)
+    soft = results.defined(SOFT)
+    metrics = ("dice", *soft, "f1")
     notes = _Notes()
 
     def figures(network: str, seed: int | None, masks: str, reduction: str) -> list[Figure]:
@@ -141,8 +173,9 @@ def across_table(results: Results) -> Table | None:
         for scenario in scenarios:
             theirs = paper.ACROSS.get(scenario, {}).get(network, {})
             row = None if seed is None else results.row(Cell(network, scenario, seed), masks, reduction)
-            for metric in ("dice", "f1"):
-                found.append(figure_of(row, metric, theirs.get(metric), notes.number(scenario, network, metric)))
+            for metric in metrics:
+                said = _theirs(metric)
+                found.append(figure_of(row, metric, theirs.get(said), notes.number(scenario, network, said)))
         return found
 
     here = [network for network in results.networks() if any(results.seeds(network, name) for name in evaluated)]
@@ -162,68 +195,14 @@ def across_table(results: Results) -> Table | None:
     return Table(
         "table-iv",
         "Table IV: test result across sites",
-        "Trained on the first site, tested on the second. Each figure is ours, the paper’s with it.",
+        "Trained on the first site, tested on the second. Each figure is ours, the paper’s with it."
+        + (SOFT_NOTE if soft else ""),
         ("Network",),
-        [Column(LABELS[metric]) for _ in scenarios for metric in ("dice", "f1")],
+        [Column(LABELS[metric]) for _ in scenarios for metric in metrics],
         groups,
-        [(scenario_title(scenario), 2) for scenario in scenarios],
+        [(scenario_title(scenario), len(metrics)) for scenario in scenarios],
         notes.texts,
     )
-
-
-def place_table(results: Results, scenario: str) -> Table:
-    """Return the test figures of one scenario by site and label, with boundary distances, mean over images."""
-    columns, spans = [Column("Images")], [("", 1)]
-    for masks in ("original", "dilated"):
-        metrics = ("dice", "jaccard", "hd95", "assd")
-        columns += [Column(LABELS[metric]) for metric in metrics]
-        spans.append((f"Against {MASKS[masks]}", len(metrics)))
-    groups = []
-    for network in results.networks(scenario):
-        cells = results.seeds(network, scenario)
-        parts = [_places(results, cell) for cell in cells]
-        if len(cells) > 1:
-            groups.append(Group(results.named_all(cells), _mean_places(parts)))
-        groups += [
-            Group(results.named(cell), part, seed=len(cells) > 1) for cell, part in zip(cells, parts, strict=True)
-        ]
-    of_seeds = " or, of several seeds, their standard deviation below each figure" if results.several_seeds else ""
-    return Table(
-        f"places-{scenario}",
-        f"{scenario_title(scenario)}: by site and label",
-        f"Test images, mean over images, 95 % bootstrap interval below Dice{of_seeds}. HD95 and ASSD in pixels.",
-        ("Site", "Label"),
-        columns,
-        groups,
-        spans,
-    )
-
-
-def _places(results: Results, cell: Cell) -> list[Line]:
-    lines = []
-    for site, label in results.sites[cell]:
-        by_masks = {
-            masks: results.row(cell, masks, "per_image", site=site, label=label) for masks in ("original", "dilated")
-        }
-        counted = by_masks["original"] or by_masks["dilated"]
-        figures = [Figure(counted["n_images"] if counted else None, 0)]
-        figures += [
-            figure_of(row, metric) for row in by_masks.values() for metric in ("dice", "jaccard", "hd95", "assd")
-        ]
-        lines.append(Line((site, label), figures))
-    return lines
-
-
-def _mean_places(parts: list[list[Line]]) -> list[Line]:
-    """Return the mean over seeds of every place that all of them have; the number of images stays as it is."""
-    by_place = [{line.heads: line for line in part} for part in parts]
-    lines = []
-    for first in parts[0]:
-        same = [found[first.heads] for found in by_place if first.heads in found]
-        if len(same) == len(parts):
-            means = [_mean(column) for column in zip(*(line.figures[1:] for line in same), strict=True)]
-            lines.append(Line(first.heads, [first.figures[0], *means]))
-    return lines
 
 
 def data_table(cohort: Cohort) -> Table:
@@ -283,7 +262,7 @@ def headlines(results: Results, masks: str) -> dict[str, list[Headline]]:
                 Headline(
                     results.named_all(cells),
                     max(row["n_images"] if row else 0 for row in rows),
-                    figures[0] if len(figures) == 1 else _mean(figures),
+                    figures[0] if len(figures) == 1 else mean_figure(figures),
                 )
             )
     return found

@@ -22,11 +22,13 @@ from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 from torchmetrics.functional.classification import binary_calibration_error
 
-from components.cohort import SPLITS, Arrays, read_split
+from components.cohort import MANIFEST, SPLITS, Arrays, read_split
 from components.errors import UserError
 from components.evaluate import evaluate
 from components.evaluate.calibration import reliability
 from components.evaluate.overlays import OPACITY, figure_overlay, worst_overlay
+from components.images import read_mask
+from components.package.build import read_splits
 from components.params import EvaluateParams, read_params, read_yaml
 from components.report.reliability import expected_calibration_error
 from components.results import (
@@ -38,9 +40,12 @@ from components.results import (
     METRICS,
     OVERLAYS,
     RELIABILITY,
+    RISK,
     ROC,
+    ROW_METRICS,
     ROWS,
     RUN,
+    SPLIT,
     SUMMARY,
     Cell,
     Row,
@@ -49,12 +54,21 @@ from model.inputs import choose_precision
 from model.metrics import confusion, overlap_metrics
 from model.postprocessing import to_masks
 from model.predictor import WEIGHTS, Predictor, save_weights
+from model.surface import surface_dice, surface_distances
 from tests.conftest import CELL, ROOT, Project, Trained, refused
 
 SHIPPED = read_yaml(ROOT / "params.yaml")["evaluate"]
+SHIPPED_DILATION = 48  # of the tests' parameters
 
-UNDEFINED_POOLED = {"hd95", "assd"}
+POOLED = {"dice", "accuracy", "jaccard", "precision", "recall", "f1", "auc", "paper_iou", "soft_dice"}
 COUNTS = ["tp", "fp", "fn", "tn"]
+SOFT = ["soft_overlap", "soft_square"]
+PLACE = ("site", "label", "sex", "age")
+FILES = {ROWS, CASES, SUMMARY, SPLIT, ROC, RELIABILITY, RISK, OVERLAYS}
+
+
+def of_all(row: Row, reduction: str = "per_image") -> bool:
+    return [*(dict(row)[name] for name in PLACE), row["reduction"]] == [*["all"] * 4, reduction]
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +96,18 @@ def probabilities(trained: Trained) -> dict[str, np.ndarray]:
 
 def drawn(probability: np.ndarray) -> np.ndarray:
     """The mask that the shipped parameters make of one image's probabilities."""
-    return to_masks(probability[None], SHIPPED["threshold"], SHIPPED["largest_components"])[0]
+    rule = (SHIPPED[name] for name in ("threshold", "largest_components", "least_component", "fill_holes"))
+    return to_masks(probability[None], *rule)[0]
 
 
 def group_of(cases: pd.DataFrame, row: Row) -> pd.DataFrame:
     chosen = (cases["split"] == row["split"]) & (cases["masks"] == row["masks"])
-    for column, value in (("site", row["site"]), ("label", row["label"])):
-        if value != "all":
-            chosen &= cases[column] == value
+    for column in ("site", "label", "sex"):
+        if dict(row)[column] != "all":
+            chosen &= cases[column] == dict(row)[column]
+    ages = {"<18": (0, 17.99), "18-60": (18, 60), ">60": (60.01, 200)}
+    if row["age"] != "all":
+        chosen &= cases["age"].between(*ages[row["age"]])
     return cases[chosen]
 
 
@@ -97,14 +115,21 @@ def test_rows_have_the_schema_and_every_group_once(rows: list[Row], cases: pd.Da
     for row in rows:
         assert list(row) == list(get_type_hints(Row))
         assert (row["network"], row["scenario"], row["seed"]) == ("defu_net", "mixed", 0)
-    keys = [tuple(row[k] for k in ("split", "site", "label", "masks", "reduction")) for row in rows]  # type: ignore[literal-required]
+    keys = [tuple(dict(row)[k] for k in ("split", *PLACE, "masks", "reduction")) for row in rows]
     assert len(set(keys)) == len(keys)
     expected = set()
     for case in cases.itertuples():
+        age = float(str(case.age))
+        years = "<18" if age < 18 else ">60" if age > 60 else "18-60"
         for site in ("all", case.site):
-            for label in ("all", case.label):
-                expected |= {(case.split, site, label, case.masks, r) for r in ("pooled", "per_image")}
+            whose = [(site, "all", "all", "all"), (site, case.label, "all", "all")]
+            whose += [(site, "all", case.sex, "all"), (site, "all", "all", years)]
+            expected |= {(case.split, *who, case.masks, r) for who in whose for r in ("pooled", "per_image")}
     assert set(keys) == expected
+    assert {row["sex"] for row in rows} == {"all", "F", "M"}
+    assert len({row["age"] for row in rows}) > 2, "the sample has several ages"
+    assert all(row["few"] == (row["n_images"] < 20) for row in rows)
+    assert {row["few"] for row in rows} == {True, False}
 
 
 def test_cases_are_every_image_of_every_split_against_both_masks(trained: Trained, cases: pd.DataFrame) -> None:
@@ -112,7 +137,10 @@ def test_cases_are_every_image_of_every_split_against_both_masks(trained: Traine
     expected = {(name, kind, image) for name in SPLITS for kind in ("original", "dilated") for image in split[name]}
     assert set(zip(cases["split"], cases["masks"], cases["id"], strict=True)) == expected
     assert len(cases) == len(expected)
-    assert set(cases.columns) == {"id", "site", "label", "split", "masks", *METRICS, *COUNTS}
+    assert list(cases.columns) == ["id", "site", "label", "sex", "age", "split", "masks", *METRICS, *COUNTS, *SOFT]
+    people = Arrays(trained.project.arrays).manifest.set_index("id")[["sex", "age"]]
+    for case in cases.itertuples():
+        assert (case.sex, case.age) == tuple(people.loc[str(case.id)])
     assert (cases[COUNTS].sum(axis=1) == 32 * 32).all()
 
 
@@ -126,9 +154,46 @@ def test_cases_are_what_the_network_says(
         predicted = drawn(probabilities[str(case.id)]).ravel()
         tn, fp, fn, tp = sk.confusion_matrix(mask, predicted, labels=[0, 1]).ravel()
         assert [case.tp, case.fp, case.fn, case.tn] == [tp, fp, fn, tn]
-        assert case.auc == pytest.approx(sk.roc_auc_score(mask, rated))
+        assert case.auc == pytest.approx(sk.roc_auc_score(mask, rated), abs=1e-4)
         assert case.dice == pytest.approx((2 * tp + 1) / (2 * tp + fp + fn + 1))
         assert case.recall == pytest.approx(sk.recall_score(mask, predicted))
+        p = rated.astype(float)
+        assert case.soft_dice == pytest.approx((2 * (p * mask).sum() + 1) / ((p * p).sum() + mask.sum() + 1))
+        assert case.expected_dice == pytest.approx(2 * (p * predicted).sum() / (p.sum() + predicted.sum()))
+
+
+def test_agreement_is_of_the_image_and_its_mirror_image(trained: Trained, cases: pd.DataFrame) -> None:
+    arrays, predictor = Arrays(trained.project.arrays), Predictor.load(trained.project.model)
+    test = cases[(cases["split"] == "test") & (cases["masks"] == "original")]
+    images = np.stack([arrays.images[arrays.rows([id])[0]] for id in test["id"]])
+    plain, mirrored = (predictor.probabilities(each) > SHIPPED["threshold"] for each in (images, images[:, :, ::-1]))
+    for got, one, other in zip(test["mirror_agreement"], plain, mirrored[:, :, ::-1], strict=True):
+        wanted = (2 * (one & other).sum() + 1) / (one.sum() + other.sum() + 1)
+        assert got == pytest.approx(wanted, abs=0.02)  # batches of another size round otherwise
+
+
+def test_stored_figures_are_those_of_a_mask_drawn_at_the_pictures_own_size(
+    trained: Trained, cases: pd.DataFrame, probabilities: dict[str, np.ndarray]
+) -> None:
+    arrays = Arrays(trained.project.arrays)
+    places = arrays.manifest.set_index("id")
+    for case in cases[cases["split"] == "test"].itertuples():
+        truth = read_mask(trained.project.raw / str(places.loc[str(case.id), "mask"]))
+        height, width = truth.shape
+        assert min(height, width) > 32
+        if case.masks == "dilated":
+            side = 2 * round((SHIPPED_DILATION * (height * width) ** 0.5 / 512 - 1) / 2) + 1
+            wide = cv2.dilate(truth, np.ones((side, side), np.uint8))
+            assert wide.sum() > truth.sum()
+            truth = wide
+        mask = drawn(cv2.resize(probabilities[str(case.id)], (width, height), interpolation=cv2.INTER_LINEAR))
+        both = 2 * float((mask & truth).sum())
+        assert case.stored_dice == pytest.approx((both + 1) / (float(mask.sum()) + float(truth.sum()) + 1))
+        apart = surface_distances(mask[None], truth[None])
+        assert case.stored_hd95 == pytest.approx(apart["hd95"][0])
+        assert case.stored_assd == pytest.approx(apart["assd"][0])
+        assert case.nsd2 == pytest.approx(surface_dice(mask[None], truth[None], 2)[0])
+        assert case.nsd4 == pytest.approx(surface_dice(mask[None], truth[None], 4)[0])
 
 
 def test_rows_agree_with_the_cases(
@@ -139,9 +204,13 @@ def test_rows_agree_with_the_cases(
         group = group_of(cases, row)
         assert row["n_images"] == len(group) > 0
         given: dict[str, Any] = dict(row)
+        soft = [group["soft_overlap"], group["soft_square"], group["tp"] + group["fn"]]
         if row["reduction"] == "per_image":
             for name in METRICS:
                 assert given[name] == pytest.approx(group[name].mean()), name
+            batches = np.arange(len(group)) // 2
+            overlap, square, area = (values.groupby(batches).sum() for values in soft)
+            assert given["soft_dice_batch2"] == pytest.approx(((2 * overlap + 1) / (square + area + 1)).mean())
             continue
         tp, fp, fn, tn = (float(group[name].sum()) for name in COUNTS)
         masks = arrays.masks[row["masks"]][arrays.rows(list(group["id"]))]
@@ -152,12 +221,14 @@ def test_rows_agree_with_the_cases(
             "precision": tp / (tp + fp),
             "recall": tp / (tp + fn),
             "f1": 2 * tp / (2 * tp + fp + fn),
-            "auc": sk.roc_auc_score(masks.ravel(), np.stack([probabilities[i] for i in group["id"]]).ravel()),
             "paper_iou": (1 + (tp + tn) / (tp + fp + fn + tn)) / 2,
+            "soft_dice": (2 * soft[0].sum() + 1) / (soft[1].sum() + soft[2].sum() + 1),
         }
         for name, value in expected.items():
             assert given[name] == pytest.approx(value), name
-        assert all(given[name] is None for name in UNDEFINED_POOLED)
+        rated = np.stack([probabilities[i] for i in group["id"]])
+        assert given["auc"] == pytest.approx(sk.roc_auc_score(masks.ravel(), rated.ravel()), abs=1e-4)
+        assert {name for name in ROW_METRICS if given[name] is not None} == POOLED
 
 
 def test_intervals_are_of_the_images_and_there_is_none_for_one(rows: list[Row], cases: pd.DataFrame) -> None:
@@ -178,12 +249,7 @@ def test_intervals_are_of_the_images_and_there_is_none_for_one(rows: list[Row], 
 
 def test_dilated_masks_are_scored_apart(rows: list[Row]) -> None:
     def recall(masks: str) -> float:
-        (row,) = [
-            r
-            for r in rows
-            if (r["split"], r["site"], r["label"], r["masks"], r["reduction"])
-            == ("train", "all", "all", masks, "pooled")
-        ]
+        (row,) = [r for r in rows if of_all(r, "pooled") and (r["split"], r["masks"]) == ("train", masks)]
         assert row["recall"] is not None
         return row["recall"]
 
@@ -195,21 +261,20 @@ def test_summary_and_roc_are_the_test_figures(
 ) -> None:
     folder = trained.project.evaluation
     summary = json.loads((folder / SUMMARY).read_text())
-    for row in rows:
-        if (row["site"], row["label"], row["reduction"]) == ("all", "all", "per_image"):
-            for name, value in summary[row["split"]][row["masks"]].items():
-                assert value == dict(row)[name]
+    assert set(summary) == {"validation", "test"}
+    for row in filter(of_all, rows):
+        if row["split"] in summary:
+            shown = summary[row["split"]][row["masks"]]
+            assert {"dice", "stored_dice", "hd95", "recall"} <= set(shown)
+            assert len(shown) <= 12
+            for name, value in shown.items():
+                assert name.startswith("aurc_") or value == dict(row)[name]
     curve = pd.read_csv(folder / ROC)
     assert curve["fpr"].is_monotonic_increasing
     assert curve["tpr"].is_monotonic_increasing
     assert curve["threshold"].is_monotonic_decreasing
     assert (curve["fpr"].iloc[-1], curve["tpr"].iloc[-1]) == (1, 1)
-    (pooled,) = [
-        r
-        for r in rows
-        if (r["split"], r["site"], r["label"], r["masks"], r["reduction"])
-        == ("test", "all", "all", "original", "pooled")
-    ]
+    (pooled,) = [r for r in rows if of_all(r, "pooled") and (r["split"], r["masks"]) == ("test", "original")]
     assert np.trapezoid(curve["tpr"], curve["fpr"]) == pytest.approx(pooled["auc"], abs=0.01)
 
 
@@ -329,12 +394,12 @@ def test_mlflow_run_has_the_figures_and_files(trained: Trained, rows: list[Row])
     (run,) = trained.project.runs()
     assert run.info.status == "FINISHED"
     for row in rows:
-        if (row["site"], row["label"], row["reduction"]) == ("all", "all", "per_image"):
-            for name in METRICS:
+        if of_all(row):
+            for name in ROW_METRICS:
                 logged = run.data.metrics[f"{row['split']}.{row['masks']}.{name}"]
                 assert logged == pytest.approx(dict(row)[name])
     found = {Path(a.path).name for a in trained.project.client().list_artifacts(run.info.run_id, "evaluation")}
-    assert found == {ROWS, CASES, SUMMARY, ROC, RELIABILITY, OVERLAYS, "overlays"}
+    assert found == {*FILES, "overlays"}
 
 
 def test_again_it_is_the_same_to_the_byte(scored: Project, trained: Trained) -> None:
@@ -345,7 +410,7 @@ def test_again_it_is_the_same_to_the_byte(scored: Project, trained: Trained) -> 
     names = [str(p.relative_to(scored.evaluation)) for p in scored.evaluation.rglob("*") if p.is_file()]
     pictures = [name for entry in json.loads((scored.evaluation / OVERLAYS).read_text()) for name in entry.values()]
     pictures = [name for name in pictures if str(name).endswith(".png")]
-    assert set(names) == {ROWS, CASES, SUMMARY, ROC, RELIABILITY, OVERLAYS, *pictures}
+    assert set(names) == {*FILES, *pictures}
     same, *others = filecmp.cmpfiles(scored.evaluation, trained.project.evaluation, names, shallow=False)
     assert sorted(same) == sorted(names), others
     assert trained.evaluate.stderr == ""
@@ -354,7 +419,13 @@ def test_again_it_is_the_same_to_the_byte(scored: Project, trained: Trained) -> 
 def score(project: Project, cell: Cell = CELL, out: Path | None = None, **changes: Any) -> list[Row]:
     given = read_params(project.root / "params.yaml").evaluate.model_dump() | changes
     return evaluate(
-        cell, project.arrays, project.split, project.model, EvaluateParams(**given), out or project.evaluation
+        cell,
+        project.arrays,
+        project.raw,
+        project.split,
+        project.model,
+        EvaluateParams(**given),
+        out or project.evaluation,
     )
 
 
@@ -385,14 +456,45 @@ def test_threshold_decides_what_is_lung(here: Project) -> None:
     def recall(threshold: float) -> float:
         chosen = [
             row["recall"]
-            for row in score(here, threshold=threshold)
-            if (row["split"], row["masks"], row["site"], row["label"], row["reduction"])
-            == ("test", "original", "all", "all", "pooled")
+            for row in score(here, threshold=threshold, splits=["test"])
+            if of_all(row, "pooled") and row["masks"] == "original"
         ]
         assert chosen[0] is not None
         return chosen[0]
 
     assert recall(0.2) > recall(0.5) > recall(0.8)
+
+
+def test_only_the_splits_that_are_asked_for_are_scored(here: Project) -> None:
+    rows = score(here, splits=["test", "validation"])
+    assert [row["split"] for row in rows] == sorted((row["split"] for row in rows), reverse=True)
+    assert {row["split"] for row in rows} == {"validation", "test"}
+    assert set(pd.read_csv(here.evaluation / CASES)["split"]) == {"validation", "test"}
+    assert json.loads((here.evaluation / SPLIT).read_text()) == read_split(here.split), "who was trained on is known"
+    assert read_splits(here.evaluation) == read_split(here.split)
+
+
+def test_figures_do_not_depend_on_how_images_are_batched(here: Project, cases: pd.DataFrame) -> None:
+    score(here, batch_size=5)
+    again = pd.read_csv(here.evaluation / CASES)
+    numbers = [*METRICS, *COUNTS, *SOFT]
+    assert again.drop(columns=numbers).equals(cases.drop(columns=numbers))
+    assert (again["dice"] - cases["dice"]).abs().max() < 0.01  # a pixel at the threshold may fall on the other side
+    assert again["soft_square"].to_numpy() == pytest.approx(cases["soft_square"].to_numpy(), rel=1e-4)
+
+
+def test_risk_and_coverage_are_of_the_test_images(trained: Trained, cases: pd.DataFrame) -> None:
+    curves = pd.read_csv(trained.project.evaluation / RISK)
+    test = cases[(cases["split"] == "test") & (cases["masks"] == "original")]
+    shown = json.loads((trained.project.evaluation / SUMMARY).read_text())["test"]["original"]
+    assert list(curves["by"].unique()) == ["mirror_agreement", "expected_dice"]
+    for by, curve in curves.groupby("by"):
+        dice = test.sort_values(by, ascending=False, kind="stable")["stored_dice"].to_numpy()
+        assert curve["images"].tolist() == list(range(1, len(test) + 1))
+        assert curve["coverage"].iloc[-1] == 1
+        means = [dice[:kept].mean() for kept in curve["images"]]
+        assert curve["stored_dice"].tolist() == pytest.approx(means)
+        assert shown[f"aurc_{by}"] == pytest.approx(1 - np.mean(means))
 
 
 def test_a_split_of_one_image_is_scored(here: Project) -> None:
@@ -404,24 +506,38 @@ def test_a_split_of_one_image_is_scored(here: Project) -> None:
     assert all(row["dice_ci95"] is None for row in alone)
 
 
-def test_a_network_that_sees_no_lung_gets_nothing_for_what_is_not_defined(here: Project) -> None:
-    weights = Predictor.load(here.model).network.state_dict()
-    *_, head = weights  # the last layer's bias
-    save_weights(here.model / WEIGHTS, weights | {head: weights[head] - 1e4})
+def test_a_network_that_sees_no_lung_looks_no_better_than_a_bad_one(here: Project) -> None:
+    weights_with(here, lambda bias: bias - 1e4)
     for row in score(here):
-        assert row["precision"] is None
-        assert row["recall"] == row["f1"] == 0
-        assert row["hd95"] is row["assd"] is None
+        assert row["precision"] == row["recall"] == row["f1"] == 0
         assert row["dice"] is not None
         assert 0 < row["dice"] < 0.05
+        if row["reduction"] == "per_image":
+            assert row["hd95"] == row["assd"] == pytest.approx(np.hypot(32, 32)), "as far as can be"
+            assert row["stored_hd95"] == row["stored_assd"] > 100
+            assert row["nsd2"] == row["nsd4"] == 0
+            assert row["mirror_agreement"] == row["expected_dice"] == 1, "it is sure that there is nothing"
     index = json.loads((here.evaluation / OVERLAYS).read_text())
     assert len(index) > 7
-    assert {entry["hd95"] for entry in index} == {None}
+    assert [entry["hd95"] for entry in index] == pytest.approx([np.hypot(32, 32)] * len(index))
 
 
 def config_with(project: Project, **changes: Any) -> None:
     config = json.loads((project.model / CONFIG).read_text())
     (project.model / CONFIG).write_text(json.dumps(config | changes))
+
+
+def first_mask(project: Project) -> Path:
+    """The stored mask of an image that is scored."""
+    arrays, ids = Arrays(project.arrays), read_split(project.split)["train"]
+    return project.raw / str(arrays.manifest["mask"][arrays.rows(ids[:1])[0]])
+
+
+def weights_with(project: Project, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Change the last layer's bias."""
+    weights = Predictor.load(project.model).network.state_dict()
+    *_, head = weights
+    save_weights(project.model / WEIGHTS, weights | {head: change(weights[head])})
 
 
 def cut(path: Path, size: int) -> None:
@@ -448,6 +564,17 @@ BAD: dict[str, tuple[Callable[[Project], object], str]] = {
         r"trained with intensity_percentiles \(2.0, 98.0\), but .* has \(0.5, 99.5\)",
     ),
     "no split": (lambda p: p.split.unlink(), "mixed.json: not found"),
+    "no cohort": (lambda p: shutil.rmtree(p.raw), "raw/manifest.csv: not found"),
+    "another cohort": (
+        lambda p: (p.raw / MANIFEST).write_text((p.raw / MANIFEST).read_text() + " "),
+        "raw: not the cohort that .*arrays was made of; run the preprocess step again",
+    ),
+    "a mask gone": (lambda p: first_mask(p).unlink(), "mask.*cannot be read"),
+    "a mask cut short": (lambda p: cut(first_mask(p), 100), "mask.*truncated"),
+    "weights of no number": (
+        lambda p: weights_with(p, lambda weights: weights * float("nan")),
+        "the network returns what is no number",
+    ),
     "no run": (lambda p: (p.model / RUN).unlink(), "run.json: not found"),
 }
 

@@ -18,10 +18,10 @@ import pytest
 from components.cohort import Arrays, read_split
 from components.errors import UserError
 from components.package import ENGINES, Contract, Package, build, fetch, load
-from components.package.build import LIBRARIES
+from components.package.build import LIBRARIES, read_splits
 from components.params import read_params
 from components.predict.sides import halves
-from components.results import CASES, ROWS
+from components.results import CASES, ROWS, SPLIT
 from model.engines import EXACT, FASTEST, ONNX
 from model.package import BINS, CARD, CONTRACT, PERCENTILES
 from model.postprocessing import to_masks
@@ -29,6 +29,8 @@ from model.predictor import CONFIG, WEIGHTS, Predictor
 from tests.conftest import CELL, ROOT, Project, Trained, refused
 
 SHAPES = [(32, 32), (40, 57), (121, 90), (1, 9)]
+
+NEW = ("least_component", "fill_holes")  # of a contract, after its first version
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,10 @@ def test_the_contract_says_what_training_saw(built: tuple[Project, Path]) -> Non
     assert (contract.size, contract.interpolation, contract.intensity_percentiles) == (32, "area", (0.5, 99.5))
     assert (contract.threshold, contract.flip) == (params.evaluate.threshold, params.evaluate.flip)
     assert contract.largest_components == params.evaluate.largest_components
+    assert (contract.least_component, contract.fill_holes) == (0.2, True)
+    text = (folder / "README.md").read_text()
+    assert "| components kept | 2, none below 0.2 of the largest one |" in text
+    assert "| holes | filled |" in text
     assert (contract.polarity, contract.minimum_size) == ("lungs dark", 32)
     assert contract.engines in ((FASTEST, *EXACT), EXACT)
     ids = read_split(project.split)["train"]
@@ -103,11 +109,21 @@ def test_the_contract_says_what_training_saw(built: tuple[Project, Path]) -> Non
     same(training.uncertain, [float(np.mean((one >= 0.25) & (one <= 0.75))) for one in p])
 
 
+def test_a_package_of_an_earlier_version_cleans_as_it_did(built: tuple[Project, Path], tmp_path: Path) -> None:
+    before = {name: value for name, value in json.loads((built[1] / CONTRACT).read_text()).items() if name not in NEW}
+    (tmp_path / CONTRACT).write_text(json.dumps(before))
+    contract = Contract.read(tmp_path)
+    assert (contract.least_component, contract.fill_holes) == (0.0, False)
+    assert contract.training == Contract.read(built[1]).training
+
+
 def test_the_card_is_written_from_the_run(built: tuple[Project, Path]) -> None:
     project, folder = built
     text, card = (folder / "README.md").read_text(), json.loads((folder / CARD).read_text())
     rows = json.loads((project.evaluation / ROWS).read_text())
     shown = [row for row in rows if row["split"] == "test" and row["reduction"] == "per_image"]
+    shown = [row for row in shown if row["sex"] == row["age"] == "all"]
+    assert len(card["metrics"]) == len(shown), "a line a site and label"
     assert {row["masks"] for row in shown} == {"original", "dilated"}
     assert any(row["dice_ci95"] for row in shown)
     for row in shown:
@@ -150,9 +166,8 @@ def test_it_segments_as_evaluation_does_at_the_x_rays_own_size(built: tuple[Proj
         assert (one.mask.dtype, one.mask.shape) == (np.uint8, image.shape)
         assert (one.probabilities.dtype, one.probabilities.shape) == (np.float32, image.shape)
         np.testing.assert_allclose(one.probabilities, expected, atol=1e-5)
-        np.testing.assert_array_equal(
-            one.mask, to_masks(one.probabilities[None], contract.threshold, contract.largest_components)[0]
-        )
+        rule = (contract.largest_components, contract.least_component, contract.fill_holes)
+        np.testing.assert_array_equal(one.mask, to_masks(one.probabilities[None], contract.threshold, *rule)[0])
     assert package.segment([]) == []
     strict, loose = (package.segment(images[:1], threshold)[0].mask.sum() for threshold in (0.9, 0.1))
     assert loose >= strict
@@ -219,7 +234,12 @@ def test_what_cannot_be_built_is_told(built: tuple[Project, Path], tmp_path: Pat
     project, params = built[0], read_params(built[0].root / "params.yaml")
     evaluation = tmp_path / "evaluation"
     shutil.copytree(project.evaluation, evaluation)
+    (evaluation / SPLIT).write_text("{}")
+    with pytest.raises(UserError, match=r"split\.json: not a split with images"):
+        build(project.model, evaluation, project.arrays, params, tmp_path / "out")
+    (evaluation / SPLIT).unlink()  # as evaluations of an earlier version, whose cases tell who is in which split
     cases = pd.read_csv(evaluation / CASES)
+    assert read_splits(evaluation) == read_split(project.split)
     cases[cases["split"] != "validation"].to_csv(evaluation / CASES, index=False)
     with pytest.raises(UserError, match=r"cases\.csv: holds no image of validation"):
         build(project.model, evaluation, project.arrays, params, tmp_path / "out")

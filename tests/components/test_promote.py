@@ -105,14 +105,16 @@ def with_contract(project: Project, **changes: Any) -> int:
 
 def test_each_is_scored_as_its_own_package_says(store: Project) -> None:
     crown(store, BETTER)
-    strict = with_contract(store, threshold=0.9999, flip=False, largest_components=0)
+    cleaning = {"largest_components": 0, "least_component": 0.0, "fill_holes": False}
+    strict = with_contract(store, threshold=0.9999, flip=False, **cleaning)
     choices = store.write_params(
-        promotion=GATE | {"floor": 0.0}, evaluate={"threshold": 0.0001, "flip": False, "largest_components": 0}
+        promotion=GATE | {"floor": 0.0}, evaluate={"threshold": 0.0001, "flip": False, **cleaning}
     )
     told = promote(choices, store.arrays, store.split.parent, strict)
     assert (told.passed, champion(store)) == (False, BETTER)
     assert "- challenger: threshold 0.9999, one prediction, all components\n" in told.page
-    assert "- champion: threshold 0.5, mean with the mirrored prediction, 2 components\n" in told.page
+    assert "- champion: threshold 0.5, mean with the mirrored prediction, 2 components" in told.page
+    assert " components of at least 0.2 of the largest, holes filled\n" in told.page
     figures = decisions(choices)[0].figures
     evaluated = json.loads((store.evaluation / "metrics.json").read_text())["test"]["original"]["dice"]
     assert figures["champion_dice"] == evaluated  # by its package, not by the parameters of today

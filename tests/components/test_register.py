@@ -126,7 +126,7 @@ def test_version_says_where_it_comes_from(registered: Project, trained: Trained)
         "manifest.sha256": Arrays(registered.arrays).info["manifest_sha256"],
         **{
             f"evaluation.{split}.{kind}.dice": f"{figures[split][kind]['dice']:.6f}"
-            for split in ("train", "validation", "test")
+            for split in ("validation", "test")
             for kind in ("original", "dilated")
         },
     }
@@ -306,6 +306,11 @@ def test_what_is_missing_is_told(here: Project) -> None:
     with pytest.raises(UserError, match=r"seed-7/metrics\.json: not found; run the step that writes it first"):
         offer(here)
     here.write_params(matrix={"seeds": [0]})
+    summary = json.loads((here.evaluation / SUMMARY).read_text())
+    (here.evaluation / SUMMARY).write_text(json.dumps({"test": summary["test"]}))
+    with pytest.raises(UserError, match=r"seed-0: not scored on validation images.*put validation into"):
+        offer(here)
+    (here.evaluation / SUMMARY).write_text(json.dumps(summary))
     (here.model / CONFIG).unlink()
     with pytest.raises(UserError, match=r"config\.json: not found"):
         offer(here)

@@ -32,6 +32,7 @@ from components.results import (
 from tests.components.written_run import REPOSITORY, SCENARIOS, SIZE, Page, as_written_before, command, make, write_run
 
 NETWORKS = ["defu_net", "unet", "r2_unet"]
+PLACE = ("split", "site", "label", "sex", "age", "masks", "reduction")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_results_hold_every_row_sorted(full_run: Path, full_report: Path) -> Non
     ]
     assert len(rows) == len(written) > 0
     assert all(set(row) == set(Row.__annotations__) for row in rows)
-    order = ("network", "scenario", "seed", "split", "site", "label", "masks", "reduction")
+    order = ("network", "scenario", "seed", "split", "site", "label", "sex", "age", "masks", "reduction")
     keys = [tuple(row[name] for name in order) for row in rows]
     rank = {"train": 0, "validation": 1, "test": 2}
     assert keys == sorted(keys, key=lambda key: (*key[:3], rank[key[3]], *key[4:]))
@@ -192,15 +193,17 @@ def test_papers_figures_stand_beside_ours(full_run: Path, page: Page) -> None:
     rows = json.loads((full_run / "evaluations/defu_net/mixed/seed-0" / ROWS).read_text())
     ours = next(
         row for row in rows
-        if (row["split"], row["site"], row["label"], row["masks"], row["reduction"])
-        == ("test", "all", "all", "dilated", "per_image")
+        if [row[name] for name in PLACE] == ["test", "all", "all", "all", "all", "dilated", "per_image"]
     )  # fmt: skip
     line = line_of(page, "table-iii", "DEFU-Net")
     low, high = ours["dice_ci95"]
-    assert line[1] == f"{ours['dice']:.4f} {low:.4f}–{high:.4f} paper 0.9667"
-    assert line[3] == f"{ours['jaccard']:.4f}", "the true Jaccard has no figure of the paper"
-    assert line[4].startswith(f"{ours['paper_iou']:.4f} paper 0.9901")
-    assert line[8] == f"{ours['auc']:.4f} paper 0.9816"
+    assert line[1] == f"{ours['dice']:.4f} {low:.4f}–{high:.4f}† paper 0.9667", "of eight images"
+    assert line[2] == f"{ours['soft_dice_batch2']:.4f} paper 0.9667", "what the paper calls Dice is soft"
+    assert line[4] == f"{ours['jaccard']:.4f}", "the true Jaccard has no figure of the paper"
+    assert line[5].startswith(f"{ours['paper_iou']:.4f} paper 0.9901")
+    assert line[9] == f"{ours['auc']:.4f} paper 0.9816"
+    assert "“Dice coefficient” is soft: minus its loss" in page.text()
+    assert "† fewer than 20 images: the interval is not reliable" in page.text()
 
 
 @pytest.mark.parametrize(("split", "table"), [("train", "table-i"), ("validation", "table-ii"), ("test", "table-iii")])
@@ -228,27 +231,34 @@ def test_misprints_have_footnotes(page: Page) -> None:
     assert "most likely a copy" in text
     assert "never reset" in text
     (bcdu,) = [row for row in page.rows("table-iv") if row[0] == "BCDU-Net"]
-    assert bcdu[3:5] == ["paper 0.76712", "paper 0.90822"], "footnote 2; R2U-Net, above it, has 1"
+    assert bcdu[4:] == ["paper 0.76712", "paper 0.76712", "paper 0.90822"], "footnote 2; R2U-Net, above it, has 1"
 
 
 def test_across_table_has_both_directions(full_run: Path, page: Page) -> None:
     rows = page.rows("table-iv")
     assert rows[0] == ["", "Montgomery → Shenzhen", "Shenzhen → Montgomery"]
     line = line_of(page, "table-iv", "U-Net")
-    assert [cell.split("paper ")[1] for cell in line[1:]] == ["0.8556", "0.8568", "0.7706", "0.7739"]
+    assert [cell.split("paper ")[1] for cell in line[1:]] == [
+        "0.8556",
+        "0.8556",
+        "0.8568",
+        "0.7706",
+        "0.7706",
+        "0.7739",
+    ]
     evaluated = json.loads((full_run / "evaluations/unet/shenzhen-to-montgomery/seed-0" / ROWS).read_text())
     dice = next(
         row["dice"]
         for row in evaluated
         if (row["split"], row["masks"], row["reduction"]) == ("test", "dilated", "per_image")
     )
-    assert line[3].startswith(f"{dice:.4f}")
+    assert line[4].startswith(f"{dice:.4f}")
 
 
 def test_every_test_row_stands_in_one_table(full_run: Path, page: Page) -> None:
     heads, *lines = page.rows("explorer")
     assert heads[:9] == [
-        "Network", "Scenario", "Site", "Label", "Masks", "Reduction", "Images", "Dice", "HD95, px",
+        "Network", "Scenario", "Site", "Group", "Masks", "Reduction", "Images", "Dice", "HD95, px",
     ]  # fmt: skip
     found = {tuple(line[:6]): line[6:] for line in lines}
     assert len(found) == len(lines)
@@ -260,15 +270,45 @@ def test_every_test_row_stands_in_one_table(full_run: Path, page: Page) -> None:
             if row["split"] != "test":
                 continue
             reduction = "pooled" if row["reduction"] == "pooled" else "per image"
-            images, dice, hd95, *_ = found[
-                (paper.NAMES[network], title, row["site"], row["label"], row["masks"], reduction)
-            ]
+            group = next((row[name] for name in ("label", "sex", "age") if row[name] != "all"), "all")
+            images, dice, hd95, *_ = found[(paper.NAMES[network], title, row["site"], group, row["masks"], reduction)]
+            assert ("†" in dice) == row["few"]
             assert int(images) == row["n_images"]
             assert dice.startswith(f"{row['dice']:.4f}")
             assert hd95 == ("–" if row["hd95"] is None else f"{row['hd95']:.2f}")
             counted += 1
     assert counted == len(lines)
     assert page.rows("data")[-1][:3] == ["all", "all", "52"]
+
+
+def test_the_stored_size_has_a_table_a_scenario(full_run: Path, page: Page, full_report: Path) -> None:
+    rows = json.loads((full_run / "evaluations/unet/shenzhen-to-montgomery/seed-0" / ROWS).read_text())
+    lines = page.rows("stored-shenzhen-to-montgomery")
+    start = next(number for number, line in enumerate(lines) if line == ["U-Net"])
+    line = next(line for line in lines[start:] if line[:2] == ["montgomery", "abnormal"])
+    chosen = {
+        row["masks"]: row
+        for row in rows
+        if [row[name] for name in PLACE if name != "masks"]
+        == ["test", "montgomery", "abnormal", "all", "all", "per_image"]
+    }
+    wanted = [chosen[masks][name] for masks in chosen for name in ("stored_dice", "nsd2", "nsd4", "soft_dice")]
+    assert line[2:] == ["10", *(f"{value:.4f}" for value in wanted)]
+    assert "## Mixed: at the stored size, and soft" in (full_report / MARKDOWN).read_text()
+
+
+def test_a_split_that_was_not_scored_has_the_papers_figures_alone(small_run: Path) -> None:
+    path = small_run / "evaluations/defu_net/mixed/seed-0"
+    rows = [row for row in json.loads((path / ROWS).read_text()) if row["split"] != "train"]
+    (path / ROWS).write_text(json.dumps(rows))
+    cases = pd.read_csv(path / CASES)
+    cases[cases["split"] != "train"].to_csv(path / CASES, index=False)
+    make(small_run, small_run / "reports")
+    page = Page((small_run / "reports" / PAGE).read_text())
+    lines = [row for row in page.rows("table-i") if len(row) > 1][1:]
+    assert [line[0] for line in lines] == list(paper.NAMES.values())
+    assert all(line[1].startswith("paper") for line in lines)
+    assert not line_of(page, "table-ii", "DEFU-Net")[1].startswith("paper")
 
 
 def test_drawings_are_there(full_report: Path) -> None:
@@ -350,8 +390,7 @@ def test_the_headline_is_against_the_masks_that_were_learnt(small_run: Path, mas
     (row,) = (
         row
         for row in rows
-        if [row[key] for key in ("split", "site", "label", "reduction", "masks")]
-        == ["test", "all", "all", "per_image", masks]
+        if [row[key] for key in PLACE] == ["test", *["all"] * 4, masks, "per_image"]  # type: ignore[literal-required]
     )
     head = (small_run / "reports" / MARKDOWN).read_text().split("## Table I")[0]
     assert f"Mean over test images against {masks} masks" in head
@@ -380,12 +419,11 @@ def test_several_seeds_get_a_mean_with_its_deviation(tmp_path: Path) -> None:
     page = Page((tmp_path / "reports" / PAGE).read_text())
     dice = [
         row["dice"] or 0.0 for row in rows
-        if (row["split"], row["site"], row["label"], row["masks"], row["reduction"])
-        == ("test", "all", "all", "dilated", "per_image")
+        if [row[key] for key in PLACE] == ["test", *["all"] * 4, "dilated", "per_image"]  # type: ignore[literal-required]
     ]  # fmt: skip
     assert len(dice) == 3
     line = line_of(page, "table-iii", "DEFU-Net, mean of 3 seeds")
-    assert line[1] == f"{np.mean(dice):.4f} ± {np.std(dice, ddof=1):.4f} paper 0.9667"
+    assert line[1] == f"{np.mean(dice):.4f}† ± {np.std(dice, ddof=1):.4f} paper 0.9667"
     assert line_of(page, "table-iii", "DEFU-Net, seed 2")[1].startswith(f"{dice[2]:.4f}")
 
 
@@ -394,7 +432,7 @@ def test_other_scenarios_and_networks_enter_too(tmp_path: Path) -> None:
     make(tmp_path, tmp_path / "reports")
     page = Page((tmp_path / "reports" / PAGE).read_text())
     assert "Third → Shenzhen" in page.rows("table-iv")[0]
-    assert line_of(page, "table-iv", "my_net")[5] != "–"
+    assert line_of(page, "table-iv", "my_net")[7] != "–"
     assert len([row for row in page.rows("table-iii") if len(row) > 1]) == 1 + len(paper.NAMES)
 
 
@@ -407,7 +445,7 @@ def test_undefined_figures_are_dashes(small_run: Path) -> None:
     written = make(small_run, small_run / "reports")
     assert {row["hd95"] for row in written} == {None}
     page = Page((small_run / "reports" / PAGE).read_text())
-    assert line_of(page, "table-iii", "DEFU-Net")[8] == "– paper 0.9816"
+    assert line_of(page, "table-iii", "DEFU-Net")[9] == "– paper 0.9816"
     assert page.rows("explorer")[1][8] == "–"
     assert not re.search(r"\b(nan|None)\b", page.text())
     assert not re.search(r"\b(nan|None)\b", (small_run / "reports" / MARKDOWN).read_text())
@@ -478,11 +516,15 @@ def test_cases_written_here_follow_the_contract(full_run: Path) -> None:
         "id",
         "site",
         "label",
+        "sex",
+        "age",
         "split",
         "masks",
-        *sorted(METRICS, key=columns.index),
+        *METRICS,
         "tp",
         "fp",
         "fn",
         "tn",
+        "soft_overlap",
+        "soft_square",
     ]

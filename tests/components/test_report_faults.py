@@ -11,7 +11,7 @@ import pytest
 
 from components.errors import UserError
 from components.report.rows import check_row
-from components.results import CASES, HISTORY, ROC, ROWS, RUN, Cell
+from components.results import ADDED, CASES, HISTORY, ROC, ROWS, RUN, Cell, Row
 from tests.components.written_run import command, make, write_run
 
 
@@ -64,6 +64,10 @@ def test_all_missing_and_broken_files_are_listed_at_once(small_run: Path) -> Non
         ({"masks": "eroded"}, "masks is 'eroded'"),
         ({"split": "holdout"}, "split is 'holdout'"),
         ({"dice_ci95": [0.1]}, r"dice_ci95 is \[0.1\]"),
+        ({"sex": "X"}, "sex is 'X'"),
+        ({"age": "20-30"}, "age is '20-30'"),
+        ({"few": 1}, "few is 1"),
+        ({"nsd2": "1"}, "nsd2 is '1'"),
         ({"extra": 1}, "keys missing or unknown: extra"),
     ],
 )
@@ -73,6 +77,23 @@ def test_broken_rows_are_told(small_run: Path, change: dict[str, Any], said: str
     assert check_row(row, cell) == row
     with pytest.raises(ValueError, match=said):
         check_row(row | change, cell)
+
+
+def test_rows_of_an_earlier_version_are_read_where_they_are_kept_and_nowhere_else(small_run: Path) -> None:
+    now = json.loads((small_run / "evaluations/defu_net/mixed/seed-0" / ROWS).read_text())[0]
+    before = {name: value for name, value in now.items() if name not in ADDED}
+    assert len(before) == 20
+    cell = Cell("defu_net", "mixed", 0)
+    with pytest.raises(ValueError, match="keys missing or unknown: age, expected_dice, few"):
+        check_row(before, cell)
+    read = check_row(before, cell, kept=True)
+    assert list(read) == list(Row.__annotations__)
+    assert (read["sex"], read["age"], read["few"]) == ("all", "all", False)
+    assert read["stored_dice"] is read["soft_dice_batch2"] is read["nsd2"] is None
+    assert (read["dice"], read["assd"]) == (now["dice"], now["assd"])
+    assert check_row(now, cell, kept=True) == now, "what is there stays"
+    with pytest.raises(ValueError, match="keys missing or unknown: dice"):
+        check_row({name: value for name, value in before.items() if name != "dice"}, cell, kept=True)
 
 
 def test_the_same_row_twice_is_told(small_run: Path) -> None:

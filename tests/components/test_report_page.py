@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +115,10 @@ def test_a_head_sorts_by_its_figures(look: Callable[..., Visit]) -> None:
     head.get_by_role("button").click()
     assert head.get_attribute("aria-sort") == "descending"
     assert column(visit, 7) == sorted(before, key=float, reverse=True)
-    visit.page.locator("#explorer th", has_text="Label").get_by_role("button").click()
+    visit.page.locator("#explorer th", has_text="Group").get_by_role("button").click()
     assert visit.page.locator("#explorer [aria-sort]").count() == 1
-    assert column(visit, 3) == sorted(column(visit, 3))
+    groups = [group for group, _ in groupby(column(visit, 3))]
+    assert len(groups) == len(set(groups)) > 5, "a label, a sex or an age stands together"
     visit.check()
 
 
@@ -126,8 +128,8 @@ def test_filters_leave_what_was_asked_for(run: Path, look: Callable[..., Visit])
     wanted = sorted(
         row["dice"] or 0.0
         for row in test
-        if (row["network"], row["site"], row["label"], row["masks"], row["reduction"])
-        == ("unet", "shenzhen", "normal", "dilated", "pooled")
+        if (row["network"], row["site"], row["label"], row["sex"], row["age"], row["masks"], row["reduction"])
+        == ("unet", "shenzhen", "normal", "all", "all", "dilated", "pooled")
     )
     visit = look()
     form = visit.page.locator("form.filters")
@@ -135,7 +137,7 @@ def test_filters_leave_what_was_asked_for(run: Path, look: Callable[..., Visit])
     assert set(column(visit, 4)) == {"original"}
     assert set(column(visit, 5)) == {"per image"}
     for name, value in {
-        "Network": "U-Net", "Site": "shenzhen", "Label": "normal", "Masks": "dilated", "Reduction": "pooled",
+        "Network": "U-Net", "Site": "shenzhen", "Group": "normal", "Masks": "dilated", "Reduction": "pooled",
     }.items():  # fmt: skip
         form.get_by_label(name).select_option(value)
     assert sorted(map(float, column(visit, 7))) == pytest.approx(wanted)
@@ -308,7 +310,7 @@ def test_single_seeds_are_sorted_and_filtered_with_their_mean(tmp_path: Path, lo
     assert names == ["DEFU-Net, mean of 2 seeds", "DEFU-Net, seed 0", "DEFU-Net, seed 1"] * (len(names) // 3)
     means = [float(value) for value in column(visit, 7)[::3]]
     assert means == sorted(means)
-    assert len(means) == 9
+    assert len(means) == 9 + 6 + 5, "three places by label, by two sexes, and by the ages that each place has"
     visit.check()
 
 

@@ -18,17 +18,22 @@ from components.cohort import COLUMNS, write_manifest
 from components.evaluate.overlays import difference_regions, figure_regions, write_regions
 from components.report import report
 from components.results import (
+    AGES,
     CASES,
     CONFIG,
+    FEW,
     HISTORY,
     METRICS,
     OVERLAYS,
     RELIABILITY,
     ROC,
+    ROW_METRICS,
     ROWS,
     RUN,
+    SEXES,
     Cell,
     Row,
+    age_group,
 )
 
 REPOSITORY = Path(__file__).parents[2]
@@ -48,12 +53,14 @@ def write_cohort(root: Path, scenarios: list[str], synthetic: bool) -> pd.DataFr
     for site, count in COUNTS.items():
         for number in range(count):
             abnormal = number % 2
-            row = dict.fromkeys(COLUMNS) | {
+            row: dict[str, object] = dict.fromkeys(COLUMNS) | {
                 "id": f"{site[:2].upper()}_{number:04d}_{abnormal}",
                 "site": site,
                 "label": ("normal", "abnormal")[abnormal],
                 "image": "images/x.png",
                 "mask": "masks/x.png",
+                "sex": "FM"[number % 3 == 0],
+                "age": float(10 + 3 * number),
             }
             rows.append(row | {name: "" for name, kind in COLUMNS.items() if kind == "string" and row[name] is None})
     manifest = pd.DataFrame(rows)
@@ -115,7 +122,7 @@ def draw_overlay(path: Path, xray: Path, kind: str, random: np.random.Generator)
 def write_cell(root: Path, cell: Cell, manifest: pd.DataFrame, synthetic: bool, quality: float) -> None:
     random = np.random.default_rng([cell.seed, *map(ord, cell.network + cell.scenario)])
     split = json.loads((root / "splits" / f"{cell.scenario}.json").read_text())
-    places = manifest.set_index("id")[["site", "label"]]
+    places = manifest.set_index("id")[["site", "label", "sex", "age"]]
     cases = []
     for name, ids in split.items():
         for id, masks in product(ids, ("original", "dilated")):
@@ -123,28 +130,42 @@ def write_cell(root: Path, cell: Cell, manifest: pd.DataFrame, synthetic: bool, 
             wrong = lung * (1 - quality) * random.gamma(2, 0.5)
             fp, fn = wrong * (0.4 if masks == "dilated" else 0.6), wrong * 0.5
             counts = {"tp": lung - fn, "fp": fp, "fn": fn, "tn": PIXELS - lung - fp}
-            distances = {"hd95": 40 * wrong / lung, "assd": 9 * wrong / lung}
-            site, label = places.loc[id]
-            place = {"id": id, "site": site, "label": label, "split": name, "masks": masks}
-            cases.append(place | metrics_of(**counts) | distances | counts)
+            more = {"hd95": 40 * wrong / lung, "assd": 9 * wrong / lung}
+            more |= {"stored_hd95": 160 * wrong / lung, "stored_assd": 36 * wrong / lung}
+            more |= {"nsd2": 1 - 3 * wrong / lung, "nsd4": 1 - 2 * wrong / lung, "soft_dice": 1 - wrong / lung}
+            more |= {"stored_dice": 1 - 0.9 * wrong / lung, "mirror_agreement": 1 - 0.5 * wrong / lung}
+            more |= {"expected_dice": 1 - 0.6 * wrong / lung}
+            place = {"id": id, **places.loc[id], "split": name, "masks": masks}
+            figures = metrics_of(**counts) | more
+            soft = {"soft_overlap": counts["tp"], "soft_square": counts["tp"] + counts["fp"]}
+            cases.append(place | {metric: figures[metric] for metric in METRICS} | counts | soft)
     frame = pd.DataFrame(cases)
     rows = []
     for name, masks in product(split, ("original", "dilated")):
         part = frame[(frame["split"] == name) & (frame["masks"] == masks)]
         sites = ["all", *sorted(part["site"].unique())] if name == "test" else ["all"]
         labels = ["all", "abnormal", "normal"] if name == "test" else ["all"]
-        for site, label in product(sites, labels):
-            chosen = part[part["site"].isin([site]) if site != "all" else part["site"].notna()]
-            chosen = chosen[chosen["label"].isin([label]) if label != "all" else chosen["label"].notna()]
+        groups = [(site, label, "all", "all") for site, label in product(sites, labels)]
+        groups += [(site, "all", sex, "all") for site, sex in product(sites, SEXES)]
+        groups += [(site, "all", "all", age) for site, age in product(sites, AGES)]
+        for group in groups:
+            known = (part["site"], part["label"], part["sex"], part["age"].map(age_group))
+            matches = [values == wanted for values, wanted in zip(known, group, strict=True) if wanted != "all"]
+            chosen = part[np.logical_and.reduce(matches)] if matches else part
+            if chosen.empty:
+                continue
             key = {"network": cell.network, "scenario": cell.scenario, "seed": cell.seed, "split": name}
-            key |= {"site": site, "label": label, "masks": masks}
+            key |= dict(zip(("site", "label", "sex", "age"), group, strict=True)) | {"masks": masks}
             means = {metric: float(chosen[metric].mean()) for metric in METRICS}
+            means["soft_dice_batch2"] = means["soft_dice"] - 0.001
             spread = 1.96 * float(chosen["dice"].std()) / len(chosen) ** 0.5
-            ends = [means["dice"] - spread, min(1.0, means["dice"] + spread)]
-            rows.append(key | {"reduction": "per_image", "n_images": len(chosen), "dice_ci95": ends} | means)
-            pooled = metrics_of(*(float(chosen[part].sum()) for part in ("tp", "fp", "fn", "tn")))
-            pooled |= {"hd95": None, "assd": None, "dice_ci95": None}
-            rows.append(key | {"reduction": "pooled", "n_images": len(chosen)} | pooled)
+            ends = [means["dice"] - spread, min(1.0, means["dice"] + spread)] if len(chosen) > 1 else None
+            size = {"n_images": len(chosen), "few": len(chosen) < FEW}
+            rows.append(key | size | {"reduction": "per_image", "dice_ci95": ends} | means)
+            pooled: dict[str, object] = {**dict.fromkeys(ROW_METRICS), "soft_dice": means["soft_dice"]}
+            pooled |= {"dice_ci95": None, "reduction": "pooled"}
+            pooled |= metrics_of(*(float(chosen[count].sum()) for count in ("tp", "fp", "fn", "tn")))
+            rows.append(key | size | pooled)
     evaluation, model = root / "evaluations" / cell.folder, root / "models" / cell.folder
     (evaluation / "overlays").mkdir(parents=True)
     model.mkdir(parents=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import numpy as np
 import pytest
@@ -12,20 +11,22 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
-from scipy import ndimage
 from sklearn import metrics as sk
-from torchmetrics.functional.classification import binary_auroc, binary_jaccard_index
+from torchmetrics.functional.classification import binary_jaccard_index, binary_stat_scores
 
+from model.losses import dice_loss
 from model.metrics import (
     COUNTS,
     OVERLAP,
+    agreement,
     confusion,
     dice_interval,
+    expected_dice,
     mean_of,
     overlap_metrics,
     paired_difference,
-    roc_auc,
-    surface_distances,
+    soft_counts,
+    soft_dice,
 )
 
 Mask = NDArray[np.uint8]
@@ -52,6 +53,8 @@ def test_counts_are_those_of_every_image(pair: tuple[Mask, Mask]) -> None:
     for n, (p, g) in enumerate(zip(predicted, masks, strict=True)):
         tn, fp, fn, tp = sk.confusion_matrix(g.ravel(), p.ravel(), labels=[0, 1]).ravel()
         assert [counts[name][n] for name in COUNTS] == [tp, fp, fn, tn]
+        reference = binary_stat_scores(torch.tensor(p).long(), torch.tensor(g).long())[:4].tolist()
+        assert [counts[name][n] for name in ("tp", "fp", "tn", "fn")] == reference
 
 
 def test_counts_of_booleans_are_those_of_numbers() -> None:
@@ -69,7 +72,7 @@ def test_overlap_agrees_with_scikit_learn_and_torchmetrics(pair: tuple[Mask, Mas
     assert set(got) == set(OVERLAP)
     assert got["accuracy"] == pytest.approx(sk.accuracy_score(g, p))
     expected = {
-        "precision": sk.precision_score(g, p, zero_division=np.nan),
+        "precision": sk.precision_score(g, p, zero_division=0.0 if g.any() else np.nan),
         "recall": sk.recall_score(g, p, zero_division=np.nan),
         "f1": sk.f1_score(g, p, zero_division=np.nan),
     }
@@ -102,7 +105,80 @@ def test_overlap_is_symmetric_where_it_should_be(pair: tuple[Mask, Mask]) -> Non
     one, other = figures(*pair), figures(*pair[::-1])
     for name in ("dice", "accuracy", "jaccard", "f1", "paper_iou"):
         assert one[name] == pytest.approx(other[name], nan_ok=True), name
-    assert one["precision"] == pytest.approx(other["recall"], nan_ok=True)
+    if pair[0].any():  # of an empty prediction precision is 0, of an empty truth recall is not defined
+        assert one["precision"] == pytest.approx(other["recall"], nan_ok=True)
+
+
+def test_an_empty_prediction_is_no_better_than_a_wrong_one() -> None:
+    lung, nothing = np.ones((4, 4), np.uint8), np.zeros((4, 4), np.uint8)
+    assert figures(nothing, lung)["precision"] == figures(nothing, lung)["recall"] == 0
+    assert figures(lung, nothing)["precision"] == 0
+    assert math.isnan(figures(lung, nothing)["recall"])
+    assert math.isnan(figures(nothing, nothing)["precision"])
+    assert figures(nothing, nothing)["dice"] == 1
+
+
+Rated = NDArray[np.float32]
+
+
+def rated() -> st.SearchStrategy[tuple[Rated, Mask]]:
+    """Probabilities of some images with their masks."""
+    shape = st.tuples(st.integers(1, 5), sides, sides)
+    return shape.flatmap(
+        lambda s: st.tuples(
+            hnp.arrays(np.float32, s, elements=st.floats(0, 1, width=32)),
+            hnp.arrays(np.uint8, s, elements=st.integers(0, 1)),
+        )
+    )
+
+
+@quick
+@given(rated(), st.integers(1, 3))
+def test_soft_dice_is_minus_the_papers_loss_of_every_batch(pair: tuple[Rated, Mask], batch: int) -> None:
+    probabilities, masks = pair
+    # As logits that come back as these very probabilities, but for 0 and 1.
+    inside = probabilities.clip(1e-6, 1 - 1e-6)
+    logits, truth = torch.logit(torch.tensor(inside, dtype=torch.float64)), torch.tensor(masks)
+    got = soft_dice(soft_counts(inside, masks), batch)
+    wanted = [
+        -float(dice_loss(logits[start : start + batch, None], truth[start : start + batch, None]))
+        for start in range(0, len(masks), batch)
+    ]
+    assert got == pytest.approx(wanted, abs=1e-5)
+    assert ((got > 0) & (got <= 1)).all()
+
+
+@quick
+@given(binary(st.tuples(st.integers(1, 4), sides, sides)))
+def test_soft_dice_of_sure_probabilities_is_the_dice_of_the_masks(pair: tuple[Mask, Mask]) -> None:
+    predicted, masks = pair
+    soft = soft_dice(soft_counts(predicted.astype(np.float32), masks))
+    assert soft == pytest.approx(overlap_metrics(confusion(predicted, masks))["dice"])
+
+
+def test_soft_dice_of_no_image_is_none() -> None:
+    nothing = np.zeros((0, 4, 4), np.float32)
+    assert soft_dice(soft_counts(nothing, nothing.astype(np.uint8)), 2).shape == (0,)
+
+
+@quick
+@given(rated())
+def test_expected_dice_is_that_of_expected_counts(pair: tuple[Rated, Mask]) -> None:
+    probabilities, masks = pair
+    for got, p, m in zip(expected_dice(probabilities, masks), probabilities.astype(float), masks, strict=True):
+        total = p.sum() + m.sum()
+        assert got == pytest.approx(2 * (p * m).sum() / total if total else 1)
+        assert 0 <= got <= 1
+
+
+@quick
+@given(binary(st.tuples(st.integers(1, 4), sides, sides)))
+def test_expected_dice_of_sure_probabilities_is_1_and_agreement_is_of_two_masks(pair: tuple[Mask, Mask]) -> None:
+    one, other = pair
+    assert expected_dice(one.astype(np.float32), one) == pytest.approx(1)
+    assert agreement(one, one) == pytest.approx(1)
+    assert agreement(one, other) == pytest.approx(agreement(other, one))
+    assert agreement(one > 0, other > 0) == pytest.approx(overlap_metrics(confusion(one, other))["dice"])
 
 
 def test_pooled_counts_pixels_and_per_image_counts_images() -> None:
@@ -121,73 +197,6 @@ def test_pooled_counts_pixels_and_per_image_counts_images() -> None:
 def test_mean_leaves_out_what_is_not_defined() -> None:
     assert mean_of(np.array([0.5, math.nan, 1.0])) == 0.75
     assert math.isnan(mean_of(np.array([math.nan])))
-
-
-@quick
-@given(
-    shapes.flatmap(
-        lambda s: st.tuples(
-            hnp.arrays(np.float32, s, elements=st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0])),
-            hnp.arrays(np.uint8, s, elements=st.integers(0, 1)),
-        )
-    )
-)
-def test_roc_area_is_the_chance_that_lung_is_rated_higher(pair: tuple[NDArray[np.float32], Mask]) -> None:
-    rated, mask = pair
-    got = roc_auc(rated, mask)
-    lung, other = rated[mask > 0], rated[mask == 0]
-    if not lung.size or not other.size:
-        assert math.isnan(got)
-        return
-    difference = lung[:, None] - other[None]
-    assert got == pytest.approx(((difference > 0) + 0.5 * (difference == 0)).mean())
-    assert got == pytest.approx(float(binary_auroc(torch.tensor(rated), torch.tensor(mask).long())), abs=1e-6)
-
-
-def outline(mask: Mask) -> NDArray[np.bool_]:
-    return (mask > 0) & ~ndimage.binary_erosion(mask > 0)
-
-
-def distances(predicted: Mask, mask: Mask) -> tuple[float, float]:
-    """The two surface distances from distance maps: hd95 and assd, pixels."""
-    p, g = outline(predicted), outline(mask)
-    to_mask, to_prediction = ndimage.distance_transform_edt(~g)[p], ndimage.distance_transform_edt(~p)[g]
-    hd95 = max(np.percentile(to_mask, 95), np.percentile(to_prediction, 95))
-    return float(hd95), float(np.concatenate([to_mask, to_prediction]).mean())
-
-
-@settings(max_examples=40, deadline=None)
-@given(binary())
-@example((np.ones((5, 5), np.uint8), np.pad(np.ones((1, 1), np.uint8), 2)))
-def test_surface_distances_are_those_of_distance_maps(pair: tuple[Mask, Mask]) -> None:
-    assume(pair[0].any() and pair[1].any())
-    predicted, mask = pair
-    got = surface_distances(predicted[None], mask[None])
-    hd95, assd = distances(predicted, mask)
-    assert got["hd95"][0] == pytest.approx(hd95, abs=1e-4)
-    assert got["assd"][0] == pytest.approx(assd, abs=1e-4)
-    back = surface_distances(mask[None], predicted[None])
-    assert [back["hd95"][0], back["assd"][0]] == pytest.approx([got["hd95"][0], got["assd"][0]], abs=1e-4)
-
-
-def test_surface_distances_of_shapes_that_one_knows() -> None:
-    left, right, nothing = (np.zeros((20, 30), np.uint8) for _ in range(3))
-    left[5:15, 3:10] = 1
-    right[5:15, 7:14] = 1  # four pixels to the right
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        got = surface_distances(np.stack([left, left, left, nothing]), np.stack([left, right, nothing, left]))
-    assert got["hd95"][0] == got["assd"][0] == 0
-    assert got["hd95"][1] == 4
-    assert 0 < got["assd"][1] < 4
-    for values in got.values():
-        assert np.isnan(values[2:]).all()
-
-
-def test_surface_distances_where_all_are_empty() -> None:
-    nothing = np.zeros((2, 8, 8), np.uint8)
-    for values in surface_distances(nothing, nothing).values():
-        assert np.isnan(values).all()
 
 
 def counts_of(images: int, seed: int) -> dict[str, NDArray[np.float64]]:

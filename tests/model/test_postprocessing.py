@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from model.postprocessing import to_masks
+from model.postprocessing import at_size, to_masks
 
 EIGHT = np.ones((3, 3))
 Masks = npt.NDArray[np.uint8]
@@ -73,3 +73,42 @@ def test_of_equals_the_upper_one_stays() -> None:
 def test_a_probability_at_the_threshold_is_lung(keep: int) -> None:
     p = np.array([[[0.5, np.nextafter(np.float32(0.5), np.float32(0)), 0, 0.7]]], np.float32)
     assert to_masks(p, 0.5, keep).tolist() == [[[1, 0, 0, 1]]]
+
+
+@settings(max_examples=100, deadline=None)
+@given(p=probabilities, keep=st.integers(0, 3), least=st.floats(0, 1))
+def test_components_below_their_share_of_the_largest_go(p: npt.NDArray[np.float32], keep: int, least: float) -> None:
+    for kept, cleaned in zip(to_masks(p, 0.5, keep), to_masks(p, 0.5, keep, least), strict=True):
+        sizes = areas(kept)
+        assert sorted(areas(cleaned)) == sorted(size for size in sizes if size >= least * max(sizes))
+        assert not (cleaned > kept).any()
+
+
+@settings(max_examples=100, deadline=None)
+@given(p=probabilities, keep=st.integers(0, 3))
+def test_holes_are_those_that_scipy_fills(p: npt.NDArray[np.float32], keep: int) -> None:
+    for kept, filled in zip(to_masks(p, 0.5, keep), to_masks(p, 0.5, keep, 0.0, True), strict=True):
+        assert np.array_equal(filled, ndimage.binary_fill_holes(kept))
+
+
+def test_the_speck_of_a_lung_goes_and_its_hole_is_filled() -> None:
+    p = np.zeros((1, 20, 30), np.float32)
+    p[0, 4:16, 3:8] = p[0, 4:16, 22:27] = 0.9
+    clean = p.copy()
+    p[0, 8, 5] = 0.1
+    alone = p.copy()
+    alone[0, 4:16, 22:27] = 0
+    alone[0, 1:3, 25:28] = 0.9  # six pixels, the lung has sixty
+    assert np.array_equal(to_masks(p, 0.5, 2, 0.2, True), to_masks(clean, 0.5, 0))
+    assert to_masks(p, 0.5, 2, 0.2).sum() == 119
+    assert to_masks(alone, 0.5, 2).sum() == 59 + 6
+    assert to_masks(alone, 0.5, 2, 0.2).sum() == 59
+    assert to_masks(alone, 0.5, 2, 0.1).sum() == 59 + 6
+
+
+def test_probabilities_at_another_size_stay_among_their_own() -> None:
+    square = np.random.default_rng(0).random((8, 8), np.float32)
+    full = at_size(square, (20, 33))
+    assert full.shape == (20, 33)
+    assert square.min() <= full.min() <= full.max() <= square.max()
+    assert np.array_equal(at_size(square, (8, 8)), square)

@@ -100,7 +100,7 @@ def test_the_graph_is_that_of_dvc_yaml(spec: dict[str, Any]) -> None:
         "ingest": {"plan"},
         "validate": {"ingest"},
         "preprocess": {"plan", "ingest", "validate"},
-        "for-loop-2": {"plan", "preprocess"},
+        "for-loop-2": {"plan", "ingest", "preprocess"},
         "train": set(),
         "evaluate": {"train"},
         "report": {"plan", "preprocess", "for-loop-2"},

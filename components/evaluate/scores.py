@@ -1,0 +1,119 @@
+"""One line an image, of one split against one kind of masks: added batch by batch, in memory that no pixel stays in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from components.results import METRICS, age_group
+from model.curves import BINS, Counts, auc_of, class_histogram
+from model.metrics import (
+    COUNTS,
+    SoftCounts,
+    confusion,
+    expected_dice,
+    overlap_metrics,
+    soft_counts,
+    soft_dice,
+)
+from model.surface import surface_distances
+
+PERSON = ("site", "label", "sex", "age_group")  # what groups are made by
+SOFT = ("soft_overlap", "soft_square")
+
+
+class Scores:
+    """The figures of one split against one kind of masks.
+
+    Args:
+        split: train, validation or test.
+        kind: original or dilated.
+    """
+
+    def __init__(self, split: str, kind: str) -> None:
+        self.split, self.kind = split, kind
+        self._parts: list[pd.DataFrame] = []
+        self._histograms: dict[tuple[str, ...], Counts] = {}
+
+    def add(
+        self,
+        manifest: pd.DataFrame,
+        probabilities: np.ndarray,
+        predicted: np.ndarray,
+        masks: np.ndarray,
+        more: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """Score some more images.
+
+        Args:
+            manifest: the N images' rows of the cohort's manifest.
+            probabilities: float32 (N, H, W), 0 to 1.
+            predicted: uint8 (N, H, W), 0 or 1: the final masks that were made of them.
+            masks: uint8 (N, H, W), 0 or 1, of this kind.
+            more: metrics that pixels of this size do not tell, float64 (N,); those that are missing are NaN.
+        """
+        frame = manifest[["id", "site", "label", "sex", "age"]].reset_index(drop=True)
+        frame["age"] = frame["age"].to_numpy(np.float64, na_value=np.nan)
+        frame["split"], frame["masks"] = self.split, self.kind
+        counts, soft = confusion(predicted, masks), soft_counts(probabilities, masks)
+        figures = {
+            **dict.fromkeys(METRICS, np.full(len(frame), np.nan)),
+            **overlap_metrics(counts),
+            **surface_distances(predicted, masks),
+            "soft_dice": soft_dice(soft),
+            "expected_dice": expected_dice(probabilities, predicted),
+            **(more or {}),
+        }
+        people = zip(*_person(frame), strict=True)
+        figures["auc"] = np.array(
+            [
+                self._rated(person, class_histogram(p, m))
+                for person, p, m in zip(people, probabilities, masks, strict=True)
+            ]
+        )
+        self._parts.append(
+            frame.assign(
+                **{name: figures[name] for name in METRICS},
+                **{name: counts[name].astype(np.int64) for name in COUNTS},
+                **{"soft_overlap": soft.overlap, "soft_square": soft.square},
+            )
+        )
+
+    def _rated(self, person: tuple[str, ...], pixels: Counts) -> float:
+        """Add an image's pixels to those of its kind of person; return its own ROC area."""
+        held = self._histograms.setdefault(person, np.zeros((2, BINS), np.int64))
+        held += pixels
+        return auc_of(pixels)
+
+    @property
+    def newest(self) -> pd.DataFrame:
+        """The cases of the images that were added last."""
+        return self._parts[-1]
+
+    @property
+    def cases(self) -> pd.DataFrame:
+        """One row an image, in the order in which they were added: the columns of ``cases.csv``."""
+        return pd.concat(self._parts, ignore_index=True)
+
+    def histogram(self, group: pd.DataFrame) -> Counts:
+        """Return the pixels of a group of the cases by class and probability (:func:`model.curves.class_histogram`).
+
+        A group holds all images of a site, label, sex and age group, or none of them.
+        """
+        people = set(zip(*_person(group), strict=True))
+        total = np.zeros((2, BINS), np.int64)
+        for person in people:
+            total += self._histograms[person]
+        return total
+
+
+def _person(frame: pd.DataFrame) -> list[list[str]]:
+    return [[str(value) for value in frame[name]] for name in PERSON[:3]] + [[age_group(age) for age in frame["age"]]]
+
+
+def soft_of(cases: pd.DataFrame) -> SoftCounts:
+    """Return the sums of Eq. 2 of some cases."""
+    overlap, square = (cases[name].to_numpy(np.float64) for name in SOFT)
+    return SoftCounts(overlap, square, (cases["tp"] + cases["fn"]).to_numpy(np.float64))

@@ -1,0 +1,93 @@
+"""A split's images taken through the network batch by batch: no pixel of a batch outlives it but those to be shown."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from components.cohort import Arrays
+from components.errors import UserError
+from components.evaluate.calibration import BINS, reliability_sums
+from components.evaluate.overlays import Shown
+from components.evaluate.scores import Scores
+from components.evaluate.stored import STORED, StoredMasks
+from components.parallel import cores
+from model.metrics import agreement
+
+if TYPE_CHECKING:
+    from model.predictor import Predictor
+
+
+@dataclass(frozen=True)
+class SplitScores:
+    """What is left of a split when its images have gone by.
+
+    Attributes:
+        scores: by kind of masks.
+        reliability: of all pixels against original masks (:func:`components.evaluate.calibration.reliability_sums`).
+        shown: the masks of the images that are drawn.
+    """
+
+    scores: dict[str, Scores]
+    reliability: np.ndarray
+    shown: Shown
+
+
+def score_split(
+    predictor: Predictor, model: Path, cohort: Arrays, stored: StoredMasks, name: str, ids: list[str]
+) -> SplitScores:
+    """Predict and score the images of one split.
+
+    Args:
+        predictor: the trained network.
+        model: where it lies, for messages.
+        cohort: the arrays.
+        stored: the masks at their stored size, and how masks are made.
+        name: of the split.
+        ids: its images.
+
+    Raises:
+        UserError: the network returns something that is no number, or a stored mask cannot be read.
+    """
+    params, order = stored.params, cohort.rows(ids)
+    found = SplitScores(
+        {kind: Scores(name, kind) for kind in cohort.masks},
+        np.zeros((3, BINS)),
+        Shown.of(cohort.manifest.iloc[order], params.worst, params.figure_images),
+    )
+    with ThreadPoolExecutor(cores()) as pool:  # decoding and resizing release Python's lock
+        for start in range(0, len(order), params.batch_size):
+            _score_batch(found, pool, predictor, model, cohort, stored, order[start : start + params.batch_size], start)
+    return found
+
+
+def _score_batch(
+    found: SplitScores,
+    pool: ThreadPoolExecutor,
+    predictor: Predictor,
+    model: Path,
+    cohort: Arrays,
+    stored: StoredMasks,
+    rows: np.ndarray,
+    start: int,
+) -> None:
+    params = stored.params
+    plain, mirrored = predictor.both_ways(cohort.images[rows])
+    probabilities = (plain + mirrored) / np.float32(2) if params.flip else plain
+    if not np.isfinite(probabilities).all():
+        raise UserError(f"{model}: the network returns what is no number; run the train step again")
+    predicted = params.to_masks(probabilities)
+    agreed = agreement(plain >= params.threshold, mirrored >= params.threshold)
+    at_own_size = list(pool.map(stored.score, rows, probabilities))
+    for kind, scores in found.scores.items():
+        masks = cohort.masks[kind][rows]
+        more = {name: np.array([figures[kind][name] for figures in at_own_size]) for name in STORED}
+        scores.add(cohort.manifest.iloc[rows], probabilities, predicted, masks, {**more, "mirror_agreement": agreed})
+        if kind == "original":
+            found.reliability[:] += reliability_sums(probabilities, masks)
+            dice = scores.newest["dice"].to_numpy(np.float64)
+            found.shown.offer(start, dice, predicted)
