@@ -93,7 +93,7 @@ def read_cell(arrays: Path | None, images: int, size: int, params: Params, seed:
     if arrays is None:
         subset, _ = cohort.drawn(params, size, images, 1)
         grey, original = subset.images, subset.masks
-        dilated = np.stack([dilate(mask, params.preprocess.dilation, size) for mask in original])
+        dilated = np.stack([dilate(mask, params.preprocess.dilation) for mask in original])
     else:
         held = Arrays(arrays)
         if len(held.images) < images:

@@ -182,8 +182,8 @@ def test_stored_figures_are_those_of_a_mask_drawn_at_the_pictures_own_size(
         height, width = truth.shape
         assert min(height, width) > 32
         if case.masks == "dilated":
-            side = 2 * round((SHIPPED_DILATION * (height * width) ** 0.5 / 512 - 1) / 2) + 1
-            wide = cv2.dilate(truth, np.ones((side, side), np.uint8))
+            down, across = (2 * round((SHIPPED_DILATION * side / 512 - 1) / 2) + 1 for side in (height, width))
+            wide = cv2.dilate(truth, np.ones((down, across), np.uint8))
             assert wide.sum() > truth.sum()
             truth = wide
         mask = drawn(cv2.resize(probabilities[str(case.id)], (width, height), interpolation=cv2.INTER_LINEAR))
