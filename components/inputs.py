@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from components.errors import UserError
-from components.files import sha256
+from components.files import read_json, sha256
 
 ROOT = Path(__file__).parents[1]
 # The code that decides which weights a training ends with, as dvc.yaml names it for the stage; of the networks all.
@@ -29,6 +29,20 @@ TRAINING_CODE = (
     "model/inputs.py",
     "model/memory.py",
     "model/networks",
+)
+# The code that decides what an evaluation says, likewise.
+EVALUATION_CODE = (
+    "components/evaluate",
+    "components/images.py",
+    "model/curves.py",
+    "model/inputs.py",
+    "model/metrics.py",
+    "model/networks",
+    "model/postprocessing.py",
+    "model/predictor.py",
+    "model/preprocessing.py",
+    "model/selective.py",
+    "model/surface.py",
 )
 
 
@@ -85,7 +99,12 @@ class Inputs:
             now = self._read()
         except UserError as error:
             return [str(error)]
-        return _differences(self._params.model_dump(mode="json"), now.model_dump(mode="json"))
+        return differences(self._params.model_dump(mode="json"), now.model_dump(mode="json"))
+
+    def record(self, manifest: str) -> dict[str, Any]:
+        """Return what a step's output keeps of its inputs, with the digest of the cohort's manifest."""
+        params = self._params.model_dump(mode="json")
+        return {"params": params, "manifest": manifest, "files": self.files, "code": self.code}
 
     def require_unchanged(self, title: str) -> None:
         """Refuse to write a result that would be recorded as made from what is there now.
@@ -106,12 +125,29 @@ def _stamp(path: Path) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _differences(was: dict[str, Any], now: dict[str, Any], before: str = "") -> list[str]:
+def read_record(path: Path, step: str) -> dict[str, Any]:
+    """Read what :meth:`Inputs.record` left.
+
+    Raises:
+        UserError: it is missing, or is no such record.
+    """
+    record = read_json(path)
+    try:
+        texts = [record["manifest"], record["code"], *record["files"].values()]
+        if not isinstance(record["params"], dict) or not all(isinstance(text, str) for text in texts):
+            raise TypeError("a value of the wrong kind")
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not what the {step} step leaves ({error}); run it again") from error
+    return dict(record)
+
+
+def differences(was: dict[str, Any], now: dict[str, Any], before: str = "") -> list[str]:
+    """Return in which keys two nested sets of parameters differ, as ``train.epochs: 24 -> 12``."""
     found = []
     for key in sorted(was.keys() | now.keys()):
         one, other = was.get(key), now.get(key)
         if isinstance(one, dict) and isinstance(other, dict):
-            found += _differences(one, other, f"{before}{key}.")
+            found += differences(one, other, f"{before}{key}.")
         elif one != other:
             found.append(f"{before}{key}: {one} -> {other}")
     return found

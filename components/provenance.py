@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from components.params import Params, params_hash, read_yaml
+from components.params import read_yaml
 
 PACKAGES = ("torch", "numpy", "opencv-python-headless", "mlflow", "dvc", "kfp", "great-expectations", "monai")
 
@@ -53,6 +53,21 @@ def data_md5(pin: Path = Path("data.dvc")) -> str | None:
     return None if digest is None else str(digest)
 
 
+def pinned_md5(source: str, pin: Path = Path("data.dvc")) -> str | None:
+    """Return the MD5 of :func:`data_md5` if it is that of ``source``, None for a source that nothing pins.
+
+    Args:
+        source: what is ingested: what ``data.dvc`` brings, or on a cluster what the MD5 was handed on for.
+        pin: the file that pins it.
+    """
+    if "DATA_MD5" in os.environ:
+        return data_md5(pin)
+    if source.startswith("s3://") or not pin.exists():
+        return None
+    brought = pin.parent / str(read_yaml(pin)["outs"][0].get("path", ""))
+    return data_md5(pin) if Path(source).resolve() == brought.resolve() else None
+
+
 def hardware() -> dict[str, Any]:
     """Return the processor, its cores, the memory in GiB and the GPU that this process sees."""
     import torch
@@ -77,19 +92,3 @@ def _cpu_name() -> str:
 def versions() -> dict[str, str]:
     """Return the versions that a result may depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-def lineage_tags(params: Params) -> dict[str, str]:
-    """Return where a model comes from, as tags of its version: code, data, parameters, image and Kubeflow run.
-
-    ``image`` and ``kubeflow.run`` are what the environment says in IMAGE and KUBEFLOW_RUN_ID, else ``none``.
-    """
-    commit, dirty = git_state()
-    return {
-        "git.commit": commit or "unknown",
-        "git.dirty": str(dirty).lower(),
-        "data.md5": data_md5() or "not pinned",
-        "params.hash": params_hash(params),
-        "image": os.environ.get("IMAGE") or "none",
-        "kubeflow.run": os.environ.get("KUBEFLOW_RUN_ID") or "none",
-    }

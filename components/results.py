@@ -111,6 +111,8 @@ HISTORY = "history.csv"
 # {params, manifest, files, code, weights}: the parameters, and SHA-256 of the cohort's manifest, of what was read, of
 # the code and of the weights. Two equal runs leave the same bytes.
 PROVENANCE = "provenance.json"
+# {params, manifest, files, code}, the same of an evaluation; ``files`` has the weights that were scored.
+SCORED = "scored.json"
 RUN = "run.json"  # mlflow_run_id, commit, dirty, seconds, hardware, versions: what differs between two equal runs
 
 # evaluations/<cell>/:

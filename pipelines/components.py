@@ -91,7 +91,7 @@ def ingest(
     from components.params import IngestParams
     from pipelines.tasks import section, task
 
-    with task():
+    with task(data_md5):
         result = ingest(source, section(IngestParams, params, "ingest"), Path(raw.path))
     images = {f"images {site}": count.images for site, count in result.sites.items()}
     raw.metadata.update({"cohort": result.name, "synthetic": result.synthetic, **images})
@@ -288,8 +288,8 @@ def report(
     with task(), gathered(evaluations) as scored, gathered(models) as trained:
         choices = section(EvaluateParams, params, "evaluate")
         which = [Cell.of(Path(cell)) for cell in cells]
-        sampling = {"resamples": choices.bootstrap, "seed": choices.seed}
-        report(scored, trained, Path(arrays.path), Path(splits.path), out, which, **sampling)
+        where = (scored, trained, Path(arrays.path), Path(splits.path), out)
+        report(*where, which, resamples=choices.bootstrap, seed=choices.seed)
     shutil.copyfile(out / PAGE, page.path)
     shutil.copyfile(out / MARKDOWN, tables.path)
 

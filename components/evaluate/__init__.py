@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,15 +19,18 @@ from components.evaluate.rows import of_all, summarise, summary_figures
 from components.evaluate.stored import StoredMasks
 from components.evaluate.stream import score_split
 from components.files import read_json, write_folder, write_json
+from components.inputs import EVALUATION_CODE, Inputs, read_record
 from components.params import EvaluateParams
 from components.results import (
     CASES,
     CONFIG,
+    PROVENANCE,
     RELIABILITY,
     RISK,
     ROC,
     ROW_METRICS,
     ROWS,
+    SCORED,
     SPLIT,
     SUMMARY,
     Cell,
@@ -44,7 +48,14 @@ ROC_POINTS = 201
 
 
 def evaluate(
-    cell: Cell, arrays: Path, raw: Path, split: Path, model: Path, params: EvaluateParams, out: Path
+    cell: Cell,
+    arrays: Path,
+    raw: Path,
+    split: Path,
+    model: Path,
+    params: EvaluateParams,
+    out: Path,
+    reread: Callable[[], EvaluateParams] | None = None,
 ) -> list[Row]:
     """Score a cell and leave its rows, one line an image, curves and overlays; ``docs/evaluation.md`` defines it all.
 
@@ -57,14 +68,16 @@ def evaluate(
         split: the scenario's frozen split, ``<scenario>.json``.
         model: the folder that training left.
         params: how to score.
-        out: the folder to write: ``rows.json``, ``cases.csv``, ``metrics.json``, ``split.json``, ``roc.csv``,
-            ``reliability.csv``, ``risk_coverage.csv``, ``overlays.json`` and ``overlays/``.
+        out: the folder to write: ``rows.json``, ``cases.csv``, ``metrics.json``, ``split.json``, ``scored.json``,
+            ``roc.csv``, ``reliability.csv``, ``risk_coverage.csv``, ``overlays.json`` and ``overlays/``.
+        reread: reads ``params`` again from its file, so that an edit during the evaluation is noticed.
 
     Returns:
         The rows of ``rows.json``: for every split, group of images, kind of masks and reduction.
 
     Raises:
-        UserError: the model or the data are missing or do not belong together, or MLflow cannot be reached.
+        UserError: the model or the data are missing or do not belong together, the weights, arrays or split are not
+            those that training recorded, something changed during the evaluation, or MLflow cannot be reached.
     """
     import torch
 
@@ -78,6 +91,7 @@ def evaluate(
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{model}: not a trained model ({error}); run the train step again") from error
     _check_belongs(cell, model, predictor.input_config, arrays, cohort.info)
+    inputs = _inputs(model, arrays, split, params, reread)
     client = connect()
     run_id = find_run(client, model)
     cases: list[pd.DataFrame] = []
@@ -92,8 +106,10 @@ def evaluate(
     tested = original.cases
     summary = summary_figures(rows)
     summary["test"]["original"] |= risk_areas(tested)
+    inputs.require_unchanged(f"evaluate {cell.folder}")
     with write_folder(out) as folder:
         write_json(folder / ROWS, rows)
+        write_json(folder / SCORED, inputs.record(str(cohort.info["manifest_sha256"])))
         pd.concat(cases).to_csv(folder / CASES, index=False)
         write_json(folder / SUMMARY, summary)
         write_json(folder / SPLIT, {name: ids[name] for name in SPLITS})
@@ -106,6 +122,30 @@ def evaluate(
     else:
         _log(client, run_id, out, rows, risk_areas(tested))
     return rows
+
+
+def _inputs(
+    model: Path, arrays: Path, split: Path, params: EvaluateParams, reread: Callable[[], EvaluateParams] | None
+) -> Inputs:
+    """Return what is evaluated, once it is seen to be what training recorded.
+
+    Raises:
+        UserError: the weights, arrays or split differ from ``provenance.json``.
+    """
+    from model.predictor import WEIGHTS
+
+    learnt = read_record(model / PROVENANCE, "train")
+    files = {"weights": model / WEIGHTS, "config": model / CONFIG, "split": split}
+    files |= {name: arrays / f"{name}.npy" for name in ("images", "masks-original", "masks-dilated")}
+    inputs = Inputs(files, EVALUATION_CODE, params, reread)
+    recorded = {"weights": learnt["weights"], "split": learnt["files"]["split"], "images": learnt["files"]["images"]}
+    for name, digest in recorded.items():
+        if inputs.files[name] != digest:
+            raise UserError(
+                f"{files[name]}: not what the training in {model} recorded (sha256 {inputs.files[name][:12]}, recorded "
+                f"{digest[:12]}); run `dvc checkout`, or the train step again"
+            )
+    return inputs
 
 
 def _check_belongs(cell: Cell, model: Path, trained: InputConfig, arrays: Path, info: dict[str, Any]) -> None:

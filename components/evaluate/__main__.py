@@ -7,7 +7,7 @@ import typer
 
 from components import cli
 from components.evaluate import evaluate
-from components.params import read_params
+from components.params import EvaluateParams, read_params
 from components.results import Cell
 
 
@@ -20,7 +20,11 @@ def main(
     params: cli.ParamsFile = Path("params.yaml"),
 ) -> None:
     """Score a trained network on the splits that the parameters name, and draw overlays of the test images."""
-    evaluate(Cell.of(model), arrays, raw, split, model, read_params(params).evaluate, out)
+
+    def reread() -> EvaluateParams:
+        return read_params(params).evaluate
+
+    evaluate(Cell.of(model), arrays, raw, split, model, reread(), out, reread)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from components.ingest.pictures import Store
 from components.ingest.sources import Source, join, open_source
 from components.parallel import cores, parallel
 from components.params import IngestParams, read_yaml
+from components.provenance import pinned_md5
 
 COHORT = "cohort.json"
 
@@ -66,7 +67,8 @@ def ingest(source: str, params: IngestParams, out: Path) -> IngestResult:
 
     The folder holds ``images/<site>/<id>.png`` (as published, to the byte), ``masks/<site>/<id>.png`` (8-bit, 0 and
     255, left and right united), ``manifest.csv`` (:data:`components.cohort.COLUMNS`) and ``cohort.json`` ({name,
-    synthetic, description, source, sites: {site: {images, masks, unpaired}}}). The same source gives the same bytes.
+    synthetic, description, source, data_md5, sites: {site: {images, masks, unpaired}}}); ``data_md5`` is what pins the
+    source (:func:`components.provenance.pinned_md5`). The same source and pin give the same bytes.
 
     Args:
         source: a folder, a ZIP file, or ``s3://bucket/prefix`` of files or of a ZIP.
@@ -96,6 +98,7 @@ def ingest(source: str, params: IngestParams, out: Path) -> IngestResult:
                 "synthetic": card.synthetic,
                 "description": card.description,
                 "source": source,
+                "data_md5": pinned_md5(source),
                 "sites": {site: asdict(count) for site, count in sites.items()},
             },
         )

@@ -17,9 +17,10 @@ from components.cohort import SPLITS, Arrays, read_split
 from components.errors import UserError
 from components.files import read_json, write_folder
 from components.package.card import describe, write_readme
+from components.package.origin import origin_tags
 from components.package.statistics import describe_training
 from components.params import EvaluateParams, Params
-from components.results import CASES, CONFIG, ROWS, SPLIT
+from components.results import CASES, CONFIG, PROVENANCE, ROWS, SCORED, SPLIT
 from model.engines import ENGINES, EXACT, FASTEST, ONNX, start
 from model.metrics import confusion, overlap_metrics
 from model.package import CARD, CONTRACT, probabilities
@@ -58,13 +59,15 @@ def build(model: Path, evaluation: Path, arrays: Path, params: Params, out: Path
         predictor = Predictor.load(model)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{model}: not a trained model ({error}); run the train step again") from error
+    origin = origin_tags(model, evaluation, cohort, params)
     rows = {name: cohort.rows(ids) for name, ids in splits.items()}
     chosen = rows["validation"][:LOOKED_AT]
     masks = cohort.masks[config["train"]["masks"]]
-    card = describe(config, cohort, splits, read_json(evaluation / ROWS), params)
+    card = describe(config, cohort, splits, read_json(evaluation / ROWS), params, origin)
     with write_folder(out) as folder:
-        for name in (WEIGHTS, CONFIG):
+        for name in (WEIGHTS, CONFIG, PROVENANCE):
             shutil.copyfile(model / name, folder / name)
+        shutil.copyfile(evaluation / SCORED, folder / SCORED)
         export(predictor.network, folder / ONNX, config["in_channels"])
         exact = probabilities(start(folder, "torch"), cohort.images[chosen], flip=params.evaluate.flip)
         training = describe_training(

@@ -8,7 +8,7 @@ from typing import Any
 
 from components.cohort import Arrays
 from components.params import Params
-from components.provenance import lineage_tags, versions
+from components.provenance import versions
 from components.results import Row
 from components.templating import environment as templates
 
@@ -22,6 +22,7 @@ def describe(
     splits: Mapping[str, Sequence[str]],
     rows: Sequence[Row],
     params: Params,
+    origin: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return what a model card says, as plain values.
 
@@ -31,6 +32,7 @@ def describe(
         splits: ids of its train, validation and test images.
         rows: of its evaluation.
         params: all parameters.
+        origin: of :func:`components.package.origin.origin_tags`.
     """
     shown = [
         row
@@ -50,7 +52,7 @@ def describe(
             for row in shown
         ],
         "train": config["train"],
-        "lineage": lineage_tags(params),
+        "lineage": dict(origin),
         "versions": versions(),
     }
 

@@ -133,6 +133,7 @@ def _info(raw: Path, manifest: pd.DataFrame, params: PreprocessParams) -> dict[s
         counts.setdefault(str(site), {})[str(label)] = len(rows)
     return {
         **{key: cohort[key] for key in ("name", "synthetic", "description", "sites")},
+        "data_md5": cohort.get("data_md5"),
         "manifest_sha256": sha256(raw / MANIFEST),
         "images": len(manifest),
         "counts": counts,

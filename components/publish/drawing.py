@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 INK, MUTED, RULE = "#222222", "#5c5c5c", "#dddddd"
 PAPER_COLOUR = "#d55e00"
 # Okabe and Ito, Color Universal Design, 2008; DEFU-Net's is black.
-_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#b8a800", "#0072b2", "#cc79a7", "#000000")
-_MARKERS = "^vsDP<o"
+_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#b8a800", "#0072b2", "#cc79a7", "#000000", "#d55e00", "#999999")
+_MARKERS = "^vsDP<oXp"
 
 
 def colour(network: str) -> str:

@@ -16,11 +16,11 @@ from components.package import build
 from components.package.build import CODE, REQUIREMENTS, read_splits
 from components.package.fetch import PACKAGE
 from components.params import Params
-from components.provenance import lineage_tags
 from components.registry import CHALLENGER
 from components.registry.versions import MANIFEST_TAG, SPLITS_TAG, WEIGHTS, splits_digest
 from components.results import CONFIG, ROWS, SUMMARY, Cell
 from components.tracking import connect, explained, find_run
+from model.package import CARD
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -55,7 +55,8 @@ def register(models: Path, evaluations: Path, arrays: Path, params: Params, out:
         out: the file to write: the version as JSON.
 
     Raises:
-        UserError: a cell or its evaluation is missing, or the registry cannot be reached.
+        UserError: a cell or its evaluation is missing, they were made of other parameters, data or weights than are
+            here now (:func:`components.package.origin.origin_tags`), or the registry cannot be reached.
     """
     import mlflow
 
@@ -75,7 +76,7 @@ def register(models: Path, evaluations: Path, arrays: Path, params: Params, out:
         ):
             info = _log_model(package, cohort.images[0].astype(np.float32), params)
             tags = {
-                **lineage_tags(params),
+                **read_json(package / CARD)["lineage"],
                 "run_id": run.info.run_id,
                 "network": cell.network,
                 "scenario": cell.scenario,

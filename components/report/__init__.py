@@ -8,6 +8,7 @@ import pandas as pd
 
 from components.files import write_folder, write_json
 from components.report.load import HISTORY_COLUMNS, Evaluated, find_cells, load_cells, load_cohort
+from components.report.origin import require_one_origin
 from components.report.page import render_markdown, render_page
 from components.report.paired import compare
 from components.report.rows import row_key
@@ -29,6 +30,7 @@ def report(
     *,
     resamples: int,
     seed: int,
+    mixed: bool = False,
 ) -> list[Row]:
     """Gather the evaluations of a run and write them as tables, one page, and the points of its curves.
 
@@ -47,14 +49,18 @@ def report(
         cells: the cells to report on, so that those of an earlier matrix stay out; ``None`` takes all there are.
         resamples: of the bootstrap that compares the networks with each other.
         seed: of that bootstrap.
+        mixed: report on cells of differing parameters, data or code too.
 
     Returns:
         The rows of ``results.json``.
 
     Raises:
-        UserError: no evaluation is found, a cell is missing, or files are missing or broken (all are named at once).
+        UserError: no evaluation is found, a cell is missing, files are missing or broken (all are named at once), or
+            cells differ in their parameters, data or code and ``mixed`` is not set.
     """
     loaded = load_cells(evaluations, models, find_cells(evaluations, cells))
+    if not mixed:
+        require_one_origin(loaded)
     cohort = load_cohort(arrays, splits, loaded)
     rows = sorted((row for data in loaded for row in data.rows), key=row_key)
     pairs = compare(loaded, resamples, seed)

@@ -33,6 +33,9 @@ def main(
     cell: Annotated[
         list[str] | None, typer.Option(help="network/scenario/seed, repeatable; without it, the matrix of --params.")
     ] = None,
+    mixed: Annotated[
+        bool, typer.Option(help="Report on cells of differing parameters, data or code as they are.")
+    ] = False,
 ) -> None:
     """Write the tables and figures of a run: results.json, comparisons.json, results.md and one self-contained page."""
     choices = read_params(params)
@@ -41,8 +44,10 @@ def main(
     else:
         matrix = choices.matrix
         cells = [Cell(*values) for values in product(matrix.networks, matrix.scenarios, matrix.seeds)]
-    bootstrap = {"resamples": choices.evaluate.bootstrap, "seed": choices.evaluate.seed}
-    rows = report(evaluations, models, arrays, splits, out, cells, **bootstrap)
+    sampling = choices.evaluate
+    rows = report(
+        evaluations, models, arrays, splits, out, cells, resamples=sampling.bootstrap, seed=sampling.seed, mixed=mixed
+    )
     print(f"{out / PAGE}: {len(cells)} cell(s), {len(rows)} rows")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -12,10 +12,24 @@ import pandas as pd
 from components.cohort import SPLITS, read_manifest, read_split
 from components.errors import UserError
 from components.files import read_json
+from components.inputs import read_record
 from components.report import paper
 from components.report.cases import Overlay, read_overlays
 from components.report.rows import TEXTS, read_rows
-from components.results import CASES, CONFIG, HISTORY, METRICS, RELIABILITY, ROC, ROWS, RUN, Cell, Row
+from components.results import (
+    CASES,
+    CONFIG,
+    HISTORY,
+    METRICS,
+    PROVENANCE,
+    RELIABILITY,
+    ROC,
+    ROWS,
+    RUN,
+    SCORED,
+    Cell,
+    Row,
+)
 
 T = TypeVar("T")
 
@@ -29,7 +43,8 @@ HISTORY_COLUMNS = ("epoch", "learning_rate", "train_loss", "train_dice", "valida
 class Evaluated:
     """All that one cell left: its rows, cases (one an image and kind of masks), curves, overlays, config and run.
 
-    ``reliability`` is ``None`` where evaluate ran before it left these bins.
+    ``reliability`` is ``None`` where evaluate ran before it left these bins. ``learnt`` is train's ``provenance.json``
+    and ``scored`` evaluate's ``scored.json``; studies that were kept by earlier versions have neither.
     """
 
     cell: Cell
@@ -41,6 +56,8 @@ class Evaluated:
     config: dict[str, Any]
     run: dict[str, Any]
     reliability: pd.DataFrame | None = None
+    learnt: dict[str, Any] = field(default_factory=dict)
+    scored: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -124,6 +141,8 @@ def load_cells(evaluations: Path, models: Path, cells: list[Cell]) -> list[Evalu
             attempt(_read_object, model / CONFIG),
             attempt(_read_object, model / RUN),
             attempt(_read_reliability, evaluation / RELIABILITY),
+            attempt(read_record, model / PROVENANCE, "train"),
+            attempt(read_record, evaluation / SCORED, "evaluate"),
         )
         loaded.append(Evaluated(cell, *cast(Any, parts)))
     if problems:

@@ -14,15 +14,15 @@ SOURCE = (
 # The project's names, in the order of the paper's tables, and the paper's own.
 NAMES: dict[str, str] = {
     "unet": "U-Net",
-    "unet_bn": "U-Net with BatchNorm",
     "res_unet": "Res-U-Net",
     "bcdu_net": "BCDU-Net",
     "incept_res_unet": "Incep-Res-U-Net",
     "r2_unet": "R2U-Net",
     "att_r2_unet": "Att-R2U-Net",
     "defu_net": "DEFU-Net",
-    "res_enc_unet": "Residual-encoder U-Net",
 }
+# Networks that the paper does not have.
+OTHERS = {"unet_bn": "U-Net with BatchNorm", "res_enc_unet": "Residual-encoder U-Net"}
 
 # Columns of Tables I to III. ``paper_iou`` is the column that the paper heads "IOU"; it is no Jaccard index.
 COLUMNS = ("dice", "accuracy", "paper_iou", "precision", "recall", "f1", "auc")
@@ -124,11 +124,11 @@ NOTES: dict[tuple[str, str, str], str] = {
 
 
 def name(network: str) -> str:
-    """Return the paper's name of a network, or its own where the paper has none."""
-    return NAMES.get(network, network)
+    """Return the name of a network for readers, or its own where it is not known."""
+    return (NAMES | OTHERS).get(network, network)
 
 
 def order(network: str) -> tuple[int, str]:
-    """Return the sorting key that puts networks in the order of the paper's tables, unknown ones after them."""
-    names = list(NAMES)
-    return (names.index(network) if network in NAMES else len(names), network)
+    """Return the sorting key that puts networks in the order of the paper's tables, others after them."""
+    names = [*NAMES, *OTHERS]
+    return (names.index(network) if network in names else len(names), network)

@@ -175,10 +175,11 @@ def train(
                 "versions": installed,
             }
             inputs.require_unchanged(title)
+            manifest = str(cohort.info["manifest_sha256"])
             with write_folder(out) as folder:
                 save_weights(folder / WEIGHTS, result.weights)
                 write_json(folder / CONFIG, config)
-                write_json(folder / PROVENANCE, _provenance(inputs, cohort, params, folder / WEIGHTS))
+                write_json(folder / PROVENANCE, inputs.record(manifest) | {"weights": sha256(folder / WEIGHTS)})
                 pd.DataFrame(result.history).astype({"epoch": int}).to_csv(folder / HISTORY, index=False)
                 write_json(folder / RUN, record)
             best = result.history[result.best_epoch]
@@ -215,17 +216,6 @@ def _follow(make: Callable[[Monitor], Trainer]) -> Result:
         return make(Silent()).run()
     except TrainingError:
         raise SystemExit(1) from None
-
-
-def _provenance(inputs: Inputs, cohort: Arrays, params: TrainParams, weights: Path) -> dict[str, Any]:
-    """Return what ``provenance.json`` says: where the weights come from, and which they are."""
-    return {
-        "params": params.model_dump(mode="json"),
-        "manifest": cohort.info["manifest_sha256"],
-        "files": inputs.files,
-        "code": inputs.code,
-        "weights": sha256(weights),
-    }
 
 
 def _speed(history: list[dict[str, float]]) -> dict[str, float]:

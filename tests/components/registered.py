@@ -26,8 +26,10 @@ def three(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Project
         for name, values in load_file(weights).items()
     }
     save_file(spoilt, weights)
+    project.record_again()
     project.do(project.register_line())
     weights.write_bytes(good)
+    project.record_again()
     project.do(project.register_line())
     project.do(project.register_line())
     return project

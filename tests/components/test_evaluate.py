@@ -39,18 +39,19 @@ from components.results import (
     HISTORY,
     METRICS,
     OVERLAYS,
+    PROVENANCE,
     RELIABILITY,
     RISK,
     ROC,
     ROW_METRICS,
     ROWS,
     RUN,
+    SCORED,
     SPLIT,
     SUMMARY,
     Cell,
     Row,
 )
-from model.inputs import choose_precision
 from model.metrics import confusion, overlap_metrics
 from model.postprocessing import to_masks
 from model.predictor import WEIGHTS, Predictor, save_weights
@@ -64,7 +65,7 @@ POOLED = {"dice", "accuracy", "jaccard", "precision", "recall", "f1", "auc", "pa
 COUNTS = ["tp", "fp", "fn", "tn"]
 SOFT = ["soft_overlap", "soft_square"]
 PLACE = ("site", "label", "sex", "age")
-FILES = {ROWS, CASES, SUMMARY, SPLIT, ROC, RELIABILITY, RISK, OVERLAYS}
+FILES = {ROWS, CASES, SUMMARY, SPLIT, SCORED, ROC, RELIABILITY, RISK, OVERLAYS}
 
 
 def of_all(row: Row, reduction: str = "per_image") -> bool:
@@ -284,7 +285,8 @@ def test_training_and_evaluation_agree_on_the_validation_dice(trained: Trained) 
     # Training scores what the network says at its own precision, neither mirrored nor cleaned of specks.
     arrays, predictor = Arrays(trained.project.arrays), Predictor.load(trained.project.model)
     rows = arrays.rows(read_split(trained.project.split)["validation"])
-    said = predictor.probabilities(arrays.images[rows], precision=choose_precision("auto", torch.device("cpu")))
+    precision = getattr(torch, json.loads((trained.project.model / RUN).read_text())["precision"])
+    said = predictor.probabilities(arrays.images[rows], precision=precision)
     counts = confusion((said > 0.5).astype(np.uint8), arrays.masks["original"][rows])
     totals = {name: values.sum() for name, values in counts.items()}
     assert float(overlap_metrics(totals)["dice"]) == pytest.approx(best, abs=0.001)
@@ -500,6 +502,7 @@ def test_risk_and_coverage_are_of_the_test_images(trained: Trained, cases: pd.Da
 def test_a_split_of_one_image_is_scored(here: Project) -> None:
     split = json.loads(here.split.read_text())
     here.split.write_text(json.dumps(split | {"test": split["test"][:1], "validation": split["validation"][:1]}))
+    here.record_again()
     rows = score(here)
     alone = [row for row in rows if row["split"] == "test"]
     assert {row["n_images"] for row in alone} == {1}
@@ -533,11 +536,20 @@ def first_mask(project: Project) -> Path:
     return project.raw / str(arrays.manifest["mask"][arrays.rows(ids[:1])[0]])
 
 
-def weights_with(project: Project, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """Change the last layer's bias."""
+def weights_with(project: Project, change: Callable[[torch.Tensor], torch.Tensor], *, recorded: bool = True) -> None:
+    """Change the last layer's bias, and what train says of its weights unless they are to be found out."""
     weights = Predictor.load(project.model).network.state_dict()
     *_, head = weights
     save_weights(project.model / WEIGHTS, weights | {head: change(weights[head])})
+    if recorded:
+        project.record_again()
+
+
+def images_with(project: Project, grey: int) -> None:
+    """Change one pixel of the arrays by so many grey levels."""
+    images = np.load(project.arrays / "images.npy")
+    images[0, 0, 0] ^= grey
+    np.save(project.arrays / "images.npy", images)
 
 
 def cut(path: Path, size: int) -> None:
@@ -576,6 +588,17 @@ BAD: dict[str, tuple[Callable[[Project], object], str]] = {
         "the network returns what is no number",
     ),
     "no run": (lambda p: (p.model / RUN).unlink(), "run.json: not found"),
+    "other weights": (
+        lambda p: weights_with(p, lambda weights: weights + 1, recorded=False),
+        r"weights.safetensors: not what the training in .* recorded .*; run `dvc checkout`, or the train step again",
+    ),
+    "another split": (lambda p: p.split.write_bytes(p.split.read_bytes() + b" "), "mixed.json: not what the training"),
+    "other images": (lambda p: images_with(p, 1), "images.npy: not what the training in .* recorded"),
+    "no provenance": (lambda p: (p.model / PROVENANCE).unlink(), "provenance.json: not found"),
+    "provenance is a list": (
+        lambda p: (p.model / PROVENANCE).write_text("[]"),
+        "provenance.json: not what the train step leaves",
+    ),
 }
 
 

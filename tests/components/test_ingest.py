@@ -125,6 +125,7 @@ def test_what_a_cohort_says_of_itself_is_carried_through(cohort: Path, tmp_path:
     written = json.loads((result.folder / "cohort.json").read_text())
     assert written == card | {
         "source": str(cohort),
+        "data_md5": None,
         "sites": {
             "montgomery": {"images": 2, "masks": 2, "unpaired": 0},
             "shenzhen": {"images": 3, "masks": 2, "unpaired": 1},

@@ -142,6 +142,7 @@ def test_arrays_say_how_they_were_made(work: Path) -> None:
         "synthetic": False,
         "description": "",
         "sites": cohort["sites"],
+        "data_md5": None,
         "manifest_sha256": info["manifest_sha256"],
         "images": 14,
         "counts": {"montgomery": {"abnormal": 4, "normal": 4}, "shenzhen": {"abnormal": 3, "normal": 3}},

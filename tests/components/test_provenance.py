@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.errors import UserError
-from components.params import check, params_hash
-from components.provenance import data_md5, git_state, hardware, lineage_tags, versions
-from tests.conftest import shrunk
+from components.provenance import data_md5, git_state, hardware, versions
 
 
 @pytest.fixture
@@ -86,25 +84,3 @@ def test_machine_and_versions_are_those_of_this_process() -> None:
     assert machine["cores"] >= 1
     assert machine["memory_gib"] > 0
     assert (machine["gpu"] is None) == (not torch.cuda.is_available())
-
-
-def test_lineage_is_what_repository_pin_parameters_and_environment_say(
-    repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    params = check(shrunk(), "the test's parameters")
-    for name in ("IMAGE", "KUBEFLOW_RUN_ID"):
-        monkeypatch.delenv(name, raising=False)
-    expected = {
-        "git.commit": git("rev-parse", "HEAD"),
-        "git.dirty": "false",
-        "data.md5": "not pinned",
-        "params.hash": params_hash(params),
-        "image": "none",
-        "kubeflow.run": "none",
-    }
-    assert lineage_tags(params) == expected
-    monkeypatch.setenv("IMAGE", "registry.example.org/defunet@sha256:abc")
-    monkeypatch.setenv("KUBEFLOW_RUN_ID", "7c1d")
-    monkeypatch.setenv("DATA_MD5", "def.dir")
-    told = {"image": "registry.example.org/defunet@sha256:abc", "kubeflow.run": "7c1d", "data.md5": "def.dir"}
-    assert lineage_tags(params) == expected | told

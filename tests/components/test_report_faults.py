@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from components.errors import UserError
+from components.report import PAGE
 from components.report.rows import check_row
-from components.results import ADDED, CASES, HISTORY, ROC, ROWS, RUN, Cell, Row
+from components.results import ADDED, CASES, HISTORY, PROVENANCE, ROC, ROWS, RUN, Cell, Row
 from tests.components.written_run import command, make, write_run
 
 
@@ -120,3 +121,25 @@ def test_command_takes_cells_and_fails_clearly(small_run: Path) -> None:
     done = command(small_run, small_run / "reports", "--cell", "defu_net")
     assert done.returncode == 1
     assert "write network/scenario/seed" in done.stderr
+
+
+def test_cells_that_do_not_belong_together_are_refused_and_named(tmp_path: Path) -> None:
+    root = write_run(tmp_path, ["defu_net", "unet"], ["mixed"])
+    first, second = (Path("models") / name / "mixed" / "seed-0" / PROVENANCE for name in ("unet", "defu_net"))
+    record = json.loads((root / second).read_text())
+    changed = record | {"params": record["params"] | {"epochs": 24}, "code": "f" * 64, "weights": "9" * 64}
+    (root / second).write_text(json.dumps(changed))
+    with pytest.raises(UserError, match=r"^the cells of this report do not belong together; run `dvc repro`") as caught:
+        make(root, root / "reports")
+    assert caught.value.problems == [
+        "defu_net/mixed/seed-0: the evaluation scored other weights than the model has",
+        'code of train: "111111111111" (unet/mixed/seed-0), "ffffffffffff" (defu_net/mixed/seed-0)',
+        "train.epochs: 12 (unet/mixed/seed-0), 24 (defu_net/mixed/seed-0)",
+    ]
+    assert not (root / "reports").exists()
+    make(root, root / "reports", mixed=True)
+    assert (root / "reports" / PAGE).exists()
+    (root / first).write_text('{"params": {}}')
+    with pytest.raises(UserError) as told:
+        make(root, root / "reports")
+    assert told.value.problems == [f"{root / first}: not what the train step leaves ('manifest'); run it again"]

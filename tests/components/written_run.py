@@ -25,11 +25,13 @@ from components.results import (
     HISTORY,
     METRICS,
     OVERLAYS,
+    PROVENANCE,
     RELIABILITY,
     ROC,
     ROW_METRICS,
     ROWS,
     RUN,
+    SCORED,
     SEXES,
     Cell,
     Row,
@@ -204,6 +206,10 @@ def write_cell(root: Path, cell: Cell, manifest: pd.DataFrame, synthetic: bool, 
         "cohort": {"name": "sample <one> & only", "synthetic": synthetic},
     }  # fmt: skip
     (model / CONFIG).write_text(json.dumps(config))
+    record = {"params": config["train"], "manifest": "0" * 64, "files": {}, "code": "1" * 64}
+    (model / PROVENANCE).write_text(json.dumps(record | {"weights": "2" * 64}))
+    scored = record | {"params": {"threshold": 0.5}, "files": {"weights": "2" * 64}}
+    (evaluation / SCORED).write_text(json.dumps(scored))
     run = {
         "mlflow_run_id": "5f1c", "commit": "0123456789abcdef", "dirty": cell.seed > 0, "seconds": 51.3 + cell.seed,
         "images_per_second": 95.04, "epochs": 12, "best_epoch": 11, "started": "2026-01-02T03:04:05+00:00",
@@ -245,10 +251,18 @@ def as_written_before(root: Path) -> None:
         index.write_text(json.dumps(entries))
 
 
-def make(root: Path, out: Path, cells: list[Cell] | None = None, resamples: int = 200, seed: int = 0) -> list[Row]:
+def make(
+    root: Path,
+    out: Path,
+    cells: list[Cell] | None = None,
+    resamples: int = 200,
+    seed: int = 0,
+    *,
+    mixed: bool = False,
+) -> list[Row]:
     """Report on what :func:`write_run` left, through the function."""
     parts = (root / name for name in ("evaluations", "models", "arrays", "splits"))
-    return report(*parts, out, cells, resamples=resamples, seed=seed)
+    return report(*parts, out, cells, resamples=resamples, seed=seed, mixed=mixed)
 
 
 def command(root: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:

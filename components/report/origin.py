@@ -1,0 +1,55 @@
+"""Whether the cells of a report belong together: one set of parameters, one cohort, one state of the code."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from components.errors import UserError
+from components.report.load import Evaluated
+
+
+def require_one_origin(cells: list[Evaluated]) -> None:
+    """Refuse cells whose figures cannot be compared.
+
+    Raises:
+        UserError: a cell's figures are of other weights than its model has, or cells differ in their parameters, cohort
+            or code; every difference is a line that says which cells have which.
+    """
+    names = [data.cell.folder.as_posix() for data in cells]
+    problems = [
+        f"{data.cell.folder}: the evaluation scored other weights than the model has"
+        for data in cells
+        if data.scored["files"]["weights"] != data.learnt["weights"]
+    ]
+    for step, records in (("train", [d.learnt for d in cells]), ("evaluate", [d.scored for d in cells])):
+        flat = [
+            {f"{step}.{key}": value for key, value in _flat(record["params"]).items()}
+            | {"cohort": record["manifest"][:12], f"code of {step}": record["code"][:12]}
+            for record in records
+        ]
+        for key in sorted(set().union(*flat)):
+            values = {name: json.dumps(line.get(key)) for name, line in zip(names, flat, strict=True)}
+            if len(set(values.values())) > 1:
+                problems.append(f"{key}: {_whose(values)}")
+    if problems:
+        raise UserError(
+            "the cells of this report do not belong together; run `dvc repro`, or say --mixed to report on them as "
+            "they are",
+            problems,
+        )
+
+
+def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {before + key: value}
+    return flat
+
+
+def _whose(values: dict[str, str]) -> str:
+    """Return ``12 (a, b), 24 (c)``: each value with the cells that have it."""
+    owners: dict[str, list[str]] = {}
+    for cell, value in values.items():
+        owners.setdefault(value, []).append(cell)
+    return ", ".join(f"{value} ({', '.join(cells)})" for value, cells in owners.items())
