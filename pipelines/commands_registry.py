@@ -49,7 +49,7 @@ def lineage(
     version: Annotated[int | None, typer.Argument(min=1, help="Which version; without it, the challenger.")] = None,
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Prove where a version comes from: commit, data, parameters and weights. Exit code 1 where one is not proved."""
+    """Verify a version's commit, data, parameters, code, weights and training. Exit code 1 where one is not verified."""
     from components.params import read_params
     from components.registry.lineage import lineage as prove
     from components.registry.lineage import show_lineage
@@ -57,7 +57,7 @@ def lineage(
     of, facts = prove(read_params(params), version, params)
     show_lineage(of, facts)
     if unproved := [fact.name for fact in facts if not fact.proved]:
-        raise UserError(f"{of}: not proved: {', '.join(unproved)}; the table says what is missing")
+        raise UserError(f"{of}: not verified: {', '.join(unproved)}; the table says what is missing")
 
 
 promote.__name__ = "promote"

@@ -1,10 +1,11 @@
-"""Whether what a version says of its origin can be shown here: its commit, data, parameters and weights."""
+"""Whether what a version says of its origin can be shown here: commit, data, parameters, code, weights and training."""
 
 from __future__ import annotations
 
 import subprocess
+import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from ruamel.yaml.error import YAMLError
 
 from components.errors import UserError
 from components.files import sha256
+from components.inputs import EVALUATION_CODE, TRAINING_CODE, code_digest, read_record
 from components.params import Params, check, params_hash, read_params
 from components.registry import wide_console
-from components.registry.versions import WEIGHTS, Version, download, read_version
+from components.registry.versions import MANIFEST_TAG, WEIGHTS, Version, download, read_version
+from components.results import PROVENANCE, SCORED
 from components.tracking import connect
 
 PIN, PARAMS = "data.dvc", "params.yaml"
@@ -27,10 +30,10 @@ class Fact:
     """One thing that a version says of its origin.
 
     Attributes:
-        name: commit, data, parameters or weights.
+        name: commit, data, parameters, code, weights or training.
         says: what the version says.
         proved: whether it is shown to be so.
-        at_hand: whether it can be had here without asking anyone.
+        at_hand: whether what shows it is available here without asking anyone.
         found: what was found, and where.
     """
 
@@ -39,6 +42,11 @@ class Fact:
     proved: bool
     at_hand: bool
     found: str
+
+    @property
+    def status(self) -> str:
+        """``verified``, ``differs`` (something else than the version says was found) or ``not available``."""
+        return "verified" if self.proved else "differs" if self.at_hand else "not available"
 
 
 def lineage(params: Params, number: int | None, file: Path = Path(PARAMS)) -> tuple[Version, list[Fact]]:
@@ -59,8 +67,11 @@ def lineage(params: Params, number: int | None, file: Path = Path(PARAMS)) -> tu
         _commit(version, commit, here),
         _data(version, commit if here else None),
         _parameters(version, commit if here else None, file),
-        _weights(version),
+        _code(version, commit if here else None),
     ]
+    with tempfile.TemporaryDirectory(prefix="lineage-") as scratch:
+        folder = download(version, Path(scratch))
+        facts += [_weights(version, folder), _training(version, folder)]
     return version, facts
 
 
@@ -159,12 +170,72 @@ def _hash_of(read: Callable[[], Params]) -> str | None:
         return None
 
 
-def _weights(version: Version) -> Fact:
+def _code(version: Version, commit: str | None) -> Fact:
+    """Compare the digests of the code that trained and evaluated with the files of the version's commit."""
+    says = [version.tags.get(name, "") for name in ("code.train", "code.evaluate")]
+    shown = ", ".join(digest[:12] for digest in says)
+    if not all(says):
+        return Fact("code", "-", False, False, "not recorded at registration")
+    if commit is None:
+        return Fact("code", shown, False, False, "its commit is not in this repository")
+    there = [_code_at(commit, places) for places in (TRAINING_CODE, EVALUATION_CODE)]
+    if None in there:
+        return Fact("code", shown, False, False, f"{commit[:8]} lacks files that this code names")
+    if there == says:
+        return Fact(
+            "code", shown, True, True, f"the files of training and evaluation at {commit[:8]} have these hashes"
+        )
+    found = ", ".join(str(digest)[:12] for digest in there)
+    return Fact("code", shown, False, True, f"the files at {commit[:8]} have {found}")
+
+
+def _code_at(commit: str, places: Sequence[str]) -> str | None:
+    """Return :func:`components.inputs.code_digest` of the files of a commit, None where a place is missing there."""
+    with tempfile.TemporaryDirectory(prefix="code-") as scratch:
+        archive = Path(scratch) / "code.tar"
+        if _git("archive", "--format=tar", f"--output={archive}", f"{commit}:./", "--", *places) is None:
+            return None
+        with tarfile.open(archive) as files:
+            files.extractall(scratch, filter="data")
+        return code_digest(places, Path(scratch))
+
+
+def _training(version: Version, folder: Path) -> Fact:
+    """Compare what train and evaluate recorded, which lies in the version's package, with the version's own tags."""
+    try:
+        learnt, scored = read_record(folder / PROVENANCE, "train"), read_record(folder / SCORED, "evaluate")
+    except UserError:
+        return Fact("training", "-", False, False, "its package holds no record of its training and evaluation")
+    weights, tags = sha256(folder / WEIGHTS), version.tags
+    says = str(learnt.get("weights", ""))
+    wrong = [
+        name
+        for name, one, other in (
+            ("weights that training left", says, weights),
+            ("weights that were evaluated", scored["files"].get("weights"), weights),
+            ("code of training", learnt["code"], tags.get("code.train")),
+            ("code of evaluation", scored["code"], tags.get("code.evaluate")),
+            ("split", learnt["files"].get("split"), tags.get("split.sha256")),
+            ("images", learnt["files"].get("images"), tags.get("images.sha256")),
+            ("cohort of training", learnt["manifest"], tags.get(MANIFEST_TAG)),
+            ("cohort of evaluation", scored["manifest"], tags.get(MANIFEST_TAG)),
+        )
+        if one != other
+    ]
+    if wrong:
+        return Fact(
+            "training", says[:12], False, True, f"its package's record differs from the version in: {', '.join(wrong)}"
+        )
+    return Fact(
+        "training", says[:12], True, True, "its package's record has the version's weights, code, split and cohort"
+    )
+
+
+def _weights(version: Version, folder: Path) -> Fact:
     says = version.tags.get("weights.sha256", "")
     if not says:
         return Fact("weights", "-", False, False, "not recorded at registration")
-    with tempfile.TemporaryDirectory(prefix="lineage-") as scratch:
-        actual = sha256(download(version, Path(scratch)) / WEIGHTS)
+    actual = sha256(folder / WEIGHTS)
     if actual != says:
         return Fact("weights", says, False, True, f"the registry's file has {actual}")
     return Fact("weights", says, True, True, "the registry's file has this hash")
@@ -177,13 +248,12 @@ def show_lineage(version: Version, facts: list[Fact]) -> None:
 
     console = wide_console()
     console.print(" ".join([str(version), *(f"@{alias}" for alias in version.aliases)]))
-    table = Table("what", "says", "proved", "at hand", "found")
+    table = Table("what", "says", "status", "found")
     for fact in facts:
         table.add_row(
             fact.name,
             fact.says,
-            Text("yes" if fact.proved else "NO", "green" if fact.proved else "bold red"),
-            "yes" if fact.at_hand else "no",
+            Text(fact.status, "green" if fact.proved else "bold red"),
             fact.found,
         )
     console.print(table)
