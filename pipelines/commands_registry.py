@@ -49,7 +49,7 @@ def lineage(
     version: Annotated[int | None, typer.Argument(min=1, help="Which version; without it, the challenger.")] = None,
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Verify a version's commit, data, parameters, code, weights and training. Exit code 1 where one is not verified."""
+    """Verify a version's commit, data, parameters, code, weights and training. Exit code 1 if one is not verified."""
     from components.params import read_params
     from components.registry.lineage import lineage as prove
     from components.registry.lineage import show_lineage
