@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ from pydantic import BaseModel
 
 from components.errors import UserError
 from components.files import read_json, sha256
+from model.networks import NETWORKS
 
 ROOT = Path(__file__).parents[1]
-# The code that decides which weights a training ends with, as dvc.yaml names it for the stage; of the networks all.
+# The code that decides which weights a training ends with, as dvc.yaml names it, but for the network's own module.
 TRAINING_CODE = (
     "components/train",
     "model/training.py",
@@ -28,7 +29,13 @@ TRAINING_CODE = (
     "model/distributed.py",
     "model/inputs.py",
     "model/memory.py",
-    "model/networks",
+    "model/networks/blocks.py",
+    "model/networks/convolutions.py",
+    "model/networks/dual_encoder.py",
+    "model/networks/norms.py",
+    "model/networks/recurrent.py",
+    "model/networks/residual.py",
+    "model/networks/unet.py",
 )
 # The code that decides what an evaluation says, likewise.
 EVALUATION_CODE = (
@@ -46,19 +53,31 @@ EVALUATION_CODE = (
 )
 
 
-def code_digest(places: Iterable[str], root: Path = ROOT) -> str:
-    """Return the SHA-256 of source files by name and content: 64 hexadecimal digits.
+def training_code(network: str) -> tuple[str, ...]:
+    """Return the places of the code that trains a network: :data:`TRAINING_CODE` and the network's own module."""
+    own = NETWORKS[network].partition(":")[0].replace(".", "/") + ".py"
+    return tuple(dict.fromkeys((*TRAINING_CODE, own)))
+
+
+def code_files(places: Iterable[str], root: Path = ROOT) -> dict[str, str]:
+    """Return the SHA-256 of source files by name, 64 hexadecimal digits each.
 
     Args:
         places: Python files, and folders of which every Python file counts, relative to ``root``.
         root: the project's folder.
     """
-    digest = hashlib.sha256()
-    for place in sorted(places):
+    found: dict[str, str] = {}
+    for place in places:
         path = root / place
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(f"{file.relative_to(root).as_posix()} {sha256(file)}\n".encode())
-    return digest.hexdigest()
+        for file in path.rglob("*.py") if path.is_dir() else [path]:
+            found[file.relative_to(root).as_posix()] = sha256(file)
+    return dict(sorted(found.items()))
+
+
+def code_digest(files: Mapping[str, str]) -> str:
+    """Return one SHA-256 for source files of certain names and contents, 64 hexadecimal digits."""
+    text = "".join(f"{name} {digest}\n" for name, digest in sorted(files.items()))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Inputs:
@@ -66,7 +85,7 @@ class Inputs:
 
     Args:
         files: what the step reads, by the name under which its digest is kept.
-        code: the places of :func:`code_digest`.
+        code: the places of :func:`code_files`.
         params: the step's section.
         read: reads that section again from where it came; None where it came as a value, which cannot change.
     """
@@ -77,7 +96,7 @@ class Inputs:
         self._files, self._places, self._params, self._read = files, tuple(code), params, read
         self._stamps = {name: _stamp(path) for name, path in files.items()}
         self.files = {name: sha256(path) for name, path in files.items()}
-        self.code = code_digest(self._places)
+        self.code = code_files(self._places)
 
     def changed(self) -> list[str]:
         """Return what is no longer as it was, a line each; files are read again only if their stamps differ."""
@@ -87,9 +106,9 @@ class Inputs:
                 found.append(f"{path}: is gone")
             elif _stamp(path) != self._stamps[name] and sha256(path) != self.files[name]:
                 found.append(f"{path}: has other content")
-        if code_digest(self._places) != self.code:
-            found.append(f"the code of {', '.join(self._places)} was edited")
-        return found
+        now = code_files(self._places)
+        edited = sorted(name for name in self.code.keys() | now.keys() if self.code.get(name) != now.get(name))
+        return found + [f"{name}: was edited" for name in edited]
 
     def changed_params(self) -> list[str]:
         """Return which parameters are no longer as they were, a line each."""
@@ -133,7 +152,7 @@ def read_record(path: Path, step: str) -> dict[str, Any]:
     """
     record = read_json(path)
     try:
-        texts = [record["manifest"], record["code"], *record["files"].values()]
+        texts = [record["manifest"], *record["code"].values(), *record["files"].values()]
         if not isinstance(record["params"], dict) or not all(isinstance(text, str) for text in texts):
             raise TypeError("a value of the wrong kind")
     except (AttributeError, KeyError, TypeError) as error:

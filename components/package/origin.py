@@ -9,7 +9,7 @@ from typing import Any
 from components.cohort import Arrays
 from components.errors import UserError
 from components.files import read_json, sha256
-from components.inputs import differences, read_record
+from components.inputs import code_digest, differences, read_record
 from components.params import Params, params_hash
 from components.provenance import data_md5
 from components.results import PROVENANCE, RUN, SCORED
@@ -49,8 +49,8 @@ def origin_tags(model: Path, evaluation: Path, cohort: Arrays, params: Params) -
         "git.dirty": str(run["dirty"]).lower(),
         "data.md5": made_of or "not pinned",
         "params.hash": params_hash(params),
-        "code.train": learnt["code"],
-        "code.evaluate": scored["code"],
+        "code.train": code_digest(learnt["code"]),
+        "code.evaluate": code_digest(scored["code"]),
         "split.sha256": learnt["files"]["split"],
         "images.sha256": learnt["files"]["images"],
         "image": os.environ.get("IMAGE") or "none",

@@ -15,7 +15,7 @@ from ruamel.yaml.error import YAMLError
 
 from components.errors import UserError
 from components.files import sha256
-from components.inputs import EVALUATION_CODE, TRAINING_CODE, code_digest, read_record
+from components.inputs import code_digest, code_files, read_record
 from components.params import Params, check, params_hash, read_params
 from components.registry import wide_console
 from components.registry.versions import MANIFEST_TAG, WEIGHTS, Version, download, read_version
@@ -67,11 +67,14 @@ def lineage(params: Params, number: int | None, file: Path = Path(PARAMS)) -> tu
         _commit(version, commit, here),
         _data(version, commit if here else None),
         _parameters(version, commit if here else None, file),
-        _code(version, commit if here else None),
     ]
     with tempfile.TemporaryDirectory(prefix="lineage-") as scratch:
         folder = download(version, Path(scratch))
-        facts += [_weights(version, folder), _training(version, folder)]
+        facts += [
+            _code(version, commit if here else None, folder),
+            _weights(version, folder),
+            _training(version, folder),
+        ]
     return version, facts
 
 
@@ -170,7 +173,7 @@ def _hash_of(read: Callable[[], Params]) -> str | None:
         return None
 
 
-def _code(version: Version, commit: str | None) -> Fact:
+def _code(version: Version, commit: str | None, folder: Path) -> Fact:
     """Compare the digests of the code that trained and evaluated with the files of the version's commit."""
     says = [version.tags.get(name, "") for name in ("code.train", "code.evaluate")]
     shown = ", ".join(digest[:12] for digest in says)
@@ -178,26 +181,28 @@ def _code(version: Version, commit: str | None) -> Fact:
         return Fact("code", "-", False, False, "not recorded at registration")
     if commit is None:
         return Fact("code", shown, False, False, "its commit is not in this repository")
-    there = [_code_at(commit, places) for places in (TRAINING_CODE, EVALUATION_CODE)]
+    try:
+        records = [read_record(folder / PROVENANCE, "train"), read_record(folder / SCORED, "evaluate")]
+    except UserError:
+        return Fact("code", shown, False, False, "its package does not say which files these are")
+    there = [_code_at(commit, list(record["code"])) for record in records]
     if None in there:
-        return Fact("code", shown, False, False, f"{commit[:8]} lacks files that this code names")
+        return Fact("code", shown, False, True, f"{commit[:8]} lacks some of its files")
     if there == says:
-        return Fact(
-            "code", shown, True, True, f"the files of training and evaluation at {commit[:8]} have these hashes"
-        )
+        return Fact("code", shown, True, True, f"training's and evaluation's files at {commit[:8]} have these hashes")
     found = ", ".join(str(digest)[:12] for digest in there)
     return Fact("code", shown, False, True, f"the files at {commit[:8]} have {found}")
 
 
-def _code_at(commit: str, places: Sequence[str]) -> str | None:
-    """Return :func:`components.inputs.code_digest` of the files of a commit, None where a place is missing there."""
+def _code_at(commit: str, names: Sequence[str]) -> str | None:
+    """Return :func:`components.inputs.code_digest` of the files of a commit, None where one is missing there."""
     with tempfile.TemporaryDirectory(prefix="code-") as scratch:
         archive = Path(scratch) / "code.tar"
-        if _git("archive", "--format=tar", f"--output={archive}", f"{commit}:./", "--", *places) is None:
+        if _git("archive", "--format=tar", f"--output={archive}", f"{commit}:./", "--", *names) is None:
             return None
         with tarfile.open(archive) as files:
             files.extractall(scratch, filter="data")
-        return code_digest(places, Path(scratch))
+        return code_digest(code_files(names, Path(scratch)))
 
 
 def _training(version: Version, folder: Path) -> Fact:
@@ -213,8 +218,8 @@ def _training(version: Version, folder: Path) -> Fact:
         for name, one, other in (
             ("weights that training left", says, weights),
             ("weights that were evaluated", scored["files"].get("weights"), weights),
-            ("code of training", learnt["code"], tags.get("code.train")),
-            ("code of evaluation", scored["code"], tags.get("code.evaluate")),
+            ("code of training", code_digest(learnt["code"]), tags.get("code.train")),
+            ("code of evaluation", code_digest(scored["code"]), tags.get("code.evaluate")),
             ("split", learnt["files"].get("split"), tags.get("split.sha256")),
             ("images", learnt["files"].get("images"), tags.get("images.sha256")),
             ("cohort of training", learnt["manifest"], tags.get(MANIFEST_TAG)),

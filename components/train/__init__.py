@@ -19,7 +19,7 @@ import pandas as pd
 from components.cohort import Arrays, read_split
 from components.errors import UserError
 from components.files import exclusive, explain_full_disk, sha256, write_folder, write_json
-from components.inputs import TRAINING_CODE, Inputs
+from components.inputs import Inputs, code_digest, training_code
 from components.provenance import git_state, hardware, versions
 from components.results import CONFIG, HISTORY, PROVENANCE, RUN, Cell
 from components.train.tracking import TrackedRun
@@ -108,8 +108,8 @@ def train(
         "cohort": cohort.card,
     }
     files = {"images": arrays / "images.npy", "masks": arrays / f"masks-{params.masks}.npy", "split": split}
-    inputs = Inputs(files, TRAINING_CODE, params, reread)
-    fingerprint = _fingerprint(config | {"code": inputs.code}, subsets)
+    inputs = Inputs(files, training_code(cell.network), params, reread)
+    fingerprint = _fingerprint(config | {"code": code_digest(inputs.code)}, subsets)
     title = f"train {cell.network} {cell.scenario} seed {cell.seed}"
     world = World.join()
     make = partial(

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from components.errors import UserError
-from components.inputs import ROOT, TRAINING_CODE, Inputs, code_digest
+from components.inputs import EVALUATION_CODE, ROOT, Inputs, code_digest, code_files, training_code
+from model.networks import NETWORKS
 from model.recipe import Plateau
 
 PARAMS = Plateau(factor=0.2, patience=5)
@@ -25,22 +26,25 @@ def tree(tmp_path: Path) -> Path:
 
 
 def test_code_is_its_python_files_by_name_and_content(tree: Path) -> None:
-    places = ("alone.py", "code")
-    before = code_digest(places, tree)
-    assert code_digest(reversed(places), tree) == before
+    def digest(*places: str) -> str:
+        return code_digest(code_files(places, tree))
+
+    before = digest("alone.py", "code")
+    assert list(code_files(("alone.py", "code"), tree)) == ["alone.py", "code/deep/two.py", "code/one.py"]
+    assert digest("code", "alone.py") == before
     (tree / "code" / "notes.txt").write_text("other")
-    assert code_digest(places, tree) == before
+    assert digest("alone.py", "code") == before
     (tree / "code" / "deep" / "two.py").rename(tree / "code" / "deep" / "three.py")
-    assert code_digest(places, tree) != before
+    assert digest("alone.py", "code") != before
     (tree / "code" / "deep" / "three.py").rename(tree / "code" / "deep" / "two.py")
-    assert code_digest(places, tree) == before
+    assert digest("alone.py", "code") == before
     (tree / "alone.py").write_text("edited")
-    assert code_digest(places, tree) != before
+    assert digest("alone.py", "code") != before
 
 
 def test_what_changed_is_named(tree: Path) -> None:
     now = [PARAMS]
-    inputs = Inputs({"data": tree / "data.npy"}, TRAINING_CODE, PARAMS, lambda: now[0])
+    inputs = Inputs({"data": tree / "data.npy"}, training_code("unet"), PARAMS, lambda: now[0])
     inputs.require_unchanged("train")
     (tree / "data.npy").touch()  # another time, the same content
     inputs.require_unchanged("train")
@@ -78,9 +82,14 @@ def test_any_edit_is_noticed_unless_it_is_taken_back(
     assert bool(inputs.changed()) == (now != first)
 
 
-def test_the_code_of_training_is_what_dvc_watches() -> None:
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_code_of_training_is_what_dvc_watches(network: str) -> None:
     stage = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]["train"]
+    watched = {place.replace("${item.network}", network) for place in stage["deps"]}
+    assert {place for place in watched if place.startswith(("components/", "model/"))} == set(training_code(network))
+
+
+def test_the_code_of_evaluation_is_what_dvc_watches() -> None:
+    stage = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]["evaluate"]
     watched = {place for place in stage["deps"] if place.startswith(("components/", "model/"))}
-    networks = {place for place in watched if place.startswith("model/networks/")}
-    assert networks
-    assert watched - networks == set(TRAINING_CODE) - {"model/networks"}
+    assert watched == set(EVALUATION_CODE)

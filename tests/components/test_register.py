@@ -22,7 +22,7 @@ import yaml
 from components.cohort import Arrays, read_split
 from components.errors import UserError
 from components.files import sha256
-from components.inputs import EVALUATION_CODE, TRAINING_CODE, code_digest
+from components.inputs import EVALUATION_CODE, code_digest, code_files, training_code
 from components.package import fetch, load
 from components.params import params_hash, read_params
 from components.register import register
@@ -114,8 +114,8 @@ def test_version_says_where_it_comes_from(registered: Project, trained: Trained)
         "git.dirty": "false",
         "data.md5": DATA_MD5,
         "params.hash": params_hash(read_params(registered.root / "params.yaml")),
-        "code.train": code_digest(TRAINING_CODE),
-        "code.evaluate": code_digest(EVALUATION_CODE),
+        "code.train": code_digest(code_files(training_code("defu_net"))),
+        "code.evaluate": code_digest(code_files(EVALUATION_CODE)),
         "split.sha256": sha256(registered.split),
         "images.sha256": sha256(registered.arrays / "images.npy"),
         "image": "none",

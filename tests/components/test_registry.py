@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from components.inputs import EVALUATION_CODE, TRAINING_CODE
+from components.inputs import EVALUATION_CODE, training_code
 from components.registry.history import PROMOTE, ROLLBACK, Decision, _settled, line_of_champions
 from components.registry.versions import splits_digest
 from pipelines.commands_registry import COMMANDS
@@ -47,11 +47,12 @@ def store(three: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pr
     monkeypatch.setenv("MLFLOW_TRACKING_URI", project.store)
     monkeypatch.delenv("GIT_DIR", raising=False)
     git("init", "--quiet")
-    for place in {*TRAINING_CODE, *EVALUATION_CODE}:
+    code = sorted({*training_code("defu_net"), *EVALUATION_CODE})
+    for place in code:
         copy = shutil.copytree if (ROOT / place).is_dir() else shutil.copy
         (project.root / place).parent.mkdir(parents=True, exist_ok=True)
         copy(ROOT / place, project.root / place)
-    git("add", "params.yaml", "data.dvc", *TRAINING_CODE, *EVALUATION_CODE)
+    git("add", "params.yaml", "data.dvc", *code)
     git("commit", "--quiet", "--message", "What was registered")
     for version in (WORSE, BETTER, TWIN):
         tag(project, version, **{"git.commit": git("rev-parse", "HEAD")})

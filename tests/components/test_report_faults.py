@@ -127,13 +127,17 @@ def test_cells_that_do_not_belong_together_are_refused_and_named(tmp_path: Path)
     root = write_run(tmp_path, ["defu_net", "unet"], ["mixed"])
     first, second = (Path("models") / name / "mixed" / "seed-0" / PROVENANCE for name in ("unet", "defu_net"))
     record = json.loads((root / second).read_text())
-    changed = record | {"params": record["params"] | {"epochs": 24}, "code": "f" * 64, "weights": "9" * 64}
+    changed = record | {
+        "params": record["params"] | {"epochs": 24},
+        "code": {"model/losses.py": "f" * 64},
+        "weights": "9" * 64,
+    }
     (root / second).write_text(json.dumps(changed))
     with pytest.raises(UserError, match=r"^the cells of this report do not belong together; run `dvc repro`") as caught:
         make(root, root / "reports")
     assert caught.value.problems == [
         "defu_net/mixed/seed-0: the evaluation scored other weights than the model has",
-        'code of train: "111111111111" (unet/mixed/seed-0), "ffffffffffff" (defu_net/mixed/seed-0)',
+        'model/losses.py: "111111111111" (unet/mixed/seed-0), "ffffffffffff" (defu_net/mixed/seed-0)',
         "train.epochs: 12 (unet/mixed/seed-0), 24 (defu_net/mixed/seed-0)",
     ]
     assert not (root / "reports").exists()

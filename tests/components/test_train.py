@@ -19,7 +19,7 @@ import torch
 from components.cohort import Arrays
 from components.errors import UserError
 from components.files import sha256
-from components.inputs import TRAINING_CODE, code_digest
+from components.inputs import code_files, training_code
 from components.results import CONFIG, HISTORY, PROVENANCE, RUN, Cell
 from components.train import train
 from components.train.__main__ import _become_torchrun
@@ -70,7 +70,7 @@ def test_files_say_what_was_trained(trained: Trained) -> None:
             "masks": sha256(trained.project.arrays / "masks-original.npy"),
             "split": sha256(trained.project.split),
         },
-        "code": code_digest(TRAINING_CODE),
+        "code": code_files(training_code("defu_net")),
         "weights": sha256(model / WEIGHTS),
     }
     config = json.loads((model / CONFIG).read_text())

@@ -206,7 +206,7 @@ def write_cell(root: Path, cell: Cell, manifest: pd.DataFrame, synthetic: bool, 
         "cohort": {"name": "sample <one> & only", "synthetic": synthetic},
     }  # fmt: skip
     (model / CONFIG).write_text(json.dumps(config))
-    record = {"params": config["train"], "manifest": "0" * 64, "files": {}, "code": "1" * 64}
+    record = {"params": config["train"], "manifest": "0" * 64, "files": {}, "code": {"model/losses.py": "1" * 64}}
     (model / PROVENANCE).write_text(json.dumps(record | {"weights": "2" * 64}))
     scored = record | {"params": {"threshold": 0.5}, "files": {"weights": "2" * 64}}
     (evaluation / SCORED).write_text(json.dumps(scored))
