@@ -19,7 +19,7 @@ from components.publish.facts import DIGITS
 from components.publish.measured import ROBUSTNESS
 from components.publish.studies import ABLATIONS, FIGURES
 from components.report.load import find_cells
-from components.results import CASES, CONFIG, HISTORY, RELIABILITY, ROWS, RUN, Cell
+from components.results import CASES, CONFIG, HISTORY, PROVENANCE, RELIABILITY, ROWS, RUN, SCORED, Cell
 
 
 def keep(
@@ -60,7 +60,9 @@ def keep(
             (folder / ROWS).write_text("[\n" + ",\n".join(rows) + "\n]\n")  # a row a line, for diffs
             for name in (HISTORY, CONFIG, RUN):
                 shutil.copy(models / cell.folder / name, folder)
-            for name in (RELIABILITY, ROBUSTNESS):  # an evaluation of an earlier version left none
+            if (models / cell.folder / PROVENANCE).exists():
+                shutil.copy(models / cell.folder / PROVENANCE, folder)
+            for name in (RELIABILITY, SCORED, ROBUSTNESS):  # an evaluation of an earlier version left none
                 if (evaluations / cell.folder / name).exists():
                     shutil.copy(evaluations / cell.folder / name, folder)
     if arrays is not None and params is not None:

@@ -16,6 +16,7 @@ from components.package import build
 from components.package.build import CODE, REQUIREMENTS, read_splits
 from components.package.fetch import PACKAGE
 from components.params import Params
+from components.provenance import data_md5
 from components.registry import CHALLENGER
 from components.registry.versions import MANIFEST_TAG, SPLITS_TAG, WEIGHTS, splits_digest
 from components.results import CONFIG, ROWS, SUMMARY, Cell
@@ -63,6 +64,12 @@ def register(models: Path, evaluations: Path, arrays: Path, params: Params, out:
     cell, figures = _best(evaluations, params)
     folder, evaluation = models / cell.folder, evaluations / cell.folder
     config, cohort = read_json(folder / CONFIG), Arrays(arrays)
+    made_of, pinned = cohort.info.get("data_md5"), data_md5()
+    if pinned and made_of and pinned != made_of:
+        raise UserError(
+            f"data.dvc pins {pinned}, {arrays} was made of {made_of}; run `dvc repro`, or `dvc checkout` after "
+            "data.dvc or dvc.lock was put back"
+        )
     client = connect(params.register_.experiment)
     run_id = find_run(client, folder)
     name = params.register_.model

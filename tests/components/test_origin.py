@@ -13,7 +13,7 @@ from components.errors import UserError
 from components.package.origin import origin_tags
 from components.params import Params
 from components.results import RUN, SCORED
-from tests.conftest import DATA_MD5, Project, Trained
+from tests.conftest import DATA_MD5, Project, Trained, refused
 
 
 @pytest.fixture
@@ -68,7 +68,9 @@ def test_weights_that_were_not_evaluated_are_refused(here: Project) -> None:
 def test_another_pin_is_refused(here: Project) -> None:
     other = "f" * 32 + ".dir"
     (here.root / "data.dvc").write_text(f"outs:\n- md5: {other}\n  path: data\n")
-    assert problems(here) == [f"data.dvc pins {other}, the arrays were made of {DATA_MD5}"]
+    message = refused(here.call(here.register_line()))
+    assert message.startswith(f"error: data.dvc pins {other}, {here.arrays} was made of {DATA_MD5}; run `dvc repro`")
+    assert list(here.client().search_registered_models()) == []
 
 
 def test_the_command_refuses_and_registers_nothing(here: Project) -> None:
