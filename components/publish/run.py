@@ -11,10 +11,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from threading import Lock
 from typing import Annotated, Any
 
 import typer
@@ -35,6 +36,7 @@ from model.recipe import Section
 
 PLAN = "plan.yaml"
 NICE = 10
+ONE_AT_A_TIME = Lock()  # of the threads that prepare what cells share
 
 
 class Planned(Section):
@@ -129,8 +131,9 @@ def run_job(job: Job, raw: Path, validation: Path, base: Path, shared: Path) -> 
         UserError: one of the commands failed; its log is named.
     """
     params = job.work / "params.yaml"
-    choices = parameters(job.entry, base, params)
-    arrays, splits = preprocessed(choices, job.entry, raw, validation, params, shared)
+    with ONE_AT_A_TIME:
+        choices = parameters(job.entry, base, params)
+        arrays, splits = preprocessed(choices, job.entry, raw, validation, params, shared)
     log = job.work / "logs" / f"{'-'.join(job.cell.folder.parts)}.log"
     model, evaluation = (job.work / kind / job.cell.folder for kind in ("models", "evaluations"))
     given = ["--split", splits / f"{job.cell.scenario}.json", "--params", params]
@@ -145,16 +148,15 @@ def preprocessed(
     choices: Params, entry: Planned, raw: Path, validation: Path, params: Path, shared: Path
 ) -> tuple[Path, Path]:
     """Return the arrays and splits that an entry's parameters ask for, made once for all entries that share them."""
-    folder = shared / params_hash(choices.preprocess)
-    arrays, splits = folder / "arrays", folder / f"splits-{'-'.join(entry.scenarios)}"
-    if not splits.exists():
+    folder = shared / "-".join([params_hash(choices.preprocess), *entry.scenarios])
+    arrays, splits = folder / "arrays", folder / "splits"
+    if not (arrays.exists() and splits.exists()):
         # The command takes its scenarios from the matrix.
-        own = folder / f"{entry.name}.yaml"
+        own = folder / "params.yaml"
         planned = entry.model_copy(update={"set": entry.set | {"matrix.scenarios": entry.scenarios}})
         parameters(planned, params, own)
-        log = folder / f"{entry.name}.log"
         given = ["--validation", validation, "--params", own, "--out", arrays, "--splits", splits]
-        call("preprocess", log, raw, *given)
+        call("preprocess", folder / "preprocess.log", raw, *given)
     return arrays, splits
 
 
@@ -175,8 +177,6 @@ def work_off(todo: list[Job], processes: int, *given: Path) -> Iterator[str]:
     """Run jobs, several at a time; yield a line for each that ended, good or not."""
     with ThreadPoolExecutor(processes) as pool:
         running = {pool.submit(run_job, job, *given): job for job in todo}
-        from concurrent.futures import as_completed
-
         for future in as_completed(running):
             job = running[future]
             name = f"{job.entry.name} {job.cell.folder}"
