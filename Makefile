@@ -19,7 +19,7 @@ setup:  ## Make .venv from the committed lock
 repository:
 	@git rev-parse --git-dir >/dev/null 2>&1 || { echo "error: $(CURDIR) is no git repository: clone the project instead of copying its files, or run git init here and commit" >&2; exit 1; }
 
-run: repository setup  ## X-rays to registered model; DATA=folder|zip|s3://bucket/prefix pins another cohort, PROFILE=comparison|fast|medium|modern|paper|small other parameters
+run: repository setup  ## X-rays to registered model; DATA=folder|zip|s3://bucket/prefix pins another cohort, PROFILE=comparison|fast|folds|medium|modern|paper|small|staged other parameters
 	@$(if $(PROFILE),python -m components.profile $(PROFILE))
 	@$(if $(DATA),scripts/pin-data.sh "$(DATA)")
 	@python -m components.params
@@ -29,8 +29,8 @@ run: repository setup  ## X-rays to registered model; DATA=folder|zip|s3://bucke
 data: repository setup  ## Pin another cohort without running: DATA=folder|zip|s3://bucket/prefix
 	@scripts/pin-data.sh "$(DATA)"
 
-profile: setup  ## Put a profile's choices into params.yaml: PROFILE=comparison|fast|medium|modern|paper|small
-	@$(if $(PROFILE),,echo "error: which profile? say PROFILE=comparison, fast, medium, modern, paper or small" >&2; exit 1)
+profile: setup  ## Put a profile's choices into params.yaml: PROFILE=comparison|fast|folds|medium|modern|paper|small|staged
+	@$(if $(PROFILE),,echo "error: which profile? say PROFILE=comparison, fast, folds, medium, modern, paper, small or staged" >&2; exit 1)
 	@python -m components.profile $(PROFILE)
 
 promote: setup  ## Make the challenger the champion if it passes the gate: VERSION=N for another version, DRY_RUN=1 only looks

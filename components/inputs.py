@@ -40,7 +40,9 @@ TRAINING_CODE = (
 # The code that decides what an evaluation says, likewise.
 EVALUATION_CODE = (
     "components/evaluate",
+    "components/cohort.py",
     "components/images.py",
+    "components/results.py",
     "model/curves.py",
     "model/inputs.py",
     "model/metrics.py",
@@ -70,7 +72,8 @@ def code_files(places: Iterable[str], root: Path = ROOT) -> dict[str, str]:
     for place in places:
         path = root / place
         for file in path.rglob("*.py") if path.is_dir() else [path]:
-            found[file.relative_to(root).as_posix()] = sha256(file)
+            # A file that is gone, as after `git checkout` of another branch, differs from every file.
+            found[file.relative_to(root).as_posix()] = sha256(file) if file.exists() else "missing"
     return dict(sorted(found.items()))
 
 

@@ -75,6 +75,14 @@ class World:
             dist.broadcast(values, 0)
         return values
 
+    def agree_on(self, text: str) -> str:
+        """Return process 0's text: what each has read by itself at about the same moment may differ."""
+        if self.size == 1:
+            return text
+        box = [text]
+        dist.broadcast_object_list(box, 0, device=self.device)
+        return box[0]
+
     def wrap(self, network: nn.Module) -> nn.Module:
         """Return the network so that its gradients are those of the whole batch."""
         if self.size == 1:

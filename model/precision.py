@@ -78,7 +78,8 @@ def _gain(network: nn.Module, shape: tuple[int, ...]) -> float:
     path = cache_folder() / CACHE
     known: dict[str, float] = {}
     with suppress(OSError, ValueError):
-        known = json.loads(path.read_text())
+        held = json.loads(path.read_text())
+        known = held if isinstance(held, dict) else {}
     if isinstance(known.get(key), float):
         return known[key]
     gain = measure_gain(network, shape)

@@ -70,7 +70,7 @@ class Augmentation(Section):
         description="largest standard deviation of the blur, share of the side"
     )
     opacity: Fraction = Field(description="probability of bright spots, as local opacities make them")
-    veil: Fraction = Field(description="probability of a bright lower part above a black strip")
+    veil: Fraction = Field(description="probability of a bright lower part, and likewise of a black strip below")
     arm: Fraction = Field(description="probability of an arm with air between it and the chest")
     border: Fraction = Field(description="probability of a dark or bright frame around the lungs")
     label: Fraction = Field(description="probability of burnt-in letters")
@@ -130,13 +130,15 @@ class TrainParams(Section):
         """Return all stages in their order; the last is the one at ``size``, that of the arrays, in pixels.
 
         Raises:
-            ValueError: a stage is not smaller than the arrays.
+            ValueError: a stage is not smaller than the arrays, or its size does not divide theirs.
         """
         if self.stages and self.stages[-1].size >= size:
             raise ValueError(
                 f"train.stages: a stage of {self.stages[-1].size} pixels is not below preprocess.size {size}; "
                 "the epochs at that size are train.epochs"
             )
+        if uneven := [stage.size for stage in self.stages if size % stage.size]:
+            raise ValueError(f"train.stages: {uneven[0]} pixels do not divide preprocess.size {size}")
         last = {name: getattr(self, name) for name in ("epochs", "learning_rate", "batch_size")}
         return [*self.stages, Stage.model_construct(size=size, **last)]
 

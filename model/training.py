@@ -139,6 +139,11 @@ class Trainer:
                 self.stage.network.load_state_dict(result.weights)
                 self.stage = self._stage(self.number)
                 best_loss, done, complete = math.inf, 0, False
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"epoch {len(result.history) + 1}: the GPU's memory is full; lower train.batch_size, raise "
+                "train.accumulation or set train.activation_checkpointing: true"
+            ) from error
         finally:
             self.monitor.stop()
         result.seconds = self._seconds()
@@ -174,13 +179,7 @@ class Trainer:
         self.monitor.start(begun + here.epochs, stage.steps, begun + done, self._name(here))
         for epoch in range(done, last):
             number = begun + epoch
-            try:
-                row = stage.epoch(epoch, number, self.monitor)
-            except torch.OutOfMemoryError as error:
-                raise TrainingError(
-                    f"epoch {number + 1}: the GPU's memory is full; lower train.batch_size, raise "
-                    "train.accumulation or set train.activation_checkpointing: true"
-                ) from error
+            row = stage.epoch(epoch, number, self.monitor)
             result.history.append(row)
             if row["validation_loss"] < best_loss:
                 best_loss, result.best_epoch = row["validation_loss"], number

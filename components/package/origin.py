@@ -69,11 +69,11 @@ def _files(model: Path, learnt: dict[str, Any], scored: dict[str, Any], cohort: 
 def _params(params: Params, learnt: dict[str, Any], scored: dict[str, Any], info: dict[str, Any]) -> list[str]:
     """Return where the parameters differ from those of the files: ``train.epochs: 24 in the files, 12 now``."""
     preprocess = params.preprocess.model_dump(mode="json")
-    kept = ("size", "interpolation", "intensity_percentiles", "dilation")
+    kept = ("size", "interpolation", "intensity_percentiles", "dilation", "splits", "seed")
     pairs = {
         "train": (learnt["params"], params.train.model_dump(mode="json")),
         "evaluate": (scored["params"], params.evaluate.model_dump(mode="json")),
-        "preprocess": ({name: info[name] for name in kept}, {name: preprocess[name] for name in kept}),
+        "preprocess": ({name: info.get(name) for name in kept}, {name: preprocess[name] for name in kept}),
     }
     lines = [line for name, (was, now) in pairs.items() for line in differences(was, now, f"{name}.")]
     return [line.replace(" -> ", " in the files, ") + " in the parameters now" for line in lines]

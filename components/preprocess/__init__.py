@@ -22,7 +22,7 @@ from components.preprocess.splits import freeze, scenario_splits
 from components.validate import require_pass
 from model.preprocessing import REFERENCE_SIZE, dilate, kernel_size, resize_mask, standardise
 
-FROZEN = "frozen.csv"  # id, site, label, split: what every scenario's split is taken from
+FROZEN = "frozen.csv"  # id, site, label, split: what the split of every scenario without a fold is taken from
 ARRAYS = ("images", "masks-original", "masks-dilated")
 
 
@@ -141,5 +141,7 @@ def _info(raw: Path, manifest: pd.DataFrame, params: PreprocessParams) -> dict[s
         "interpolation": params.interpolation,
         "intensity_percentiles": list(params.intensity_percentiles),
         "dilation": params.dilation,
+        "splits": {str(name): share for name, share in params.splits.items()},
+        "seed": params.seed,
         "kernel": kernel_size(params.dilation, REFERENCE_SIZE),
     }

@@ -27,11 +27,12 @@ from ruamel.yaml import YAML
 from components import cli
 from components.errors import UserError
 from components.files import write_file
+from components.inputs import read_record
 from components.params import Name, Params, check, check_section, params_hash, read_params, read_yaml
 from components.profile import apply_profile
 from components.publish.keep import keep
 from components.publish.studies import ABLATIONS
-from components.results import RUN, Cell
+from components.results import PROVENANCE, RUN, Cell
 from model.recipe import Section
 
 PLAN = "plan.yaml"
@@ -130,7 +131,8 @@ def run_job(job: Job, raw: Path, validation: Path, base: Path, shared: Path) -> 
     Raises:
         UserError: one of the commands failed; its log is named.
     """
-    params = job.work / "params.yaml"
+    # A file of the cell's own: a running training reads it again to see whether it changed.
+    params = job.work / "params" / f"{'-'.join(job.cell.folder.parts)}.yaml"
     with ONE_AT_A_TIME:
         choices = parameters(job.entry, base, params)
         arrays, splits = preprocessed(choices, job.entry, raw, validation, params, shared)
@@ -138,10 +140,18 @@ def run_job(job: Job, raw: Path, validation: Path, base: Path, shared: Path) -> 
     model, evaluation = (job.work / kind / job.cell.folder for kind in ("models", "evaluations"))
     given = ["--split", splits / f"{job.cell.scenario}.json", "--params", params]
     names = ["--network", job.cell.network, "--scenario", job.cell.scenario, "--seed", job.cell.seed]
-    if not (model / RUN).exists():
+    if not trained(model, choices):
         call("train", log, arrays, *names, *given, "--checkpoints", job.work / "checkpoints", "--out", model)
     call("evaluate", log, arrays, "--raw", raw, "--model", model, *given, "--out", evaluation)
     keep(job.work / "evaluations", job.work / "models", job.kept, only=job.cell)
+
+
+def trained(model: Path, choices: Params) -> bool:
+    """Return whether a finished training of these very parameters lies in a folder."""
+    if not (model / RUN).exists():
+        return False
+    record = read_record(model / PROVENANCE, "train")
+    return bool(record["params"] == choices.train.model_dump(mode="json"))
 
 
 def preprocessed(
@@ -173,8 +183,8 @@ def call(step: str, log: Path, *arguments: object) -> None:
         raise UserError(f"{step} failed: {last} ({log})")
 
 
-def work_off(todo: list[Job], processes: int, *given: Path) -> Iterator[str]:
-    """Run jobs, several at a time; yield a line for each that ended, good or not."""
+def work_off(todo: list[Job], processes: int, *given: Path) -> Iterator[tuple[bool, str]]:
+    """Run jobs, several at a time; yield whether each went well, with a line about it."""
     with ThreadPoolExecutor(processes) as pool:
         running = {pool.submit(run_job, job, *given): job for job in todo}
         for future in as_completed(running):
@@ -182,8 +192,10 @@ def work_off(todo: list[Job], processes: int, *given: Path) -> Iterator[str]:
             name = f"{job.entry.name} {job.cell.folder}"
             error = future.exception()
             if error is not None and not isinstance(error, UserError):
+                pool.shutdown(wait=False, cancel_futures=True)
                 raise error
-            yield f"{name}: {error or f'kept in {job.kept}'}"
+            problems = "; ".join(error.problems) if isinstance(error, UserError) else ""
+            yield error is None, f"{name}: {error or f'kept in {job.kept}'}{problems and f' ({problems})'}"
 
 
 def main(
@@ -210,9 +222,9 @@ def main(
     if show:
         return
     failed = 0
-    for line in work_off(todo, processes, raw, validation, params, work / "shared"):
+    for good, line in work_off(todo, processes, raw, validation, params, work / "shared"):
         print(line, flush=True)
-        failed += "failed" in line
+        failed += not good
     if failed:
         raise UserError(f"{failed} of {len(todo)} cells failed; run again to resume them")
 

@@ -15,7 +15,7 @@ from ruamel.yaml.error import YAMLError
 
 from components.errors import UserError
 from components.files import sha256
-from components.inputs import code_digest, code_files, read_record
+from components.inputs import ROOT, code_digest, code_files, read_record
 from components.params import Params, check, params_hash, read_params
 from components.registry import wide_console
 from components.registry.versions import MANIFEST_TAG, WEIGHTS, Version, download, read_version
@@ -35,6 +35,7 @@ class Fact:
         proved: whether it is shown to be so.
         at_hand: whether what shows it is available here without asking anyone.
         found: what was found, and where.
+        differs: whether something other than what the version says was found.
     """
 
     name: str
@@ -42,11 +43,12 @@ class Fact:
     proved: bool
     at_hand: bool
     found: str
+    differs: bool = False
 
     @property
     def status(self) -> str:
         """``verified``, ``differs`` (something else than the version says was found) or ``not available``."""
-        return "verified" if self.proved else "differs" if self.at_hand else "not available"
+        return "verified" if self.proved else "differs" if self.differs else "not available"
 
 
 def lineage(params: Params, number: int | None, file: Path = Path(PARAMS)) -> tuple[Version, list[Fact]]:
@@ -66,11 +68,11 @@ def lineage(params: Params, number: int | None, file: Path = Path(PARAMS)) -> tu
     facts = [
         _commit(version, commit, here),
         _data(version, commit if here else None),
-        _parameters(version, commit if here else None, file),
     ]
     with tempfile.TemporaryDirectory(prefix="lineage-") as scratch:
         folder = download(version, Path(scratch))
         facts += [
+            _parameters(version, commit if here else None, file, folder),
             _code(version, commit if here else None, folder),
             _weights(version, folder),
             _training(version, folder),
@@ -98,7 +100,7 @@ def _commit(version: Version, commit: str, here: bool) -> Fact:
         return Fact("commit", commit, False, False, "not in this repository: git fetch, or look where it was made")
     subject = (_git("log", "-1", "--format=%cs %s", commit) or "").strip()
     if version.tags.get("git.dirty") != "false":
-        return Fact("commit", commit, False, True, f"in this repository ({subject}), but files differed from it")
+        return Fact("commit", commit, False, True, f"in this repository ({subject}), but files differed from it", True)
     return Fact("commit", commit, True, True, f"in this repository ({subject})")
 
 
@@ -113,7 +115,7 @@ def _data(version: Version, commit: str | None) -> Fact:
         if there == md5:
             return Fact("data", md5, True, bool(held), f"{PIN} at {commit[:8]} pins it; {bytes_}")
         said = f"{PIN} at {commit[:8]} pins {there or 'nothing'}"
-        return Fact("data", md5, False, bool(held), f"{said}, not this; {_elsewhere(md5)}; {bytes_}")
+        return Fact("data", md5, False, bool(held), f"{said}, not this; {_elsewhere(md5)}; {bytes_}", True)
     where = _elsewhere(md5)
     return Fact("data", md5, where.startswith(PIN), bool(held), f"{where}; {bytes_}")
 
@@ -151,19 +153,46 @@ def _in_cache(md5: str) -> Path | None:
     return path if path.exists() else None
 
 
-def _parameters(version: Version, commit: str | None, file: Path) -> Fact:
+def _parameters(version: Version, commit: str | None, file: Path, folder: Path) -> Fact:
+    """Look for the parameters' hash at the version's commit, then anywhere in the history, then here.
+
+    Later sections may change and be evaluated and registered without a new training: then the section ``train`` at the
+    commit, which is the training's, must be what the weights learnt with, and another commit may have the hash.
+    """
     says = version.tags.get("params.hash", "")
     if not says:
         return Fact("parameters", "-", False, False, "not recorded at registration")
-    found = []
-    if commit:
-        there = _hash_of(lambda: check(_yaml(_at(commit, PARAMS) or ""), f"{PARAMS} at {commit[:8]}"))
-        if there == says:
-            return Fact("parameters", says, True, True, f"{PARAMS} at {commit[:8]} has this hash")
-        found.append(f"{PARAMS} at {commit[:8]} " + (f"has {there}" if there else "does not fit this code"))
     now = _hash_of(lambda: read_params(file))
-    found.append(f"{file} now has {'this hash' if now == says else now or 'values that do not fit this code'}")
-    return Fact("parameters", says, now == says and commit is None, now == says, "; ".join(found))
+    here = f"{file} now has {'this hash' if now == says else now or 'values that do not fit this code'}"
+    if commit is None:
+        return Fact("parameters", says, now == says, now == says, here)
+    there = _params_at(commit)
+    if there is not None and params_hash(there) == says:
+        return Fact("parameters", says, True, True, f"{PARAMS} at {commit[:8]} has this hash")
+    found = f"{PARAMS} at {commit[:8]} " + (f"has {params_hash(there)}" if there else "does not fit this code")
+    if there is not None and _learnt_with(folder) == there.train.model_dump(mode="json"):
+        for later in (_git("log", "--all", "--format=%H", "--", PARAMS) or "").split():
+            if (other := _params_at(later)) is not None and params_hash(other) == says:
+                where = f"{PARAMS} at {later[:8]} has this hash"
+                found = f"section train at {commit[:8]} is what its weights learnt with; {where}"
+                return Fact("parameters", says, True, True, found)
+    return Fact("parameters", says, False, now == says, f"{found}; {here}", True)
+
+
+def _params_at(commit: str) -> Params | None:
+    """Return the parameters of a commit, None where they do not fit this code."""
+    try:
+        return check(_yaml(_at(commit, PARAMS) or ""), f"{PARAMS} at {commit[:8]}")
+    except UserError:
+        return None
+
+
+def _learnt_with(folder: Path) -> dict[str, Any] | None:
+    try:
+        params: dict[str, Any] = read_record(folder / PROVENANCE, "train")["params"]
+    except UserError:
+        return None
+    return params
 
 
 def _hash_of(read: Callable[[], Params]) -> str | None:
@@ -186,19 +215,25 @@ def _code(version: Version, commit: str | None, folder: Path) -> Fact:
     except UserError:
         return Fact("code", shown, False, False, "its package does not say which files these are")
     there = [_code_at(commit, list(record["code"])) for record in records]
+    if there[0] == says[0] and there[1] != says[1]:
+        # Evaluated later than trained: the code of that may be what is here now.
+        now = code_digest(code_files([name for name in records[1]["code"] if (ROOT / name).exists()]))
+        if now == says[1]:
+            found = f"training's files at {commit[:8]} and evaluation's files here have these hashes"
+            return Fact("code", shown, True, True, found)
     if None in there:
-        return Fact("code", shown, False, True, f"{commit[:8]} lacks some of its files")
+        return Fact("code", shown, False, True, f"{commit[:8]} lacks some of its files", True)
     if there == says:
         return Fact("code", shown, True, True, f"training's and evaluation's files at {commit[:8]} have these hashes")
     found = ", ".join(str(digest)[:12] for digest in there)
-    return Fact("code", shown, False, True, f"the files at {commit[:8]} have {found}")
+    return Fact("code", shown, False, True, f"the files at {commit[:8]} have {found}", True)
 
 
 def _code_at(commit: str, names: Sequence[str]) -> str | None:
     """Return :func:`components.inputs.code_digest` of the files of a commit, None where one is missing there."""
     with tempfile.TemporaryDirectory(prefix="code-") as scratch:
         archive = Path(scratch) / "code.tar"
-        if _git("archive", "--format=tar", f"--output={archive}", f"{commit}:./", "--", *names) is None:
+        if _git("archive", "--format=tar", f"--output={archive}", commit, "--", *names) is None:
             return None
         with tarfile.open(archive) as files:
             files.extractall(scratch, filter="data")
@@ -228,12 +263,10 @@ def _training(version: Version, folder: Path) -> Fact:
         if one != other
     ]
     if wrong:
-        return Fact(
-            "training", says[:12], False, True, f"its package's record differs from the version in: {', '.join(wrong)}"
-        )
-    return Fact(
-        "training", says[:12], True, True, "its package's record has the version's weights, code, split and cohort"
-    )
+        found = f"its package's record differs from the version in: {', '.join(wrong)}"
+        return Fact("training", says[:12], False, True, found, True)
+    found = "its package's record has the version's weights, code, split and cohort"
+    return Fact("training", says[:12], True, True, found)
 
 
 def _weights(version: Version, folder: Path) -> Fact:
@@ -242,7 +275,7 @@ def _weights(version: Version, folder: Path) -> Fact:
         return Fact("weights", "-", False, False, "not recorded at registration")
     actual = sha256(folder / WEIGHTS)
     if actual != says:
-        return Fact("weights", says, False, True, f"the registry's file has {actual}")
+        return Fact("weights", says, False, True, f"the registry's file has {actual}", True)
     return Fact("weights", says, True, True, "the registry's file has this hash")
 
 

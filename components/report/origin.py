@@ -26,6 +26,7 @@ def require_one_origin(cells: list[Evaluated]) -> None:
         flat = [
             {f"{step}.{key}": value for key, value in _flat(record["params"]).items()}
             | {"cohort": record["manifest"][:12]}
+            | ({"precision": record["precision"]} if "precision" in record else {})
             | {name: digest[:12] for name, digest in record["code"].items()}
             for record in records
         ]

@@ -109,9 +109,9 @@ def train(
     }
     files = {"images": arrays / "images.npy", "masks": arrays / f"masks-{params.masks}.npy", "split": split}
     inputs = Inputs(files, training_code(cell.network), params, reread)
-    fingerprint = _fingerprint(config | {"code": code_digest(inputs.code)}, subsets)
     title = f"train {cell.network} {cell.scenario} seed {cell.seed}"
     world = World.join()
+    fingerprint = world.agree_on(_fingerprint(config | {"code": code_digest(inputs.code)}, subsets))
     make = partial(
         Trainer,
         network,
@@ -179,7 +179,8 @@ def train(
             with write_folder(out) as folder:
                 save_weights(folder / WEIGHTS, result.weights)
                 write_json(folder / CONFIG, config)
-                write_json(folder / PROVENANCE, inputs.record(manifest) | {"weights": sha256(folder / WEIGHTS)})
+                made = {"precision": precision, "weights": sha256(folder / WEIGHTS)}
+                write_json(folder / PROVENANCE, inputs.record(manifest) | made)
                 pd.DataFrame(result.history).astype({"epoch": int}).to_csv(folder / HISTORY, index=False)
                 write_json(folder / RUN, record)
             best = result.history[result.best_epoch]

@@ -144,6 +144,12 @@ def test_a_lineage_is_proved_from_git_and_the_registry_alone(store: Project) -> 
 
     # Later commits, and a changed file, take nothing away: the version says which commit it is of.
     store.write_params(promotion=GATE)
+    git("commit", "--quiet", "--all", "--message", "Another gate")
+    tag(store, TWIN, **{"git.commit": git("rev-parse", "HEAD")})
+    found = proofs(store, TWIN)[1]["parameters"]  # registered later, by a hash that an earlier commit has
+    assert found[0] is True
+    assert found[2].startswith(f"section train at {git('rev-parse', 'HEAD')[:8]} is what its weights learnt with; ")
+    store.write_params(promotion=GATE, train={"epochs": 9})
     Path("data.dvc").write_text("outs:\n- md5: 11111111111111111111111111111111.dir\n  path: data\n")
     git("commit", "--quiet", "--all", "--message", "Later")
     assert proofs(store, BETTER)[0] == 0

@@ -72,6 +72,7 @@ def test_files_say_what_was_trained(trained: Trained) -> None:
         },
         "code": code_files(training_code("defu_net")),
         "weights": sha256(model / WEIGHTS),
+        "precision": json.loads((model / RUN).read_text())["precision"],
     }
     config = json.loads((model / CONFIG).read_text())
     assert (config["network"], config["scenario"], config["seed"], config["width"]) == ("defu_net", "mixed", 0, 0.125)
