@@ -21,6 +21,8 @@ from model.stage import Prepared, StageTrainer, TrainingError, overlap, pooled_d
 
 __all__ = ["Monitor", "Result", "Trainer", "TrainingError", "overlap", "pooled_dice"]
 
+BEGAN = "as the run began: "
+
 
 class Monitor(Protocol):
     """What is called while a run trains."""
@@ -156,7 +158,8 @@ class Trainer:
     def _precision(self, network: nn.Module) -> Precision:
         if self.state:
             # A resumed run keeps what it began with: another precision would end with other weights.
-            return Precision(getattr(torch, self.state["precision"]), "the precision that this run began with")
+            began = self.state["precision_reason"].removeprefix(BEGAN)
+            return Precision(getattr(torch, self.state["precision"]), BEGAN + began)
         first = self.stages[0]
         shape = (max(1, first.batch_size // (self.params.accumulation * self.world.size)), 1, first.size, first.size)
         return choose_precision(self.params.precision, network, shape, self.world)
@@ -212,6 +215,7 @@ class Trainer:
             "fingerprint": self.fingerprint,
             "finished": finished,
             "precision": str(self.precision.dtype).removeprefix("torch."),
+            "precision_reason": self.precision.reason,
             "stage": self.number,
             "stage_epoch": stage_epoch,
             "complete": complete,  # of the stage

@@ -117,7 +117,7 @@ def test_a_resumed_run_keeps_its_precision(tmp_path: Path) -> None:
         trainer(tmp_path, recipe(precision="float32"), Recorder((0, None))).run()
     resumed = trainer(tmp_path, recipe(precision="bfloat16"))  # as if it were auto, and measured anew
     assert resumed.precision.dtype == torch.float32
-    assert "began with" in resumed.precision.reason
+    assert resumed.precision.reason == "as the run began: train.precision"
 
 
 @pytest.mark.parametrize(
