@@ -80,7 +80,7 @@ def test_from_the_cohort_in_s3_to_a_mask_from_the_registry(
     # Two more machines: one that is left alone, and one that takes over from S3 when the first is lost.
     alone, other = (Project(tmp_path / name, launcher) for name in ("alone", "other"))
     for project in (alone, other):
-        for name in ("arrays", "splits"):
+        for name in ("arrays", "raw", "splits"):
             shutil.copytree(one.root / "artifacts" / name, project.root / "artifacts" / name)
         for name in ("params.yaml", "data.dvc"):
             shutil.copy(one.root / name, project.root / name)

@@ -25,7 +25,8 @@ def result_table(rows: list[Row]) -> Table:
     for name in ("images", "Dice", "95 %", "Jaccard", "accuracy", "HD95, px", "ASSD, px"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        if (row["split"], row["site"], row["label"], row["reduction"]) != ("test", "all", "all", "per_image"):
+        place = (row["split"], row["site"], row["label"], row["sex"], row["age"], row["reduction"])
+        if place != ("test", "all", "all", "all", "all", "per_image"):
             continue
         interval = "–" if row["dice_ci95"] is None else " to ".join(f"{bound:.3f}" for bound in row["dice_ci95"])
         figures = [

@@ -151,7 +151,7 @@ def test_a_new_scenario_can_be_set(defunet: Client, server: Server) -> None:
     third = ("--set", "scenarios.third.train=[shenzhen]", "--set", "scenarios.third.test=[shenzhen]")
     assert defunet("submit", *SOURCE, *third, "--set", "matrix.scenarios=[third]").exit_code == 0
     sent = json.loads(server.state.runs[0]["runtime_config"]["parameters"]["scenarios"])
-    assert sent["third"] == {"train": ["shenzhen"], "test": ["shenzhen"]}
+    assert sent["third"] == {"train": ["shenzhen"], "test": ["shenzhen"], "fold": None}
 
 
 @pytest.mark.parametrize(("kind", "status"), [("lost", 0), ("reset", 0), ("503", 503), ("429", 429)])
