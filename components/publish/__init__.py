@@ -133,7 +133,9 @@ def _part(study: Study, dropped: list[differences.Difference], folder: Path) -> 
 
 def _all_tables(study: Study) -> str:
     # Comparisons are those of the page, over all training runs.
-    return re.sub(r"^# .*", "# All tables", render_markdown(study.cohort, study.cells, []), count=1)
+    text = re.sub(r"^# .*", "# All tables", render_markdown(study.cohort, study.cells, []), count=1)
+    # Cells are kept with the splits that were scored, which may leave out the training images.
+    return text.replace(" X-rays with a mask (", " scored X-rays (", 1)
 
 
 def _beside(studies: list[Study]) -> list[dict[str, Any]]:
