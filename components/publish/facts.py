@@ -86,7 +86,7 @@ def reaching(study: Study) -> list[Reaching]:
         if data.cell.scenario != MIXED or data.cell.network not in paper.MIXED["validation"]:
             continue
         target = paper.MIXED["validation"][data.cell.network]["dice"]
-        # Of a run in stages the epochs at the full size alone are scored as the paper's are; earlier ones take time too.
+        # Of a run in stages only epochs at the full size are scored as the paper's are; earlier ones take time too.
         size = data.history.get("size", pd.Series(0, data.history.index))
         full = data.history[size == size.max()]
         best = float(full["validation_dice"].max())
