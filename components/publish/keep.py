@@ -12,7 +12,7 @@ import typer
 
 from components import cli
 from components.errors import UserError
-from components.files import read_json, write_folder
+from components.files import read_json, write_folder, write_json
 from components.params import EvaluateParams, read_params
 from components.publish import pictures
 from components.publish.facts import DIGITS
@@ -58,8 +58,13 @@ def keep(
             cases.round(DIGITS).to_csv(folder / CASES, index=False)
             rows = [json.dumps(row) for row in read_json(evaluations / cell.folder / ROWS)]
             (folder / ROWS).write_text("[\n" + ",\n".join(rows) + "\n]\n")  # a row a line, for diffs
-            for name in (HISTORY, CONFIG, RUN):
+            for name in (HISTORY, CONFIG):
                 shutil.copy(models / cell.folder / name, folder)
+            # Where unsent MLflow records lie is a path of the machine that trained.
+            run = {
+                key: value for key, value in read_json(models / cell.folder / RUN).items() if key != "mlflow_records"
+            }
+            write_json(folder / RUN, run)
             if (models / cell.folder / PROVENANCE).exists():
                 shutil.copy(models / cell.folder / PROVENANCE, folder)
             for name in (RELIABILITY, SCORED, ROBUSTNESS):  # an evaluation of an earlier version left none
