@@ -53,7 +53,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "with shade, noise, blur": {"augmentation": {"shade": 0.2, "noise": 0.05, "blur": 0.008}},
     "noise 0": {"augmentation": {"noise": 0.0}},
     "noise 0.03": {"augmentation": {"noise": 0.03}},
-    "noise 0.06": {"augmentation": {"noise": 0.06}},
     "noise 0.1": {"augmentation": {"noise": 0.1}},
     "without opacities, veil, arm": {"augmentation": {"opacity": 0.0, "veil": 0.0, "arm": 0.0}},
     "with zoom 0.1": {"augmentation": {"zoom": 0.1}},

@@ -53,7 +53,7 @@ def test_a_row_is_measured_once_and_belongs_to_its_network(untrained: Project) -
     assert done.returncode == 0, done.stderr
     (first,) = rows()
     assert 0 <= first["dice"] <= 1
-    assert len([key for key in first if key.startswith("shift: ")]) == 8
+    assert len([key for key in first if key.startswith("shift: ")]) == 10
     assert run(*one).returncode == 0
     assert rows() == [first]
     assert run("--variant", "shipped", "--network", "res_unet").returncode == 0
