@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model import networks, training
+from model import networks, stage
 from model.distributed import SharedBatchNorm2d, World, share_batchnorm
 from model.losses import compound_loss
 from model.recipe import LossParams, TrainParams
@@ -107,17 +107,17 @@ def loss(world: World) -> dict[str, Tensor]:
 
 def rounding_apart(world: World, folder: Path) -> dict[str, Any]:
     """A training whose processes find other validation losses, as GPUs do that round differently."""
-    whole, shift = training.compound_loss, iter(range(10**6))
+    whole, shift = stage.compound_loss, iter(range(10**6))
 
     def rounded(logits: Tensor, masks: Tensor, weights: LossParams) -> Tensor:
         found = whole(logits, masks, weights)
         return found if torch.is_grad_enabled() else found + world.rank * (-1.0) ** next(shift)
 
-    training.compound_loss = rounded
+    stage.compound_loss = rounded
     try:
         result = trainer_of("decides", world, folder).run()
     finally:
-        training.compound_loss = whole
+        stage.compound_loss = whole
     return {"history": result.history, "weights": result.weights, "best_epoch": result.best_epoch}
 
 
