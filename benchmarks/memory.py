@@ -80,7 +80,7 @@ def measure(case: dict[str, Any], params: Params) -> dict[str, Any]:
 
     def trainer(network: torch.nn.Module, data: Subset) -> StageTrainer:
         world, side = World(0, 1, device), data.images.shape[-1]
-        precision = choose_precision(recipe.precision, network, data.images[:, None].shape, world).dtype
+        precision = choose_precision(recipe.precision, world).dtype
         return StageTrainer(Prepared(network, recipe, world, precision), recipe, side, data, data, 0)
 
     def step(trainer: StageTrainer) -> None:

@@ -111,7 +111,7 @@ class Trainer:
                     f"train.batch_size {stage.batch_size} is no multiple of {world.size} processes times "
                     f"train.accumulation {params.accumulation}; change one of them"
                 )
-        self.precision = self._precision(network)
+        self.precision = self._precision()
         self.prepared = Prepared(network, params, world, self.precision.dtype)
         self.number = self.state["stage"] if self.state else 0
         self.stage = self._stage(self.number)
@@ -155,14 +155,12 @@ class Trainer:
         """Mark the state as finished, once its result has been written: the same run started again begins afresh."""
         self._save(result, math.inf, self.stages[self.number].epochs, complete=True, finished=True)
 
-    def _precision(self, network: nn.Module) -> Precision:
+    def _precision(self) -> Precision:
         if self.state:
             # A resumed run keeps what it began with: another precision would end with other weights.
             began = self.state["precision_reason"].removeprefix(BEGAN)
             return Precision(getattr(torch, self.state["precision"]), BEGAN + began)
-        first = self.stages[0]
-        shape = (max(1, first.batch_size // (self.params.accumulation * self.world.size)), 1, first.size, first.size)
-        return choose_precision(self.params.precision, network, shape, self.world)
+        return choose_precision(self.params.precision, self.world)
 
     def _stage(self, number: int) -> StageTrainer:
         first_step = first_image = 0
