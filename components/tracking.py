@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.errors import UserError
+from components.experiments import local_store, project_folder
 from components.runs import read_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-LOCAL_STORE = "sqlite:///mlflow.db"
+LOCAL_STORE = local_store()
 REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[1-9][0-9]*))")
 TRAINING = "training"  # the tag by which a training finds its run again, whoever started it
 # A server before S3 has its clients fetch files, and send large ones, under S3's address as it knows it itself: who
@@ -87,6 +88,10 @@ def connect(experiment: str | None = None, *, existing: bool = False) -> MlflowC
             with patience(FIRST):
                 client.search_experiments(max_results=1)
             if experiment is not None:
+                kept = project_folder() / "mlruns"
+                # MLflow would keep files in the current folder, which is a copy that DVC removes.
+                if uri == LOCAL_STORE and kept.parent != Path.cwd() and not client.get_experiment_by_name(experiment):
+                    client.create_experiment(experiment, kept.as_uri())
                 mlflow.set_experiment(experiment)
     except (OSError, SQLAlchemyError) as error:
         told = f"MLflow, {store_name()}: {first_line(error)}; check MLFLOW_TRACKING_URI, then run again"

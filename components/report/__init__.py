@@ -19,7 +19,7 @@ from components.results import Cell, Row
 
 RESULTS = "results.json"
 COMPARISONS = "comparisons.json"
-HEADLINES = "metrics.json"  # {network: {scenario: {dice, hd95}}}: what `dvc metrics` and `dvc exp` show
+HEADLINES = "metrics.json"  # {network: {scenario: {test_dice, test_hd95}}}: what `dvc metrics` and `dvc exp` show
 PAGE = "index.html"
 MARKDOWN = "results.md"
 
@@ -81,7 +81,7 @@ def report(
 def headline_figures(results: Results) -> dict[str, dict[str, dict[str, float]]]:
     """Return the test Dice and HD95 (pixels) of every network in every scenario that are defined.
 
-    Means over images against original masks, of several seeds their mean: {network: {scenario: {dice, hd95}}}.
+    Means over images against original masks, of several seeds their mean: {network: {scenario: {test_dice, test_hd95}}}.
     """
     found: dict[str, dict[str, dict[str, float]]] = {}
     for network in results.networks():
@@ -91,7 +91,7 @@ def headline_figures(results: Results) -> dict[str, dict[str, dict[str, float]]]
                 values = [figure_of(row, name).value for row in rows]
                 defined = [value for value in values if value is not None]
                 if defined and len(defined) == len(values):
-                    found.setdefault(network, {}).setdefault(scenario, {})[name] = fmean(defined)
+                    found.setdefault(network, {}).setdefault(scenario, {})[f"test_{name}"] = fmean(defined)
     return found
 
 
