@@ -215,3 +215,13 @@ def line_of_champions(decisions: list[Decision], champion: int | None) -> list[i
     if champion is not None and (not line or line[-1] != champion):
         line.append(champion)
     return line
+
+
+def rolled_back(decisions: list[Decision]) -> dict[int, Decision]:
+    """Return the versions that were rolled back from and not promoted since, each with the decision that did it."""
+    gone: dict[int, Decision] = {}
+    for each in sorted((each for each in decisions if each.state == DONE), key=lambda each: each.number):
+        if each.kind == ROLLBACK and each.previous is not None:
+            gone[each.previous] = each
+        gone.pop(each.version, None)
+    return gone
