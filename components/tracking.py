@@ -95,7 +95,8 @@ def connect(experiment: str | None = None, *, existing: bool = False) -> MlflowC
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # one line for each attempt
     uri = store_address()
-    if own_store() and (told := settle(workspace())):
+    named = os.environ.get("MLFLOW_TRACKING_URI") not in (None, "", LOCAL_STORE)
+    if not named and (told := settle(workspace())):
         print(told, file=sys.stderr)
     if "://" not in uri and not uri.startswith(MANAGED) and "MLFLOW_ALLOW_FILE_STORE" not in os.environ:
         raise UserError(f"MLflow, {uri}: no address; say MLFLOW_TRACKING_URI=http://host:5000 or sqlite:///mlflow.db")
