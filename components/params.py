@@ -168,6 +168,9 @@ class RegisterParams(Section):
     experiment: Annotated[str, Field(min_length=1)]
     model: Annotated[str, Field(min_length=1)]
     scenario: Name = Field(description="of its cells the one with the best validation Dice is registered")
+    challenger: Literal["better", "always"] = Field(
+        description="whether a new version becomes challenger where its validation Dice is better, or always"
+    )
 
 
 class PromotionParams(Section):

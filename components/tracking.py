@@ -5,19 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from components.errors import UserError
-from components.experiments import local_store, project_folder
+from components.local_store import ARTIFACTS, DATABASE, settle, workspace
 from components.runs import read_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-LOCAL_STORE = local_store()
+LOCAL_STORE = "sqlite:///mlflow.db"
 REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[1-9][0-9]*))")
 TRAINING = "training"  # the tag by which a training finds its run again, whoever started it
 # A server before S3 has its clients fetch files, and send large ones, under S3's address as it knows it itself: who
@@ -32,8 +34,24 @@ FIRST, LATER = {RETRIES: "3", TIMEOUT: "10"}, {RETRIES: "3", TIMEOUT: "60"}
 
 def store_name() -> str:
     """Return the store's address as it may be shown: without the password that it may hold."""
+    if own_store() and workspace() == Path.cwd():
+        return LOCAL_STORE
     # A password may hold anything, "@", "/" and spaces too: up to the last "@" all of it may be the password.
-    return re.sub(r"(://[^/:]*):.*@", r"\1:***@", os.environ.get("MLFLOW_TRACKING_URI") or LOCAL_STORE, flags=re.DOTALL)
+    return re.sub(r"(://[^/:]*):.*@", r"\1:***@", store_address(), flags=re.DOTALL)
+
+
+def store_address() -> str:
+    """Return the address of the store that MLFLOW_TRACKING_URI names, else of the clone's own, by its full path.
+
+    MLflow keeps one connection for an address, whatever the present folder is by then.
+    """
+    own = f"sqlite:///{workspace() / DATABASE}"
+    return own if own_store() else os.environ["MLFLOW_TRACKING_URI"]
+
+
+def own_store() -> bool:
+    """Tell whether the store is the clone's own; MLflow itself sets MLFLOW_TRACKING_URI to what it is told to use."""
+    return os.environ.get("MLFLOW_TRACKING_URI") in (None, "", LOCAL_STORE, f"sqlite:///{workspace() / DATABASE}")
 
 
 def without_password(text: str) -> str:
@@ -75,7 +93,10 @@ def connect(experiment: str | None = None, *, existing: bool = False) -> MlflowC
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # one line for each attempt
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or LOCAL_STORE
+    uri = store_address()
+    named = os.environ.get("MLFLOW_TRACKING_URI") not in (None, "", LOCAL_STORE)
+    if not named and (told := settle(workspace())):
+        print(told, file=sys.stderr)
     if "://" not in uri and not uri.startswith(MANAGED) and "MLFLOW_ALLOW_FILE_STORE" not in os.environ:
         raise UserError(f"MLflow, {uri}: no address; say MLFLOW_TRACKING_URI=http://host:5000 or sqlite:///mlflow.db")
     mlflow.set_tracking_uri(uri)
@@ -88,16 +109,31 @@ def connect(experiment: str | None = None, *, existing: bool = False) -> MlflowC
             with patience(FIRST):
                 client.search_experiments(max_results=1)
             if experiment is not None:
-                kept = project_folder() / "mlruns"
-                # MLflow would keep files in the current folder, which is a copy that DVC removes.
-                if uri == LOCAL_STORE and kept.parent != Path.cwd() and not client.get_experiment_by_name(experiment):
-                    client.create_experiment(experiment, kept.as_uri())
+                make_experiment(client, experiment)
                 mlflow.set_experiment(experiment)
     except (OSError, SQLAlchemyError) as error:
         told = f"MLflow, {store_name()}: {first_line(error)}; check MLFLOW_TRACKING_URI, then run again"
         raise UserError(told) from error
     os.environ.update({name: value for name, value in LATER.items() if name not in os.environ})
     return client
+
+
+def make_experiment(client: MlflowClient, title: str, **tags: str) -> None:
+    """Create an experiment where it does not exist yet, its artifacts beside the clone's own database.
+
+    MLflow would put them into the present folder, which an experiment of DVC's does not outlive. A server decides
+    itself.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if client.get_experiment_by_name(title) is not None:
+        return
+    place = str(workspace() / ARTIFACTS / quote(title, safe=" ")) if own_store() else None
+    try:
+        client.create_experiment(title, artifact_location=place, tags=tags)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":  # by another step at the same moment
+            raise
 
 
 def _database_file(uri: str) -> Path | None:

@@ -69,7 +69,7 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
             git_commit: The code in the image. Part of every cache key.
             image_digest: What pins the image where its name is a tag that may move. Part of every cache key.
             checkpoints: For full states: a folder on a volume of train or s3://bucket/prefix; empty, beside each model.
-            promote: Whether the registered model becomes champion if it passes the gate; else it stays challenger.
+            promote: Whether the registered model becomes champion if it passes the gate; else it is only registered.
             ingest: Section of params.yaml as JSON.
             validate: Section of params.yaml as JSON.
             preprocess: Section of params.yaml as JSON.

@@ -191,12 +191,12 @@ def validation_table(result: Path) -> str:
 def promoted(version: Path, promote: Callable[[int], Promotion] | None) -> str:
     """Promote what register left in ``version``, by ``promote`` or not at all, and return what was done as Markdown.
 
-    A version that does not pass the gate is no failure of the run: it stays challenger.
+    A version that does not pass the gate is no failure of the run.
     """
     registered = read_json(version)
     name, number = str(registered["name"]), int(registered["version"])
     if promote is None:
-        line = f"{name}: version {number} stays challenger; submit with promote=True, or promote it by hand"
+        line = f"{name}: version {number} is registered; submit with promote=True, or promote it by hand"
         print(line)
         return f"{line}\n"
     done = promote(number)

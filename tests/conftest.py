@@ -142,11 +142,13 @@ class Job:
 class Launcher:
     """Starts commands; see :data:`LAUNCHER`."""
 
-    def __init__(self, files: Path) -> None:
+    def __init__(self, files: Path, code: Path = ROOT) -> None:
         self.files, self.started = files, 0
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | QUIET
-        line = [sys.executable, "-c", LAUNCHER, *PRELOADED]
-        self.process = subprocess.Popen(line, stdin=-1, stdout=-1, text=True, env=environment, cwd=ROOT)
+        environment = os.environ | {"PYTHONPATH": str(code), "OMP_NUM_THREADS": "1"} | QUIET
+        # Code that a test edits is imported by each command anew.
+        modules = [name for name in PRELOADED if code == ROOT or not name.startswith("components.")]
+        line = [sys.executable, "-c", LAUNCHER, *modules]
+        self.process = subprocess.Popen(line, stdin=-1, stdout=-1, text=True, env=environment, cwd=code)
 
     def start(self, line: list[str], cwd: Path, env: dict[str, str], largest_file: int = 0) -> Job:
         assert line[:2] == [sys.executable, "-m"]

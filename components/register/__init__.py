@@ -1,4 +1,4 @@
-"""Offer the best trained cell for production: a model version in the MLflow registry, alias ``challenger``."""
+"""Offer the best trained cell for production: a model version in the MLflow registry, which may become challenger."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from components.package.build import CODE, REQUIREMENTS, read_splits
 from components.package.fetch import PACKAGE
 from components.params import Params
 from components.provenance import data_md5
+from components.register.challenger import offer, registered_already
 from components.registry import CHALLENGER
 from components.registry.versions import MANIFEST_TAG, SPLITS_TAG, WEIGHTS, splits_digest
 from components.results import CONFIG, ROWS, SUMMARY, Cell
@@ -24,12 +25,23 @@ from components.tracking import connect, explained, find_run
 from model.package import CARD
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.models import ModelSignature
 
 
 @dataclass(frozen=True)
 class RegisteredVersion:
-    """A version in the registry: ``uri`` is what ``mlflow.pyfunc.load_model`` takes."""
+    """A version in the registry.
+
+    Attributes:
+        name: the registered model.
+        version: its number.
+        alias: ``challenger``, or empty where another version stays challenger.
+        uri: what ``mlflow.pyfunc.load_model`` takes.
+        run_id: the MLflow run it belongs to.
+        network, scenario, seed: its cell.
+        validation_dice, test_dice: means over images, original masks, 0 to 1.
+    """
 
     name: str
     version: int
@@ -46,7 +58,9 @@ class RegisteredVersion:
 def register(models: Path, evaluations: Path, arrays: Path, params: Params, out: Path) -> RegisteredVersion:
     """Register the cell of ``register.scenario`` with the best validation Dice (mean over images, original masks).
 
-    What is registered is the cell's package (:func:`components.package.build`).
+    What is registered is the cell's package (:func:`components.package.build`). A version that holds the same weights
+    with the same figures is not registered a second time. Whether the version becomes challenger says
+    ``register.challenger`` (:func:`components.register.challenger.offer`).
 
     Args:
         models: the folder of all cells' models.
@@ -59,8 +73,6 @@ def register(models: Path, evaluations: Path, arrays: Path, params: Params, out:
         UserError: a cell or its evaluation is missing, they were made of other parameters, data or weights than are
             here now (:func:`components.package.origin.origin_tags`), or the registry cannot be reached.
     """
-    import mlflow
-
     cell, figures = _best(evaluations, params)
     folder, evaluation = models / cell.folder, evaluations / cell.folder
     config, cohort = read_json(folder / CONFIG), Arrays(arrays)
@@ -73,47 +85,68 @@ def register(models: Path, evaluations: Path, arrays: Path, params: Params, out:
     client = connect(params.register_.experiment)
     run_id = find_run(client, folder)
     name = params.register_.model
-    with explained(f"run {run_id}"):
-        trained = client.get_run(run_id).info if run_id else None
     with TemporaryDirectory() as scratch:
         package = build(folder, evaluation, arrays, params, Path(scratch) / PACKAGE)
-        with (
-            explained(f"model {name}"),
-            mlflow.start_run(run_id=run_id, run_name=None if run_id else f"register {name}") as run,
-        ):
-            info = _log_model(package, cohort.images[0].astype(np.float32), params)
-            tags = {
-                **read_json(package / CARD)["lineage"],
-                "run_id": run.info.run_id,
-                "network": cell.network,
-                "scenario": cell.scenario,
-                "seed": str(cell.seed),
-                "cohort": config["cohort"]["name"],
-                "synthetic": str(config["cohort"]["synthetic"]).lower(),
-                "weights.sha256": sha256(folder / WEIGHTS),
-                "evaluation.rows_sha256": sha256(evaluation / ROWS),
-                SPLITS_TAG: splits_digest(read_splits(evaluation)),
-                MANIFEST_TAG: str(cohort.info["manifest_sha256"]),
-                **_evaluation_tags(figures),
-            }
-            registered = mlflow.register_model(info.model_uri, name, tags=tags)
-            client.set_registered_model_alias(name, CHALLENGER, registered.version)
-        if trained is not None and trained.end_time is not None:  # what came later is none of the training's time
-            with explained(f"model {name}"):
-                client.set_terminated(trained.run_id, trained.status, trained.end_time)
+        tags = {
+            **read_json(package / CARD)["lineage"],
+            "network": cell.network,
+            "scenario": cell.scenario,
+            "seed": str(cell.seed),
+            "cohort": config["cohort"]["name"],
+            "synthetic": str(config["cohort"]["synthetic"]).lower(),
+            "weights.sha256": sha256(folder / WEIGHTS),
+            "evaluation.rows_sha256": sha256(evaluation / ROWS),
+            SPLITS_TAG: splits_digest(read_splits(evaluation)),
+            MANIFEST_TAG: str(cohort.info["manifest_sha256"]),
+            **_evaluation_tags(figures),
+        }
+        if known := registered_already(client, name, tags):
+            number, run_id, verb = known.number, known.run_id, "is registered already as"
+        else:
+            example = cohort.images[0].astype(np.float32)
+            number, run_id = _register(client, name, package, example, params, tags, run_id)
+            verb = "is registered as"
+    moved, why = offer(client, name, number, params.register_.challenger)
     version = RegisteredVersion(
         name=name,
-        version=int(registered.version),
-        alias=CHALLENGER,
-        uri=f"models:/{name}@{CHALLENGER}",
-        run_id=run.info.run_id,
+        version=number,
+        alias=CHALLENGER if moved else "",
+        uri=f"models:/{name}@{CHALLENGER}" if moved else f"models:/{name}/{number}",
+        run_id=run_id,
         **asdict(cell),
         validation_dice=figures["validation"]["original"]["dice"],
         test_dice=figures["test"]["original"]["dice"],
     )
     write_json(out, asdict(version))
-    print(f"registered {name} version {version.version} ({cell.folder}) as {version.uri}")
+    print(f"{cell.folder} {verb} {name} version {number}")
+    print(f"{name} version {number} is {'' if moved else 'not '}{CHALLENGER}: {why}; {version.uri}")
     return version
+
+
+def _register(
+    client: MlflowClient,
+    name: str,
+    package: Path,
+    example: np.ndarray,
+    params: Params,
+    tags: dict[str, str],
+    run_id: str | None,
+) -> tuple[int, str]:
+    """Log a package as a model and register it; return the version's number and the run it belongs to."""
+    import mlflow
+
+    with explained(f"run {run_id}"):
+        trained = client.get_run(run_id).info if run_id else None
+    with (
+        explained(f"model {name}"),
+        mlflow.start_run(run_id=run_id, run_name=None if run_id else f"register {name}") as run,
+    ):
+        info = _log_model(package, example, params)
+        registered = mlflow.register_model(info.model_uri, name, tags={**tags, "run_id": run.info.run_id})
+    if trained is not None and trained.end_time is not None:  # what came later is none of the training's time
+        with explained(f"model {name}"):
+            client.set_terminated(trained.run_id, trained.status, trained.end_time)
+    return int(registered.version), str(run.info.run_id)
 
 
 def _best(evaluations: Path, params: Params) -> tuple[Cell, dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from components.errors import UserError
 from components.registry import answered
 from components.registry.who import who
+from components.tracking import make_experiment
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -123,21 +124,15 @@ def close(client: MlflowClient, decision: Decision, state: str) -> None:
 
 
 def _experiment(client: MlflowClient, name: str) -> str:
-    from mlflow.exceptions import MlflowException
-
     title = experiment_of(name)
     about = {"mlflow.note.content": f"Who made which version of {name} champion, when and why. Delete nothing here."}
-    for _ in range(2):
-        if found := client.get_experiment_by_name(title):
-            if found.lifecycle_stage != "active":
-                raise UserError(f"experiment {title} was deleted: restore it, it holds the history of {name}")
-            return str(found.experiment_id)
-        try:
-            return str(client.create_experiment(title, tags=about))
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-    raise UserError(f"experiment {title}: neither found nor made; run again")
+    make_experiment(client, title, **about)
+    found = client.get_experiment_by_name(title)
+    if found is None:
+        raise UserError(f"experiment {title}: neither found nor made; run again")
+    if found.lifecycle_stage != "active":
+        raise UserError(f"experiment {title} was deleted: restore it, it holds the history of {name}")
+    return str(found.experiment_id)
 
 
 def read(client: MlflowClient, name: str, champion: int | None) -> list[Decision]:
@@ -215,3 +210,13 @@ def line_of_champions(decisions: list[Decision], champion: int | None) -> list[i
     if champion is not None and (not line or line[-1] != champion):
         line.append(champion)
     return line
+
+
+def rolled_back(decisions: list[Decision]) -> dict[int, Decision]:
+    """Return the versions that were rolled back from and not promoted since, each with the decision that did it."""
+    gone: dict[int, Decision] = {}
+    for each in sorted((each for each in decisions if each.state == DONE), key=lambda each: each.number):
+        if each.kind == ROLLBACK and each.previous is not None:
+            gone[each.previous] = each
+        gone.pop(each.version, None)
+    return gone

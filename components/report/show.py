@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from components import cli
+from components.errors import UserError
 from components.files import read_json
+from components.registry.versions import read_version
 from components.report import COMPARISONS, RESULTS
 from components.report.costs import cost_table
 from components.report.paired import Pair
 from components.report.text import digits_for
 from components.results import Row
+from components.tracking import connect, store_name
 
 
 def result_table(rows: list[Row]) -> Table:
@@ -87,13 +91,34 @@ def main(
             "The X-rays are synthetic: these figures show that the pipeline works and say nothing of patients."
         )
     console.print(f"report   {(reports / 'index.html').resolve()}", highlight=False, soft_wrap=True)
-    console.print(
-        f"model    {version['name']} version {version['version']} ({version['network']}, {version['scenario']}, seed "
-        f'{version["seed"]}): mlflow.pyfunc.load_model("models:/{version["name"]}/{version["version"]}")',
-        highlight=False,
-        soft_wrap=True,
-    )
-    console.print("browse   mlflow ui --backend-store-uri sqlite:///mlflow.db", highlight=False, soft_wrap=True)
+    for line in registry_lines(version):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def registry_lines(registered: dict[str, Any]) -> list[str]:
+    """Return what the store has of the version that register left, and how to look at the store.
+
+    Args:
+        registered: ``artifacts/registered.json``. Its version is named only if the store that is used now has it, with
+            the same run: DVC may have brought the file from another machine, or the store may have been another then.
+    """
+    name, number = str(registered["name"]), int(registered["version"])
+    cell = f"{registered['network']}, {registered['scenario']}, seed {registered['seed']}"
+    address = store_name()
+    if address.startswith(("http://", "https://")):
+        browse = f"browse   {address}"
+    else:
+        browse = f"browse   mlflow ui --backend-store-uri {shlex.quote(address)}"
+    missing = f"model    {name} version {number} of this run ({cell}) is not in {address}: register it with `dvc repro "
+    try:
+        version = read_version(connect(existing=True), name, number)
+    except UserError as error:
+        return [f"{missing}--force --single-item register` ({error})", browse]
+    if version.run_id != registered["run_id"]:
+        return [f"{missing}--force --single-item register` (its version {number} is of another run)", browse]
+    aliases = "".join(f" @{alias}" for alias in version.aliases)
+    uri = f'mlflow.pyfunc.load_model("models:/{name}/{number}")'
+    return [f"model    {name} version {number}{aliases} ({cell}): {uri}", browse]
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -310,6 +311,20 @@ def test_a_store_that_cannot_be_reached_is_told(store: Project) -> None:
     (store.root / "broken.db").write_bytes(b"not a database" * 100)
     message = refused(store.call(store.line("promote"), MLFLOW_TRACKING_URI="sqlite:///broken.db"))
     assert message.startswith("error: MLflow, sqlite:///broken.db: ")
+
+
+def test_a_version_that_was_rolled_back_is_told_by_the_gate(store: Project) -> None:
+    decide(store, WORSE, {"floor": 0.0})
+    assert decide(store, BETTER).passed
+    rollback(params(store), reason="left lungs cut off")
+    again = decide(store, BETTER)
+    assert (again.passed, champion(store)) == (False, WORSE)
+    found = tags(store, BETTER)["rolled-back"]
+    assert re.fullmatch(r"NOT MET: rolled back \d{4}-\d\d-\d\d by \S+: left lungs cut off", found)
+    assert "does not pass the gate (rolled-back)" in again.line
+    assert decide(store, BETTER, force=True, reason="the cause was the scanner").champion == BETTER
+    rollback(params(store), reason="once more")
+    assert tags(store, WORSE)["rolled-back"] == "met: it was not"
 
 
 def test_no_model_or_no_challenger_is_one_line(store: Project, empty_store: Path) -> None:

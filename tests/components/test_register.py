@@ -76,9 +76,10 @@ def registered(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Pr
     # MLflow's own two lines, and no warning.
     said = "Successfully registered model 'lung-segmentation'.\nCreated version '1' of model 'lung-segmentation'.\n"
     assert done.stderr == said
-    assert done.stdout.splitlines()[-1] == (
-        "registered lung-segmentation version 1 (defu_net/mixed/seed-0) as models:/lung-segmentation@challenger"
-    )
+    assert done.stdout.splitlines()[-2:] == [
+        "defu_net/mixed/seed-0 is registered as lung-segmentation version 1",
+        "lung-segmentation version 1 is challenger: there was none; models:/lung-segmentation@challenger",
+    ]
     return project
 
 
@@ -287,16 +288,75 @@ def offer(project: Project) -> Any:
     return register(root / "models", root / "evaluations", project.arrays, params, root / "registered.json")
 
 
-def test_the_best_on_validation_is_offered_and_a_new_version_takes_the_alias(here: Project) -> None:
+def challenger(project: Project) -> int:
+    return int(project.client().get_model_version_by_alias(NAME, "challenger").version)
+
+
+def figure(project: Project, cell: Cell, validation: float) -> None:
+    """Change a cell's validation Dice, and its weights so that it is another model."""
+    summary = project.root / "evaluations" / cell.folder / SUMMARY
+    figures = json.loads(summary.read_text())
+    figures["validation"]["original"]["dice"] = validation
+    summary.write_text(json.dumps(figures))
+    rows = project.root / "evaluations" / cell.folder / ROWS
+    rows.write_text(rows.read_text() + " ")
+
+
+def test_the_best_on_validation_is_offered(here: Project) -> None:
     here.write_params(matrix={"seeds": [0, 1, 2]})
     add_cell(here, 1, validation=0.98, test=0.1)
     add_cell(here, 2, validation=0.01, test=0.99)
     version = offer(here)
     assert (version.seed, version.version, version.validation_dice, version.test_dice) == (1, 1, 0.98, 0.1)
-    here.write_params(matrix={"seeds": [0]})
+    assert (version.alias, version.uri, challenger(here)) == ("challenger", f"models:/{NAME}@challenger", 1)
+
+
+def test_the_alias_moves_to_a_better_version_or_when_asked(here: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    figure(here, CELL, 0.9)
+    offer(here)
+    figure(here, CELL, 0.9)
+    worse = offer(here)
+    assert (worse.version, worse.alias, worse.uri) == (2, "", f"models:/{NAME}/2")
+    assert challenger(here) == 1
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == (
+        f"{NAME} version 2 is not challenger: validation Dice 0.9000, version 1 has 0.9000; models:/{NAME}/2"
+    )
+    here.write_params(register={"challenger": "always"})
+    figure(here, CELL, 0.8)
+    assert (offer(here).version, challenger(here)) == (3, 3)
+    here.write_params()
+    figure(here, CELL, 0.81)
+    assert (offer(here).version, challenger(here)) == (4, 4)
+
+
+def test_a_challenger_of_other_images_gives_way(here: Project) -> None:
+    figure(here, CELL, 0.9)
+    offer(here)
+    here.client().set_model_version_tag(NAME, "1", "manifest.sha256", "of another cohort")
+    figure(here, CELL, 0.5)
+    offer(here)
+    assert challenger(here) == 2
+
+
+def test_the_same_weights_with_the_same_figures_are_one_version(
+    here: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = offer(here)
+    (here.root / "registered.json").unlink()
+    capsys.readouterr()
     again = offer(here)
-    assert (again.seed, again.version) == (0, 2)
-    assert int(here.client().get_model_version_by_alias(NAME, "challenger").version) == 2
+    assert again == first
+    assert json.loads((here.root / "registered.json").read_text())["version"] == 1
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"{CELL.folder} is registered already as {NAME} version 1",
+        f"{NAME} version 1 is challenger: it was already; models:/{NAME}@challenger",
+    ]
+    assert len(here.client().search_model_versions(f"name='{NAME}'")) == 1
+    # The first one's commit had changes that nobody has: its lineage verifies nothing, so a clean one is registered.
+    here.client().set_model_version_tag(NAME, "1", "git.dirty", "true")
+    assert offer(here).version == 2
+    assert offer(here).version == 2
 
 
 def test_a_model_whose_run_is_elsewhere_gets_a_run_of_its_own(here: Project, empty_store: Path) -> None:

@@ -192,7 +192,7 @@ def test_a_version_is_promoted_only_where_that_is_wanted(tmp_path: Path) -> None
         asked.append(number)
         return Promotion("lungs", number, 2, 2, "a line", passed=False, page="# a page\n")
 
-    assert promoted(version, None).startswith("lungs: version 3 stays challenger")
+    assert promoted(version, None).startswith("lungs: version 3 is registered")
     assert asked == []
     assert promoted(version, promote) == "# a page\n"
     assert asked == [3]

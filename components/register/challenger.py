@@ -1,0 +1,89 @@
+"""Which registered version is the challenger: a version that is there already, and when the alias moves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from components.registry import CHALLENGER, CHAMPION, answered, history
+from components.registry.versions import (
+    MANIFEST_TAG,
+    SPLITS_TAG,
+    Version,
+    read_aliases,
+    read_version,
+    read_versions,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+ALWAYS, IF_BETTER = "always", "better"
+VALIDATION_TAG = "evaluation.validation.original.dice"
+SAME = ("weights.sha256", "evaluation.rows_sha256")  # the same weights with the same figures are one model
+
+
+def registered_already(client: MlflowClient, name: str, tags: Mapping[str, str]) -> Version | None:
+    """Return the version that holds the weights and figures of ``tags``, the newest of several, None where none does.
+
+    A version whose commit had uncommitted changes does not stand for one whose commit had none: its lineage verifies
+    nothing.
+
+    Raises:
+        UserError: the registry does not answer.
+    """
+    with answered(f"model {name}"):
+        if not client.search_registered_models(f"name='{name}'"):
+            return None
+    for version in read_versions(client, name):
+        same = all(version.tags.get(tag) == tags[tag] for tag in SAME)
+        if same and (version.tags.get("git.dirty") == "false" or tags.get("git.dirty") != "false"):
+            return version
+    return None
+
+
+def offer(client: MlflowClient, name: str, number: int, rule: str) -> tuple[bool, str]:
+    """Make a version the challenger where the rule says so.
+
+    Args:
+        client: of the registry.
+        name: the registered model.
+        number: the version.
+        rule: ``always``, or ``better``: its validation Dice is above the present challenger's. A challenger that was
+            validated on other images, or rolled back from, gives way too; a version that was rolled back does not
+            become challenger by itself.
+
+    Returns:
+        Whether it is the challenger now, and why.
+
+    Raises:
+        UserError: the registry does not answer.
+    """
+    moves, why = _decide(client, name, number, rule)
+    if moves:
+        with answered(f"model {name}"):
+            client.set_registered_model_alias(name, CHALLENGER, str(number))
+    return moves, why
+
+
+def _decide(client: MlflowClient, name: str, number: int, rule: str) -> tuple[bool, str]:
+    aliases = read_aliases(client, name)
+    present = aliases.get(CHALLENGER)
+    if present is None or present == number:
+        return True, "there was none" if present is None else "it was already"
+    if rule == ALWAYS:
+        return True, f"register.challenger is {ALWAYS}; it was version {present}"
+    gone = history.rolled_back(history.read(client, name, aliases.get(CHAMPION)))
+    if number in gone:
+        return False, f"version {number} was rolled back ({gone[number].reason or 'no reason given'})"
+    if present in gone:
+        return True, f"version {present} was rolled back"
+    before, now = (read_version(client, name, each).tags for each in (present, number))
+    if any(before.get(tag) != now.get(tag) for tag in (MANIFEST_TAG, SPLITS_TAG)):
+        return True, f"version {present} was validated on other images"
+    try:
+        theirs, ours = float(before[VALIDATION_TAG]), float(now[VALIDATION_TAG])
+    except (KeyError, ValueError):
+        return True, f"version {present} has no validation Dice"
+    figures = f"validation Dice {ours:.4f}, version {present} has {theirs:.4f}"
+    return ours > theirs, figures
