@@ -23,6 +23,7 @@ run: repository setup  ## X-rays to registered model; DATA=folder|zip|s3://bucke
 	@$(if $(PROFILE),python -m components.profile $(PROFILE))
 	@$(if $(DATA),scripts/pin-data.sh "$(DATA)")
 	@python -m components.params
+	@[ -e data ] || ! grep -q '^frozen: true' data.dvc || { echo "error: data: not here, and data.dvc pins a source outside this repository: dvc pull data.dvc, or pin it again with make data DATA=..." >&2; exit 1; }
 	@dvc repro
 	@python -m components.report.show
 
@@ -58,7 +59,7 @@ image:  ## Build the image of every step: TARGET=cpu|gpu, and the options in doc
 	@trap 'rm -rf build/image' EXIT; docker build --target $(TARGET) --tag $(IMAGE) \
 	  --build-arg VERSION="$$(sed -n 's/^__version__ = "\(.*\)".*/\1/p' components/__init__.py)" \
 	  --build-arg GIT_COMMIT="$$(git rev-parse HEAD)" \
-	  --build-arg GIT_DIRTY="$$(git diff --quiet HEAD -- . ':!dvc.lock' && echo false || echo true)" \
+	  --build-arg GIT_DIRTY="$$(git diff --quiet HEAD -- . ':!dvc.lock' ':!models' ':!evaluations' ':!reports' && echo false || echo true)" \
 	  --build-arg HTTP_PROXY --build-arg HTTPS_PROXY --build-arg NO_PROXY \
 	  $(foreach name,BASE INDEX_URL TORCH_INDEX_URL,$(if $($(name)),--build-arg $(name)="$($(name))")) $(DOCKER_FLAGS) .
 
@@ -74,5 +75,5 @@ lock: setup  ## Resolve requirements.in into requirements.lock anew
 samples: setup  ## Draw the synthetic cohort in samples/ anew
 	@python -m components.sample samples
 
-clean:  ## Remove what runs made; data.dvc, the DVC cache and mlflow.db stay
-	@rm -rf artifacts models evaluations reports checkpoints build
+clean: repository  ## Remove what runs made; the DVC cache, mlflow.db and what Git has stay
+	@git clean -ffdxq -- artifacts models evaluations reports checkpoints build

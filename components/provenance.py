@@ -14,6 +14,8 @@ import psutil
 from components.params import read_yaml
 
 PACKAGES = ("torch", "numpy", "opencv-python-headless", "mlflow", "dvc", "kfp", "great-expectations", "monai")
+# What DVC and a run itself rewrite of what Git tracks: it is pinned by hash elsewhere, and makes no code dirty.
+REWRITTEN = ("dvc.lock", "models", "evaluations", "reports")
 
 
 def git_state() -> tuple[str | None, bool]:
@@ -25,12 +27,7 @@ def git_state() -> tuple[str | None, bool]:
         return commit, os.environ.get("GIT_DIRTY", "") not in ("", "0", "false")
     try:
         commit = _git("rev-parse", "HEAD").strip()
-        # What DVC and a run itself rewrite is pinned by hash elsewhere and makes no code dirty.
-        changed = [
-            line
-            for line in _git("status", "--porcelain", "--untracked-files=no").splitlines()
-            if line[3:] != "dvc.lock"
-        ]
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *(f":!{path}" for path in REWRITTEN))
     except (OSError, subprocess.CalledProcessError):
         return None, True
     return commit, bool(changed)

@@ -106,14 +106,15 @@ class Cell:
 
 # models/<cell>/: weights.safetensors, and
 CONFIG = "config.json"  # what rebuilds the network and its input: model.predictor.Predictor reads it
-# epoch, learning_rate, train_loss, train_dice, validation_loss, validation_dice, seconds, images_per_second
-HISTORY = "history.csv"
+HISTORY = "history.csv"  # epoch, learning_rate, train_loss, train_dice, validation_loss, validation_dice, size
 # {params, manifest, files, code, weights}: the parameters, and SHA-256 of the cohort's manifest, of what was read, of
 # the code and of the weights. Two equal runs leave the same bytes.
 PROVENANCE = "provenance.json"
 # {params, manifest, files, code}, the same of an evaluation; ``files`` has the weights that were scored.
 SCORED = "scored.json"
-RUN = "run.json"  # mlflow_run_id, commit, dirty, seconds, hardware, versions: what differs between two equal runs
+# mlflow_run_id, commit, dirty, seconds, per_epoch, hardware, versions, and the SHA-256 of the weights that it tells of:
+# what differs between two equal runs. DVC does not track it; :func:`components.runs.read_run` reads it.
+RUN = "run.json"
 
 # evaluations/<cell>/:
 ROWS = "rows.json"  # list of Row

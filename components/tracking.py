@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from components.errors import UserError
-from components.files import read_json
 from components.local_store import ARTIFACTS, DATABASE, settle, workspace
-from components.results import RUN
+from components.runs import read_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -205,15 +204,18 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def find_run(client: MlflowClient, folder: Path) -> str | None:
     """Return the id of the run that trained the model in ``folder``, None where this store does not know it.
 
-    A model that came from a DVC remote, or out of a container, may have been tracked elsewhere. What its training has
-    kept here because the server was down is sent first; where the run could not be made then, it is found by its mark.
+    A model that came from a DVC remote says nothing of its run (:func:`components.runs.read_run`), one out of a
+    container may have been tracked elsewhere. What its training has kept here because the server was down is sent
+    first; where the run could not be made then, it is found by its mark.
     """
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
     from components.track import send_left
 
-    record = read_json(folder / RUN)
+    record = read_run(folder)
+    if not record:
+        return None
     send_left(record.get("mlflow_records"))
     try:
         if record["mlflow_run_id"] is None:

@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Pin another cohort in data.dvc: a folder or a zip in the publishers' layouts, or s3://bucket/prefix of either.
 #   scripts/pin-data.sh SOURCE
-# The source is copied into data/ and pinned to the byte; `dvc repro` notices when it changes. If it cannot be had, what
-# was pinned before stays.
+# The source is copied into data/ and pinned to the byte. If it cannot be had, what was pinned before stays.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,7 +25,11 @@ if ! dvc import-url "$source" data; then
   echo "error: $source: could not be imported (see above); data.dvc pins what it did before" >&2
   exit 1
 fi
-dvc unfreeze data.dvc
+# A folder of the repository is there on every clone: `dvc repro` follows it. Any other source may be gone tomorrow, and
+# `dvc repro` would delete data/ for want of it: that pin stays frozen, as `dvc import-url` leaves it.
+case "$(realpath -- "$source" 2>/dev/null || true)" in
+  "$(pwd -P)"/*) git check-ignore --quiet -- "$source" || dvc unfreeze data.dvc ;;
+esac
 trap - EXIT
 rm -rf "$aside"
 echo "data.dvc pins $source"

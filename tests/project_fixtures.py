@@ -24,7 +24,13 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.fixture
 def project(reproduced: Project) -> Iterator[Project]:
     """The reproduced project, for a test to change; it is put back afterwards."""
+    # What neither Git nor DVC puts back.
+    untracked = [*reproduced.root.glob("artifacts/*.json"), *reproduced.root.glob("models/**/run.json")]
+    kept = {path: path.read_bytes() for path in untracked}
     yield reproduced
     reproduced.run("git", "reset", "--quiet", "--hard")
     reproduced.run("git", "clean", "--quiet", "-d", "--force")
     reproduced.run("dvc", "checkout", "--force", "--quiet")
+    for path, content in kept.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from components.params import read_yaml
+
 ROOT = Path(__file__).parents[1]
 COMMANDS = sorted(".".join(path.relative_to(ROOT).parent.parts) for path in ROOT.glob("components/*/__main__.py"))
+PARTLY = ("evaluations", "models")  # folders that steps read, of which a clone has the plots alone
 
 
 def test_imports_run_one_way() -> None:
@@ -31,6 +36,38 @@ def test_every_step_of_dvc_yaml_is_a_command_and_the_other_way_round() -> None:
         for name in ("check", "predict", "profile", "promote", "publish", "sample", "serve", "track")
     }
     assert {name for name in COMMANDS if f"python -m {name} " in text} == set(COMMANDS) - beside
+
+
+def test_the_lock_is_that_of_the_code_and_the_choices_here(tmp_path: Path) -> None:
+    """`dvc status` of a clone in which nothing has run: outputs are not there, and nothing else may be amiss."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    tracked = [name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+    for name in tracked:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, tmp_path / name)
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    line = [Path(sys.executable).with_name("dvc"), "status", "--json"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=True)
+    wrong = [
+        f"{stage}: {place} {state}"
+        for stage, changes in json.loads(done.stdout).items()
+        for change in changes
+        # A command that differs has no place.
+        for place, state in (
+            [pair for found in change.values() for pair in found.items()]
+            if isinstance(change, dict)
+            else [(change, "")]
+        )
+        if state not in ("deleted", "not in cache") or place in tracked
+        if place not in PARTLY
+    ]
+    assert wrong == [], "run `make run` in a fresh clone, and commit dvc.lock with the metrics and plots"
+    assert {"reports/metrics.json", "reports/plots/dice.csv"} <= set(tracked)
+    locked = read_yaml(ROOT / "dvc.lock")["stages"]
+    done = subprocess.run(
+        [line[0], "stage", "list", "--name-only"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert sorted(locked) == sorted(done.stdout.split())
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,26 @@ def test_bad_input_ends_a_target_before_anything_ran(checkout: Project, line: li
     assert [name for name in ("artifacts", "models", "mlflow.db", "data") if (checkout.root / name).exists()] == []
 
 
+def test_a_pinned_cohort_that_was_not_pulled_is_asked_for(checkout: Project) -> None:
+    pin = checkout.root / "data.dvc"
+    pin.write_text(f"frozen: true\n{pin.read_text()}")
+    done = checkout.run("make", "run", check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0].startswith("error: data: not here, and data.dvc pins a source outside")
+    assert [name for name in ("artifacts", "mlflow.db", "data") if (checkout.root / name).exists()] == []
+
+
+def test_clean_keeps_what_git_and_dvc_hold(checkout: Project) -> None:
+    kept = ("models/unet/history.csv", ".dvc/cache/files/one", "mlflow.db", "samples/cohort.json")
+    gone = ("models/unet/weights.safetensors", "models/res_unet/history.csv", "artifacts/a", "checkpoints/b", "build/c")
+    for name in (*kept[:3], *gone):
+        (checkout.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout.root / name).touch()
+    checkout.run("git", "add", kept[0])
+    checkout.run("make", "clean")
+    assert [name for name in (*kept, *gone) if (checkout.root / name).exists()] == list(kept)
+
+
 def test_a_folder_that_is_no_repository_is_refused_at_once(checkout: Project) -> None:
     shutil.rmtree(checkout.root / ".git")
     done = checkout.run("make", "run", check=False)

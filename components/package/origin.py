@@ -8,10 +8,11 @@ from typing import Any
 
 from components.cohort import Arrays
 from components.errors import UserError
-from components.files import read_json, sha256
+from components.files import sha256
 from components.inputs import code_digest, differences, read_record
 from components.params import Params, params_hash
-from components.results import PROVENANCE, RUN, SCORED
+from components.results import PROVENANCE, SCORED
+from components.runs import read_run
 
 WEIGHTS = "weights.safetensors"
 
@@ -19,8 +20,9 @@ WEIGHTS = "weights.safetensors"
 def origin_tags(model: Path, evaluation: Path, cohort: Arrays, params: Params) -> dict[str, str]:
     """Return code, data and parameters of a trained and evaluated cell, as tags of its version.
 
-    Commit and whether files differed from it are those of the training. ``image`` and ``kubeflow.run`` are what the
-    environment says in IMAGE and KUBEFLOW_RUN_ID, else ``none``.
+    Commit and whether files differed from it are those of the training, ``unknown`` where it is not recorded
+    (:func:`components.runs.read_run`), as of a model that came by `dvc pull`. ``image`` and ``kubeflow.run`` are what
+    the environment says in IMAGE and KUBEFLOW_RUN_ID, else ``none``.
 
     Args:
         model: the folder that training left.
@@ -32,7 +34,7 @@ def origin_tags(model: Path, evaluation: Path, cohort: Arrays, params: Params) -
         UserError: weights, evaluation, arrays and parameters do not belong together; every difference is a line.
     """
     learnt, scored = read_record(model / PROVENANCE, "train"), read_record(evaluation / SCORED, "evaluate")
-    run = read_json(model / RUN)
+    run = read_run(model)
     problems = [*_files(model, learnt, scored, cohort), *_params(params, learnt, scored, cohort.info)]
     if problems:
         raise UserError(
@@ -41,8 +43,8 @@ def origin_tags(model: Path, evaluation: Path, cohort: Arrays, params: Params) -
             problems,
         )
     return {
-        "git.commit": run["commit"] or "unknown",
-        "git.dirty": str(run["dirty"]).lower(),
+        "git.commit": run.get("commit") or "unknown",
+        "git.dirty": str(run.get("dirty", "unknown")).lower(),
         "data.md5": cohort.info.get("data_md5") or "not pinned",
         "params.hash": params_hash(params),
         "code.train": code_digest(learnt["code"]),

@@ -20,6 +20,7 @@ from components.publish.measured import ROBUSTNESS
 from components.publish.studies import ABLATIONS, FIGURES
 from components.report.load import find_cells
 from components.results import CASES, CONFIG, HISTORY, PROVENANCE, RELIABILITY, ROWS, RUN, SCORED, Cell
+from components.runs import read_run
 
 
 def keep(
@@ -46,27 +47,34 @@ def keep(
         The folders written.
 
     Raises:
-        UserError: a cell is not finished.
+        UserError: a cell is not finished, or what its training took is not recorded.
     """
     cells = find_cells(evaluations, [only] if only else None)
-    missing = [str(models / cell.folder) for cell in cells if not (models / cell.folder / RUN).exists()]
+    missing = [str(models / cell.folder) for cell in cells if not (models / cell.folder / PROVENANCE).exists()]
     if missing:
         raise UserError(f"{evaluations}: evaluated, but the models are not there", missing)
+    runs = {cell: read_run(models / cell.folder) for cell in cells}
+    if unknown := [str(models / cell.folder) for cell, run in runs.items() if not run]:
+        raise UserError(
+            "run.json, what a training took and where, is not recorded here for these weights; keep them where they "
+            "were trained",
+            unknown,
+        )
     for cell in cells:
         with write_folder(out / cell.folder) as folder:
             cases = pd.read_csv(evaluations / cell.folder / CASES, dtype={"id": "string"})
             cases.round(DIGITS).to_csv(folder / CASES, index=False)
             rows = [json.dumps(row) for row in read_json(evaluations / cell.folder / ROWS)]
             (folder / ROWS).write_text("[\n" + ",\n".join(rows) + "\n]\n")  # a row a line, for diffs
-            for name in (HISTORY, CONFIG):
+            for name in (CONFIG, PROVENANCE):
                 shutil.copy(models / cell.folder / name, folder)
+            history = pd.read_csv(models / cell.folder / HISTORY)
+            if "per_epoch" in runs[cell]:  # else a training of an earlier version, whose history has the times
+                history = history.merge(pd.DataFrame(runs[cell]["per_epoch"]), on="epoch")
+            history.to_csv(folder / HISTORY, index=False)
             # Where unsent MLflow records lie is a path of the machine that trained.
-            run = {
-                key: value for key, value in read_json(models / cell.folder / RUN).items() if key != "mlflow_records"
-            }
-            write_json(folder / RUN, run)
-            if (models / cell.folder / PROVENANCE).exists():
-                shutil.copy(models / cell.folder / PROVENANCE, folder)
+            told = {key: value for key, value in runs[cell].items() if key not in ("mlflow_records", "per_epoch")}
+            write_json(folder / RUN, told)
             for name in (RELIABILITY, SCORED, ROBUSTNESS):  # an evaluation of an earlier version left none
                 if (evaluations / cell.folder / name).exists():
                     shutil.copy(evaluations / cell.folder / name, folder)

@@ -1,13 +1,17 @@
 """``python -m components.register``: offer the best trained cell for production."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from components import cli
+from components.files import sha256, write_json
 from components.params import read_params
 from components.register import register
+from components.registry.versions import WEIGHTS
+from components.results import Cell
 
 
 def main(
@@ -15,10 +19,16 @@ def main(
     evaluations: Annotated[Path, typer.Option(help="The folder of all cells' evaluations.")],
     arrays: Annotated[Path, typer.Option(help="The preprocessed cohort that the cells were trained on.")],
     out: Annotated[Path, typer.Option(help="The JSON file to write: the registered version.")],
+    offered: Annotated[
+        Path | None, typer.Option(help="A JSON file to write: the cell and its weights, the same in every registry.")
+    ] = None,
     params: cli.ParamsFile = Path("params.yaml"),
 ) -> None:
     """Register the cell with the best validation Dice in the MLflow registry and name it challenger."""
-    register(models, evaluations, arrays, read_params(params), out)
+    version = register(models, evaluations, arrays, read_params(params), out)
+    if offered is not None:
+        cell = Cell(version.network, version.scenario, version.seed)
+        write_json(offered, {**asdict(cell), "weights": sha256(models / cell.folder / WEIGHTS)})
 
 
 if __name__ == "__main__":

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 
 import pandas as pd
 
 from components.files import write_folder, write_json
-from components.report.load import HISTORY_COLUMNS, Evaluated, find_cells, load_cells, load_cohort
+from components.report.layout import Results
+from components.report.load import Evaluated, find_cells, load_cells, load_cohort
 from components.report.origin import require_one_origin
 from components.report.page import render_markdown, render_page
 from components.report.paired import compare
 from components.report.rows import row_key
+from components.report.tables import figure_of
 from components.results import Cell, Row
 
 RESULTS = "results.json"
 COMPARISONS = "comparisons.json"
+HEADLINES = "metrics.json"  # {network: {scenario: {test_dice, test_hd95}}}: what `dvc metrics` and `dvc exp` show
 PAGE = "index.html"
 MARKDOWN = "results.md"
 
@@ -36,9 +40,9 @@ def report(
 
     ``out`` takes the place of an earlier report. It holds ``results.json`` (every row of every cell, sorted),
     ``comparisons.json`` (:class:`components.report.paired.Pair`, empty for a single network), ``results.md``,
-    ``index.html`` (one file that asks for nothing outside itself) and ``plots/dice.csv``, ``plots/roc.csv`` and
-    ``plots/history.csv`` for DVC. Equal evaluations give equal bytes; only the page also shows
-    what differs between two equal runs, such as wall time.
+    ``index.html`` (one file that asks for nothing outside itself), and for DVC ``metrics.json`` (test Dice and HD95 of
+    every network in every scenario) and ``plots/dice.csv``. Equal evaluations give equal bytes: what differs between
+    two equal runs, such as the time they took, is what :mod:`components.report.costs` prints.
 
     Args:
         evaluations: what evaluate left, a folder a cell (:mod:`components.results`).
@@ -67,25 +71,38 @@ def report(
     with write_folder(out) as folder:
         write_json(folder / RESULTS, rows)
         write_json(folder / COMPARISONS, pairs)
+        write_json(folder / HEADLINES, headline_figures(Results(loaded)))
         (folder / MARKDOWN).write_text(render_markdown(cohort, loaded, pairs), encoding="utf-8")
         (folder / PAGE).write_text(render_page(cohort, loaded, pairs), encoding="utf-8")
         _write_plots(folder / "plots", loaded)
     return rows
 
 
+def headline_figures(results: Results) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the test Dice and HD95 (pixels) of every network in every scenario that are defined.
+
+    Means over images against original masks, of several seeds their mean: see :data:`HEADLINES`.
+    """
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for network in results.networks():
+        for scenario in results.scenarios:
+            rows = [results.row(cell, "original", "per_image") for cell in results.seeds(network, scenario)]
+            for name in ("dice", "hd95"):
+                values = [figure_of(row, name).value for row in rows]
+                defined = [value for value in values if value is not None]
+                if defined and len(defined) == len(values):
+                    found.setdefault(network, {}).setdefault(scenario, {})[f"test_{name}"] = fmean(defined)
+    return found
+
+
 def _write_plots(folder: Path, cells: list[Evaluated]) -> None:
     folder.mkdir()
     columns = ["id", "site", "label", "masks", "dice"]
-    tables = {
-        "dice.csv": [data.cases.loc[data.cases["split"] == "test", columns] for data in cells],
-        "roc.csv": [data.roc for data in cells],
-        "history.csv": [data.history[list(HISTORY_COLUMNS)] for data in cells],
-    }
-    for name, parts in tables.items():
-        marked = [
-            part.assign(network=data.cell.network, scenario=data.cell.scenario, seed=data.cell.seed)
-            for data, part in zip(cells, parts, strict=True)
-        ]
-        frame = pd.concat(marked, ignore_index=True)
-        first = ["network", "scenario", "seed"]
-        frame[first + [column for column in frame if column not in first]].to_csv(folder / name, index=False)
+    marked = [
+        data.cases.loc[data.cases["split"] == "test", columns].assign(
+            network=data.cell.network, scenario=data.cell.scenario, seed=data.cell.seed
+        )
+        for data in cells
+    ]
+    frame = pd.concat(marked, ignore_index=True)
+    frame[["network", "scenario", "seed", *columns]].to_csv(folder / "dice.csv", index=False)

@@ -25,7 +25,6 @@ from components.results import (
     RELIABILITY,
     ROC,
     ROWS,
-    RUN,
     SCORED,
     Cell,
     Row,
@@ -41,10 +40,12 @@ HISTORY_COLUMNS = ("epoch", "learning_rate", "train_loss", "train_dice", "valida
 
 @dataclass(frozen=True)
 class Evaluated:
-    """All that one cell left: its rows, cases (one an image and kind of masks), curves, overlays, config and run.
+    """All that one cell left: its rows, cases (one an image and kind of masks), curves, overlays and config.
 
-    ``reliability`` is ``None`` where evaluate ran before it left these bins. ``learnt`` is train's ``provenance.json``
-    and ``scored`` evaluate's ``scored.json``; studies that were kept by earlier versions have neither.
+    ``run`` is what a kept study has of ``run.json``, empty elsewhere: a report says nothing that differs between two
+    equal runs. ``reliability`` is ``None`` where evaluate ran before it left these bins. ``learnt`` is train's
+    ``provenance.json`` and ``scored`` evaluate's ``scored.json``; studies that were kept by earlier versions have
+    neither.
     """
 
     cell: Cell
@@ -54,10 +55,10 @@ class Evaluated:
     history: pd.DataFrame
     overlays: list[Overlay]
     config: dict[str, Any]
-    run: dict[str, Any]
     reliability: pd.DataFrame | None = None
     learnt: dict[str, Any] = field(default_factory=dict)
     scored: dict[str, Any] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,6 @@ def load_cells(evaluations: Path, models: Path, cells: list[Cell]) -> list[Evalu
             attempt(_read_csv, model / HISTORY, HISTORY_COLUMNS, "train", {}),
             attempt(read_overlays, evaluation),
             attempt(_read_object, model / CONFIG),
-            attempt(_read_object, model / RUN),
             attempt(_read_reliability, evaluation / RELIABILITY),
             attempt(read_record, model / PROVENANCE, "train"),
             attempt(read_record, evaluation / SCORED, "evaluate"),

@@ -18,8 +18,8 @@ from components.report.paired import Pair, paired_tables
 from components.report.pictures import XRays, comparisons, galleries, picture
 from components.report.places import STORED_METRICS, place_table, stored_table
 from components.report.reliability import calibration_table, reliability_curve
-from components.report.runs import columns_apart, recipes, run_line
-from components.report.text import duration, figure_text, moment, parts, plain
+from components.report.runs import recipes, run_line
+from components.report.text import figure_text, parts, plain
 from components.results import DIFFERENCE_COLOURS, FIGURE_COLOURS
 from components.templating import environment as templates
 
@@ -39,7 +39,6 @@ def _environment() -> Environment:
     environment.filters |= {
         "figure": figure_text,
         "count": lambda value: "–" if value is None else f"{value:,}",
-        "duration": duration,
         "plain": plain,
         "parts": parts,
         "superscript": lambda numbers: "".join("⁰¹²³⁴⁵⁶⁷⁸⁹"[int(digit)] for n in numbers for digit in str(n)),
@@ -73,7 +72,6 @@ def render_page(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair]) -> st
         .render(
             **shared,
             runs=runs,
-            run_columns=columns_apart(runs),
             recipe=common,
             differing=differing,
             recipe_lines=lines,
@@ -92,7 +90,6 @@ def render_page(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair]) -> st
             figure_colours=FIGURE_COLOURS,
             difference_colours=DIFFERENCE_COLOURS,
             views=VIEWS,
-            started=min((moment(data.run["started"]) for data in cells if data.run.get("started")), default=None),
             foreign=_foreign(cohort, cells),
         )
     )

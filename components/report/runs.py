@@ -7,58 +7,24 @@ from typing import Any
 from components.report import paper
 from components.report.layout import Results, scenario_title
 from components.report.load import Evaluated
-from components.report.text import duration, plain
+from components.report.text import plain
 from components.results import Cell
 
 
 def run_line(data: Evaluated, results: Results) -> dict[str, Any]:
-    """Return what the table of runs prints of one cell; what the run does not tell is ``None``."""
-    run = data.run
-    told = run.get("hardware")
-    hardware: dict[str, Any] = told if isinstance(told, dict) else {}
-    memory = hardware.get("memory_gib")
-    machine = [
-        hardware.get("gpu"),
-        hardware.get("cpu"),
-        f"{hardware['cores']} cores" if hardware.get("cores") else None,
-        f"{memory:.0f} GiB" if isinstance(memory, int | float) else None,
-    ]
+    """Return what the table of runs prints of one cell: nothing that differs between two equal runs."""
+    history = data.history
+    # The weights that are kept are those of the best epoch at the full size.
+    full = history[history["size"] == history["size"].max()] if "size" in history else history
     return {
         "network": results.named(data.cell),
         "scenario": scenario_title(data.cell.scenario),
-        "seed": data.cell.seed,
         "width": data.config.get("width"),
         "parameters": data.config.get("parameters"),
-        "epochs": run.get("epochs"),
-        "best_epoch": run.get("best_epoch"),
-        "seconds": run.get("seconds"),
-        "stages": _stages(run),
-        "images_per_second": run.get("images_per_second"),
-        "commit": str(run["commit"])[:10] if run.get("commit") else None,
-        "dirty": bool(run.get("dirty")),
-        "machine": ", ".join(str(part) for part in machine if part),
-        "mlflow": run.get("mlflow_run_id"),
-        "versions": run.get("versions") if isinstance(run.get("versions"), dict) else {},
+        "epochs": len(history),
+        "best_epoch": int(full["epoch"].iloc[int(full["validation_loss"].argmin())]),
+        "precision": data.learnt.get("precision"),
     }
-
-
-def columns_apart(runs: list[dict[str, Any]]) -> list[str]:
-    """Return which of stages, commit and hardware the table of runs needs.
-
-    What is the same in all runs stands in the page's head; the table is wide enough without it.
-    """
-    told = {"commit": {(run["commit"], run["dirty"]) for run in runs}, "machine": {run["machine"] for run in runs}}
-    stages = ["stages"] if any(run["stages"] for run in runs) else []
-    return stages + [name for name, values in told.items() if len(values) > 1]
-
-
-def _stages(run: dict[str, Any]) -> str | None:
-    """Return what each stage of a run cost, in words; ``None`` for a run at one size."""
-    stages = run.get("stages")
-    if not isinstance(stages, list) or len(stages) < 2:
-        return None
-    costs = (f"{s['epochs']} at {s['size']} px, {duration(s['training_seconds'])}" for s in stages)
-    return "; ".join(costs)
 
 
 def _flat(value: dict[str, Any], before: str = "") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from components.errors import UserError
 from components.files import read_json
 from components.registry.versions import read_version
 from components.report import COMPARISONS, RESULTS
+from components.report.costs import cost_table
 from components.report.paired import Pair
 from components.report.text import digits_for
 from components.results import Row
@@ -72,16 +73,19 @@ def main(
     reports: Annotated[Path, typer.Option(help="What report left.")] = Path("reports"),
     registered: Annotated[Path, typer.Option(help="What register left.")] = Path("artifacts/registered.json"),
     arrays: Annotated[Path, typer.Option(help="What preprocess left.")] = Path("artifacts/arrays"),
+    models: Annotated[Path, typer.Option(help="What train left.")] = Path("models"),
 ) -> None:
-    """Print the result table, how the networks compare, and where the report and the registered model are."""
+    """Print the results, how the networks compare, what they took, and where report and registered model are."""
     cohort = read_json(arrays / "arrays.json")
     version = read_json(registered)
     # Wide enough for every column where the output is no terminal.
     console = Console(width=None if Console().is_terminal else 140)
-    console.print(result_table(read_json(reports / RESULTS)))
+    rows = read_json(reports / RESULTS)
+    console.print(result_table(rows))
     # A report of an earlier version has no comparisons, one of a single network none to show.
     if (reports / COMPARISONS).exists() and (pairs := read_json(reports / COMPARISONS)):
         console.print(comparison_table(pairs))
+    console.print(cost_table(models, rows))
     if cohort["synthetic"]:
         console.print(
             "The X-rays are synthetic: these figures show that the pipeline works and say nothing of patients."

@@ -22,6 +22,7 @@ from components.files import exclusive, explain_full_disk, sha256, write_folder,
 from components.inputs import Inputs, code_digest, training_code
 from components.provenance import git_state, hardware, versions
 from components.results import CONFIG, HISTORY, PROVENANCE, RUN, Cell
+from components.runs import TIMES
 from components.train.tracking import TrackedRun
 from model import networks
 from model.recipe import TrainParams
@@ -176,13 +177,15 @@ def train(
             }
             inputs.require_unchanged(title)
             manifest = str(cohort.info["manifest_sha256"])
+            history = pd.DataFrame(result.history).astype({"epoch": int})
+            times = history[["epoch", *TIMES]].to_dict("records")
             with write_folder(out) as folder:
                 save_weights(folder / WEIGHTS, result.weights)
+                weights = sha256(folder / WEIGHTS)
                 write_json(folder / CONFIG, config)
-                made = {"precision": precision, "weights": sha256(folder / WEIGHTS)}
-                write_json(folder / PROVENANCE, inputs.record(manifest) | made)
-                pd.DataFrame(result.history).astype({"epoch": int}).to_csv(folder / HISTORY, index=False)
-                write_json(folder / RUN, record)
+                write_json(folder / PROVENANCE, inputs.record(manifest) | {"precision": precision, "weights": weights})
+                history.drop(columns=list(TIMES)).to_csv(folder / HISTORY, index=False)
+                write_json(folder / RUN, record | {"weights": weights, "per_epoch": times})
             best = result.history[result.best_epoch]
             tracked.finish(out, result.history, best)
             trainer.finish(result)

@@ -448,6 +448,15 @@ def test_an_unknown_run_is_said_and_no_error(here: Project, capsys: pytest.Captu
     assert (here.evaluation / ROWS).exists()
 
 
+def test_a_model_without_a_record_of_its_training_is_scored_all_the_same(
+    here: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As one that came by `dvc pull`."""
+    (here.model / RUN).unlink()
+    score(here)
+    assert f"the run that trained {here.model} is not in this MLflow store" in capsys.readouterr().out
+
+
 def test_a_deleted_run_is_an_unknown_one(here: Project, capsys: pytest.CaptureFixture[str]) -> None:
     here.client().delete_run(here.runs()[0].info.run_id)
     score(here)
@@ -587,7 +596,6 @@ BAD: dict[str, tuple[Callable[[Project], object], str]] = {
         lambda p: weights_with(p, lambda weights: weights * float("nan")),
         "the network returns what is no number",
     ),
-    "no run": (lambda p: (p.model / RUN).unlink(), "run.json: not found"),
     "other weights": (
         lambda p: weights_with(p, lambda weights: weights + 1, recorded=False),
         r"weights.safetensors: not what the training in .* recorded .*; run `dvc checkout`, or the train step again",

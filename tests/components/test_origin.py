@@ -43,6 +43,16 @@ def test_commit_and_changes_are_those_of_the_training(here: Project) -> None:
     assert (found["git.commit"], found["git.dirty"], found["data.md5"]) == ("deadbeef", "true", DATA_MD5)
 
 
+def test_of_a_training_that_is_not_recorded_here_the_commit_is_unknown(here: Project) -> None:
+    """As of a model that came by `dvc pull`, or with what an earlier training has left beside it."""
+    run = json.loads((here.model / RUN).read_text())
+    (here.model / RUN).write_text(json.dumps(run | {"weights": "0" * 64}))
+    other = tags(here)
+    (here.model / RUN).unlink()
+    assert tags(here) == other
+    assert (other["git.commit"], other["git.dirty"], other["data.md5"]) == ("unknown", "unknown", DATA_MD5)
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [

@@ -10,6 +10,9 @@ import pytest
 from components.errors import UserError
 from components.provenance import data_md5, git_state, hardware, versions
 
+# What a run writes of what Git tracks.
+REWRITTEN = ("dvc.lock", "models/unet/mixed/seed-0/history.csv", "evaluations/roc.csv", "reports/metrics.json")
+
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -17,7 +20,8 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("GIT_COMMIT", "GIT_DIRTY", "DATA_MD5", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-    for name in ("code.py", "dvc.lock"):
+    for name in ("code.py", *REWRITTEN):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1\n")
     git("init", "--quiet")
     git("add", "--all")
@@ -33,7 +37,10 @@ def test_commit_and_whether_the_code_differs_from_it(repository: Path) -> None:
     head = git("rev-parse", "HEAD")
     assert git_state() == (head, False)
     (repository / "new.py").touch()
-    (repository / "dvc.lock").write_text("2\n")  # a run itself writes it
+    for name in REWRITTEN:
+        (repository / name).write_text("2\n")
+    assert git_state() == (head, False)
+    (repository / "reports/metrics.json").unlink()
     assert git_state() == (head, False)
     (repository / "code.py").write_text("2\n")
     assert git_state() == (head, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -111,6 +112,23 @@ def test_damaged_or_missing_files_are_named(kept: Project) -> None:
     assert done.returncode == 1
     assert "keys missing or unknown" in done.stderr
     assert "no study found" in refused(kept.call(publish_line(kept, "docs")))
+
+
+def test_a_training_of_which_nothing_is_recorded_here_is_not_kept(scored: Project) -> None:
+    run = scored.root / "models/defu_net/mixed/seed-0/run.json"
+    run.write_text(json.dumps(json.loads(run.read_text()) | {"weights": "0" * 64}))
+    done = scored.call(keep(scored))
+    assert done.returncode == 1
+    first, cell = done.stderr.splitlines()
+    assert first.startswith("error: run.json, what a training took and where, is not recorded here for these weights")
+    assert cell.strip() == "models/defu_net/mixed/seed-0"
+    assert not (scored.root / "results").exists()
+
+
+def test_the_history_that_is_kept_has_the_times(kept: Project) -> None:
+    history = pd.read_csv(kept.root / "results/tiny/defu_net/mixed/seed-0/history.csv")
+    times = json.loads((kept.root / "models/defu_net/mixed/seed-0/run.json").read_text())["per_epoch"]
+    assert history[["epoch", "seconds", "images_per_second"]].to_dict("records") == times
 
 
 def test_masks_that_are_not_those_evaluated_are_not_drawn(scored: Project) -> None:

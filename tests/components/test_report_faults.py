@@ -12,7 +12,7 @@ import pytest
 from components.errors import UserError
 from components.report import PAGE
 from components.report.rows import check_row
-from components.results import ADDED, CASES, HISTORY, PROVENANCE, ROC, ROWS, RUN, Cell, Row
+from components.results import ADDED, CASES, HISTORY, PROVENANCE, ROC, ROWS, Cell, Row
 from tests.components.written_run import command, make, write_run
 
 
@@ -42,14 +42,13 @@ def test_all_missing_and_broken_files_are_listed_at_once(small_run: Path) -> Non
     (evaluation / ROC).write_text("fpr,other\n0,1\n")
     next((evaluation / "overlays").glob("worst*")).write_bytes(b"no picture")
     (model / HISTORY).write_text("")
-    (model / RUN).write_text("[]")
     (small_run / "reports").mkdir()
     (small_run / "reports" / "kept").touch()
     with pytest.raises(UserError) as caught:
         make(small_run, small_run / "reports")
     problems = "\n".join(caught.value.problems)
-    assert len(caught.value.problems) == 6
-    for name in (ROWS, CASES, ROC, "worst-", HISTORY, RUN):
+    assert len(caught.value.problems) == 5
+    for name in (ROWS, CASES, ROC, "worst-", HISTORY):
         assert name in problems
     assert [path.name for path in (small_run / "reports").iterdir()] == ["kept"], "the earlier report is untouched"
 

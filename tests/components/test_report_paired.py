@@ -16,7 +16,7 @@ import pytest
 
 from components.report import COMPARISONS, MARKDOWN, PAGE
 from components.report.paired import BETTER, NEITHER, WORSE, Pair
-from components.results import CASES, Cell
+from components.results import CASES, RUN, Cell
 from tests.components.written_run import REPOSITORY, SCENARIOS, Page, command, make, write_run
 
 TABLE = "paired-mixed"
@@ -242,6 +242,7 @@ def shown(root: Path) -> str:
     (root / "registered.json").write_text(json.dumps(version))
     call = [sys.executable, "-m", "components.report.show", "--reports", str(root / "reports")]
     call += ["--registered", str(root / "registered.json"), "--arrays", str(root / "arrays")]
+    call += ["--models", str(root / "models")]
     done = subprocess.run(call, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
@@ -261,3 +262,33 @@ def test_terminal_shows_the_comparison_where_there_is_one(two: Path) -> None:
     assert "Paired" not in shown(two)
     compared(two, Cell("unet", "mixed", 0))
     assert "Paired" not in shown(two)
+
+
+def costs(root: Path) -> list[list[str]]:
+    """The lines of the trainings that are shown, and the caption."""
+    _, _, told = shown(root).partition(" Trainings ")
+    lines = told.partition("The X-rays are synthetic")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if re.search(r"│|Trained", line)]
+
+
+def test_terminal_shows_what_the_trainings_took(two: Path) -> None:
+    compared(two)
+    common = ["mixed", "0", "2026-01-02 03:04 UTC", "51 s", "95.0", "0123456789", "5f1c"]
+    machine = "Xeon, 2 cores, 8 GiB, float32"
+    assert costs(two) == [["defu_net", *common], ["unet", *common], [f"Trained on {machine}"]]
+
+    # Another machine, in stages, and a record of other weights than those that are there.
+    first, second = (two / "models" / Cell(name, "mixed", 0).folder / RUN for name in ("defu_net", "unet"))
+    run = json.loads(first.read_text())
+    stages = [{"size": size, "training_seconds": 60.0} for size in (128, 256)]
+    other = {"hardware": run["hardware"] | {"cpu": "Epyc", "gpu": "H200"}, "stages": stages, "seconds": 123.0}
+    first.write_text(json.dumps(run | other | {"dirty": True}))
+    times = [line[4] for line in costs(two) if line[4]]  # the last column wraps: lines may go on with that alone
+    assert times == ["2 min 03 s", "128 px: 1 min 00 s", "256 px: 1 min 00 s", "51 s"]
+    assert any("H200, Epyc" in cell for line in costs(two) for cell in line)
+    assert costs(two)[0][6] == "0123456789 +changes"
+    second.write_text(json.dumps(run | {"weights": "3" * 64}))
+    unknown = ["unet", "mixed", "0", "not recorded", "–", "–", "–", "–"]
+    assert unknown in costs(two)
+    second.unlink()
+    assert unknown in costs(two)

@@ -21,6 +21,7 @@ from components.errors import UserError
 from components.files import sha256
 from components.inputs import code_files, training_code
 from components.results import CONFIG, HISTORY, PROVENANCE, RUN, Cell
+from components.runs import TIMES, read_run
 from components.train import train
 from components.train.__main__ import _become_torchrun
 from model.predictor import WEIGHTS, Predictor
@@ -82,13 +83,17 @@ def test_files_say_what_was_trained(trained: Trained) -> None:
     assert sum(p.numel() for p in network.parameters()) == config["parameters"]
     history = pd.read_csv(model / HISTORY)
     assert history["epoch"].tolist() == list(range(1, EPOCHS + 1))
+    assert not {*TIMES} & {*history}, "no two runs take as long"
     run = json.loads((model / RUN).read_text())
     best = int(history["validation_loss"].idxmin()) + 1
     assert (run["commit"], run["dirty"], run["epochs"], run["best_epoch"]) == ("c0ffee", False, EPOCHS, best)
     assert run["resumed_from"] == 0
-    assert run["training_seconds"] == pytest.approx(history["seconds"].sum(), abs=0.01)
+    times = pd.DataFrame(run["per_epoch"])
+    assert list(times) == ["epoch", *TIMES]
+    assert times["epoch"].tolist() == history["epoch"].tolist()
+    assert run["training_seconds"] == pytest.approx(times["seconds"].sum(), abs=0.01)
     # 23 images an epoch in batches of 8, which are always full.
-    assert run["images_per_second"] == pytest.approx(EPOCHS * 24 / history["seconds"].sum(), rel=0.01)
+    assert run["images_per_second"] == pytest.approx(EPOCHS * 24 / times["seconds"].sum(), rel=0.01)
     assert (run["precision"] in ("float32", "bfloat16"), run["processes"], run["device"]) == (True, 1, "cpu")
     assert f"{run['precision']} ({run['precision_reason']})" in trained.train.stdout
     assert [(stage["size"], stage["epochs"]) for stage in run["stages"]] == [(32, EPOCHS)]
@@ -97,6 +102,19 @@ def test_files_say_what_was_trained(trained: Trained) -> None:
     assert (
         run["versions"]["torch"] == torch.__version__.partition("+")[0] or run["versions"]["torch"] in torch.__version__
     )
+
+
+def test_a_record_is_that_of_the_weights_that_are_there_and_of_no_others(scored: Project) -> None:
+    model = scored.model
+    run = read_run(model)
+    assert run["weights"] == sha256(model / WEIGHTS)
+    # As after `dvc checkout` of another training: its provenance came with it, a record did not.
+    learnt = json.loads((model / PROVENANCE).read_text())
+    (model / PROVENANCE).write_text(json.dumps(learnt | {"weights": "0" * 64}))
+    assert read_run(model) == {}
+    (model / PROVENANCE).write_text(json.dumps(learnt))
+    (model / RUN).unlink()
+    assert read_run(model) == {}
 
 
 def test_mlflow_run_has_parameters_curves_data_and_lineage(trained: Trained) -> None:

@@ -280,12 +280,12 @@ def test_never_up_until_the_next_step_needs_it(project: Project, server: Server,
     assert "going on after epoch" in again.stdout
     record = json.loads((project.model / RUN).read_text())
     assert record["mlflow_run_id"] is None
-    pinned = (project.model / RUN).read_bytes()
+    written = (project.model / RUN).read_bytes()
     server.up()
     printed = project.do(project.evaluate_line(), MLFLOW_TRACKING_URI=server.url)
     assert "sent to" in printed
     assert "is not in this MLflow store" not in printed
-    assert (project.model / RUN).read_bytes() == pinned  # what DVC has taken up stays as it is
+    assert (project.model / RUN).read_bytes() == written  # a record of the training, which is over
     (run,) = tracked(server, project)
     assert run.data.tags["training"] == record["mlflow_training"]
     assert "test.original.dice" in run.data.metrics

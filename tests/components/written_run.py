@@ -198,7 +198,7 @@ def write_cell(root: Path, cell: Cell, manifest: pd.DataFrame, synthetic: bool, 
     validation = quality - 0.5 * np.exp(-epoch / 2)
     history = {"epoch": epoch, "learning_rate": 0.002 * np.sin(np.pi * epoch / 13), "train_loss": -validation + 0.02}
     history |= {"train_dice": validation - 0.02, "validation_loss": -validation, "validation_dice": validation}
-    pd.DataFrame(history | {"seconds": 4.2, "images_per_second": 95.0}).to_csv(model / HISTORY, index=False)
+    pd.DataFrame(history).to_csv(model / HISTORY, index=False)
     config = {
         "network": cell.network, "width": 0.125, "in_channels": 1, "parameters": 715_473, "scenario": cell.scenario,
         "seed": cell.seed, "input": {"size": SIZE, "interpolation": "area", "intensity_percentiles": [0.5, 99.5]},
@@ -207,12 +207,13 @@ def write_cell(root: Path, cell: Cell, manifest: pd.DataFrame, synthetic: bool, 
     }  # fmt: skip
     (model / CONFIG).write_text(json.dumps(config))
     record = {"params": config["train"], "manifest": "0" * 64, "files": {}, "code": {"model/losses.py": "1" * 64}}
-    (model / PROVENANCE).write_text(json.dumps(record | {"weights": "2" * 64}))
+    (model / PROVENANCE).write_text(json.dumps(record | {"precision": "float32", "weights": "2" * 64}))
     scored = record | {"params": {"threshold": 0.5}, "files": {"weights": "2" * 64}}
     (evaluation / SCORED).write_text(json.dumps(scored))
     run = {
         "mlflow_run_id": "5f1c", "commit": "0123456789abcdef", "dirty": cell.seed > 0, "seconds": 51.3 + cell.seed,
-        "images_per_second": 95.04, "epochs": 12, "best_epoch": 11, "started": "2026-01-02T03:04:05+00:00",
+        "images_per_second": 95.04, "epochs": 12, "best_epoch": 12, "started": "2026-01-02T03:04:05+00:00",
+        "stages": [], "precision": "float32", "weights": "2" * 64,
         "hardware": {"cpu": "Xeon", "cores": 2, "memory_gib": 7.8, "gpu": None}, "versions": {"torch": "2.13.0"},
     }  # fmt: skip
     (model / RUN).write_text(json.dumps(run))
