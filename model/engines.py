@@ -15,6 +15,8 @@ from typing import Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
+from model.threads import wanted
+
 ONNX = "model.onnx"
 CONFIG = "config.json"
 BATCH = 8  # images that go through an engine at once
@@ -101,7 +103,7 @@ class OnnxEngine:
 
         self.name = name
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
+        options.intra_op_num_threads = threads or wanted()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         # Threads that spin while they wait take the processor from whatever else the machine does.
@@ -132,7 +134,7 @@ class OpenVinoEngine:
 
     Args:
         folder: the package.
-        threads: at most so many; None leaves it to OpenVINO.
+        threads: at most so many; None: :func:`model.threads.wanted`.
         name: of the engine.
         file: an ONNX file of the package.
         precision: what it computes in: ``f32``, or ``bf16``, which a CPU without it does in float32.
@@ -144,9 +146,11 @@ class OpenVinoEngine:
         import openvino  # type: ignore[import-untyped]
 
         self.name = name
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-        if threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = threads
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads or wanted(),
+        }
         core, side = openvino.Core(), _side(folder)
         self.models = {}
         for batch in (BATCH, 1):
@@ -193,7 +197,7 @@ def start(folder: Path, name: str = "auto", threads: int | None = None, order: S
         folder: a package (:mod:`model.package`).
         name: a key of :data:`ENGINES`, or ``auto``: the first of ``order`` whose library is installed; where that is
             not the first of all, a warning is logged.
-        threads: that it may compute with at most; None leaves it to the library.
+        threads: that it may compute with at most; None: :func:`model.threads.wanted`, and PyTorch's own.
         order: what ``auto`` tries, fastest first.
 
     Raises:

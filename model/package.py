@@ -184,7 +184,7 @@ def load(folder: Path | str, engine: str = "auto", threads: int | None = None) -
     Args:
         folder: with ``weights.safetensors``, ``config.json``, ``contract.json`` and ``model.onnx``.
         engine: ``auto`` or a key of :data:`model.engines.ENGINES`.
-        threads: that it may compute with at most; None leaves it to the engine's library.
+        threads: that it may compute with at most; None: those of :mod:`model.threads`.
 
     Raises:
         OSError, ValueError, KeyError, TypeError, RuntimeError: a file is missing or damaged, or the engine is unknown

@@ -19,6 +19,7 @@ from components.errors import UserError
 from components.files import read_json
 from components.params import Matrix, Params, Sections, check, check_section
 from components.results import Cell
+from model.threads import settle
 
 if TYPE_CHECKING:
     from components.promote import Promotion
@@ -87,8 +88,9 @@ def in_processes(function: Callable[..., Result], *arguments: Any) -> Result:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # What `torchrun --standalone` stands for: a meeting point of its own on a free port, and one thread a process.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # The new processes import torch before they come to any code of ours.
+    settle(count)
+    # What `torchrun --standalone` stands for: a meeting point of its own on a free port.
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
