@@ -71,7 +71,7 @@ class Contract:
         threshold: probability from which a pixel is lung.
         flip: whether probabilities are the mean with the mirrored prediction of the mirrored image.
         largest_components: components of a mask that are kept; 0 keeps all.
-        engines: what ``auto`` chooses from, fastest first: those whose Dice on the validation images lay within 0.001
+        engines: what ``auto`` chooses from: those whose Dice on the validation images lay within 0.001
             of float32's when the package was built.
         training: what the training images look like.
         least_component: share of the largest component's area, 0 to 1, below which another one is dropped. Packages of
