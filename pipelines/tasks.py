@@ -85,11 +85,10 @@ def in_processes(function: Callable[..., Result], *arguments: Any) -> Result:
     count = int(os.environ.get(PROCESSES) or 1)
     if count == 1:
         return function(*arguments)
+    settle(count)  # the new processes import torch before they come to any code of ours
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # The new processes import torch before they come to any code of ours.
-    settle(count)
     # What `torchrun --standalone` stands for: a meeting point of its own on a free port.
     config = LaunchConfig(
         min_nodes=1,
