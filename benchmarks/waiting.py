@@ -1,9 +1,9 @@
 """What waiting costs a training, alone and beside a busy process: ``python -m benchmarks.waiting``.
 
-The shipped choice (:mod:`model.threads`) trains by turns with threads that spin, as OpenMP has them by itself, and with
-a single thread. Each side is a process of its own, since OpenMP reads its settings once. Half of the turns have a
-neighbour that computes all the time, which this command starts and ends. No data set is needed. Killed and started
-again, it goes on with the round that it was in.
+Both of the shipped ways to wait (:mod:`model.threads`: a short spin where cores are free at the start, else passive)
+train by turns with threads that spin, as OpenMP has them by itself, and with a single thread. Each side is a process of
+its own, since OpenMP reads its settings once. Half of the turns have a neighbour that computes all the time, which this
+command starts and ends. No data set is needed. Killed and started again, it goes on with the round that it was in.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from rich.table import Table
 from components import cli
 from components.params import params_hash, read_params
 from components.provenance import hardware
-from model.threads import NUMBER, POLICY, SPINS, settle, share, without_ours
+from model.threads import NUMBER, PASSIVE, POLICY, SHORT, SPINS, settle, share, without_ours
 
-SHIPPED, SPINNING, SINGLE = "shipped", "spinning", "one thread"
+FREE, BUSY, SPINNING, SINGLE = "shipped, cores free", "shipped, cores busy", "spinning", "one thread"
 # What OpenMP reads in each; 300000 is what GNU's library takes where nothing is said.
-SIDES = {SHIPPED: {}, SPINNING: {SPINS: "300000"}, SINGLE: {NUMBER: "1"}}
+SIDES = {FREE: SHORT, BUSY: PASSIVE, SPINNING: {SPINS: "300000"}, SINGLE: {NUMBER: "1"}}
 ALONE, BESIDE = "alone", "beside a busy process"
 LEAST_ALONE, LEAST_BESIDE = 0.95, 1 / 3
-BUSY = "while True: pass"
+PROGRAM = "while True: pass"
 
 
 class Side:
@@ -82,7 +82,7 @@ def work(params: Path, network: str, size: int | None) -> None:
 @contextmanager
 def neighbours(count: int) -> Iterator[None]:
     """Let so many processes compute all the time inside the block."""
-    busy = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(count)]
+    busy = [subprocess.Popen([sys.executable, "-c", PROGRAM], start_new_session=True) for _ in range(count)]
     try:
         time.sleep(0.3 * bool(busy))
         yield
@@ -110,11 +110,13 @@ def measure(arguments: list[str], rounds: range, count: int, seconds: float) -> 
 
 
 def ratios(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """Return ratios, round by round: alone to the best of the others; beside a busy process to alone, to spinning."""
+    """Return, round by round, what :func:`told` calls by the same names."""
+    alone, beside = [row[ALONE] for row in rows], [row[BESIDE] for row in rows]
     return {
-        "alone": [row[ALONE][SHIPPED] / max(row[ALONE][name] for name in SIDES if name != SHIPPED) for row in rows],
-        "beside": [row[BESIDE][SHIPPED] / row[ALONE][SHIPPED] for row in rows],
-        "to spinning": [row[BESIDE][SHIPPED] / row[BESIDE][SPINNING] for row in rows],
+        "alone": [row[FREE] / max(row.values()) for row in alone],
+        "came later": [there[FREE] / row[FREE] for row, there in zip(alone, beside, strict=True)],
+        "was there": [there[BUSY] / row[FREE] for row, there in zip(alone, beside, strict=True)],
+        "to spinning": [there[BUSY] / there[SPINNING] for there in beside],
     }
 
 
@@ -132,9 +134,10 @@ def told(rows: list[dict[str, Any]]) -> list[Table | str]:
         table.add_row(name, *cells)
     lines: list[Table | str] = [table]
     words = {
-        "alone": (f"{SHIPPED} to the best of the others, {ALONE}", LEAST_ALONE),
-        "beside": (f"{SHIPPED}, {BESIDE} to {ALONE}", LEAST_BESIDE),
-        "to spinning": (f"{SHIPPED} to {SPINNING}, {BESIDE}", None),
+        "alone": (f"{FREE}, {ALONE}, to the best there", LEAST_ALONE),
+        "came later": (f"{FREE}, {BESIDE} that came later, to {ALONE}", LEAST_BESIDE),
+        "was there": (f"{BUSY}, {BESIDE} that was there, to free and {ALONE}", LEAST_BESIDE),
+        "to spinning": (f"{BUSY}, {BESIDE}, to {SPINNING} there", None),
     }
     for key, values in ratios(rows).items():
         what, least = words[key]

@@ -6,9 +6,11 @@ else: libraries and child processes find them there. What the user has set stays
 The number follows from the machine: its cores, the affinity of the process, the CPU quota of its control group. How
 busy the machine is does not count, because another number adds up in another order and ends with other weights.
 
-Waiting changes no sum. By default a thread that has nothing to do spins, some milliseconds on end, and takes the core
+Waiting changes no sum. By OpenMP's own choice a thread that has nothing to do spins for milliseconds and takes the core
 from whoever could use it, its own fellows too: beside one busy process a training is then several times slower. Passive
-threads sleep; ``python -m benchmarks.waiting`` measures what that costs a training that is alone.
+threads sleep at once, which is best beside others, but to be woken costs a training that is alone a third of its speed.
+So waiting follows from how busy the processors are at the start: passive, or a short spin, which alone is as fast as a
+long one and beside others, should they come later, does little harm. ``python -m benchmarks.waiting`` measures all.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,7 +28,11 @@ NUMBER = "OMP_NUM_THREADS"
 POLICY, SPINS = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
 OURS = "DEFUNET_OMP"  # what of the others this module has set: a child process decides anew, and asks no user
 
+PASSIVE, SHORT = {POLICY: "PASSIVE", SPINS: "0"}, {POLICY: "PASSIVE", SPINS: "20000"}
+SAMPLE = 0.2  # seconds for which processors are watched
+
 SYSTEM = Path("/sys")
+STATISTICS = Path("/proc/stat")
 GROUPS = Path("/proc/self/cgroup")
 
 
@@ -36,7 +43,7 @@ class Threads:
     Attributes:
         count: of threads; None where torch was there before and keeps its own number.
         reason: of the count, in words.
-        waiting: ``passive``, or what the user has set.
+        waiting: ``passive``, ``a short spin``, or what the user has set.
         waiting_reason: of the waiting, in words.
     """
 
@@ -49,7 +56,7 @@ class Threads:
 def settle(processes: int | None = None) -> Threads:
     """Settle the number of threads and their waiting for this process and its children, and say why.
 
-    Called again, also in a child, it settles the same.
+    Called again, also in a child, it settles the same, but for a number that follows from another affinity or quota.
 
     Args:
         processes: that share the machine's cores; None for as many as ``torchrun`` has started here, or 1.
@@ -68,8 +75,16 @@ def settle(processes: int | None = None) -> Threads:
         chosen[NUMBER] = str(count)
     waiting, waiting_reason = _spelt(given), _named(given)
     if not waiting:
-        chosen[POLICY] = "PASSIVE"  # for GNU's library that is GOMP_SPINCOUNT=0 as well
-        waiting, waiting_reason = "passive", "a thread that waits leaves its core to others"
+        if count == 1:
+            settings = PASSIVE
+            waiting, waiting_reason = "passive", "a single thread waits for none"
+        else:
+            # Not watched again: by now this process, or its fellows, are what is busy.
+            settings = {name: mine[name] for name in PASSIVE if name in mine} or _watched(count)
+            busy = settings == PASSIVE
+            waiting = "passive" if busy else "a short spin"
+            waiting_reason = f"{'other processes computed' if busy else 'its cores were free'} when it began"
+        chosen |= settings
     os.environ |= chosen | {OURS: " ".join(f"{name}={value}" for name, value in chosen.items())}
     return Threads(count, reason, waiting, waiting_reason)
 
@@ -116,6 +131,40 @@ def processors() -> int:
     """Return how many jobs this process may run at once, at least 1: hardware threads by affinity, within the quota."""
     limit = quota()
     return len(affinity()) if limit is None else max(1, min(len(affinity()), math.floor(limit)))
+
+
+def _watched(count: int) -> dict[str, str]:
+    """Return how so many threads should wait, after watching the processors for :data:`SAMPLE` seconds."""
+    return SHORT if free(affinity()) >= count - 0.5 else PASSIVE
+
+
+def free(allowed: Collection[int], statistics: Path = STATISTICS) -> float:
+    """Return how many of some processors nobody used in the next :data:`SAMPLE` seconds, this process sleeping.
+
+    All of them where the system does not tell.
+
+    Args:
+        allowed: numbers of the processors.
+        statistics: as ``/proc/stat`` has them.
+    """
+    before = _idle(allowed, statistics)
+    time.sleep(SAMPLE)
+    after = _idle(allowed, statistics)
+    pairs = [(before[number], after[number]) for number in allowed if number in before and number in after]
+    shares = [(idle - was) / max(1, total - all_) for (was, all_), (idle, total) in pairs]
+    return sum(shares) + len(allowed) - len(pairs)
+
+
+def _idle(allowed: Collection[int], statistics: Path) -> dict[int, tuple[int, int]]:
+    """Return the ticks that processors were idle, and all of their ticks, since the machine began."""
+    found = {}
+    with suppress(OSError, ValueError):
+        for line in statistics.read_text().splitlines():
+            name, *ticks = line.split()
+            if name.startswith("cpu") and name[3:].isdecimal() and int(name[3:]) in allowed:
+                every = [int(each) for each in ticks[:8]]  # what guests had is counted in the first two
+                found[int(name[3:])] = (sum(every[3:5]), sum(every))  # idle, and waiting for a disk
+    return found
 
 
 def affinity() -> set[int]:

@@ -12,30 +12,32 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks.waiting import ALONE, BESIDE, SHIPPED, SIDES, SINGLE, SPINNING, Side, neighbours, ratios, told
+from benchmarks.waiting import ALONE, BESIDE, BUSY, FREE, SIDES, SINGLE, SPINNING, Side, neighbours, ratios, told
 from tests.conftest import ROOT, shrunk
 
 SMALL = shrunk(train={"width": 0.0625, "batch_size": 2})
 
 
-def row(shipped: float, spinning: float, single: float, beside: float) -> dict[str, Any]:
+def row(free: float, busy: float, spinning: float, beside: float, passive: float) -> dict[str, Any]:
     return {
-        ALONE: {SHIPPED: shipped, SPINNING: spinning, SINGLE: single},
-        BESIDE: {SHIPPED: beside, SPINNING: beside / 4, SINGLE: beside},
+        ALONE: {FREE: free, BUSY: busy, SPINNING: spinning, SINGLE: 10.0},
+        BESIDE: {FREE: beside, BUSY: passive, SPINNING: passive / 4, SINGLE: 9.0},
     }
 
 
 def test_the_verdict_is_that_of_the_median_round() -> None:
-    rows = [row(19, 20, 10, 10), row(10, 20, 10, 1), row(19.5, 18, 13, 13)]
+    rows = [row(19, 15, 20, 8, 10), row(10, 15, 20, 1, 1), row(20, 15, 18, 7, 12)]
     found = ratios(rows)
-    assert found["alone"] == pytest.approx([0.95, 0.5, 19.5 / 18])
-    assert found["beside"] == pytest.approx([10 / 19, 0.1, 2 / 3])
+    assert found["alone"] == pytest.approx([0.95, 0.5, 1])
+    assert found["came later"] == pytest.approx([8 / 19, 0.1, 7 / 20])
+    assert found["was there"] == pytest.approx([10 / 19, 0.1, 12 / 20])
     assert found["to spinning"] == pytest.approx([4, 4, 4])
-    _, alone, beside, spinning = told(rows)
-    assert alone == "shipped to the best of the others, alone: 0.95 (0.50 to 1.08); target 0.95: met"
-    assert beside == "shipped, beside a busy process to alone: 0.53 (0.10 to 0.67); target 0.33: met"
-    assert spinning == "shipped to spinning, beside a busy process: 4.00 (4.00 to 4.00)"
-    assert str(told([row(19, 20, 21, 6)])[1]).endswith("NOT met")
+    said = [str(line) for line in told(rows)[1:]]
+    assert [line.rpartition(": ")[2] for line in said[:3]] == ["met"] * 3
+    assert said[0].startswith("shipped, cores free, alone, to the best there: 0.95 (0.50 to 1.00); target 0.95")
+    assert said[3] == "shipped, cores busy, beside a busy process, to spinning there: 4.00 (4.00 to 4.00)"
+    said = [str(line) for line in told([row(10, 15, 20, 3, 3)])[1:]]
+    assert [line.rpartition(": ")[2] for line in said[:3]] == ["NOT met"] * 3
 
 
 def test_a_neighbour_computes_until_the_block_ends() -> None:
@@ -48,7 +50,7 @@ def test_a_neighbour_computes_until_the_block_ends() -> None:
 
 
 @pytest.mark.slow
-def test_every_side_has_its_own_settings_and_the_shipped_one_waits_passively(
+def test_every_side_has_its_own_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from tests.model.test_threads import begun
@@ -64,12 +66,10 @@ def test_every_side_has_its_own_settings_and_the_shipped_one_waits_passively(
         assert side.turn(0) > 0
         side.close()
         settings[name] = begun(capfd.readouterr().err)
-    assert {name: each["GOMP_SPINCOUNT"] for name, each in settings.items() if name != SINGLE} == {
-        SHIPPED: "0",
-        SPINNING: "300000",
-    }
+    spins = {name: int(each["GOMP_SPINCOUNT"]) for name, each in settings.items()}
+    assert 0 == spins[BUSY] < spins[FREE] < spins[SPINNING] == 300_000
     assert settings[SINGLE]["OMP_NUM_THREADS"] == "1"
-    assert settings[SHIPPED]["OMP_NUM_THREADS"] == settings[SPINNING]["OMP_NUM_THREADS"]
+    assert settings[FREE]["OMP_NUM_THREADS"] == settings[SPINNING]["OMP_NUM_THREADS"]
 
 
 @pytest.mark.slow

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from components.results import RUN
 from model.predictor import WEIGHTS
+from model.threads import affinity
 from tests.conftest import EPOCHS, Project, fresh
 from tests.model.test_threads import ONE, begun, environment
 
@@ -30,9 +33,14 @@ def trained(project: Project, *before: str, **given: str) -> tuple[dict[str, Any
 
 @pytest.fixture(scope="module")
 def passive(prepared: Project, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict[str, Any], str, str]:
-    """Trained with two threads and nothing said of their waiting."""
+    """Trained with two threads and nothing said of their waiting, where other processes compute at the start."""
     project = fresh(prepared, tmp_path_factory.mktemp("passive"))
-    return project, *trained(project, OMP_NUM_THREADS="2")
+    busy = [subprocess.Popen(["timeout", "15", sys.executable, "-c", "while True: pass"]) for _ in affinity()]
+    try:
+        return project, *trained(project, OMP_NUM_THREADS="2")
+    finally:
+        for process in busy:
+            process.wait()
 
 
 def test_the_environment_of_a_training_has_passive_waiting_and_the_record_says_so(
@@ -41,6 +49,7 @@ def test_the_environment_of_a_training_has_passive_waiting_and_the_record_says_s
     _, record, said, errors = passive
     assert begun(errors)["GOMP_SPINCOUNT"] == "0"
     assert (record["threads"], record["threads_reason"], record["waiting"]) == (2, "OMP_NUM_THREADS", "passive")
+    assert record["waiting_reason"] == "other processes computed when it began"
     line = f"2 threads (OMP_NUM_THREADS), waiting passive ({record['waiting_reason']}); load {record['load']:.1f}"
     assert said.splitlines()[1] == f"train defu_net mixed seed 0: {line}"
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from model.threads import NUMBER, OURS, POLICY, SPINS, affinity, quota, share
+from benchmarks.waiting import neighbours
+from model.threads import NUMBER, OURS, PASSIVE, POLICY, SHORT, SPINS, _watched, affinity, free, quota, share
 from pipelines.docker_runner import options
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +61,8 @@ def test_threads_follow_the_affinity_and_wait_passively() -> None:
 def test_without_a_limit_there_is_one_a_core() -> None:
     found, openmp = command()
     assert (found["count"], found["torch"], openmp[NUMBER]) == (share()[0], share()[0], str(share()[0]))
-    assert (found["reason"], openmp[SPINS]) == (share()[1], "0")
+    assert found["reason"] == share()[1]
+    assert openmp[SPINS] == {"passive": "0", "a short spin": SHORT[SPINS]}[found["waiting"]]
 
 
 def test_what_the_user_has_set_wins() -> None:
@@ -96,7 +98,7 @@ def test_a_child_process_decides_anew_unless_somebody_has_set_it_since(between: 
     found = json.loads(done.stdout)
     assert found["count"] == (5 if between else 1)
     assert reason in found["reason"]
-    assert found["waiting"] == "passive"
+    assert found["waiting"] in ("passive", "a short spin")
 
 
 def test_where_torch_is_there_before_nothing_is_changed_and_that_is_said() -> None:
@@ -113,6 +115,61 @@ def test_a_container_is_handed_what_the_user_has_set_alone(monkeypatch: pytest.M
     assert options((1, 1), [], network=False)["environment"].keys() & {NUMBER, POLICY, SPINS, OURS} == {SPINS}
     monkeypatch.setenv(NUMBER, "4")
     assert options((1, 1), [], network=False)["environment"][NUMBER] == "4"
+
+
+# --- how busy the processors are --------------------------------------------------------------------------------------
+
+
+def test_threads_wait_passively_where_other_processes_compute() -> None:
+    with neighbours(len(affinity())):
+        found, openmp = command(OMP_NUM_THREADS="2")
+    assert (openmp[POLICY], openmp[SPINS]) == ("PASSIVE", "0")
+    assert (found["waiting"], found["waiting_reason"]) == ("passive", "other processes computed when it began")
+
+
+def test_what_was_settled_is_not_watched_again_in_a_child() -> None:
+    given = SHORT | {OURS: " ".join(f"{name}={value}" for name, value in SHORT.items())}
+    with neighbours(len(affinity())):
+        found, openmp = command(OMP_NUM_THREADS="2", **given)
+    assert openmp[SPINS] == SHORT[SPINS] != PASSIVE[SPINS]
+    assert (found["waiting"], found["waiting_reason"]) == ("a short spin", "its cores were free when it began")
+
+
+BEFORE = """cpu  400 0 0 400 0 0 0 0 0 0
+cpu0 100 0 0 100 0 0 0 0 0 0
+cpu1 100 0 0 100 0 0 0 0 0 0
+cpu2 100 0 0 100 0 0 0 0 0 0
+cpu3 100 0 0 100 0 0 0 0 0 0
+intr 1 2 3
+"""
+AFTER = """cpu  440 0 0 440 0 0 0 0 0 0
+cpu0 100 0 0 115 5 0 0 0 0 0
+cpu1 110 5 5 100 0 0 0 0 0 0
+cpu2 105 0 0 110 0 0 0 5 5 0
+cpu3 120 0 0 100 0 0 0 0 0 0
+intr 4 5 6
+"""
+
+
+@pytest.mark.parametrize(
+    ("allowed", "expected"), [({0}, 1), ({1}, 0), ({2}, 0.5), ({0, 1, 2}, 1.5), ({0, 1, 2, 3}, 1.5), ({0, 9}, 2)]
+)
+def test_processors_that_nobody_uses_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: set[int], expected: float
+) -> None:
+    statistics = tmp_path / "stat"
+    statistics.write_text(BEFORE)
+    monkeypatch.setattr("time.sleep", lambda _: statistics.write_text(AFTER))
+    assert free(allowed, statistics) == pytest.approx(expected)
+    assert free(allowed, tmp_path / "none") == len(allowed)
+
+
+@pytest.mark.parametrize(("unused", "settings"), [(2.0, SHORT), (1.6, SHORT), (1.4, PASSIVE), (0.0, PASSIVE)])
+def test_waiting_follows_from_the_processors_that_are_free(
+    monkeypatch: pytest.MonkeyPatch, unused: float, settings: dict[str, str]
+) -> None:
+    monkeypatch.setattr("model.threads.free", lambda allowed: unused)
+    assert _watched(2) == settings
 
 
 # --- quotas ---------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from components.errors import UserError
 from components.params import check, read_params
 from components.promote import Promotion
 from model.recipe import TrainParams
-from model.threads import share
+from model.threads import PASSIVE, SHORT, share
 from pipelines import components as steps
 from pipelines.tasks import (
     ended,
@@ -190,14 +190,15 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_several_processes_share_the_cores_and_wait_passively(tmp_path: Path) -> None:
+def test_several_processes_share_the_cores_and_do_not_spin_for_long(tmp_path: Path) -> None:
     program = tmp_path / "several.py"
     program.write_text(SEVERAL)
     given = environment(TRAIN_PROCESSES="2")
     done = subprocess.run([sys.executable, program], env=given, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(share(2)[0])] * 2
     spins = re.findall(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr)
-    assert spins == ["0"] * 3  # of both processes, and of the one that starts them
+    assert len(spins) == 3  # both processes, and the one that starts them
+    assert set(spins) <= {PASSIVE["GOMP_SPINCOUNT"], SHORT["GOMP_SPINCOUNT"]}
 
 
 @pytest.mark.slow
