@@ -32,16 +32,19 @@ from components.errors import UserError
 from components.files import write_json
 from components.params import EvaluateParams, read_params
 from components.provenance import hardware
+from model import choice
 from model.engines import (
     BATCH,
     CONFIG,
     ENGINES,
+    EXACT,
     FASTEST,
     ONNX,
     Engine,
     OnnxEngine,
     OpenVinoEngine,
     Pictures,
+    Plain,
     Probabilities,
     TorchEngine,
 )
@@ -56,7 +59,7 @@ INT8 = "model.int8.onnx"
 CPU = torch.device("cpu")
 
 
-class ChannelsFirst:
+class ChannelsFirst(Plain):
     """Eager PyTorch in the other memory format."""
 
     def __init__(self, folder: Path, threads: int | None, name: str) -> None:
@@ -180,6 +183,16 @@ def compare(
     ]
 
 
+def chosen(milliseconds: dict[str, float]) -> dict[str, Any]:
+    """Return what ``auto`` takes after such a measurement, where a package allows all, and where float32 alone."""
+    found: dict[str, Any] = {"milliseconds": milliseconds}
+    for name, allowed in (("all", (*EXACT, FASTEST)), ("float32", EXACT)):
+        times = {engine: milliseconds[engine] for engine in allowed if engine in milliseconds}
+        taken = choice.pick(allowed, times)
+        found[name] = {"engine": taken, "reason": choice.told(taken, allowed, times)}
+    return found
+
+
 def verdict(rows: list[dict[str, Any]], own: bool) -> dict[str, Any]:
     """Return the fastest engine whose Dice is within the tolerance of eager's, and whether the shipped one is good."""
 
@@ -227,15 +240,18 @@ def main(
         for name, make in makers(compiled).items():
             began = time.process_time()
             engines[name] = make(folder, threads, name)
+            engines[name].ready()
             for batch in (BATCH, 1):
                 engines[name].probabilities(question.timed[:batch])
             seconds[name] = time.process_time() - began
+        side = int(question.timed.shape[1])
+        milliseconds = choice.measure((FASTEST, *EXACT), engines.__getitem__, side)
         rows = compare(engines, seconds, question, rounds, choices)
     own = counts_processor_time(CPU)
     figures = {
         "settings": {
             "model": "/".join(model.parts[-3:]),
-            "size": int(question.timed.shape[1]),
+            "size": side,
             "images": len(question.timed),
             "calibration": len(question.calibration),
             "scored": {name: len(given[0]) for name, given in question.scored.items()},
@@ -249,6 +265,7 @@ def main(
             **{name: version(name) for name in ("torch", "numpy", "onnxruntime", "openvino")},
         },
         "engines": rows,
+        "choice": chosen(milliseconds),
         "verdict": verdict(rows, own),
     }
     console.print(*show.inference(figures, own), sep="\n", highlight=False)

@@ -140,9 +140,17 @@ def inference(figures: dict[str, Any], own: bool) -> list[Table | str]:
         table.add_row(row["name"], *cells)
     scored = ", ".join(f"{count} {split}" for split, count in settings["scored"].items())
     clock = "by processor time " if own else ""
+    taken = [
+        f"auto takes {found['engine']} where {what}: {found['reason']}"
+        for what, found in (
+            ("a package allows all", figures["choice"]["all"]),
+            ("it allows float32 alone", figures["choice"]["float32"]),
+        )
+    ]
     return [
         heading,
         table,
+        *taken,
         f"Dice: mean over {scored} images, original masks; 8-bit integers calibrated on {settings['calibration']} "
         "validation images",
         f"fastest within {found['tolerance']:g} of eager's Dice: {found['fastest']}",

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from components.errors import UserError
+from model.threads import settle
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The file of all choices, validated whole.")]
 Out = Annotated[Path, typer.Option("--out", help="The folder to write; it appears only when the step has succeeded.")]
@@ -24,6 +25,7 @@ def told() -> Iterator[None]:
     # No step reports to anyone, and none should wait for a server that would be told.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    settle()  # before a step imports torch
     try:
         yield
     except UserError as error:

@@ -20,6 +20,8 @@ TRAINING_CODE = (
     "model/training.py",
     "model/stage.py",
     "model/precision.py",
+    "model/measured.py",
+    "model/threads.py",
     "model/recipe.py",
     "model/checkpoint.py",
     "model/batches.py",

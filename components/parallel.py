@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,13 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+from model.threads import processors
+
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def cores() -> int:
-    """Return how many cores this process may use (a container's affinity counts, its machine's total does not)."""
-    return len(os.sched_getaffinity(0))
+    """Return how many cores this process may use: a container's affinity and quota count, its machine's total not."""
+    return processors()
 
 
 def parallel(

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
+import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -233,6 +234,9 @@ def check(values: Any, origin: str) -> Params:
 
 
 Sections = TypeVar("Sections", bound=Section)
+Processes = Annotated[
+    int, typer.Option(min=1, envvar="TRAIN_PROCESSES", help="Processes that share every batch, one a GPU (torchrun).")
+]
 
 
 def check_section(section: type[Sections], values: Any, origin: str) -> Sections:
@@ -270,9 +274,20 @@ def read_registry_params(path: Path) -> RegistryParams:
     return check_section(RegistryParams, read_yaml(path), str(path))
 
 
-def main(params: cli.ParamsFile = Path("params.yaml")) -> None:
+def require_shares(params: Params, processes: int) -> None:
+    """Raise a :class:`UserError` where a batch of some stage cannot be divided among the processes of a training."""
+    train = params.train
+    for stage in train.plan(params.preprocess.size):
+        if stage.batch_size % (processes * train.accumulation):
+            raise UserError(
+                f"--processes {processes}: train.batch_size {stage.batch_size} is no multiple of {processes} "
+                f"processes times train.accumulation {train.accumulation}; change one of them"
+            )
+
+
+def main(params: cli.ParamsFile = Path("params.yaml"), processes: Processes = 1) -> None:
     """Check a parameter file whole and say nothing where all of it is right."""
-    read_params(params)
+    require_shares(read_params(params), processes)
 
 
 def params_hash(params: BaseModel) -> str:

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -15,9 +16,14 @@ from typing import Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
+from model.choice import choose
+from model.measured import cpu
+from model.threads import wanted
+
 ONNX = "model.onnx"
 CONFIG = "config.json"
 BATCH = 8  # images that go through an engine at once
+NAMED = "chosen by name"
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +35,11 @@ class Engine(Protocol):
     """A trained network ready to compute; several threads may call one at the same time."""
 
     name: str
+    reason: str  # why it was taken
+
+    def ready(self) -> None:
+        """Make ready for any number of images at once; what computes one image may have been made alone."""
+        ...
 
     def probabilities(self, images: Pictures) -> Probabilities:
         """Map preprocessed images, uint8 (N, S, S), to probabilities of lung, float32 (N, S, S), 0 to 1."""
@@ -60,7 +71,16 @@ def _full_batches(images: Pictures) -> Iterator[slice]:
         yield slice(start, start + 1)
 
 
-class TorchEngine:
+class Plain:
+    """What most engines have in common: chosen by name, and ready as they are made."""
+
+    reason = NAMED
+
+    def ready(self) -> None:
+        """See :class:`Engine`."""
+
+
+class TorchEngine(Plain):
     """PyTorch, eager or through ``torch.compile``.
 
     PyTorch has one number of threads a process: ``threads`` sets it for all that runs in this one.
@@ -93,7 +113,7 @@ class TorchEngine:
         return result
 
 
-class OnnxEngine:
+class OnnxEngine(Plain):
     """ONNX Runtime on the CPU; ``file`` is an ONNX file of the package."""
 
     def __init__(self, folder: Path, threads: int | None, name: str, file: str = ONNX) -> None:
@@ -101,7 +121,7 @@ class OnnxEngine:
 
         self.name = name
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
+        options.intra_op_num_threads = threads or wanted()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         # Threads that spin while they wait take the processor from whatever else the machine does.
@@ -125,14 +145,14 @@ class OnnxEngine:
         return result
 
 
-class OpenVinoEngine:
-    """OpenVINO on the CPU, compiled for one size and for batches of :data:`BATCH` and of 1.
+class OpenVinoEngine(Plain):
+    """OpenVINO on the CPU, compiled for one size and for batches of 1, and of :data:`BATCH` once :meth:`ready`.
 
     For free shapes it would compute twice as long, and with 8-bit integers no faster than in float32.
 
     Args:
         folder: the package.
-        threads: at most so many; None leaves it to OpenVINO.
+        threads: at most so many; None: :func:`model.threads.wanted`.
         name: of the engine.
         file: an ONNX file of the package.
         precision: what it computes in: ``f32``, or ``bf16``, which a CPU without it does in float32.
@@ -144,19 +164,30 @@ class OpenVinoEngine:
         import openvino  # type: ignore[import-untyped]
 
         self.name = name
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-        if threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = threads
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads or wanted(),
+        }
         core, side = openvino.Core(), _side(folder)
-        self.models = {}
-        for batch in (BATCH, 1):
+
+        def compiled(batch: int) -> Any:
             model = core.read_model(folder / file)
             model.reshape([batch, 1, side, side])
-            self.models[batch] = core.compile_model(model, "CPU", settings)
+            return core.compile_model(model, "CPU", settings)
+
+        self.compiled = compiled
+        self.models = {1: compiled(1)}
         self.own = threading.local()  # a request serves one thread
 
-    def probabilities(self, images: Pictures) -> Probabilities:
+    def ready(self) -> None:
         """See :class:`Engine`."""
+        if BATCH not in self.models:
+            self.models[BATCH] = self.compiled(BATCH)
+            self.own = threading.local()  # requests of before know one model alone
+
+    def probabilities(self, images: Pictures) -> Probabilities:
+        """See :class:`Engine`; :meth:`ready` comes before :data:`BATCH` images or more."""
         if not hasattr(self.own, "requests"):
             self.own.requests = {batch: model.create_infer_request() for batch, model in self.models.items()}
         result = np.empty(images.shape, np.float32)
@@ -181,7 +212,7 @@ ENGINES: dict[str, tuple[str, Maker]] = {
     "openvino": ("openvino", OpenVinoEngine),
     "openvino-bf16": ("openvino", partial(OpenVinoEngine, precision="bf16")),
 }
-# Fastest first, as `python -m benchmarks.inference` measured them.
+# In the order in which `python -m benchmarks.inference` found them fastest.
 FASTEST = "openvino-bf16"
 EXACT = ("openvino", "onnxruntime", "torch")  # that compute in float32
 
@@ -191,25 +222,61 @@ def start(folder: Path, name: str = "auto", threads: int | None = None, order: S
 
     Args:
         folder: a package (:mod:`model.package`).
-        name: a key of :data:`ENGINES`, or ``auto``: the first of ``order`` whose library is installed; where that is
-            not the first of all, a warning is logged.
-        threads: that it may compute with at most; None leaves it to the library.
-        order: what ``auto`` tries, fastest first.
+        name: a key of :data:`ENGINES`, or ``auto``: the fastest of ``order`` on this machine (:mod:`model.choice`),
+            one that computes in float32 where it is nearly as fast; where a library is missing, a warning is logged.
+        threads: that it may compute with at most; None: :func:`model.threads.wanted`, and PyTorch's own.
+        order: what ``auto`` may take.
 
     Raises:
         ValueError: the name is unknown, or the engine's library is not installed.
         OSError, RuntimeError, KeyError, TypeError: the package's files are missing or damaged.
     """
     if name == "auto":
-        name = next((engine for engine in order if _installed(engine)), "torch")
-        if name != order[0]:
-            logger.warning("%s is not installed: computing with %s, which is slower", ENGINES[order[0]][0], name)
+        return _fastest(folder, threads, order)
     if name not in ENGINES:
         raise ValueError(f"unknown engine {name!r}; known are auto, {', '.join(ENGINES)}")
     if not _installed(name):
         raise ValueError(f"engine {name}: {ENGINES[name][0]} is not installed; choose another engine or auto")
-    return ENGINES[name][1](folder, threads, name)
+    engine = ENGINES[name][1](folder, threads, name)
+    engine.ready()
+    return engine
+
+
+def _fastest(folder: Path, threads: int | None, order: Sequence[str]) -> Engine:
+    names = [engine for engine in order if _installed(engine)] or ["torch"]
+    missing = dict.fromkeys(ENGINES[engine][0] for engine in order if not _installed(engine))
+    # To import PyTorch takes longer than all of the measuring may, and it is what the others were found faster than.
+    timed = [engine for engine in names if ENGINES[engine][0] != "torch" or "torch" in sys.modules] or names
+    if len(timed) == 1:
+        engine, reason = start(folder, timed[0], threads), "nothing else to choose from"
+    else:
+        key = f"{cpu()}, {threads or wanted()} threads; {_versions(timed)}; {_network(folder)}"
+        engine, reason = choose(timed, EXACT, lambda each: ENGINES[each][1](folder, threads, each), key, _side(folder))
+        engine.ready()
+    engine.reason = reason
+    if missing:
+        libraries = " and ".join(missing)
+        logger.warning("%s not installed: computing with %s, which may be slower", libraries, engine.name)
+    return engine
 
 
 def _installed(engine: str) -> bool:
     return find_spec(ENGINES[engine][0]) is not None
+
+
+def _versions(names: Sequence[str]) -> str:
+    """Return the libraries of some engines with their versions."""
+    found = {}
+    for library in sorted({ENGINES[name][0] for name in names}):
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:  # built by hand, or installed under another name
+            found[library] = "?"
+    return ", ".join(f"{library} {number}" for library, number in found.items())
+
+
+def _network(folder: Path) -> str:
+    """Return what a package's network is built from, and the size of its pictures."""
+    config = json.loads((folder / CONFIG).read_text())
+    built = {key: config.get(key) for key in ("network", "width", "in_channels", "norm", "options")}
+    return f"{json.dumps(built, sort_keys=True)} at {_side(folder)}"

@@ -71,7 +71,7 @@ class Contract:
         threshold: probability from which a pixel is lung.
         flip: whether probabilities are the mean with the mirrored prediction of the mirrored image.
         largest_components: components of a mask that are kept; 0 keeps all.
-        engines: what ``auto`` chooses from, fastest first: those whose Dice on the validation images lay within 0.001
+        engines: what ``auto`` chooses from: those whose Dice on the validation images lay within 0.001
             of float32's when the package was built.
         training: what the training images look like.
         least_component: share of the largest component's area, 0 to 1, below which another one is dropped. Packages of
@@ -184,7 +184,7 @@ def load(folder: Path | str, engine: str = "auto", threads: int | None = None) -
     Args:
         folder: with ``weights.safetensors``, ``config.json``, ``contract.json`` and ``model.onnx``.
         engine: ``auto`` or a key of :data:`model.engines.ENGINES`.
-        threads: that it may compute with at most; None leaves it to the engine's library.
+        threads: that it may compute with at most; None: those of :mod:`model.threads`.
 
     Raises:
         OSError, ValueError, KeyError, TypeError, RuntimeError: a file is missing or damaged, or the engine is unknown

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import platform
 import time
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from model.distributed import World
 from model.inputs import autocast, channels_last
+from model.measured import cpu, once
 from model.networks import build
 
 ROUNDS = 3
@@ -54,35 +50,11 @@ def choose_precision(name: str, world: World) -> Precision:
         return Precision(torch.float32, "the CPU has no bfloat16 instructions")
     gain = torch.zeros((), dtype=torch.float64)
     if world.first:
-        gain += _gain()
+        key = f"{cpu()} torch {torch.__version__}"
+        gain += once(CACHE, key, measure_gain, lambda value: isinstance(value, float))
     ratio = float(world.agree(gain))
     taken = torch.bfloat16 if ratio >= GAIN else torch.float32
     return Precision(taken, f"a step in bfloat16 is {ratio:.2f} times as fast as in float32, {GAIN} is asked for")
-
-
-def cache_folder() -> Path:
-    """Return the folder of what is measured once on a machine."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "defunet"
-
-
-def _gain() -> float:
-    """Return how much faster a step is in bfloat16, from the cache or measured."""
-    key = f"{_cpu()} torch {torch.__version__}"
-    path = cache_folder() / CACHE
-    known: dict[str, float] = {}
-    with suppress(OSError, ValueError):
-        held = json.loads(path.read_text())
-        known = held if isinstance(held, dict) else {}
-    if isinstance(known.get(key), float):
-        return known[key]
-    gain = measure_gain()
-    # Where nothing can be kept, each run measures for itself.
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{CACHE}.{os.getpid()}")
-        partial.write_text(json.dumps({**known, key: gain}, indent=1))
-        partial.replace(path)
-    return gain
 
 
 def measure_gain() -> float:
@@ -119,11 +91,3 @@ def _fastest_steps() -> dict[torch.dtype, float]:
                 if round_:
                     fastest[precision] = min(fastest[precision], time.process_time() - start)
     return fastest
-
-
-def _cpu() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

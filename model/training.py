@@ -18,6 +18,7 @@ from model.distributed import World
 from model.precision import Precision, choose_precision
 from model.recipe import Stage, TrainParams
 from model.stage import Prepared, StageTrainer, TrainingError, overlap, pooled_dice
+from model.threads import asked_for, settle
 
 __all__ = ["Monitor", "Result", "Trainer", "TrainingError", "overlap", "pooled_dice"]
 
@@ -111,6 +112,8 @@ class Trainer:
                     f"train.batch_size {stage.batch_size} is no multiple of {world.size} processes times "
                     f"train.accumulation {params.accumulation}; change one of them"
                 )
+        self.threads, self.threads_reason = self._threads()
+        torch.set_num_threads(self.threads)
         self.precision = self._precision()
         self.prepared = Prepared(network, params, world, self.precision.dtype)
         self.number = self.state["stage"] if self.state else 0
@@ -162,6 +165,19 @@ class Trainer:
             return Precision(getattr(torch, self.state["precision"]), BEGAN + began)
         return choose_precision(self.params.precision, self.world)
 
+    def _threads(self) -> tuple[int, str]:
+        settled, now = settle(), torch.get_num_threads()
+        if asked_for() and settled.count is not None:
+            now = settled.count  # PyTorch itself takes no more than there are cores, whatever it is asked for
+        reason = settled.reason
+        if self.state is None or self.state["threads"] == now:
+            return now, reason
+        began = self.state["threads"]
+        if asked_for():
+            return now, f"{reason}; the run began with {began}, so that its weights differ in the last digits"
+        # Another number adds up in another order, and would end with other weights.
+        return began, f"{BEGAN}{self.state['threads_reason'].removeprefix(BEGAN)}"
+
     def _stage(self, number: int) -> StageTrainer:
         first_step = first_image = 0
         for earlier in self.stages[:number]:
@@ -212,6 +228,8 @@ class Trainer:
         state: dict[str, Any] = {
             "fingerprint": self.fingerprint,
             "finished": finished,
+            "threads": self.threads,
+            "threads_reason": self.threads_reason,
             "precision": str(self.precision.dtype).removeprefix("torch."),
             "precision_reason": self.precision.reason,
             "stage": self.number,

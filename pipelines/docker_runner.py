@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.errors import UserError
+from model.threads import without_ours
 from pipelines.local_tasks import Tasks, taken_over
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 PATIENCE = 600.0  # seconds until the engine must have answered: one that builds or removes large images takes minutes
 ENGINE_FAILED = 125  # what `docker run` exits with when the fault is Docker's own
 CODE = ("/app", "/opt/venv")  # where the image has it
-HANDED_ON = ("AWS_", "MLFLOW_", "OMP_", "TRAIN_")  # variables that steps read
+HANDED_ON = ("AWS_", "GOMP_", "MLFLOW_", "OMP_", "TRAIN_")  # variables that steps read
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def options(owner: tuple[int, int], mounts: Sequence[Mount], network: bool, **en
     for mount in mounts:
         if any(Path(own).is_relative_to(mount.target or mount.path) for own in CODE):
             raise UserError(f"{mount.path}: would hide the image's own {' and '.join(CODE)}; choose another folder")
-    handed_on = {name: value for name, value in os.environ.items() if name.startswith(HANDED_ON)}
+    handed_on = {name: value for name, value in without_ours(dict(os.environ)).items() if name.startswith(HANDED_ON)}
     binds = [
         Bind(mount.target or str(mount.path), str(mount.path), type="bind", read_only=not mount.writable)
         for mount in mounts

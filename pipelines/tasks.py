@@ -19,6 +19,7 @@ from components.errors import UserError
 from components.files import read_json
 from components.params import Matrix, Params, Sections, check, check_section
 from components.results import Cell
+from model.threads import settle
 
 if TYPE_CHECKING:
     from components.promote import Promotion
@@ -84,11 +85,11 @@ def in_processes(function: Callable[..., Result], *arguments: Any) -> Result:
     count = int(os.environ.get(PROCESSES) or 1)
     if count == 1:
         return function(*arguments)
+    settle(count)  # the new processes import torch before they come to any code of ours
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # What `torchrun --standalone` stands for: a meeting point of its own on a free port, and one thread a process.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # What `torchrun --standalone` stands for: a meeting point of its own on a free port.
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.inference import INT8, TARGET, TOLERANCE, makers, prepare, verdict
 from components.errors import UserError
-from model.engines import ENGINES, FASTEST, ONNX
+from model.engines import ENGINES, EXACT, FASTEST, ONNX
 from model.predictor import Predictor
 from tests.conftest import Project, Trained
 
@@ -94,4 +94,11 @@ def test_the_command_prints_and_writes_every_figure(trained: Trained, tmp_path: 
             assert len(rates) == 2
     assert rows["openvino"]["lost"]["test"] == pytest.approx(0, abs=1e-3)
     assert found["verdict"]["fastest"] in names
+    choice = found["choice"]
+    assert set(choice["milliseconds"]) == {FASTEST, *EXACT}
+    assert choice["all"]["engine"] in (FASTEST, *EXACT)
+    assert choice["float32"]["engine"] in EXACT
+    for what, key in (("a package allows all", "all"), ("it allows float32 alone", "float32")):
+        taken = f"auto takes {choice[key]['engine']} where {what}: {choice[key]['reason']}"
+        assert " ".join(taken.split()) in " ".join(done.stdout.split())
     assert "target 3" in done.stdout

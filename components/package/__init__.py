@@ -18,8 +18,8 @@ def load(folder: Path, engine: str = "auto", threads: int | None = None) -> Pack
 
     Args:
         folder: as :func:`build` wrote it, or :func:`fetch` found it.
-        engine: ``auto``, the fastest that is installed, or a key of :data:`model.engines.ENGINES`.
-        threads: that it may compute with at most; None leaves it to the engine's library.
+        engine: ``auto``, the fastest on this machine, or a key of :data:`model.engines.ENGINES`.
+        threads: that it may compute with at most; None: those of :mod:`model.threads`.
 
     Raises:
         UserError: a file is missing or damaged, or the engine is unknown or not installed.

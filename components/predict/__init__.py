@@ -45,7 +45,7 @@ class Options:
         batch_size: X-rays that go through the network at once.
         max_megapixels: larger pictures are refused before they are decoded.
         timeout: seconds after which a file that is still being decoded is given up.
-        engine: what computes, ``auto`` for the fastest that is installed.
+        engine: what computes, ``auto`` for the fastest on this machine.
     """
 
     overlays: bool = False
@@ -103,6 +103,7 @@ def predict(paths: Sequence[str], model: str, out: Path, options: Options) -> Co
     with closing(decoders), tempfile.TemporaryDirectory() as scratch:
         folder = fetch(model, Path(scratch))
         package = load(folder, options.engine)
+        print(f"predict: {package.engine.name} ({package.engine.reason})", flush=True)
         weights = file_sha256(folder / "weights.safetensors")
         about = {
             "name": str(package.card.get("name") or "lung-segmentation"),

@@ -15,6 +15,7 @@ from components.serve.cache import Cache
 from components.serve.logs import say
 from components.serve.metrics import Metrics
 from components.tracking import REGISTERED, answered, connect, first_line
+from model.threads import wanted
 
 if TYPE_CHECKING:
     from components.package import Package
@@ -171,6 +172,8 @@ class Follower:
             version=version,
             before=before and before.version,
             engine=self._model.engine,
+            engine_reason=package.engine.reason,
+            threads=self._settings.threads or wanted(),
             seconds=round(time.monotonic() - began, 2),
         )
         # The one before it stays too, for a rollback.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import Any
 from fastapi import HTTPException, Request
 
 from components.images import ImageError
+from components.parallel import cores
 from components.predict.decoding import Decoders
 from components.predict.sides import KEYWORDS
 from components.serve import answers
@@ -50,7 +50,7 @@ class Service:
             self.metrics.batch.observe,
         )
         self.metrics.watch_queue(lambda: len(self.batcher))
-        count = min(MOST_READERS, os.cpu_count() or 1)
+        count = min(MOST_READERS, cores())
         self.readers = ThreadPoolExecutor(count, thread_name_prefix="read")
         self.decoders = Decoders(count, settings.max_megapixels, KEYWORDS)  # the rest of a DICOM's words is a patient's
         self.bodies = Budget(settings.max_mb_at_once * MEGA, "files are being sent")

@@ -16,7 +16,7 @@ class Settings:
         port: the port to listen at; 0 takes a free one.
         reuse_port: share the port with another process, so that a new service can take over from an old one.
         engine: what computes: a key of ``model.engines.ENGINES``, or ``auto``.
-        threads: that the engine may compute with at most; None leaves it to the engine.
+        threads: that the engine may compute with at most; None: those of :mod:`model.threads`.
         workers: threads that run batches.
         max_batch: images that are computed together at most; 1 is no batching.
         max_wait: seconds that the first image of a batch waits for others.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from components.runs import TIMES
 from components.train.tracking import TrackedRun
 from model import networks
 from model.recipe import TrainParams
+from model.threads import settle
 
 if TYPE_CHECKING:
     from model.batches import Subset
@@ -77,6 +79,7 @@ def train(
             never work, or another run trains this cell. A tracking server that is down is no error: see
             docs/tracking.md.
     """
+    settled = settle()
     import torch
 
     from model.distributed import World
@@ -86,7 +89,7 @@ def train(
 
     if cell.network not in networks.NETWORKS:
         raise UserError(f"unknown network {cell.network!r}; known are {', '.join(sorted(networks.NETWORKS))}")
-    started = datetime.now(UTC)
+    started, (load, *_) = datetime.now(UTC), os.getloadavg()
     commit, dirty = git_state()
     installed = versions()
     cohort = Arrays(arrays)
@@ -152,7 +155,10 @@ def train(
             try:
                 trainer = make(Terminal(title, after_epoch))
                 precision = str(trainer.precision.dtype).removeprefix("torch.")
-                print(f"{title}: {precision} ({trainer.precision.reason})", flush=True)
+                print(f"{title}: {precision} ({trainer.precision.reason})")
+                threads = f"{trainer.threads} thread{'s' * (trainer.threads > 1)} ({trainer.threads_reason})"
+                waiting = f"waiting {settled.waiting} ({settled.waiting_reason})"
+                print(f"{title}: {threads}, {waiting}; load {load:.1f}", flush=True)
                 result = trainer.run()
             except TrainingError as error:
                 raise UserError(f"{title}: {error}") from error
@@ -170,7 +176,11 @@ def train(
                 "precision": precision,
                 "precision_reason": trainer.precision.reason,
                 "processes": world.size,
-                "threads": torch.get_num_threads(),
+                "threads": trainer.threads,
+                "threads_reason": trainer.threads_reason,
+                "waiting": settled.waiting,
+                "waiting_reason": settled.waiting_reason,
+                "load": round(load, 2),
                 "device": str(world.device),
                 "hardware": hardware(),
                 "versions": installed,

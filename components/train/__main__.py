@@ -9,7 +9,7 @@ import typer
 
 from components import cli
 from components.errors import UserError
-from components.params import read_params
+from components.params import Processes, read_params, require_shares
 from components.results import Cell
 from components.train import train
 from components.train.checkpoints import places
@@ -30,21 +30,13 @@ def main(
         ),
     ] = "checkpoints",
     params: cli.ParamsFile = Path("params.yaml"),
-    processes: Annotated[
-        int,
-        typer.Option(min=1, envvar="TRAIN_PROCESSES", help="Processes that share every batch, one a GPU (torchrun)."),
-    ] = 1,
+    processes: Processes = 1,
 ) -> None:
     """Train a network on a scenario's training split; a killed run goes on from its last checkpoint."""
     choices = read_params(params)
     if processes > 1 and "RANK" not in os.environ:
         # torchrun would print the traceback of each of its processes after the one line that helps.
-        for stage in choices.train.plan(choices.preprocess.size):
-            if stage.batch_size % (processes * choices.train.accumulation):
-                raise UserError(
-                    f"--processes {processes}: train.batch_size {stage.batch_size} is no multiple of {processes} "
-                    f"processes times train.accumulation {choices.train.accumulation}; change one of them"
-                )
+        require_shares(choices, processes)
         _become_torchrun(processes)
     cell = Cell(network, scenario, seed)
     states, remote = places(checkpoints, cell, Path("checkpoints"))

@@ -50,8 +50,9 @@ def only_run(project: Project) -> Any:
 
 
 def test_output_is_one_plain_line_an_epoch(trained: Trained) -> None:
-    precision, first, *epochs, last = trained.train.stdout.splitlines()
+    precision, threads, first, *epochs, last = trained.train.stdout.splitlines()
     assert re.fullmatch(r"train defu_net mixed seed 0: (bfloat16|float32) \(\w.*\)", precision)
+    assert re.fullmatch(r"train defu_net mixed seed 0: 1 thread \(.*\), waiting .* \(.*\); load \d+\.\d", threads)
     assert first == f"train defu_net mixed seed 0: {EPOCHS} epochs of 3 batches"
     assert len(epochs) == EPOCHS
     for number, line in enumerate(epochs, 1):
@@ -98,7 +99,7 @@ def test_files_say_what_was_trained(trained: Trained) -> None:
     assert f"{run['precision']} ({run['precision_reason']})" in trained.train.stdout
     assert [(stage["size"], stage["epochs"]) for stage in run["stages"]] == [(32, EPOCHS)]
     assert run["stages"][0]["training_seconds"] == run["training_seconds"] <= run["seconds"]
-    assert run["threads"] >= 1
+    assert (run["threads"], run["threads_reason"]) == (1, "OMP_NUM_THREADS")
     assert (
         run["versions"]["torch"] == torch.__version__.partition("+")[0] or run["versions"]["torch"] in torch.__version__
     )

@@ -183,8 +183,9 @@ def commanded(prepared: Project, tmp_path_factory: pytest.TempPathFactory) -> tu
 
 def test_two_processes_leave_one_model_one_run_and_one_log(commanded: tuple[Project, Project, str]) -> None:
     one, two, printed = commanded
-    precision, *lines = printed.splitlines()
+    precision, threads, *lines = printed.splitlines()
     assert precision == "train defu_net mixed seed 0: float32 (train.precision)"
+    assert threads.startswith("train defu_net mixed seed 0: 1 thread (OMP_NUM_THREADS), waiting passive")
     assert lines[0] == f"train defu_net mixed seed 0: {EPOCHS} epochs of 3 batches"
     assert [line.split("  ")[0] for line in lines[1:-1]] == [f"epoch {n}/{EPOCHS}" for n in range(1, EPOCHS + 1)]
     assert lines[-1].startswith("train defu_net mixed seed 0: best validation Dice")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from components.errors import UserError
 from components.params import check, read_params
 from components.promote import Promotion
 from model.recipe import TrainParams
+from model.threads import PASSIVE, SHORT, share
 from pipelines import components as steps
 from pipelines.tasks import (
     ended,
@@ -29,6 +33,7 @@ from pipelines.tasks import (
     to_json,
     whole,
 )
+from tests.model.test_threads import environment
 
 PARAMS = read_params(Path(__file__).resolve().parents[2] / "params.yaml")
 
@@ -165,6 +170,35 @@ def test_several_processes_give_what_the_first_one_gives(tmp_path: Path, monkeyp
     monkeypatch.setenv("TRAIN_PROCESSES", "2")
     assert in_processes(who, tmp_path, False) == (0, 2)
     assert {path.name for path in tmp_path.iterdir()} == {"0", "1"}
+
+
+def threads() -> tuple[int, int]:
+    """Return how many threads this process was told to take, and takes."""
+    import torch
+
+    return int(os.environ["OMP_NUM_THREADS"]), torch.get_num_threads()
+
+
+SEVERAL = """
+from pipelines.tasks import in_processes, task
+from tests.pipelines.test_tasks import threads
+if __name__ == "__main__":
+    with task():
+        print(*in_processes(threads))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_several_processes_share_the_cores_and_do_not_spin_for_long(tmp_path: Path) -> None:
+    program = tmp_path / "several.py"
+    program.write_text(SEVERAL)
+    given = environment(TRAIN_PROCESSES="2")
+    done = subprocess.run([sys.executable, program], env=given, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(share(2)[0])] * 2
+    spins = re.findall(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr)
+    assert len(spins) == 3  # both processes, and the one that starts them
+    assert set(spins) <= {PASSIVE["GOMP_SPINCOUNT"], SHORT["GOMP_SPINCOUNT"]}
 
 
 @pytest.mark.slow

@@ -1,0 +1,193 @@
+"""What waiting costs a training, alone and beside a busy process: ``python -m benchmarks.waiting``.
+
+Both of the shipped ways to wait (:mod:`model.threads`: a short spin where cores are free at the start, else passive)
+train by turns with threads that spin, as OpenMP has them by itself, and with a single thread. Each side is a process of
+its own, since OpenMP reads its settings once. Half of the turns have a neighbour that computes all the time, which this
+command starts and ends. No data set is needed. Killed and started again, it goes on with the round that it was in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from components import cli
+from components.params import params_hash, read_params
+from components.provenance import hardware
+from model.threads import NUMBER, PASSIVE, POLICY, SHORT, SPINS, settle, share, without_ours
+
+FREE, BUSY, SPINNING, SINGLE = "shipped, cores free", "shipped, cores busy", "spinning", "one thread"
+# What OpenMP reads in each; 300000 is what GNU's library takes where nothing is said.
+SIDES = {FREE: SHORT, BUSY: PASSIVE, SPINNING: {SPINS: "300000"}, SINGLE: {NUMBER: "1"}}
+ALONE, BESIDE = "alone", "beside a busy process"
+LEAST_ALONE, LEAST_BESIDE = 0.95, 1 / 3
+PROGRAM = "while True: pass"
+
+
+class Side:
+    """A process that trains when it is told to."""
+
+    def __init__(self, name: str, arguments: list[str]) -> None:
+        environment = {
+            key: value for key, value in without_ours(dict(os.environ)).items() if key not in (NUMBER, POLICY, SPINS)
+        }
+        line = [sys.executable, "-m", "benchmarks.waiting", "--worker", *arguments]
+        self.process = subprocess.Popen(line, env=environment | SIDES[name], stdin=-1, stdout=-1, text=True)
+
+    def turn(self, seconds: float) -> float:
+        """Train for about so many seconds, a step at least; return images a second by the clock on the wall."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(seconds, file=self.process.stdin, flush=True)
+        return float(self.process.stdout.readline())
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.communicate()
+
+
+def work(params: Path, network: str, size: int | None) -> None:
+    """Train for as many seconds as each line on standard input says, and print images a second."""
+    settle()
+    import torch
+
+    from benchmarks import cohort
+    from benchmarks.loops import Shipped, Task
+
+    choices = read_params(params)
+    recipe = choices.train.model_copy(update={"compile": False})
+    subsets = cohort.drawn(choices, size or choices.preprocess.size, recipe.batch_size, 1)
+    loop = Shipped(Task(network, recipe, *subsets, torch.device("cpu")))
+    loop.run(2)
+    for line in sys.stdin:
+        done, begun = 0, time.perf_counter()
+        while not done or time.perf_counter() - begun < float(line):
+            loop.run(1)
+            done += recipe.batch_size
+        print(done / (time.perf_counter() - begun), flush=True)
+
+
+@contextmanager
+def neighbours(count: int) -> Iterator[None]:
+    """Let so many processes compute all the time inside the block."""
+    busy = [subprocess.Popen([sys.executable, "-c", PROGRAM], start_new_session=True) for _ in range(count)]
+    try:
+        time.sleep(0.3 * bool(busy))
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def measure(arguments: list[str], rounds: range, count: int, seconds: float) -> Iterator[dict[str, Any]]:
+    """Yield one row a round: images a second by situation and side. Every other round goes backwards."""
+    with ExitStack() as stack:
+        sides = {name: Side(name, arguments) for name in SIDES}
+        for side in sides.values():
+            stack.callback(side.close)
+        for side in sides.values():
+            side.turn(0)  # until all have begun
+        for number in rounds:
+            row: dict[str, Any] = {"round": number}
+            for situation, busy in ((ALONE, 0), (BESIDE, count)):
+                with neighbours(busy):
+                    order = list(sides) if number % 2 == 0 else list(sides)[::-1]
+                    row[situation] = {name: sides[name].turn(seconds) for name in order}
+            yield row
+
+
+def ratios(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Return, round by round, what :func:`told` calls by the same names."""
+    alone, beside = [row[ALONE] for row in rows], [row[BESIDE] for row in rows]
+    return {
+        "alone": [row[FREE] / max(row.values()) for row in alone],
+        "came later": [there[FREE] / row[FREE] for row, there in zip(alone, beside, strict=True)],
+        "was there": [there[BUSY] / row[FREE] for row, there in zip(alone, beside, strict=True)],
+        "to spinning": [there[BUSY] / there[SPINNING] for there in beside],
+    }
+
+
+def told(rows: list[dict[str, Any]]) -> list[Table | str]:
+    """Return the figures as a table, and what follows from them."""
+    table = Table(title="Images/s: medians over rounds, least to most", title_justify="left")
+    table.add_column("")
+    for situation in (ALONE, BESIDE):
+        table.add_column(situation, justify="right")
+    for name in SIDES:
+        cells = []
+        for situation in (ALONE, BESIDE):
+            values = [row[situation][name] for row in rows]
+            cells.append(f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})")
+        table.add_row(name, *cells)
+    lines: list[Table | str] = [table]
+    words = {
+        "alone": (f"{FREE}, {ALONE}, to the best there", LEAST_ALONE),
+        "came later": (f"{FREE}, {BESIDE} that came later, to {ALONE}", LEAST_BESIDE),
+        "was there": (f"{BUSY}, {BESIDE} that was there, to free and {ALONE}", LEAST_BESIDE),
+        "to spinning": (f"{BUSY}, {BESIDE}, to {SPINNING} there", None),
+    }
+    for key, values in ratios(rows).items():
+        what, least = words[key]
+        middle = statistics.median(values)
+        verdict = "" if least is None else f"; target {least:.2f}: {'met' if middle >= least else 'NOT met'}"
+        lines.append(f"{what}: {middle:.2f} ({min(values):.2f} to {max(values):.2f}){verdict}")
+    return lines
+
+
+def main(
+    network: Annotated[str, typer.Option(help="A network of model.networks.")] = "defu_net",
+    size: Annotated[int | None, typer.Option(help="Side of the images, pixels; else that of params.yaml.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each side in each situation.")] = 7,
+    seconds: Annotated[float, typer.Option(min=0, help="Of a turn, about; a step at least.")] = 2.0,
+    busy: Annotated[int, typer.Option(min=1, help="Processes beside it that compute all the time.")] = 1,
+    out: Annotated[Path, typer.Option(help="JSON lines, one a round, appended to.")] = Path(
+        "build/benchmarks/waiting.jsonl"
+    ),
+    params: cli.ParamsFile = Path("params.yaml"),
+    worker: Annotated[bool, typer.Option("--worker", hidden=True)] = False,
+) -> None:
+    """Compare the shipped threads and waiting with OpenMP's own, alone and beside a busy process."""
+    if worker:
+        work(params, network, size)
+        return
+    choices, machine = read_params(params), hardware()
+    base = {
+        "recipe": params_hash(choices.train),
+        "network": network,
+        "size": size or choices.preprocess.size,
+        "busy": busy,
+        "seconds": seconds,
+        "cpu": machine["cpu"],
+        "threads": share()[0],
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    # Rows of another measurement in the same file are not this one's.
+    rows = [row for row in rows if {key: row.get(key) for key in base} == base]
+    arguments = ["--params", str(params), "--network", network, "--size", str(base["size"])]
+    if len(rows) < rounds:
+        for found in measure(arguments, range(len(rows), rounds), busy, seconds):
+            rows.append(base | found)
+            with out.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+    threads, reason = share()
+    console = Console(width=None if Console().is_terminal else 130)
+    heading = f"{network}, {base['size']} x {base['size']}; {machine['cpu']}, {threads} threads ({reason})"
+    console.print(heading, *told(rows[:rounds]), f"wrote {out}", sep="\n", highlight=False)
+
+
+if __name__ == "__main__":
+    cli.run(main)
