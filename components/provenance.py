@@ -14,27 +14,30 @@ import psutil
 from components.params import read_yaml
 
 PACKAGES = ("torch", "numpy", "opencv-python-headless", "mlflow", "dvc", "kfp", "great-expectations", "monai")
+ROOT = Path(__file__).parents[1]
 # What DVC and a run itself rewrite of what Git tracks: it is pinned by hash elsewhere, and makes no code dirty.
 REWRITTEN = ("dvc.lock", "models", "evaluations", "reports")
 
 
-def git_state() -> tuple[str | None, bool]:
-    """Return the commit and whether tracked files differ from it.
+def git_state(root: Path = ROOT) -> tuple[str | None, bool]:
+    """Return the commit of the code that runs, and whether tracked files differ from it.
 
     An image holds no repository: there the build hands on the commit as GIT_COMMIT. Without either it is None, True.
     """
     if commit := os.environ.get("GIT_COMMIT"):
         return commit, os.environ.get("GIT_DIRTY", "") not in ("", "0", "false")
     try:
-        commit = _git("rev-parse", "HEAD").strip()
-        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *(f":!{path}" for path in REWRITTEN))
+        # Not of the present folder, which may belong to another repository.
+        commit = _git(root, "rev-parse", "HEAD").strip()
+        rewritten = [f":!{path}" for path in REWRITTEN]
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *rewritten)
     except (OSError, subprocess.CalledProcessError):
         return None, True
     return commit, bool(changed)
 
 
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=True).stdout
 
 
 def data_md5(pin: Path = Path("data.dvc")) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -140,18 +140,9 @@ class Kubeflow:
 
     def runs(self, limit: int, experiment_id: str | None = None) -> list[Run]:
         """Return the newest runs, page by page."""
-        found: list[Run] = []
-        where = {"experiment_id": experiment_id} if experiment_id else self._everywhere
-        token = ""
-        while len(found) < limit:
-            page = self._runs.run_service_list_runs(
-                page_size=min(limit - len(found), 100), page_token=token, sort_by="created_at desc", **where
-            )
-            found += [run_of(each) for each in page.runs or ()]
-            token = page.next_page_token
-            if not token:
-                break
-        return found[:limit]
+        where: dict[str, Any] = {"experiment_id": experiment_id} if experiment_id else self._everywhere
+        listed = _paged(self._runs.run_service_list_runs, "runs", limit, sort_by="created_at desc", **where)
+        return [run_of(each) for each in listed]
 
     def run(self, run_id: str) -> Run:
         """Return a run with its tasks."""
@@ -197,14 +188,26 @@ class Kubeflow:
         return {"namespace": self.namespace} if self.namespace else {}
 
     def _listed_experiments(self, **options: str) -> list[Any]:
-        found = self._experiments.experiment_service_list_experiments(page_size=100, **self._everywhere, **options)
-        return list(found.experiments or ())
+        where: dict[str, Any] = {**self._everywhere, **options}
+        return _paged(self._experiments.experiment_service_list_experiments, "experiments", **where)
 
     def _listed_schedules(self) -> list[Any]:
-        found = self._schedules.recurring_run_service_list_recurring_runs(
-            page_size=100, sort_by="created_at desc", **self._everywhere
-        )
-        return list(found.recurring_runs or ())
+        where: dict[str, Any] = {"sort_by": "created_at desc", **self._everywhere}
+        return _paged(self._schedules.recurring_run_service_list_recurring_runs, "recurring_runs", **where)
+
+
+def _paged(ask: Callable[..., Any], what: str, limit: int | None = None, **options: Any) -> list[Any]:
+    """Return what the server lists, page by page, all of it or the first ``limit``."""
+    found: list[Any] = []
+    token = ""
+    while limit is None or len(found) < limit:
+        size = 100 if limit is None else min(limit - len(found), 100)
+        page = ask(page_size=size, page_token=token, **options)
+        found += getattr(page, what) or ()
+        token = page.next_page_token
+        if not token:
+            break
+    return found[:limit]
 
 
 def _mark() -> str:

@@ -88,9 +88,10 @@ def wait(get: Callable[[], Run], shown: View, every: float, limit: float | None)
         while True:
             run = get()
             shown.show(run)
-            if run.state in ENDED or (end is not None and time.monotonic() + every > end):
+            left = every if end is None else end - time.monotonic()
+            if run.state in ENDED or left <= 0:
                 return run
-            time.sleep(every)
+            time.sleep(min(every, left))
     finally:
         shown.close()
 

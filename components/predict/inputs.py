@@ -92,7 +92,7 @@ def _below(folder: Path, avoided: AbstractSet[Path]) -> Iterator[Path]:
 
 def _is_bare_dicom(path: Path) -> bool:
     """Tell whether a file without a picture's extension is a DICOM, as those on a CD are; not the CD's directory."""
-    if path.name.upper() == "DICOMDIR" or (path.suffix and not path.suffix[1:].isdigit()):
+    if path.name.upper() == "DICOMDIR" or (path.suffix and not path.suffix[1:].isdecimal()):
         return False
     try:
         if not path.is_file():  # a pipe that nobody writes to would hold this for ever

@@ -35,7 +35,10 @@ def apply_profile(name: str, params: Path) -> list[str]:
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 4096
     document = yaml.load(params.read_text())
-    changed = _merge(document, read_yaml(PROFILES / f"{name}.yaml"))
+    try:
+        changed = _merge(document, read_yaml(PROFILES / f"{name}.yaml"))
+    except KeyError as error:
+        raise UserError(f"profile {name}: sets {error.args[0]}, which {params} does not have") from None
     with write_file(params) as partial:
         yaml.dump(document, partial)
         check(read_yaml(partial), f"profile {name} on {params}")
@@ -45,6 +48,8 @@ def apply_profile(name: str, params: Path) -> list[str]:
 def _merge(document: Any, values: dict[str, Any], where: str = "") -> list[str]:
     changed = []
     for key, value in values.items():
+        if key not in document:
+            raise KeyError(f"{where}{key}")
         if isinstance(value, dict):
             changed += _merge(document[key], value, f"{where}{key}.")
         elif document[key] != value:

@@ -25,7 +25,7 @@ from components.tracking import connect
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from components.promote.gate import Gate, Rule
+    from components.promote.gate import Gate
     from components.promote.scoring import TestSet
 
 PAGES = "promotion"  # the folder of a version's run that holds the gate's pages
@@ -191,19 +191,17 @@ def _gate(
             theirs = score(champion, test, params.evaluate.batch_size, params.promotion)
         except UserError as error:
             doubts.append(str(error))
-    rules, groups = judge(ours, theirs, champion, doubts, params.promotion)
-    rules.append(_never_rolled_back(client, challenger, champion))
+    gone = _rolled_back(client, challenger, champion)
+    rules, groups = judge(ours, theirs, champion, doubts, gone, params.promotion)
     how = {"challenger": ours.how} | ({"champion": theirs.how} if theirs else {})
     return Gate(challenger, champion, _about(known, test) | how, rules, groups)
 
 
-def _never_rolled_back(client: MlflowClient, challenger: Version, champion: Version | None) -> Rule:
-    from components.promote.gate import Rule
-
+def _rolled_back(client: MlflowClient, challenger: Version, champion: Version | None) -> str:
+    """Return when, by whom and why a version was rolled back from, and not promoted since; empty where it was not."""
     past = history.read(client, challenger.name, champion.number if champion else None)
     gone = history.rolled_back(past).get(challenger.number)
-    found = f"rolled back {gone.when[:10]} by {gone.who}: {gone.reason or 'no reason given'}" if gone else "it was not"
-    return Rule("rolled-back", "it was not rolled back when it was champion", found, gone is None)
+    return f"{gone.when[:10]} by {gone.who}: {gone.reason or 'no reason given'}" if gone else ""
 
 
 def _about(known: TrainedOn, test: TestSet) -> dict[str, str]:

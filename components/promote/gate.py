@@ -96,7 +96,12 @@ class Gate:
 
 
 def judge(
-    challenger: Scored, champion: Scored | None, rival: Version | None, doubts: list[str], params: PromotionParams
+    challenger: Scored,
+    champion: Scored | None,
+    rival: Version | None,
+    doubts: list[str],
+    rolled_back: str,
+    params: PromotionParams,
 ) -> tuple[list[Rule], list[Group]]:
     """Hold a challenger to all rules.
 
@@ -105,6 +110,7 @@ def judge(
         champion: the champion's on the same images; None where there is none or it cannot be scored.
         rival: the champion, scored or not.
         doubts: why the champion cannot be compared fairly; none where it can.
+        rolled_back: when, by whom and why the challenger was rolled back from, and not promoted since; else empty.
         params: the bounds.
     """
     groups = list(_groups(challenger, champion, params))
@@ -114,7 +120,13 @@ def judge(
             f"mean Dice of the challenger at least {params.floor:.4f}",
             f"{challenger.dice:.4f}",
             challenger.dice >= params.floor,
-        )
+        ),
+        Rule(
+            "rolled-back",
+            "it was not rolled back when it was champion",
+            f"rolled back {rolled_back}" if rolled_back else "it was not",
+            not rolled_back,
+        ),
     ]
     if rival is None:
         return rules, groups

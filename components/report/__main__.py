@@ -18,7 +18,7 @@ from components.results import Cell
 def parse_cell(text: str) -> Cell:
     """Return ``network/scenario/seed`` as a cell; the seed may be written ``0`` or ``seed-0``."""
     parts = text.strip("/").split("/")
-    if len(parts) != 3 or not all(parts) or not parts[2].removeprefix("seed-").isdigit():
+    if len(parts) != 3 or not all(parts) or not parts[2].removeprefix("seed-").isdecimal():
         raise UserError(f"--cell {text}: not a cell; write network/scenario/seed, for instance defu_net/mixed/0")
     return Cell(parts[0], parts[1], int(parts[2].removeprefix("seed-")))
 

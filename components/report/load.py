@@ -105,7 +105,7 @@ def find_cells(evaluations: Path, wanted: list[Cell] | None) -> list[Cell]:
     """
     if wanted is None:
         folders = sorted(path for path in evaluations.glob("*/*/seed-*") if path.is_dir())
-        strange = [str(folder) for folder in folders if not folder.name.removeprefix("seed-").isdigit()]
+        strange = [str(folder) for folder in folders if not folder.name.removeprefix("seed-").isdecimal()]
         if strange:
             raise UserError(f"{evaluations}: not the folder of a seed, remove or rename it", strange)
         wanted = [Cell.of(folder) for folder in folders]

@@ -83,7 +83,7 @@ async def read_file(request: Request, max_mb: float, seconds: float, share: Shar
         raise HTTPException(415, f"Content-Encoding {encoding[:40]!r} is not taken; send the file as it is")
     limit = int(max_mb * MEGA) + (MULTIPART_EXTRA if is_form(request) else 0)
     length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > limit:
+    if length.isdecimal() and int(length) > limit:
         raise too_large(max_mb)
     try:
         async with asyncio.timeout(seconds):

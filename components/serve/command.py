@@ -9,6 +9,7 @@ import typer
 
 from components.serve import serve as run_service
 from components.serve.settings import Settings
+from model.engines import ENGINES
 
 _D = Settings()
 
@@ -66,5 +67,7 @@ def serve(
     log_level: Annotated[Literal["debug", "info", "warning", "error"], typer.Option(help="Of the log.")] = "info",
 ) -> None:
     """Segment X-rays over HTTP, with a page to look at them; follows promotions without a restart."""
+    if engine not in ("auto", *ENGINES):
+        raise typer.BadParameter(f"no engine {engine!r}; there are auto, {', '.join(ENGINES)}", param_hint="--engine")
     given = {name: value for name, value in locals().items() if name != "log_level"}
     run_service(Settings(**given), log_level)

@@ -65,3 +65,12 @@ def test_unknown_profile_and_broken_parameters(params: Path, command: Callable[.
     assert done.returncode == 1
     assert "train.epochs" in done.stderr
     assert params.read_bytes() == before
+
+
+def test_a_key_that_the_parameters_lack_is_named(params: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = params.read_bytes()
+    (tmp_path / "mine.yaml").write_text("train: {epoch: 3}\n")
+    monkeypatch.setattr("components.profile.PROFILES", tmp_path)
+    with pytest.raises(UserError, match=r"profile mine: sets train\.epoch, which .*params\.yaml does not have"):
+        apply_profile("mine", params)
+    assert params.read_bytes() == before

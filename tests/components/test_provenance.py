@@ -35,17 +35,33 @@ def git(*arguments: str) -> str:
 
 def test_commit_and_whether_the_code_differs_from_it(repository: Path) -> None:
     head = git("rev-parse", "HEAD")
-    assert git_state() == (head, False)
+    assert git_state(Path.cwd()) == (head, False)
     (repository / "new.py").touch()
     for name in REWRITTEN:
         (repository / name).write_text("2\n")
-    assert git_state() == (head, False)
+    assert git_state(Path.cwd()) == (head, False)
     (repository / "reports/metrics.json").unlink()
-    assert git_state() == (head, False)
+    assert git_state(Path.cwd()) == (head, False)
     (repository / "code.py").write_text("2\n")
-    assert git_state() == (head, True)
+    assert git_state(Path.cwd()) == (head, True)
     git("add", "code.py")
-    assert git_state() == (head, True)
+    assert git_state(Path.cwd()) == (head, True)
+
+
+def test_the_repository_is_that_of_the_code_wherever_it_is_run(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = git("rev-parse", "HEAD")
+    folder = repository / "reports"
+    monkeypatch.chdir(folder)
+    (repository / "dvc.lock").write_text("of a run\n")
+    assert git_state(repository) == (head, False), "in a folder below it"
+    other = tmp_path_factory.mktemp("other")
+    monkeypatch.chdir(other)
+    git("init", "--quiet")
+    git("-c", "user.name=A", "-c", "user.email=a@example.org", "commit", "--quiet", "--allow-empty", "--message", "Two")
+    assert git_state(repository) == (head, False), "in another repository"
+    assert git_state()[0] != git("rev-parse", "HEAD")
 
 
 def test_outside_a_repository_nothing_is_known(
@@ -55,9 +71,9 @@ def test_outside_a_repository_nothing_is_known(
     outside.mkdir()
     monkeypatch.chdir(outside)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
-    assert git_state() == (None, True)
+    assert git_state(Path.cwd()) == (None, True)
     monkeypatch.setenv("PATH", str(outside))  # no git at all
-    assert git_state() == (None, True)
+    assert git_state(Path.cwd()) == (None, True)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +82,7 @@ def test_outside_a_repository_nothing_is_known(
 def test_a_container_is_told(repository: Path, monkeypatch: pytest.MonkeyPatch, dirty: str, expected: bool) -> None:
     monkeypatch.setenv("GIT_COMMIT", "c0ffee")
     monkeypatch.setenv("GIT_DIRTY", dirty)
-    assert git_state() == ("c0ffee", expected)
+    assert git_state(Path.cwd()) == ("c0ffee", expected)
 
 
 def test_the_pin_of_the_data(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

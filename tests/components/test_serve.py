@@ -229,7 +229,6 @@ def test_large_pictures_at_once_are_bounded(trained: Trained, package: Path) -> 
     [
         ("nowhere", (), "no model package"),
         ("models:/nothing@champion", (), "nothing"),
-        (None, ("--engine", "abacus"), "abacus"),
         (None, ("--host", "192.0.2.1"), "192.0.2.1"),
     ],
 )
@@ -238,6 +237,11 @@ def test_a_service_that_cannot_begin_says_why(
 ) -> None:
     line = trained.project.line("serve", "--model", model or package, "--port", 0, *options)
     assert words in refused(trained.project.call(line))
+
+
+def test_an_unknown_engine_is_a_wrong_call(trained: Trained) -> None:
+    done = trained.project.call(trained.project.line("serve", "--engine", "abacus"))
+    assert (done.returncode, "no engine 'abacus'; there are auto, " in done.stderr) == (2, True), done.stderr
 
 
 def test_a_taken_port_is_told(service: Served, trained: Trained, package: Path) -> None:

@@ -220,7 +220,7 @@ class Handler(BaseHTTPRequestHandler):
                 for predicate in json.loads(query.get("filter", ["{}"])[0]).get("predicates", ()):
                     assert (predicate["operation"], predicate["key"]) == ("EQUALS", "display_name")
                     found = [each for each in found if each["display_name"] == predicate["stringValue"]]
-                return {"experiments": found, "total_size": len(found)} if found else {}
+                return _page(found, query, "experiments") if found else {}
             case "POST", ["experiments"]:
                 if not state.multi_user and body.get("namespace"):
                     raise Refused(400, 3, "In single-user mode, CreateExperimentRequest shouldn't contain namespace")
@@ -228,7 +228,9 @@ class Handler(BaseHTTPRequestHandler):
                     raise Refused(409, 6, f"Experiment {body['display_name']} already exists")
                 return state.add_experiment(body["display_name"], body.get("namespace", ""))
             case "GET", ["runs"]:
-                return _page(state.runs, query, self._experiments(state, query))
+                of = self._experiments(state, query)
+                assert query["sort_by"] == ["created_at desc"]
+                return _page([run for run in state.runs if run["experiment_id"] in of], query, "runs")
             case "POST", ["runs"]:
                 return state.add_run(_checked(body), self._experiment(state, body))
             case "GET", ["runs", run]:
@@ -237,7 +239,7 @@ class Handler(BaseHTTPRequestHandler):
                 run, _, verb = action.partition(":")
                 return _act(state, _found(state.runs, "run_id", run, "Run"), verb)
             case "GET", ["recurringruns"]:
-                return {"recurringRuns": state.recurring, "total_size": len(state.recurring)}
+                return _page(state.recurring, query, "recurringRuns")
             case "POST", ["recurringruns"]:
                 return _schedule(state, _checked(body), self._experiment(state, body))
             case "DELETE", ["recurringruns", which]:
@@ -279,12 +281,11 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
 
-def _page(runs: list[dict[str, Any]], query: dict[str, list[str]], experiments: set[str]) -> dict[str, Any]:
-    assert query["sort_by"] == ["created_at desc"]
-    found = [run for run in runs if run["experiment_id"] in experiments]
-    start, size = int(query.get("page_token", ["0"])[0] or 0), int(query["page_size"][0])
+def _page(found: list[dict[str, Any]], query: dict[str, list[str]], name: str) -> dict[str, Any]:
+    # The real server gives 20 where no size is asked for, and never more than 200.
+    start, size = int(query.get("page_token", ["0"])[0] or 0), min(200, int(query.get("page_size", ["20"])[0]))
     more = {"next_page_token": str(start + size)} if start + size < len(found) else {}
-    return {"runs": found[start : start + size], "total_size": len(found), **more}
+    return {name: found[start : start + size], "total_size": len(found), **more}
 
 
 def _found(those: list[dict[str, Any]], key: str, value: str, kind: str) -> dict[str, Any]:

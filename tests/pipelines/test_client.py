@@ -19,13 +19,15 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+from rich.console import Console
 from typer.testing import CliRunner
 
 from components.errors import UserError
 from components.params import Params
-from pipelines import client_http
+from pipelines import client_http, client_watch
 from pipelines import compile as compiler
 from pipelines.client_cron import Cron
+from pipelines.client_runs import Run
 from pipelines.main import app
 from tests.pipelines.kfp_server import WORKFLOW, Fault, Server, serving
 
@@ -212,6 +214,18 @@ def test_wait_ends_in_time(defunet: Client, server: Server) -> None:
     assert done.stderr.splitlines()[-1].startswith("not ended after 0.05 s: the run goes on; `defunet status")
 
 
+def test_a_wait_that_is_shorter_than_a_look_takes_a_last_look_at_its_end(server: Server, defunet: Client) -> None:
+    run = started(server)
+    begun = time.monotonic()
+    done = defunet("status", run, "--wait", "--every", 60, "--timeout", 0.3)
+    assert time.monotonic() - begun >= 0.3
+    assert done.exit_code == 5
+    states = iter(["RUNNING", "SUCCEEDED"])
+    looks = client_watch.Lines(Console(quiet=True))
+    seen = client_watch.wait(lambda: Run("id", "name", next(states), None, None, "", ()), looks, 60, 0.1)
+    assert seen.state == "SUCCEEDED"
+
+
 def test_wait_outlives_an_outage(defunet: Client, server: Server) -> None:
     run = started(server)
     path = f"/runs/{run}"
@@ -372,6 +386,9 @@ def test_schedule_is_made_listed_and_deleted(defunet: Client, server: Server) ->
 
     (row,) = defunet("schedules").stdout.splitlines()[1:]
     assert row.split() == [made["recurring_run_id"], "weekly", "0", "30", "3", "*", "*", "mon", "ENABLED", "2", "yes"]
+    server.state.recurring += [{**made, "recurring_run_id": f"copy-{number}"} for number in range(230)]
+    assert len(defunet("schedules").stdout.splitlines()) == 1 + 231, "page by page"
+    del server.state.recurring[1:]
     assert defunet("cancel", "--schedule", made["recurring_run_id"]).exit_code == 0
     assert server.state.recurring == []
     one_line(defunet("cancel", "--schedule", "nope"), "schedule nope: not found", "defunet schedules")
