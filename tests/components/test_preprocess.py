@@ -151,6 +151,8 @@ def test_arrays_say_how_they_were_made(work: Path) -> None:
         "intensity_percentiles": [0.5, 99.5],
         "dilation": 48,
         "kernel": 47,
+        "splits": {"train": 0.5, "validation": 0.25, "test": 0.25},
+        "seed": 3,
     }
 
 
