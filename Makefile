@@ -23,7 +23,7 @@ run: repository setup  ## X-rays to registered model; DATA=folder|zip|s3://bucke
 	@$(if $(PROFILE),python -m components.profile $(PROFILE))
 	@$(if $(DATA),scripts/pin-data.sh "$(DATA)")
 	@python -m components.params
-	@[ -e data ] || ! grep -q '^frozen: true' data.dvc || { echo "error: data: not here, and data.dvc pins a source outside this repository: dvc pull data.dvc, or pin it again with make data DATA=..." >&2; exit 1; }
+	@! grep -q '^frozen: true' data.dvc || dvc status --quiet data.dvc || { echo "error: data is not what data.dvc pins: dvc pull data.dvc brings it, make data DATA=... pins another cohort; dvc repro would pin what is in data now" >&2; exit 1; }
 	@dvc repro
 	@python -m components.report.show
 

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components import cli
+from components.errors import UserError
 from components.params import params_hash, read_params
 from components.provenance import hardware
 from model.threads import NUMBER, PASSIVE, POLICY, SHORT, SPINS, settle, share, without_ours
@@ -43,15 +44,21 @@ class Side:
         environment = {
             key: value for key, value in without_ours(dict(os.environ)).items() if key not in (NUMBER, POLICY, SPINS)
         }
+        self.name = name
         line = [sys.executable, "-m", "benchmarks.waiting", "--worker", *arguments]
-        self.process = subprocess.Popen(line, env=environment | SIDES[name], stdin=-1, stdout=-1, text=True)
+        self.process = subprocess.Popen(
+            line, env=environment | SIDES[name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def turn(self, seconds: float) -> float:
         """Train for about so many seconds, a step at least; return images a second by the clock on the wall."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print(seconds, file=self.process.stdin, flush=True)
-        return float(self.process.stdout.readline())
+        line = self.process.stdout.readline()
+        if not line:
+            raise UserError(f"{self.name}: its process ended with exit code {self.process.wait()}; see above")
+        return float(line)
 
     def close(self) -> None:
         """End the process."""
@@ -174,7 +181,9 @@ def main(
         "threads": share()[0],
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    # A last line without its end is what a killed run left of a row.
+    lines = out.read_text().splitlines(keepends=True) if out.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
     # Rows of another measurement in the same file are not this one's.
     rows = [row for row in rows if {key: row.get(key) for key in base} == base]
     arguments = ["--params", str(params), "--network", network, "--size", str(base["size"])]

@@ -33,7 +33,7 @@ def workspace(here: Path | None = None) -> Path:
     return here
 
 
-def settle(root: Path) -> str | None:
+def adopt(root: Path) -> str | None:
     """Make the store of a renamed or copied clone its own: MLflow keeps addresses of artifacts as absolute paths.
 
     Args:
@@ -49,8 +49,9 @@ def settle(root: Path) -> str | None:
     if not file.exists():
         return None
     from sqlalchemy import create_engine
+    from sqlalchemy.pool import NullPool
 
-    with create_engine(f"sqlite:///{file}").begin() as store:
+    with create_engine(f"sqlite:///{file}", poolclass=NullPool).begin() as store:
         if (made_in := _made_in(store)) is None or made_in.resolve() == root.resolve():
             return None
         if (made_in / ARTIFACTS).is_dir() and not (root / ARTIFACTS).is_dir():
@@ -60,6 +61,8 @@ def settle(root: Path) -> str | None:
             )
         # Of two steps that start together the second finds no old address left.
         _readdress(store, f"{made_in / ARTIFACTS}/", f"{root / ARTIFACTS}/")
+    if workspace(made_in) == root.resolve():
+        return None  # an experiment that DVC ran in a folder of its own has made it
     return f"note: {file} came from {made_in}; the addresses of its artifacts now name {root / ARTIFACTS}"
 
 

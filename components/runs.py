@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from components.errors import UserError
 from components.files import read_json
 from components.inputs import read_record
 from components.results import PROVENANCE, RUN
@@ -26,7 +27,8 @@ def read_run(model: Path) -> dict[str, Any]:
     """
     if not (model / RUN).exists():
         return {}
-    run: dict[str, Any] = read_json(model / RUN)
-    weights = read_record(model / PROVENANCE, "train")["weights"]
-    # Earlier versions named no weights: DVC tracked the file beside them.
-    return run if run.get("weights", weights) == weights else {}
+    run = read_json(model / RUN)
+    if not isinstance(run, dict):
+        raise UserError(f"{model / RUN}: not what the train step leaves; remove it")
+    # A record of an earlier version names no weights: it may be that of a training before these.
+    return run if run.get("weights") == read_record(model / PROVENANCE, "train")["weights"] else {}

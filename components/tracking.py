@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from components.errors import UserError
-from components.local_store import ARTIFACTS, DATABASE, settle, workspace
+from components.local_store import ARTIFACTS, DATABASE, adopt, workspace
 from components.runs import read_run
 
 if TYPE_CHECKING:
@@ -94,9 +94,8 @@ def connect(experiment: str | None = None, *, existing: bool = False) -> MlflowC
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # one line for each attempt
     uri = store_address()
+    # Who names the store by its full path is not told where it came from.
     named = os.environ.get("MLFLOW_TRACKING_URI") not in (None, "", LOCAL_STORE)
-    if not named and (told := settle(workspace())):
-        print(told, file=sys.stderr)
     if "://" not in uri and not uri.startswith(MANAGED) and "MLFLOW_ALLOW_FILE_STORE" not in os.environ:
         raise UserError(f"MLflow, {uri}: no address; say MLFLOW_TRACKING_URI=http://host:5000 or sqlite:///mlflow.db")
     mlflow.set_tracking_uri(uri)
@@ -104,6 +103,8 @@ def connect(experiment: str | None = None, *, existing: bool = False) -> MlflowC
         told = f"MLflow, {store_name()}: there is no store here"
         raise UserError(f"{told}; run in the project's folder after `make run`, or set MLFLOW_TRACKING_URI")
     try:
+        if own_store() and (note := adopt(workspace())) and not named:
+            print(note, file=sys.stderr)
         with explained(store_name()):
             client = mlflow.MlflowClient()
             with patience(FIRST):

@@ -251,13 +251,21 @@ def _fastest(folder: Path, threads: int | None, order: Sequence[str]) -> Engine:
         engine, reason = start(folder, timed[0], threads), "nothing else to choose from"
     else:
         key = f"{cpu()}, {threads or wanted()} threads; {_versions(timed)}; {_network(folder)}"
+        before = _torch_threads()
         engine, reason = choose(timed, EXACT, lambda each: ENGINES[each][1](folder, threads, each), key, _side(folder))
+        if before and ENGINES[engine.name][0] != "torch":
+            sys.modules["torch"].set_num_threads(before)  # to be timed it had to be given the engine's number
         engine.ready()
     engine.reason = reason
     if missing:
         libraries = " and ".join(missing)
         logger.warning("%s not installed: computing with %s, which may be slower", libraries, engine.name)
     return engine
+
+
+def _torch_threads() -> int | None:
+    """Return with how many threads PyTorch computes, None where it has not been imported."""
+    return int(sys.modules["torch"].get_num_threads()) if "torch" in sys.modules else None
 
 
 def _installed(engine: str) -> bool:

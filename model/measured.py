@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from filelock import FileLock
+
 T = TypeVar("T")
 
 
@@ -28,6 +30,15 @@ def once(file: str, key: str, measure: Callable[[], T], sound: Callable[[Any], b
         sound: whether a kept value is such a value; the file may be damaged.
     """
     path = cache_folder() / file
+    with suppress(OSError):  # where nothing can be kept, there is nothing to agree on
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Of runs that begin together one measures, and the others wait for it and take the same.
+        with FileLock(path.with_name(f".{file}.lock")):
+            return _once(path, key, measure, sound)
+    return measure()
+
+
+def _once(path: Path, key: str, measure: Callable[[], T], sound: Callable[[Any], bool]) -> T:
     known: dict[str, Any] = {}
     with suppress(OSError, ValueError):
         held = json.loads(path.read_text())
@@ -37,8 +48,7 @@ def once(file: str, key: str, measure: Callable[[], T], sound: Callable[[Any], b
         return kept
     value = measure()
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{file}.{os.getpid()}")
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
         partial.write_text(json.dumps({**known, key: value}, indent=1))
         partial.replace(path)
     return value

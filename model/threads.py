@@ -28,6 +28,7 @@ NUMBER = "OMP_NUM_THREADS"
 POLICY, SPINS = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
 OURS = "DEFUNET_OMP"  # what of the others this module has set: a child process decides anew, and asks no user
 
+WATCHED = "watched"  # beside them: which process has looked at the processors, where one has
 PASSIVE, SHORT = {POLICY: "PASSIVE", SPINS: "0"}, {POLICY: "PASSIVE", SPINS: "20000"}
 SAMPLE = 0.2  # seconds for which processors are watched
 
@@ -74,18 +75,22 @@ def settle(processes: int | None = None) -> Threads:
         count, reason = share(processes or int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
         chosen[NUMBER] = str(count)
     waiting, waiting_reason = _spelt(given), _named(given)
+    watched: list[str] = []
     if not waiting:
         if count == 1:
             settings = PASSIVE
             waiting, waiting_reason = "passive", "a single thread waits for none"
         else:
             # Not watched again: by now this process, or its fellows, are what is busy.
-            settings = {name: mine[name] for name in PASSIVE if name in mine} or _watched(count)
+            by = _looked()
+            settings = {name: mine[name] for name in PASSIVE if name in mine and by} or _watched(count)
             busy = settings == PASSIVE
             waiting = "passive" if busy else "a short spin"
-            waiting_reason = f"{'other processes computed' if busy else 'its cores were free'} when it began"
+            began = "it" if by in (None, os.getpid()) else "the command that started it"
+            waiting_reason = f"{'other processes computed' if busy else 'its cores were free'} when {began} began"
+            watched = [f"{WATCHED}={by or os.getpid()}"]
         chosen |= settings
-    os.environ |= chosen | {OURS: " ".join(f"{name}={value}" for name, value in chosen.items())}
+    os.environ |= chosen | {OURS: " ".join([*(f"{name}={value}" for name, value in chosen.items()), *watched])}
     return Threads(count, reason, waiting, waiting_reason)
 
 
@@ -218,6 +223,12 @@ def _set_before() -> dict[str, str]:
     """Return which variables this module has set, here or in the process that started this one, and nobody since."""
     pairs = (word.partition("=") for word in os.environ.get(OURS, "").split())
     return {name: value for name, _, value in pairs if os.environ.get(name) == value}
+
+
+def _looked() -> int | None:
+    """Return the number of the process whose look at the processors holds here, None where there is none."""
+    pairs = (word.partition("=") for word in os.environ.get(OURS, "").split())
+    return next((int(value) for name, _, value in pairs if name == WATCHED), None)
 
 
 def _number(text: str) -> int | None:

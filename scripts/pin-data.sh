@@ -25,10 +25,10 @@ if ! dvc import-url "$source" data; then
   echo "error: $source: could not be imported (see above); data.dvc pins what it did before" >&2
   exit 1
 fi
-# A folder of the repository is there on every clone: `dvc repro` follows it. Any other source may be gone tomorrow, and
-# `dvc repro` would delete data/ for want of it: that pin stays frozen, as `dvc import-url` leaves it.
+# What Git has whole is there on every clone: `dvc repro` follows it. Any other source may be gone tomorrow, and `dvc repro`
+# would delete data/ for want of it: that pin stays frozen, as `dvc import-url` leaves it.
 case "$(realpath -- "$source" 2>/dev/null || true)" in
-  "$(pwd -P)"/*) git check-ignore --quiet -- "$source" || dvc unfreeze data.dvc ;;
+  "$(pwd -P)"/*) if git ls-files --error-unmatch -- "$source" >/dev/null 2>&1 && [ -z "$(git ls-files --others -- "$source")" ]; then dvc unfreeze data.dvc; fi ;;
 esac
 trap - EXIT
 rm -rf "$aside"

@@ -57,13 +57,20 @@ def test_bad_input_ends_a_target_before_anything_ran(checkout: Project, line: li
     assert [name for name in ("artifacts", "models", "mlflow.db", "data") if (checkout.root / name).exists()] == []
 
 
-def test_a_pinned_cohort_that_was_not_pulled_is_asked_for(checkout: Project) -> None:
+def test_a_cohort_that_is_not_the_pinned_one_is_refused(checkout: Project) -> None:
     pin = checkout.root / "data.dvc"
     pin.write_text(f"frozen: true\n{pin.read_text()}")
-    done = checkout.run("make", "run", check=False)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[0].startswith("error: data: not here, and data.dvc pins a source outside")
-    assert [name for name in ("artifacts", "mlflow.db", "data") if (checkout.root / name).exists()] == []
+    before = pin.read_bytes()
+    for state in ("not pulled", "of another pin"):
+        if state == "of another pin":
+            (checkout.root / "data").mkdir()
+            (checkout.root / "data/one.txt").touch()
+        done = checkout.run("make", "run", check=False)
+        assert done.returncode == 2
+        error = next(line for line in done.stderr.splitlines() if line.startswith("error: "))
+        assert error.startswith("error: data is not what data.dvc pins: dvc pull data.dvc brings it")
+        assert pin.read_bytes() == before
+        assert [name for name in ("artifacts", "mlflow.db") if (checkout.root / name).exists()] == []
 
 
 def test_clean_keeps_what_git_and_dvc_hold(checkout: Project) -> None:

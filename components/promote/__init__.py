@@ -68,9 +68,9 @@ def promote(
 
     Challenger and champion are both downloaded from the registry and scored on the same test images, each with the
     threshold, mirrored prediction and components that its own package carries. The rules are those of
-    :class:`components.params.PromotionParams`; where there is no champion, the floor alone. The decision, refusals
-    included, goes into the history (:mod:`components.registry.history`) and onto the version. The alias is written
-    last: whatever fails before it leaves the champion what it was.
+    :class:`components.params.PromotionParams`; where there is no champion, the floor, and that the version was not
+    rolled back. The decision, refusals included, goes into the history (:mod:`components.registry.history`) and onto
+    the version. The alias is written last: whatever fails before it leaves the champion what it was.
 
     Args:
         params: all parameters: the model's name and the gate's bounds.
@@ -199,8 +199,8 @@ def _gate(
 
 def _rolled_back(client: MlflowClient, challenger: Version, champion: Version | None) -> str:
     """Return when, by whom and why a version was rolled back from, and not promoted since; empty where it was not."""
-    past = history.read(client, challenger.name, champion.number if champion else None)
-    gone = history.rolled_back(past).get(challenger.number)
+    now = champion.number if champion else None
+    gone = history.rolled_back(history.read(client, challenger.name, now), now).get(challenger.number)
     return f"{gone.when[:10]} by {gone.who}: {gone.reason or 'no reason given'}" if gone else ""
 
 

@@ -24,7 +24,7 @@ def main(
     ] = None,
     params: cli.ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Register the cell with the best validation Dice in the MLflow registry and name it challenger."""
+    """Register the cell with the best validation Dice in the MLflow registry; register.challenger says what then."""
     version = register(models, evaluations, arrays, read_params(params), out)
     if offered is not None:
         cell = Cell(version.network, version.scenario, version.seed)

@@ -51,7 +51,7 @@ def offer(client: MlflowClient, name: str, number: int, rule: str) -> tuple[bool
         number: the version.
         rule: ``always``, or ``better``: its validation Dice is above the present challenger's. A challenger that was
             validated on other images, or rolled back from, gives way too; a version that was rolled back does not
-            become challenger by itself.
+            become challenger unless the rule is ``always``.
 
     Returns:
         Whether it is the challenger now, and why.
@@ -69,13 +69,16 @@ def offer(client: MlflowClient, name: str, number: int, rule: str) -> tuple[bool
 def _decide(client: MlflowClient, name: str, number: int, rule: str) -> tuple[bool, str]:
     aliases = read_aliases(client, name)
     present = aliases.get(CHALLENGER)
-    if present is None or present == number:
-        return True, "there was none" if present is None else "it was already"
+    if present == number:
+        return True, "it was already"
     if rule == ALWAYS:
-        return True, f"register.challenger is {ALWAYS}; it was version {present}"
-    gone = history.rolled_back(history.read(client, name, aliases.get(CHAMPION)))
+        return True, f"register.challenger is {ALWAYS}; it was version {present or 'none'}"
+    champion = aliases.get(CHAMPION)
+    gone = history.rolled_back(history.read(client, name, champion), champion)
     if number in gone:
         return False, f"version {number} was rolled back ({gone[number].reason or 'no reason given'})"
+    if present is None:
+        return True, "there was none"
     if present in gone:
         return True, f"version {present} was rolled back"
     before, now = (read_version(client, name, each).tags for each in (present, number))

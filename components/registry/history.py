@@ -212,11 +212,20 @@ def line_of_champions(decisions: list[Decision], champion: int | None) -> list[i
     return line
 
 
-def rolled_back(decisions: list[Decision]) -> dict[int, Decision]:
-    """Return the versions that were rolled back from and not promoted since, each with the decision that did it."""
+def rolled_back(decisions: list[Decision], champion: int | None) -> dict[int, Decision]:
+    """Return the versions that were rolled back from and not promoted since, each with the decision that did it.
+
+    Args:
+        decisions: the history.
+        champion: which version has the alias now. One that was set by hand counts as promoted.
+    """
     gone: dict[int, Decision] = {}
     for each in sorted((each for each in decisions if each.state == DONE), key=lambda each: each.number):
         if each.kind == ROLLBACK and each.previous is not None:
             gone[each.previous] = each
+        elif each.previous is not None:
+            gone.pop(each.previous, None)  # it was champion when this was decided
         gone.pop(each.version, None)
+    if champion is not None:
+        gone.pop(champion, None)
     return gone

@@ -109,13 +109,18 @@ def registry_lines(registered: dict[str, Any]) -> list[str]:
         browse = f"browse   {address}"
     else:
         browse = f"browse   mlflow ui --backend-store-uri {shlex.quote(address)}"
-    missing = f"model    {name} version {number} of this run ({cell}) is not in {address}: register it with `dvc repro "
+    missing = (
+        f"model    {name} version {number} of this run ({cell}) is not in {address}: register it with "
+        "`dvc repro --force --single-item register`"
+    )
     try:
         version = read_version(connect(existing=True), name, number)
     except UserError as error:
-        return [f"{missing}--force --single-item register` ({error})", browse]
+        if getattr(error.__cause__, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
+            return [missing, browse]
+        return [f"model    {name} version {number} ({cell}) could not be looked up: {error}", browse]
     if version.run_id != registered["run_id"]:
-        return [f"{missing}--force --single-item register` (its version {number} is of another run)", browse]
+        return [f"{missing} (its version {number} is of another run)", browse]
     aliases = "".join(f" @{alias}" for alias in version.aliases)
     uri = f'mlflow.pyfunc.load_model("models:/{name}/{number}")'
     return [f"model    {name} version {number}{aliases} ({cell}): {uri}", browse]

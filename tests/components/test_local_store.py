@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from components.errors import UserError
-from components.local_store import settle, workspace
+from components.local_store import adopt, workspace
 from components.params import read_params
 from components.register import register
 from components.registry.versions import download, read_version
@@ -50,13 +50,22 @@ def test_a_copied_clone_uses_its_own_artifacts(
     clone: Project, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     copy = tmp_path_factory.mktemp("copied") / "clone with a space"
+    full = tmp_path_factory.mktemp("named") / "clone"
+    shutil.copytree(clone.root, full)
     shutil.copytree(clone.root, copy)
     before = files(clone.root)
     enter(copy, monkeypatch)
     rows = copy / "evaluations/defu_net/mixed/seed-0/rows.json"
     rows.write_text(rows.read_text() + " ")
     assert offer(copy) == 2
-    assert files(clone.root) == before, "the original's store is none of the copy's"
+    enter(full, monkeypatch)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{full}/mlflow.db")
+    (full / "registered.json").unlink()
+    rows = full / "evaluations/defu_net/mixed/seed-0/rows.json"
+    rows.write_text(rows.read_text() + " ")
+    assert offer(full) == 2
+    assert files(clone.root) == before, "the original's store is none of the copies'"
+    enter(copy, monkeypatch)
     shutil.rmtree(clone.root)
     for number in (1, 2):
         version = read_version(connect(existing=True), NAME, number)
@@ -83,7 +92,32 @@ def test_a_database_without_its_artifacts_is_refused(clone: Project, tmp_path_fa
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     shutil.copy(clone.root / "mlflow.db", elsewhere)
     with pytest.raises(UserError, match=r"came from .* without its artifacts; copy .*mlruns here too, or remove"):
-        settle(elsewhere)
+        adopt(elsewhere)
+
+
+def test_a_damaged_database_is_told_in_one_line(scored: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    (scored.root / "mlflow.db").write_bytes(b"not a database" * 100)
+    enter(scored.root, monkeypatch)
+    with pytest.raises(UserError, match=r"MLflow, sqlite:///mlflow\.db: .*check MLFLOW_TRACKING_URI"):
+        connect(existing=True)
+
+
+def test_a_store_that_a_temporary_experiment_began_is_the_workspaces(
+    scored: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in scored.root.glob("mlflow.db*"):
+        path.unlink()
+    folder = scored.root / ".dvc/tmp/exps/temp/tmpxyz"
+    folder.mkdir(parents=True)
+    enter(folder, monkeypatch)
+    connect("lung-segmentation")
+    shutil.rmtree(folder)
+    enter(scored.root, monkeypatch)
+    capsys.readouterr()
+    client = connect("another")
+    assert capsys.readouterr().err == ""
+    places = {each.artifact_location for each in client.search_experiments()}
+    assert all(place.startswith(f"{scored.root}/mlruns/") for place in places), places
 
 
 def test_an_experiment_in_a_temporary_folder_of_dvc_logs_to_the_workspace(
@@ -123,9 +157,10 @@ def test_the_closing_line_names_a_version_only_if_the_store_has_it_with_this_run
     other = f"sqlite:///{tmp_path}/other.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
     model, browse = registry_lines(registered)
-    assert f"is not in {other}: register it" in model
+    assert f"version 1 (defu_net, mixed, seed 0) could not be looked up: MLflow, {other}: there is no store" in model
     assert browse == f"browse   mlflow ui --backend-store-uri {other}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    _, browse = registry_lines(registered)
+    model, browse = registry_lines(registered)
+    assert "could not be looked up: MLflow, http://user:***@127.0.0.1:9: " in model
     assert browse == "browse   http://user:***@127.0.0.1:9"

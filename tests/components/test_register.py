@@ -26,6 +26,7 @@ from components.inputs import EVALUATION_CODE, code_digest, code_files, training
 from components.package import fetch, load
 from components.params import params_hash, read_params
 from components.register import register
+from components.registry import history
 from components.registry.versions import splits_digest
 from components.results import CONFIG, ROWS, SUMMARY, Cell
 from model.predictor import WEIGHTS
@@ -293,7 +294,7 @@ def challenger(project: Project) -> int:
 
 
 def figure(project: Project, cell: Cell, validation: float) -> None:
-    """Change a cell's validation Dice, and its weights so that it is another model."""
+    """Change a cell's validation Dice and its rows, so that it is another model."""
     summary = project.root / "evaluations" / cell.folder / SUMMARY
     figures = json.loads(summary.read_text())
     figures["validation"]["original"]["dice"] = validation
@@ -328,6 +329,24 @@ def test_the_alias_moves_to_a_better_version_or_when_asked(here: Project, capsys
     here.write_params()
     figure(here, CELL, 0.81)
     assert (offer(here).version, challenger(here)) == (4, 4)
+
+
+def test_what_was_rolled_back_becomes_challenger_only_when_asked(here: Project) -> None:
+    figure(here, CELL, 0.9)
+    offer(here)
+    client = here.client()
+    for number, (kind, previous, version) in enumerate((("promote", None, 1), ("rollback", 1, 7)), 1):
+        history.write(client, NAME, number=number, kind=kind, state=history.DONE, previous=previous, version=version)
+    client.delete_registered_model_alias(NAME, "challenger")
+    assert offer(here).alias == ""
+    here.write_params(register={"challenger": "always"})
+    assert (offer(here).alias, challenger(here)) == ("challenger", 1)
+    here.write_params()
+    figure(here, CELL, 0.5)
+    assert (offer(here).version, challenger(here)) == (2, 2), "a challenger that was rolled back gives way"
+    # Made champion by hand: that counts as promoted.
+    client.set_registered_model_alias(NAME, "champion", "1")
+    assert history.rolled_back(history.read(client, NAME, 1), 1) == {}
 
 
 def test_a_challenger_of_other_images_gives_way(here: Project) -> None:

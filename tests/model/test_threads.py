@@ -1,4 +1,4 @@
-"""Threads follow affinity and quota, their waiting is passive, and what the user has set wins; in real processes."""
+"""Threads follow affinity and quota, their waiting what else computes, and what the user has set wins."""
 
 from __future__ import annotations
 
@@ -128,11 +128,19 @@ def test_threads_wait_passively_where_other_processes_compute() -> None:
 
 
 def test_what_was_settled_is_not_watched_again_in_a_child() -> None:
-    given = SHORT | {OURS: " ".join(f"{name}={value}" for name, value in SHORT.items())}
+    given = SHORT | {OURS: " ".join([*(f"{name}={value}" for name, value in SHORT.items()), "watched=1"])}
     with neighbours(len(affinity())):
         found, openmp = command(OMP_NUM_THREADS="2", **given)
     assert openmp[SPINS] == SHORT[SPINS] != PASSIVE[SPINS]
-    assert (found["waiting"], found["waiting_reason"]) == ("a short spin", "its cores were free when it began")
+    began = "its cores were free when the command that started it began"
+    assert (found["waiting"], found["waiting_reason"]) == ("a short spin", began)
+
+
+def test_what_a_single_thread_settled_is_no_look_at_the_processors() -> None:
+    given = PASSIVE | {OURS: " ".join(f"{name}={value}" for name, value in PASSIVE.items())}
+    with neighbours(len(affinity())):
+        found, _ = command(OMP_NUM_THREADS="2", **given)
+    assert found["waiting_reason"] == "other processes computed when it began"
 
 
 BEFORE = """cpu  400 0 0 400 0 0 0 0 0 0
