@@ -122,9 +122,9 @@ class World:
         commit = version.tags["git.commit"]
         there = scratch / f"commit-{number}"
         there.mkdir(parents=True)
-        archive = there / "files.tar"
+        archive = there / "files.zip"
         self.git("archive", f"--output={archive}", commit)
-        shutil.unpack_archive(archive, there, filter="data")
+        shutil.unpack_archive(archive, there)
         then = check(read_yaml(there / "params.yaml"), "at the commit")
         now = read_params(self.root / "params.yaml")
         pinned = read_yaml(there / "data.dvc")["outs"][0]["md5"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
-import tarfile
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -232,11 +232,10 @@ def _code(version: Version, commit: str | None, folder: Path) -> Fact:
 def _code_at(commit: str, names: Sequence[str]) -> str | None:
     """Return :func:`components.inputs.code_digest` of the files of a commit, None where one is missing there."""
     with tempfile.TemporaryDirectory(prefix="code-") as scratch:
-        archive = Path(scratch) / "code.tar"
-        if _git("archive", "--format=tar", f"--output={archive}", commit, "--", *names) is None:
+        archive = Path(scratch) / "code.zip"
+        if _git("archive", f"--output={archive}", commit, "--", *names) is None:
             return None
-        with tarfile.open(archive) as files:
-            files.extractall(scratch, filter="data")
+        shutil.unpack_archive(archive, scratch)
         return code_digest(code_files(names, Path(scratch)))
 
 
