@@ -157,7 +157,8 @@ def rollback(params: RegistryParams, *, dry_run: bool = False, reason: str = "")
     if number is not None:
         line_up = line_up[:-1]
     if not line_up:
-        raise UserError(f"{name}: no champion before {number or 'none'} in the history; there is nothing to go back to")
+        now = f"version {number} is the first champion" if number else "there is no champion"
+        raise UserError(f"{name}: {now} in the history; there is nothing to go back to")
     back = read_version(client, name, line_up[-1])
     if dry_run:
         line = f"{back} would be champion again (now: {number or 'none'}); dry run: nothing was changed"

@@ -10,6 +10,7 @@ from components.params import RegistryParams
 from components.registry import CHAMPION, history, wide_console
 from components.registry.claim import live_claims
 from components.registry.versions import Version, read_aliases, read_versions
+from components.terminal import fit
 from components.tracking import connect
 
 LINEAGE = ("git.commit", "git.dirty", "data.md5", "params.hash", "image", "kubeflow.run", "run_id", "weights.sha256")
@@ -110,7 +111,8 @@ def show_models(listed: list[Listed]) -> None:
             of["image"] or "-",
             of["kubeflow.run"] or "-",
         )
-    wide_console().print(table)
+    console = wide_console()
+    console.print(fit(table, console, ("Kubeflow run", "image", "params", "data", "created (UTC)", "commit", "gate")))
 
 
 def _figure(value: float | None) -> str:
@@ -134,7 +136,8 @@ def show_decisions(decided: list[history.Decision]) -> None:
             each.who,
             each.reason or "-",
         )
-    wide_console().print(table)
+    console = wide_console()
+    console.print(fit(table, console, ("by", "difference")))
 
 
 def as_json(rows: list[Any]) -> str:

@@ -19,7 +19,11 @@ from components.report.costs import cost_table
 from components.report.paired import Pair
 from components.report.text import digits_for
 from components.results import Row
+from components.terminal import fit
 from components.tracking import connect, store_name
+
+# Columns that a narrow terminal goes without, the first one first.
+DISPENSABLE = ("accuracy", "Jaccard", "ASSD, px", "MLflow run", "started", "HD95, px", "images", "seed", "commit")
 
 
 def result_table(rows: list[Row]) -> Table:
@@ -81,11 +85,11 @@ def main(
     # Wide enough for every column where the output is no terminal.
     console = Console(width=None if Console().is_terminal else 140)
     rows = read_json(reports / RESULTS)
-    console.print(result_table(rows))
+    console.print(fit(result_table(rows), console, DISPENSABLE))
     # A report of an earlier version has no comparisons, one of a single network none to show.
     if (reports / COMPARISONS).exists() and (pairs := read_json(reports / COMPARISONS)):
-        console.print(comparison_table(pairs))
-    console.print(cost_table(models, rows))
+        console.print(fit(comparison_table(pairs), console, DISPENSABLE))
+    console.print(fit(cost_table(models, rows), console, DISPENSABLE))
     if cohort["synthetic"]:
         console.print(
             "The X-rays are synthetic: these figures show that the pipeline works and say nothing of patients."

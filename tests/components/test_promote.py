@@ -248,11 +248,11 @@ def test_a_challenger_of_unknown_origin_is_refused(store: Project) -> None:
 
 def test_rollbacks_go_back_one_by_one_and_never_to_what_was_rolled_back(store: Project) -> None:
     choices = params(store, floor=0.0)
-    with pytest.raises(UserError, match="no champion before none in the history"):
+    with pytest.raises(UserError, match="there is no champion in the history"):
         rollback(choices)
     where = (store.arrays, store.split.parent)
     promote(choices, *where, WORSE)
-    with pytest.raises(UserError, match="no champion before 1 in the history"):
+    with pytest.raises(UserError, match="version 1 is the first champion in the history"):
         rollback(choices)
     promote(choices, *where, BETTER)
     promote(choices, *where, TWIN, force=True, reason="a third")
@@ -260,7 +260,7 @@ def test_rollbacks_go_back_one_by_one_and_never_to_what_was_rolled_back(store: P
     assert champion(store) == TWIN
     assert (rollback(choices, reason="complaints").champion, champion(store)) == (BETTER, BETTER)
     assert (rollback(choices).champion, champion(store)) == (WORSE, WORSE)
-    with pytest.raises(UserError, match="no champion before 1"):
+    with pytest.raises(UserError, match="version 1 is the first champion"):
         rollback(choices)
     promote(choices, *where, TWIN, force=True, reason="mended")
     crown(store, BETTER)  # by hand: its predecessor is the history's last
@@ -297,7 +297,7 @@ def test_a_mistake_in_a_section_of_others_holds_up_no_rollback(store: Project) -
     file.write_text(json.dumps(values | {"train": {"epochs": "many"}, "trian": {}}))
     assert "challenger" in store.do([sys.executable, "-m", "pipelines.main", "models"])
     message = refused(store.call([sys.executable, "-m", "pipelines.main", "rollback"]))
-    assert message.startswith(f"error: {NAME}: no champion before none in the history")
+    assert message.startswith(f"error: {NAME}: there is no champion in the history")
     file.write_text(json.dumps(values | {"promotion": values["promotion"] | {"claim": "long"}}))
     done = store.call([sys.executable, "-m", "pipelines.main", "rollback"])
     assert done.returncode == 1
