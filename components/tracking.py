@@ -94,7 +94,7 @@ def connect(experiment: str | None = None, *, existing: bool = False) -> MlflowC
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # one line for each attempt
     uri = store_address()
-    # Who names the store by its full path is not told where it came from.
+    # A store that is named by its full path is taken as it is.
     named = os.environ.get("MLFLOW_TRACKING_URI") not in (None, "", LOCAL_STORE)
     if "://" not in uri and not uri.startswith(MANAGED) and "MLFLOW_ALLOW_FILE_STORE" not in os.environ:
         raise UserError(f"MLflow, {uri}: no address; say MLFLOW_TRACKING_URI=http://host:5000 or sqlite:///mlflow.db")
@@ -103,7 +103,7 @@ def connect(experiment: str | None = None, *, existing: bool = False) -> MlflowC
         told = f"MLflow, {store_name()}: there is no store here"
         raise UserError(f"{told}; run in the project's folder after `make run`, or set MLFLOW_TRACKING_URI")
     try:
-        if own_store() and (note := adopt(workspace())) and not named:
+        if not named and (note := adopt(workspace())):
             print(note, file=sys.stderr)
         with explained(store_name()):
             client = mlflow.MlflowClient()

@@ -54,7 +54,8 @@ def test_bad_input_ends_a_target_before_anything_ran(checkout: Project, line: li
     assert told in done.stderr
     assert "Traceback" not in done.stderr
     assert {name: (checkout.root / name).read_bytes() for name in kept} == kept
-    assert [name for name in ("artifacts", "models", "mlflow.db", "data") if (checkout.root / name).exists()] == []
+    assert [name for name in ("artifacts", "mlflow.db", "data") if (checkout.root / name).exists()] == []
+    assert list((checkout.root / "models").rglob("weights.safetensors")) == []
 
 
 def test_a_cohort_that_is_not_the_pinned_one_is_refused(checkout: Project) -> None:
