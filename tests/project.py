@@ -90,6 +90,7 @@ def make_project(root: Path) -> Project:
     project = Project(root, environment)
     project.set_params(SMALL)
     project.run("git", "init", "--quiet")
+    project.run("git", "add", "--all")
     project.run("bash", "scripts/pin-data.sh", "samples")
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--message", "Start")

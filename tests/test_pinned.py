@@ -67,3 +67,13 @@ def test_dvc_repro_follows_a_source_in_the_repository(tmp_path: Path) -> None:
     shutil.copytree(project.root / "samples", project.root / "build/chests")
     project.run("bash", "scripts/pin-data.sh", "build/chests")
     assert read_yaml(project.root / "data.dvc")["frozen"] is True
+    # Nor is one that Git does not know, or knows in part.
+    shutil.copytree(project.root / "samples", project.root / "mine")
+    project.run("bash", "scripts/pin-data.sh", "mine")
+    assert read_yaml(project.root / "data.dvc")["frozen"] is True
+    project.run("git", "add", "mine/MontgomerySet")
+    project.run("bash", "scripts/pin-data.sh", "mine")
+    assert read_yaml(project.root / "data.dvc")["frozen"] is True
+    project.run("git", "add", "mine")
+    project.run("bash", "scripts/pin-data.sh", "mine")
+    assert "frozen" not in read_yaml(project.root / "data.dvc")
