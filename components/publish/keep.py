@@ -73,8 +73,8 @@ def keep(
                 history = history.merge(pd.DataFrame(runs[cell]["per_epoch"]), on="epoch")
             history.to_csv(folder / HISTORY, index=False)
             # Where unsent MLflow records lie is a path of the machine that trained.
-            told = {key: value for key, value in runs[cell].items() if key not in ("mlflow_records", "per_epoch")}
-            write_json(folder / RUN, told)
+            record = {key: value for key, value in runs[cell].items() if key not in ("mlflow_records", "per_epoch")}
+            write_json(folder / RUN, record)
             for name in (RELIABILITY, SCORED, ROBUSTNESS):  # an evaluation of an earlier version left none
                 if (evaluations / cell.folder / name).exists():
                     shutil.copy(evaluations / cell.folder / name, folder)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from benchmarks.waiting import neighbours
+from model import threads
 from model.threads import NUMBER, OURS, PASSIVE, POLICY, SHORT, SPINS, _watched, affinity, free, quota, share
 from pipelines.docker_runner import options
 
@@ -136,11 +137,13 @@ def test_what_was_settled_is_not_watched_again_in_a_child() -> None:
     assert (found["waiting"], found["waiting_reason"]) == ("a short spin", began)
 
 
-def test_what_a_single_thread_settled_is_no_look_at_the_processors() -> None:
-    given = PASSIVE | {OURS: " ".join(f"{name}={value}" for name, value in PASSIVE.items())}
-    with neighbours(len(affinity())):
-        found, _ = command(OMP_NUM_THREADS="2", **given)
-    assert found["waiting_reason"] == "other processes computed when it began"
+def test_what_a_single_thread_settled_is_no_look_at_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in PASSIVE.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(OURS, " ".join(f"{name}={value}" for name, value in PASSIVE.items()))
+    monkeypatch.setenv(NUMBER, "2")
+    monkeypatch.setattr(threads, "free", lambda allowed: float(len(allowed) + 2))
+    assert threads.settle().waiting == "a short spin"
 
 
 BEFORE = """cpu  400 0 0 400 0 0 0 0 0 0
