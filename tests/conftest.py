@@ -276,6 +276,15 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
     return lines[0]
 
 
+@pytest.fixture(autouse=True)
+def _environment() -> Iterator[None]:
+    """Restore the environment: MLflow writes MLFLOW_TRACKING_URI, which later tests' commands would inherit."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
     one = Launcher(tmp_path_factory.mktemp("commands"))

@@ -34,7 +34,7 @@ def cost_table(models: Path, rows: Iterable[Row]) -> Table:
     for name in ("commit", "MLflow run"):
         table.add_column(name, no_wrap=True)
     if len(machines) > 1:
-        table.add_column("machine")
+        table.add_column("machine", max_width=24)  # it wraps before columns go
     for cell, run in runs.items():
         where = [cell.network, cell.scenario, str(cell.seed)]
         if not run:

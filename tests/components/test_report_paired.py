@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from itertools import product
@@ -53,7 +55,8 @@ def caption(root: Path, table: str = TABLE) -> str:
 
 
 @pytest.fixture
-def two(tmp_path: Path) -> Path:
+def two(tmp_path: Path, empty_store: Path) -> Path:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     return write_run(tmp_path, ["defu_net", "unet"], ["mixed"])
 
 
@@ -243,7 +246,10 @@ def shown(root: Path) -> str:
     call = [sys.executable, "-m", "components.report.show", "--reports", str(root / "reports")]
     call += ["--registered", str(root / "registered.json"), "--arrays", str(root / "arrays")]
     call += ["--models", str(root / "models")]
-    done = subprocess.run(call, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
+    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow.db'}"}
+    done = subprocess.run(
+        call, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
