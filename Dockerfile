@@ -7,7 +7,7 @@ ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE} AS build
 WORKDIR /src
 COPY requirements.in requirements.lock ./
-COPY scripts/setup.sh scripts/image-venv.sh scripts/
+COPY tools/setup.sh tools/image-venv.sh tools/
 # Two sources, of which the second may be missing.
 COPY LICENSE build/imag[e] /inputs/
 # Proxies need no line here: HTTP_PROXY, HTTPS_PROXY and NO_PROXY are arguments that every build knows.
@@ -15,13 +15,19 @@ ARG INDEX_URL=
 
 FROM build AS build-cpu
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
-RUN scripts/image-venv.sh cpu
+RUN tools/image-venv.sh cpu
 
 FROM build AS code
 WORKDIR /app
-COPY components components
 COPY model model
+COPY core core
+COPY tracking tracking
+COPY registry registry
+COPY components components
+COPY serving serving
 COPY pipelines pipelines
+COPY tools tools
+COPY defunet defunet
 COPY profiles profiles
 COPY params.yaml LICENSE ./
 # By hash: a copy's times say nothing, and nobody but root, its owner, writes here. The owner keeps that right, since
@@ -46,7 +52,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     GX_ANALYTICS_ENABLED=false
 WORKDIR /app
 # No ENTRYPOINT: Kubeflow gives whole commands, and its DockerRunner appends them to an entrypoint.
-CMD ["python", "-c", "print('python -m components.STEP --help, where STEP is ingest, validate, preprocess, train, evaluate, report, register, promote, predict or serve')"]
+CMD ["python", "-c", "print('python -m components.STEP --help, where STEP is ingest, validate, preprocess, train, evaluate, report, register, or promote; defunet --help lists the rest')"]
 LABEL org.opencontainers.image.title="defu-net-pipeline" \
       org.opencontainers.image.description="Chest X-ray lung segmentation: every step of the pipeline" \
       org.opencontainers.image.licenses="Apache-2.0"
@@ -66,7 +72,7 @@ USER 10001:10001
 FROM build AS build-gpu
 # PyPI's own build for Linux is the CUDA one.
 ARG TORCH_INDEX_URL=
-RUN scripts/image-venv.sh gpu
+RUN tools/image-venv.sh gpu
 
 FROM runtime AS gpu
 COPY --from=build-gpu /opt/venv /opt/venv

@@ -14,37 +14,37 @@ help:  ## Show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
 
 setup:  ## Make .venv from the committed lock
-	@scripts/setup.sh
+	@tools/setup.sh
 
 repository:
 	@git rev-parse --git-dir >/dev/null 2>&1 || { echo "error: $(CURDIR) is no git repository: clone the project instead of copying its files, or run git init here and commit" >&2; exit 1; }
 
 run: repository setup  ## X-rays to registered model; DATA=folder|zip|s3://bucket/prefix pins another cohort, PROFILE=comparison|fast|folds|medium|modern|paper|small|staged other parameters
-	@$(if $(PROFILE),python -m components.profile $(PROFILE))
-	@$(if $(DATA),scripts/pin-data.sh "$(DATA)")
-	@python -m components.params
+	@$(if $(PROFILE),python -m tools.profile $(PROFILE))
+	@$(if $(DATA),tools/pin-data.sh "$(DATA)")
+	@python -m core.params
 	@! grep -q '^frozen: true' data.dvc || dvc status --quiet data.dvc || { echo "error: data is not what data.dvc pins: dvc pull data.dvc brings it, make data DATA=... pins another cohort; dvc repro would pin what is in data now" >&2; exit 1; }
 	@dvc repro
-	@python -m components.report.show
+	@python -m tools.show
 
 data: repository setup  ## Pin another cohort without running: DATA=folder|zip|s3://bucket/prefix
-	@scripts/pin-data.sh "$(DATA)"
+	@tools/pin-data.sh "$(DATA)"
 
 profile: setup  ## Put a profile's choices into params.yaml: PROFILE=comparison|fast|folds|medium|modern|paper|small|staged
 	@$(if $(PROFILE),,echo "error: which profile? say PROFILE=comparison, fast, folds, medium, modern, paper, small or staged" >&2; exit 1)
-	@python -m components.profile $(PROFILE)
+	@python -m tools.profile $(PROFILE)
 
 promote: setup  ## Make the challenger the champion if it passes the gate: VERSION=N for another version, DRY_RUN=1 only looks
 	@python -m components.promote $(if $(VERSION),--version $(VERSION)) $(if $(DRY_RUN),--dry-run)
 
 serve: setup  ## The champion as an HTTP service with a page, at http://127.0.0.1:8080
-	@python -m components.serve
+	@python -m serving.http
 
 services: setup  ## S3 and MLflow servers on this machine until Ctrl+C: S3_PORT=, MLFLOW_PORT=, and docs/services.md
-	@exec python -m scripts.services $(if $(S3_PORT),--s3-port $(S3_PORT)) $(if $(MLFLOW_PORT),--mlflow-port $(MLFLOW_PORT))
+	@exec python -m tools.services $(if $(S3_PORT),--s3-port $(S3_PORT)) $(if $(MLFLOW_PORT),--mlflow-port $(MLFLOW_PORT))
 
 results: setup  ## Write docs/results.md, its figures and the studies' pages anew from the rows in results/
-	@python -m components.publish
+	@python -m tools.publish
 
 pipeline: setup  ## Compile the Kubeflow pipeline to build/pipeline.yaml
 	@python -m pipelines.compile --out build/pipeline.yaml
@@ -57,7 +57,7 @@ image:  ## Build the image of every step: TARGET=cpu|gpu, and the options in doc
 	@$(if $(CA_BUNDLE),cp "$(CA_BUNDLE)" build/image/ca.pem)
 	@$(if $(WHEELS),cp "$(WHEELS)"/*.whl build/image/)
 	@trap 'rm -rf build/image' EXIT; docker build --target $(TARGET) --tag $(IMAGE) \
-	  --build-arg VERSION="$$(sed -n 's/^__version__ = "\(.*\)".*/\1/p' components/__init__.py)" \
+	  --build-arg VERSION="$$(sed -n 's/^__version__ = "\(.*\)".*/\1/p' core/__init__.py)" \
 	  --build-arg GIT_COMMIT="$$(git rev-parse HEAD)" \
 	  --build-arg GIT_DIRTY="$$(git diff --quiet HEAD -- . ':!dvc.lock' ':!models' ':!evaluations' ':!reports' && echo false || echo true)" \
 	  --build-arg HTTP_PROXY --build-arg HTTPS_PROXY --build-arg NO_PROXY \
@@ -73,7 +73,7 @@ lock: setup  ## Resolve requirements.in into requirements.lock anew
 	@uv pip compile requirements.in $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) --generate-hashes --python-version 3.11 --no-emit-package torch --no-header -o requirements.lock
 
 samples: setup  ## Draw the synthetic cohort in samples/ anew
-	@python -m components.sample samples
+	@python -m tools.sample samples
 
 clean: repository  ## Remove what runs made; the DVC cache, mlflow.db and what Git has stay
 	@git clean -ffdxq -- artifacts models evaluations reports checkpoints build

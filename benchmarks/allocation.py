@@ -1,4 +1,4 @@
-"""What it saves on a CPU to keep freed memory from step to step (:func:`model.memory.keep_freed_memory`).
+"""What it saves on a CPU to keep freed memory from step to step (:func:`model.training.memory.keep_freed_memory`).
 
     python -m benchmarks.allocation --size 256 --width 0.25
 
@@ -19,11 +19,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from components import cli
-from components.errors import UserError
+from core import cli
+from core.errors import UserError
 from model import networks
 from model.inputs import channels_last
-from model.memory import keep_freed_memory
+from model.training.memory import keep_freed_memory
 
 SIDES = {"returned": False, "kept": True}
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from components.cohort import Arrays
-from components.errors import UserError
-from components.params import Params
-from components.sample import draw_xray
-from components.sample.machines import MACHINES
-from model.batches import Subset
+from core.cohort import Arrays
+from core.errors import UserError
+from core.params import Params
 from model.preprocessing import resize_mask, standardise
+from model.training.batches import Subset
+from tools.sample import draw_xray
+from tools.sample.machines import MACHINES
 
 SAMPLE_SIDE = 320  # of the sample's pictures at scale 1, pixels, about
 

@@ -17,11 +17,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.clock import Stopwatch
-from components import cli
-from components.errors import UserError
-from components.files import write_file
-from components.provenance import hardware
 from components.report import paper
+from core import cli
+from core.errors import UserError
+from core.files import write_file
+from core.provenance import hardware
 from model.networks import NETWORKS, build
 
 CPU = torch.device("cpu")
@@ -66,7 +66,7 @@ def milliseconds(networks: dict[str, nn.Module], size: int, rounds: int) -> dict
 
 
 def measure(names: Iterable[str], size: int, width: float, rounds: int, where: str) -> pd.DataFrame:
-    """Return a line a network: see :func:`components.publish.measured.read_cost`.
+    """Return a line a network: see :func:`tools.publish.measured.read_cost`.
 
     Args:
         names: of the networks.

@@ -18,8 +18,8 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from components.images import decode, encode
-from components.parallel import cores
+from core.images import decode, encode
+from core.parallel import cores
 
 WIDTH, HEIGHT = 4020, 4892  # Montgomery's upright X-rays
 SIZE = 512

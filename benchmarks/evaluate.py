@@ -26,17 +26,17 @@ from rich.table import Table
 
 from benchmarks import cohort, scoring_before
 from benchmarks.training import spread
-from components import cli
-from components.cohort import Arrays
-from components.errors import UserError
 from components.evaluate.scores import Scores
-from components.files import write_json
-from components.params import Params, read_params
-from components.provenance import hardware
+from core import cli
+from core.cohort import Arrays
+from core.errors import UserError
+from core.files import write_json
+from core.params import Params, read_params
+from core.provenance import hardware
 from model import networks
 from model.curves import auc_of, roc_auc
+from model.inference.predictor import InputConfig, Predictor
 from model.metrics import agreement, confusion, overlap_metrics
-from model.predictor import InputConfig, Predictor
 from model.preprocessing import dilate
 from model.surface import surface_distances
 

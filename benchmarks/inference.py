@@ -26,32 +26,20 @@ from benchmarks import show
 from benchmarks.clock import Speed, Stopwatch, counts_processor_time
 from benchmarks.quantise import quantise
 from benchmarks.training import compared, rates, spread
-from components import cli
-from components.cohort import Arrays, read_split
-from components.errors import UserError
-from components.files import write_json
-from components.params import EvaluateParams, read_params
-from components.provenance import hardware
-from model import choice
-from model.engines import (
-    BATCH,
-    CONFIG,
-    ENGINES,
-    EXACT,
-    FASTEST,
-    ONNX,
-    Engine,
-    OnnxEngine,
-    OpenVinoEngine,
-    Pictures,
-    Plain,
-    Probabilities,
-    TorchEngine,
-)
-from model.export import export
+from core import cli
+from core.cohort import Arrays, read_split
+from core.errors import UserError
+from core.files import write_json
+from core.params import EvaluateParams, read_params
+from core.provenance import hardware
+from model.inference import choice
+from model.inference.engine import Engine, Pictures, Probabilities
+from model.inference.engines import BATCH, ENGINES, EXACT, FASTEST, ONNX, OnnxEngine, OpenVinoEngine, Plain, TorchEngine
+from model.inference.export import export
+from model.inference.package import probabilities
+from model.inference.predictor import Predictor
 from model.metrics import confusion, overlap_metrics
-from model.package import probabilities
-from model.predictor import WEIGHTS, Predictor
+from model.weights import CONFIG, WEIGHTS
 
 EAGER = "torch"
 TARGET, TOLERANCE = 3.0, 0.001
@@ -69,7 +57,7 @@ class ChannelsFirst(Plain):
 
     @torch.inference_mode()
     def probabilities(self, images: Pictures) -> Probabilities:
-        """See :class:`model.engines.Engine`."""
+        """See :class:`model.inference.engines.Engine`."""
         result = np.empty(images.shape, np.float32)
         for start in range(0, len(images), BATCH):
             batch = torch.from_numpy(images[start : start + BATCH].copy())
@@ -82,7 +70,7 @@ class LowPrecision(TorchEngine):
     """Eager PyTorch in bfloat16, where autocast takes it."""
 
     def probabilities(self, images: Pictures) -> Probabilities:
-        """See :class:`model.engines.Engine`."""
+        """See :class:`model.inference.engines.Engine`."""
         return self.predictor.probabilities(images, BATCH, torch.bfloat16)
 
 

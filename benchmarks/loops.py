@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from benchmarks.clock import Speed, Stopwatch, own_seconds, synchronise
 from benchmarks.plain import Plain, hand_made_optimizer
 from model import networks
-from model.augmentation import Augmenter, step_generator
-from model.batches import Order, Resident, Subset
-from model.distributed import World
 from model.inputs import autocast
-from model.losses import compound_loss
-from model.optimisation import Schedule, make_optimizer
-from model.precision import choose_precision
-from model.recipe import TrainParams
-from model.stage import Prepared, StageTrainer
+from model.training.augmentation import Augmenter, step_generator
+from model.training.batches import Order, Resident, Subset
+from model.training.distributed import World
+from model.training.losses import compound_loss
+from model.training.optimisation import Schedule, make_optimizer
+from model.training.precision import choose_precision
+from model.training.recipe import TrainParams
+from model.training.stage import Prepared, StageTrainer
 
 
 class Loop(Protocol):
@@ -74,7 +74,7 @@ class Task:
 
 
 class Shipped:
-    """The shipped loop, as ``model.stage.StageTrainer`` runs it within an epoch."""
+    """The shipped loop, as ``model.training.stage.StageTrainer`` runs it within an epoch."""
 
     untimed = 0
 

@@ -22,13 +22,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from components import cli
-from components.errors import UserError
-from components.files import write_json
-from components.params import Params, read_params
-from components.provenance import hardware
+from core import cli
+from core.errors import UserError
+from core.files import write_json
+from core.params import Params, read_params
+from core.provenance import hardware
 from model import networks
-from model.recipe import TrainParams
+from model.training.recipe import TrainParams
 
 GIB = 2**30
 # What CUDA itself takes of a card before the first tensor, about.
@@ -64,10 +64,10 @@ def measure(case: dict[str, Any], params: Params) -> dict[str, Any]:
     """
     import torch
 
-    from model.batches import Subset
-    from model.distributed import World
-    from model.precision import choose_precision
-    from model.stage import Prepared, StageTrainer
+    from model.training.batches import Subset
+    from model.training.distributed import World
+    from model.training.precision import choose_precision
+    from model.training.stage import Prepared, StageTrainer
 
     recipe, device, size = _recipe(params, case), torch.device(case["device"]), case["size"]
     cuda = device.type == "cuda"
@@ -120,9 +120,9 @@ def _kept(trainer: Any) -> int:
     import torch
     from torch import Tensor
 
-    from model.augmentation import step_generator
     from model.inputs import autocast
-    from model.losses import compound_loss
+    from model.training.augmentation import step_generator
+    from model.training.losses import compound_loss
 
     weights = {p.untyped_storage().data_ptr() for p in trainer.network.parameters()}
     kept: dict[int, int] = {}

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from benchmarks.clock import own_seconds
-from model.batches import Subset
-from model.losses import compound_loss
-from model.optimisation import Schedule
-from model.recipe import Augmentation, TrainParams
+from model.training.batches import Subset
+from model.training.losses import compound_loss
+from model.training.optimisation import Schedule
+from model.training.recipe import Augmentation, TrainParams
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from model.engines import to_array
-from model.export import INPUT
+from model.inference.engines import to_array
+from model.inference.export import INPUT
 
 
 def quantise(source: Path, images: npt.NDArray[np.uint8], out: Path) -> None:

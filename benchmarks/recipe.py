@@ -23,19 +23,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from components import cli
-from components.cohort import Arrays, read_split
-from components.errors import UserError
-from components.params import params_hash, read_params
+from core import cli
+from core.cohort import Arrays, read_split
+from core.errors import UserError
+from core.params import params_hash, read_params
 from model import networks
-from model.batches import Subset
-from model.distributed import World
+from model.inference.postprocessing import to_masks
+from model.inference.predictor import InputConfig, Predictor
 from model.metrics import confusion, overlap_metrics
-from model.postprocessing import to_masks
-from model.predictor import InputConfig, Predictor
-from model.progress import Silent
-from model.recipe import TrainParams
-from model.training import Trainer
+from model.training.batches import Subset
+from model.training.distributed import World
+from model.training.loop import Silent, Trainer
+from model.training.recipe import TrainParams
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -4,7 +4,7 @@
 
 Test images are corrupted at the network's size, predicted and scored against their original masks, by the rule of
 ``params.yaml``'s section ``evaluate``. ``robustness.csv`` lies with the cell's evaluation:
-``python -m components.publish.keep`` keeps it with the rows, and the page of results draws the curves. After Hendrycks
+``python -m tools.publish.keep`` keeps it with the rows, and the page of results draws the curves. After Hendrycks
 and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations, ICLR 2019; the
 severities are this project's own.
 """
@@ -25,14 +25,14 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from components import cli
-from components.cohort import Arrays, read_split
-from components.errors import UserError
-from components.files import write_file
-from components.params import EvaluateParams, read_params
-from components.results import Cell
+from core import cli
+from core.cell import Cell
+from core.cohort import Arrays, read_split
+from core.errors import UserError
+from core.files import write_file
+from core.params import EvaluateParams, read_params
+from model.inference.predictor import Predictor
 from model.metrics import confusion, overlap_metrics, paired_difference
-from model.predictor import Predictor
 
 Bytes = npt.NDArray[np.uint8]
 FILE = "robustness.csv"

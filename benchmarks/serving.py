@@ -29,11 +29,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from components import cli
-from components.errors import UserError
-from components.files import write_json
-from components.provenance import hardware
-from components.serve.settings import Settings
+from core import cli
+from core.errors import UserError
+from core.files import write_json
+from core.provenance import hardware
+from serving.http.settings import Settings
 
 WAYS = {"one by one": ("--max-batch", "1"), "micro-batches": ("--max-batch", str(Settings.max_batch))}
 PATIENCE = 120.0  # seconds until a service must be ready
@@ -134,7 +134,7 @@ class Running:
 @contextmanager
 def started(model: str, engine: str, port: int, *options: str) -> Iterator[Running]:
     """Start a service and wait until it is ready; end it with the block."""
-    line = [sys.executable, "-m", "components.serve", "--model", model, "--engine", engine, "--port", str(port)]
+    line = [sys.executable, "-m", "serving.http", "--model", model, "--engine", engine, "--port", str(port)]
     process = subprocess.Popen([*line, "--log-level", "warning", "--max-queue", "512", *options])
     service = Running(process, port)
     try:

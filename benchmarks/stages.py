@@ -22,16 +22,15 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.clock import own_seconds, synchronise
-from components import cli
-from components.cohort import Arrays, read_split
-from components.errors import UserError
-from components.params import read_params
+from core import cli
+from core.cohort import Arrays, read_split
+from core.errors import UserError
+from core.params import read_params
 from model import networks
-from model.batches import Subset
-from model.distributed import World
-from model.progress import Silent
-from model.recipe import TrainParams
-from model.training import Trainer
+from model.training.batches import Subset
+from model.training.distributed import World
+from model.training.loop import Silent, Trainer
+from model.training.recipe import TrainParams
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,13 @@ from benchmarks import cohort, show
 from benchmarks.clock import Speed, counts_processor_time
 from benchmarks.device import bound, measure_machine, measure_work
 from benchmarks.loops import Loop, Shipped, Task, alternate, ladder, loader_share, validation_dice
-from components import cli
-from components.errors import UserError
-from components.files import write_json
-from components.params import Params, check_section, read_params
-from components.provenance import hardware
+from core import cli
+from core.errors import UserError
+from core.files import write_json
+from core.params import Params, check_section, read_params
+from core.provenance import hardware
 from model import networks
-from model.recipe import TrainParams
+from model.training.recipe import TrainParams
 
 TARGETS = {"cpu": 1.5, "cuda": 6.0}
 WORKERS = {"cpu": (0,), "cuda": (0, 4)}

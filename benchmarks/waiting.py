@@ -23,10 +23,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from components import cli
-from components.errors import UserError
-from components.params import params_hash, read_params
-from components.provenance import hardware
+from core import cli
+from core.errors import UserError
+from core.params import params_hash, read_params
+from core.provenance import hardware
 from model.threads import NUMBER, PASSIVE, POLICY, SHORT, SPINS, settle, share, without_ours
 
 FREE, BUSY, SPINNING, SINGLE = "shipped, cores free", "shipped, cores busy", "spinning", "one thread"

@@ -94,8 +94,9 @@ def soft_counts(probabilities: np.ndarray, masks: np.ndarray) -> SoftCounts:
 def soft_dice(counts: SoftCounts, batch: int = 1) -> Floats:
     """Return the paper's "Dice coefficient", minus its loss (Eq. 2), of consecutive batches of images, 0 to 1.
 
-    ``(2 sum(p g) + 1) / (sum(p^2) + sum(g^2) + 1)`` over all pixels of a batch, as :func:`model.losses.dice_loss` takes
-    it. The paper scored batches of 2 images. Where every probability is 0 or 1 it is the Dice of the counts.
+    ``(2 sum(p g) + 1) / (sum(p^2) + sum(g^2) + 1)`` over all pixels of a batch, as in
+    :func:`model.training.losses.dice_loss`. The paper scored batches of 2 images. Where every probability is 0 or 1 it
+    is the Dice of the counts.
 
     Args:
         counts: of N images in their order.

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from components.errors import UserError
-from components.params import check_section, read_yaml
-from model.recipe import Section
+from core.errors import UserError
+from core.params import check_section, read_yaml
+from model.training.recipe import Section
 
 CLUSTER = Path("pipelines/cluster.yaml")
 

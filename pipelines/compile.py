@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from components import cli
-from components.files import write_file, write_folder
-from components.params import Params, read_params
-from components.provenance import git_state
+from core import cli
+from core.files import write_file, write_folder
+from core.params import Params, read_params
+from core.provenance import git_state
 from pipelines.cluster import CLUSTER, STEPS, Cluster, read_cluster
 
 

@@ -88,7 +88,7 @@ def ingest(
     from pathlib import Path
 
     from components.ingest import ingest
-    from components.params import IngestParams
+    from core.params import IngestParams
     from pipelines.tasks import section, task
 
     with task(data_md5):
@@ -109,8 +109,8 @@ def validate(raw: Input[Dataset], params: str, validation: Output[Artifact], sum
     """
     from pathlib import Path
 
-    from components.params import ValidateParams
     from components.validate import RESULT, validate
+    from core.params import ValidateParams
     from pipelines.tasks import section, task, validation_table
 
     with task():
@@ -139,8 +139,8 @@ def preprocess(
     """
     from pathlib import Path
 
-    from components.params import PreprocessParams, Scenario
     from components.preprocess import preprocess
+    from core.params import PreprocessParams, Scenario
     from pipelines.tasks import from_json, section, task
 
     with task():
@@ -180,11 +180,11 @@ def train(
     """
     from pathlib import Path
 
-    from components.params import RegisterParams
-    from components.results import Cell
     from components.train import train
-    from components.train.checkpoints import places
-    from model.recipe import TrainParams
+    from components.train.remote import places
+    from core.cell import Cell
+    from core.params import RegisterParams
+    from model.training.recipe import TrainParams
     from pipelines.tasks import CELL, in_processes, section, task
 
     with task(data_md5):
@@ -231,9 +231,9 @@ def evaluate(
     import pandas as pd
 
     from components.evaluate import evaluate
-    from components.files import read_json
-    from components.params import EvaluateParams
-    from components.results import ROC, SUMMARY, Cell
+    from core.cell import ROC, SUMMARY, Cell
+    from core.files import read_json
+    from core.params import EvaluateParams
     from pipelines.tasks import CELL, section, task
 
     cell, out = Cell.of(Path(model.metadata[CELL])), Path(evaluation.path)
@@ -279,9 +279,9 @@ def report(
     import shutil
     from pathlib import Path
 
-    from components.params import EvaluateParams
     from components.report import MARKDOWN, PAGE, report
-    from components.results import Cell
+    from core.cell import Cell
+    from core.params import EvaluateParams
     from pipelines.tasks import gathered, section, task
 
     out = Path(folder.path)
@@ -316,8 +316,8 @@ def register(
     from dataclasses import asdict
     from pathlib import Path
 
-    from components.params import check
     from components.register import register
+    from core.params import check
     from pipelines.tasks import from_json, gathered, task
 
     with task(data_md5), gathered(evaluations) as scored, gathered(models) as trained:
@@ -349,8 +349,8 @@ def promote(
     from functools import partial
     from pathlib import Path
 
-    from components.params import check
     from components.promote import promote
+    from core.params import check
     from pipelines.tasks import from_json, promoted, task
 
     with task(data_md5):

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from kfp import dsl, kubernetes
 
-from components.params import Params
+from core.params import Params
 from pipelines import components as steps
 from pipelines.cluster import Cluster, Step, StepName
 from pipelines.tasks import PROCESSES, sections

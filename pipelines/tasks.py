@@ -14,17 +14,17 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from components.cli import told
-from components.errors import UserError
-from components.files import read_json
-from components.params import Matrix, Params, Sections, check, check_section
-from components.results import Cell
+from core.cell import Cell
+from core.cli import told
+from core.errors import UserError
+from core.files import read_json
+from core.params import Matrix, Params, Sections, check, check_section
 from model.threads import settle
 
 if TYPE_CHECKING:
     from components.promote import Promotion
 
-# Kubernetes shows what a container writes here as the reason of its end; pipelines.local names a file of its own.
+# Kubernetes shows what a container writes here as the reason of its end; pipelines.local.run names a file of its own.
 TERMINATION_LOG = "TERMINATION_LOG"
 KUBERNETES_TERMINATION_LOG = "/dev/termination-log"
 TERMINATION_LOG_BYTES = 4096  # Kubernetes reads no more

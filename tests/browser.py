@@ -1,4 +1,4 @@
-"""A real headless Chromium, the fixture ``browser``, for modules that say ``pytest_plugins = ["tests.browser"]``."""
+"""A real headless Chromium, the fixture ``browser``."""
 
 from __future__ import annotations
 

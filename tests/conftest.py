@@ -16,16 +16,25 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from components.files import sha256
-from components.params import Params, check, read_yaml
-from components.results import PROVENANCE, SCORED, Cell
+from core.cell import PROVENANCE, SCORED, Cell
+from core.files import sha256
+from core.params import Params, check, read_yaml
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+pytest_plugins = [
+    *("tests.browser", "tests.cohorts", "tests.engine_fixtures", "tests.project_fixtures", "tests.services_fixtures"),
+    *("tests.registry.registered", "tests.serving.serving_fixtures", "tests.tools.kept_study"),
+]
 ROOT = Path(__file__).parents[1]
 CELL = Cell("defu_net", "mixed", 0)
 WEIGHTS = "weights.safetensors"
+# The commands that are no step of the pipeline.
+MODULES = {"predict": "serving.predict", "serve": "serving.http", "track": "tracking"}
+MODULES |= {name: f"tools.{name}" for name in ("check", "publish", "publish.keep", "publish.run", "sample")}
+# The folders of code that a project needs to run.
+ROOMS = ("model", "core", "tracking", "registry", "components", "serving", "pipelines", "tools", "defunet")
 DATA_MD5 = "0123456789abcdef0123456789abcdef.dir"
 EPOCHS = 3
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "GX_ANALYTICS_ENABLED": "false"}
@@ -94,7 +103,7 @@ PRELOADED = (
         "mlflow.store.tracking.sqlalchemy_store",
     ),
     *("torchmetrics.functional.classification", "sklearn.metrics", "scipy.stats", "monai.metrics.hausdorff_distance"),
-    *("monai.metrics.surface_distance", "rich.progress", "pandas", "cv2", "components.cli", "components.params"),
+    *("monai.metrics.surface_distance", "rich.progress", "pandas", "cv2", "core.cli", "core.params"),
 )
 
 
@@ -146,7 +155,7 @@ class Launcher:
         self.files, self.started = files, 0
         environment = os.environ | {"PYTHONPATH": str(code), "OMP_NUM_THREADS": "1"} | QUIET
         # Code that a test edits is imported by each command anew.
-        modules = [name for name in PRELOADED if code == ROOT or not name.startswith("components.")]
+        modules = [name for name in PRELOADED if code == ROOT or name.partition(".")[0] not in ROOMS]
         line = [sys.executable, "-c", LAUNCHER, *modules]
         self.process = subprocess.Popen(line, stdin=-1, stdout=-1, text=True, env=environment, cwd=code)
 
@@ -209,8 +218,9 @@ class Project:
         (self.root / "params.yaml").write_text(json.dumps(values))  # JSON is YAML
         return check(values, "the test's parameters")
 
-    def line(self, step: str, *arguments: object) -> list[str]:
-        return [sys.executable, "-m", f"components.{step}", *map(str, arguments)]
+    def line(self, command: str, *arguments: object) -> list[str]:
+        module = MODULES.get(command, f"components.{command}")
+        return [sys.executable, "-m", module, *map(str, arguments)]
 
     def train_line(self, *arguments: object) -> list[str]:
         cell = ("--network", CELL.network, "--scenario", CELL.scenario, "--seed", CELL.seed)
@@ -307,8 +317,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, launcher: Launcher, empty
     """A sample cohort, ingested, validated and preprocessed; not to be changed."""
     from components.ingest import ingest
     from components.preprocess import preprocess
-    from components.sample import make_sample
     from components.validate import validate
+    from tools.sample import make_sample
 
     project = Project(tmp_path_factory.mktemp("prepared"), launcher)
     params = project.write_params()

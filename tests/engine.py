@@ -22,7 +22,7 @@ from tests.conftest import ROOT
 PLANTED = (
     *(".env", ".aws/credentials", "mlflow.db", "data/patient.png", "models/weights.safetensors", "notes.py"),
     *("components/.env", "components/train/key.pem", "components/train/patient.png", "pipelines/token.json"),
-    *("model/__pycache__/networks.cpython-311.pyc", "profiles/secret.txt", "scripts/upload.sh", "build/pipeline.yaml"),
+    *("model/__pycache__/networks.cpython-311.pyc", "profiles/secret.txt", "tools/upload.sh", "build/pipeline.yaml"),
     *("build/image/notes.txt", "components/.ssh/stolen.py", "components/.cache/page.html"),
     *("components/report/templates/patient.png", "components/report/templates/page.html.orig", "pipelines/page.html"),
     *("model/page.js", "page.html.j2", "docs/style.css"),

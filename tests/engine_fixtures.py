@@ -1,4 +1,4 @@
-"""An engine and the image once a session, for modules that say ``pytest_plugins = ["tests.engine_fixtures"]``.
+"""An engine and the image once a session.
 
 The engine that is there, or one of our own where these tests are root and ``dockerd`` is installed; without either,
 nothing is tested in containers, and a warning says so.
@@ -68,7 +68,7 @@ def base(engine: Engine) -> str:
     if not present and engine.run("docker", "pull", "--quiet", name, check=False).returncode:
         if os.geteuid() != 0 or shutil.which("debootstrap") is None:
             skip(f"{name} can neither be pulled nor made here: that takes root and debootstrap")
-        made = engine.run("scripts/base-image.sh", name, check=False)
+        made = engine.run("tools/base-image.sh", name, check=False)
         if made.returncode:
             skip(f"{name} can neither be pulled nor made: {made.stderr.splitlines()[-1:]}")
     return str(name)

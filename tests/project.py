@@ -13,9 +13,10 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from tests.conftest import ROOMS
+
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore", "scripts/pin-data.sh")
-FOLDERS = ("components", "model", "pipelines")
+FILES = ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore", "tools/pin-data.sh")
 CELLS = ("defu_net-mixed-0", "defu_net-shenzhen-to-montgomery-0")
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -64,7 +65,7 @@ def ran(output: str) -> list[str]:
 
 def sample(out: Path) -> Path:
     """Draw the small cohort: enough of each site and label for every split of every scenario."""
-    line = [sys.executable, "-m", "components.sample", str(out), "--scale", "0.25"]
+    line = [sys.executable, "-m", "tools.sample", str(out), "--scale", "0.25"]
     subprocess.run([*line, "--montgomery", "12", "--shenzhen", "16"], cwd=ROOT, check=True, capture_output=True)
     return out
 
@@ -74,7 +75,7 @@ def make_project(root: Path) -> Project:
     for name in FILES:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, root / name)
-    for name in FOLDERS:
+    for name in ROOMS:
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     sample(root / "samples")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "PYTHONPATH"))}
@@ -91,7 +92,7 @@ def make_project(root: Path) -> Project:
     project.set_params(SMALL)
     project.run("git", "init", "--quiet")
     project.run("git", "add", "--all")
-    project.run("bash", "scripts/pin-data.sh", "samples")
+    project.run("bash", "tools/pin-data.sh", "samples")
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--message", "Start")
     return project

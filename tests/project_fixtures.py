@@ -1,4 +1,4 @@
-"""The project reproduced once a session, for modules that say ``pytest_plugins = ["tests.project_fixtures"]``."""
+"""The project reproduced once a session."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ from typing import Any
 import boto3
 import pytest
 
-from scripts.services import Keys
-from scripts.services.checks import free_ports
+from tools.services import Keys
+from tools.services.checks import free_ports
 
 KEYS = Keys("owner", "secret")
 POSTGRES_USER = "nobody"  # PostgreSQL refuses to run as root

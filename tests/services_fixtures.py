@@ -1,4 +1,4 @@
-"""SeaweedFS and MLflow on free ports, for modules that say ``pytest_plugins = ["tests.services_fixtures"]``."""
+"""SeaweedFS and MLflow on free ports."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.services import mlflow, s3
-from scripts.services.checks import free_ports
 from tests.services import KEYS, Bucket, new_bucket, s3_settings
+from tools.services import mlflow, s3
+from tools.services.checks import free_ports
 
 
 @pytest.fixture(scope="session")

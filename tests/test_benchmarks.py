@@ -20,10 +20,10 @@ from benchmarks import cohort, memory, training
 from benchmarks.device import Machine, Work, bound, measure_work
 from benchmarks.loops import Loop, Partly, Shipped, Task, alternate, ladder, loader_share
 from benchmarks.plain import augment
-from components.errors import UserError
-from components.params import Params, read_params
-from model.batches import Subset
-from model.recipe import Augmentation
+from core.errors import UserError
+from core.params import Params, read_params
+from model.training.batches import Subset
+from model.training.recipe import Augmentation
 from tests.conftest import Project, shrunk
 
 ROOT = Path(__file__).parents[1]

@@ -16,21 +16,20 @@ import httpx
 import pytest
 import yaml
 
-from scripts.services import ARTIFACTS, DATA, Keys, s3_client
-from scripts.services.checks import find_program, free_ports
 from tests.conftest import ROOT
 from tests.engine import Engine, Image, compose_program, skip
 from tests.project import sample
 from tests.services import LOOK, TRACK, Bucket, environment, python, without_keys
+from tools.services import ARTIFACTS, DATA, Keys, s3_client
+from tools.services.checks import find_program, free_ports
 
-pytest_plugins = ["tests.engine_fixtures"]
 # The first that needs the image builds it: minutes on an idle machine, and many times as long on a busy one.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 SERVERS = ("s3", "database", "mlflow")
 STRANGER = 54321  # a user that neither the image nor this machine knows
-CONNECT = "from components.tracking import connect; connect()\n"  # as every step does first
+CONNECT = "from tracking.store import connect; connect()\n"  # as every step does first
 
 
 @dataclass(frozen=True)

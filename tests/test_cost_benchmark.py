@@ -11,8 +11,8 @@ import pytest
 from torch import nn
 
 from benchmarks.cost import gigamacs
-from components.publish.measured import read_cost
 from model.networks import NETWORKS
+from tools.publish.measured import read_cost
 
 ROOT = Path(__file__).parents[1]
 

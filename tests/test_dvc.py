@@ -12,7 +12,6 @@ from mlflow import MlflowClient
 
 from tests.project import CELLS, Project, ran
 
-pytest_plugins = ["tests.project_fixtures"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 METRICS, DICE = "reports/metrics.json", "defu_net.mixed.test_dice"

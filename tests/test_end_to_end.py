@@ -14,14 +14,13 @@ import cv2
 import numpy as np
 import pytest
 
-from components.results import CONFIG
-from model.checkpoint import STATE
-from model.predictor import WEIGHTS, Predictor
+from model.inference.predictor import Predictor
+from model.training.checkpoint import STATE
+from model.weights import CONFIG, WEIGHTS
 from tests.conftest import CELL, Launcher, Project
 from tests.project import make_project
 from tests.services import Bucket, without_keys
 
-pytest_plugins = ["tests.services_fixtures"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # servers and some twenty commands; minutes where it is busy
 
 LONG = 20  # epochs, so that a training is under way still when its first state has come to S3

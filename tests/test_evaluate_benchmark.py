@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.evaluate import Cell, differences, parts, read_cell
-from components.params import read_params
+from core.params import read_params
 from model.metrics import confusion, overlap_metrics
 from tests.conftest import Project, refused
 

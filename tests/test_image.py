@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from components import __version__
-from tests.conftest import CELL, ROOT, shrunk
+from core import __version__
+from tests.conftest import CELL, MODULES, ROOMS, ROOT, shrunk
 from tests.engine import SECRET, Engine, Image, options
 
-pytest_plugins = ["tests.engine_fixtures"]
 # Minutes on an idle machine, most of them the build; a busy one takes many times as long.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
@@ -42,10 +41,11 @@ def test_only_sources_and_choices_enter_the_build(engine: Engine, base: str, che
     finally:
         engine.run("docker", "rmi", name)
     tracked = subprocess.run(["git", "ls-files"], cwd=checkout, capture_output=True, text=True, check=True).stdout
-    code = {f for f in tracked.splitlines() if f.startswith(("components/", "model/", "pipelines/", "profiles/"))}
-    code = {f for f in code if not f.startswith("pipelines/manifests/")}  # an operator's, not a step's
-    rest = {"params.yaml", "requirements.in", "requirements.lock", "LICENSE", "scripts/setup.sh"}
-    inputs = {"scripts/image-venv.sh", "build/image/ca.pem"}
+    code = {f for f in tracked.splitlines() if f.startswith((*(f"{room}/" for room in ROOMS), "profiles/"))}
+    # What an operator applies and what is run before the image exists are no part of it.
+    code = {f for f in code if not f.startswith("pipelines/manifests/") and not f.endswith(".sh")}
+    rest = {"params.yaml", "requirements.in", "requirements.lock", "LICENSE", "tools/setup.sh"}
+    inputs = {"tools/image-venv.sh", "build/image/ca.pem"}
     assert {line.removeprefix("/context/") for line in found.splitlines()} == code | rest | inputs
 
 
@@ -138,7 +138,9 @@ def test_the_steps_run_for_a_user_that_the_image_does_not_know(image: Image, tmp
     environment = ("--env", "MLFLOW_TRACKING_URI=sqlite:////work/mlflow.db", "--env", "OMP_NUM_THREADS=1")
 
     def step(name: str, *arguments: str) -> str:
-        return image.run("python", "-m", f"components.{name}", *arguments, options=container + environment)
+        return image.run(
+            "python", "-m", MODULES.get(name, f"components.{name}"), *arguments, options=container + environment
+        )
 
     model, evaluation = f"models/{CELL.folder}", f"evaluations/{CELL.folder}"
     split = ("--split", f"splits/{CELL.scenario}.json")
@@ -165,7 +167,7 @@ def test_the_steps_run_for_a_user_that_the_image_does_not_know(image: Image, tmp
 
 
 def test_a_step_runs_as_kubeflow_calls_it(image: Image, tmp_path: Path) -> None:
-    from components.params import check
+    from core.params import check
     from pipelines import components
     from pipelines.tasks import sections
 

@@ -13,9 +13,9 @@ import onnxruntime
 import pytest
 
 from benchmarks.inference import INT8, TARGET, TOLERANCE, makers, prepare, verdict
-from components.errors import UserError
-from model.engines import ENGINES, EXACT, FASTEST, ONNX
-from model.predictor import Predictor
+from core.errors import UserError
+from model.inference.engines import ENGINES, EXACT, FASTEST, ONNX
+from model.inference.predictor import Predictor
 from tests.conftest import Project, Trained
 
 ROOT = Path(__file__).parents[1]

@@ -16,15 +16,16 @@ import pytest
 from hypothesis import HealthCheck, Phase, event, example, given, settings
 from hypothesis import strategies as st
 
-from components.files import sha256
-from components.inputs import EVALUATION_CODE, code_files, training_code
-from components.params import check, read_params, read_yaml
-from components.registry.versions import download, read_version
-from components.tracking import connect
-from tests.conftest import CELL, DATA_MD5, ROOT, Launcher, Project, shrunk
+from components.evaluate import CODE as EVALUATION_CODE
+from components.train import CODE as TRAINING_CODE
+from core.files import sha256
+from core.inputs import code_files
+from core.params import check, read_params, read_yaml
+from registry.versions import download, read_version
+from tests.conftest import DATA_MD5, ROOMS, ROOT, Launcher, Project, shrunk
+from tracking.store import connect
 
-FOLDERS = ("components", "model", "pipelines")
-EDITABLE = {"training": "model/losses.py", "evaluation": "components/evaluate/scores.py"}
+EDITABLE = {"training": "model/training/losses.py", "evaluation": "components/evaluate/scores.py"}
 OTHER_MD5 = "e" * 32 + ".dir"
 
 # What a user may do between two steps, or while one runs: (what, a value).
@@ -96,7 +97,7 @@ class World:
         """Train; what it learnt from is what was there when it began."""
         truth = {
             "params": read_params(self.root / "params.yaml").train.model_dump(mode="json"),
-            "code": code_files(training_code(CELL.network), self.root),
+            "code": code_files(TRAINING_CODE, self.root),
             "md5": json.loads((self.project.arrays / "arrays.json").read_text())["data_md5"],
         }
         shutil.rmtree(self.root / "checkpoints", ignore_errors=True)
@@ -114,7 +115,7 @@ class World:
         return done
 
     def verified(self, number: int) -> bool:
-        return self.run([sys.executable, "-m", "pipelines.main", "lineage", str(number)], [])
+        return self.run([sys.executable, "-m", "defunet.__main__", "lineage", str(number)], [])
 
     def wrong(self, number: int, scratch: Path) -> list[str]:
         """Return what a version says of its origin that is not so."""
@@ -128,7 +129,7 @@ class World:
         then = check(read_yaml(there / "params.yaml"), "at the commit")
         now = read_params(self.root / "params.yaml")
         pinned = read_yaml(there / "data.dvc")["outs"][0]["md5"]
-        code = (code_files(training_code(CELL.network), there), code_files(EVALUATION_CODE, there))
+        code = (code_files(TRAINING_CODE, there), code_files(EVALUATION_CODE, there))
         here = code_files(EVALUATION_CODE, self.root)
         pairs = {
             "weights": (sha256(download(version, scratch / "files") / "weights.safetensors"), self.learnt["weights"]),
@@ -149,7 +150,7 @@ class World:
 def origin(prepared: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """The repository before any edit, and two cohorts of it."""
     root = tmp_path_factory.mktemp("origin")
-    for name in FOLDERS:
+    for name in ROOMS:
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(prepared.root / "data.dvc", root)
     shutil.copy(prepared.root / "mlflow.db", root)

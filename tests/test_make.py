@@ -104,22 +104,23 @@ def interpreter(folder: Path, version: str) -> Path:
 
 def set_up(root: Path, python: Path) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "PYTHON": str(python), "VENV": str(root / ".venv")}
-    line = [str(root / "scripts" / "setup.sh")]
+    line = [str(root / "tools" / "setup.sh")]
     return subprocess.run(line, cwd=root, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_another_python_and_a_renamed_clone_are_no_finished_environment(tmp_path: Path) -> None:
     one = tmp_path / "one"
-    (one / "scripts").mkdir(parents=True)
-    shutil.copy2(ROOT / "requirements.lock", one)
-    shutil.copy2(ROOT / "scripts" / "setup.sh", one / "scripts")
+    (one / "tools").mkdir(parents=True)
+    for name in ("requirements.lock", "pyproject.toml"):
+        shutil.copy2(ROOT / name, one)
+    shutil.copy2(ROOT / "tools" / "setup.sh", one / "tools")
     interpreter(one / ".venv" / "bin", "Python 3.11.7")
     wrong = interpreter(tmp_path / "wrong", "3.12")
     refused = set_up(one, wrong)
     assert refused.returncode == 1
     assert refused.stderr == f"setup: {wrong} is Python 3.12, the lock is for 3.11: say PYTHON=/path/to/python3.11\n"
     # As a finished set-up marks it: by its own account of lock, script, place and interpreter.
-    script = (one / "scripts" / "setup.sh").read_text()
+    script = (one / "tools" / "setup.sh").read_text()
     account = next(line for line in script.splitlines() if line.startswith("made_for()"))
     mark = f'set -e; VENV={one}/.venv; cd {one}; {account}; touch "$VENV/.made-$(made_for)"'
     subprocess.run(["bash", "-c", mark], check=True)

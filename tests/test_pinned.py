@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from components.params import read_yaml
-from tests.components.conftest import write_cohort
+from core.params import read_yaml
+from tests.cohorts import write_cohort
 from tests.project import Project, make_project, ran
 from tests.services import Bucket
 
-pytest_plugins = ["tests.services_fixtures"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
@@ -28,7 +27,7 @@ def test_a_pinned_cohort_outlives_its_source(bucket: Bucket, tmp_path: Path) -> 
     project = replace(made, environment=made.environment | s3)
     disk = write_cohort(tmp_path / "disk" / "chests", montgomery=2, shenzhen=3)
     cohort = files(disk)
-    project.run("bash", "scripts/pin-data.sh", disk)
+    project.run("bash", "tools/pin-data.sh", disk)
     project.run("dvc", "remote", "add", "--default", "storage", f"s3://{bucket.name}/dvc")
     project.run("git", "commit", "--quiet", "--all", "--message", "Pin the chests")
     project.run("dvc", "push", "data.dvc")
@@ -65,15 +64,15 @@ def test_dvc_repro_follows_a_source_in_the_repository(tmp_path: Path) -> None:
     assert files(clone.root / "data") == files(project.root / "samples")
     # A folder that Git ignores is on no other clone.
     shutil.copytree(project.root / "samples", project.root / "build/chests")
-    project.run("bash", "scripts/pin-data.sh", "build/chests")
+    project.run("bash", "tools/pin-data.sh", "build/chests")
     assert read_yaml(project.root / "data.dvc")["frozen"] is True
     # Nor is one that Git does not know, or knows in part.
     shutil.copytree(project.root / "samples", project.root / "mine")
-    project.run("bash", "scripts/pin-data.sh", "mine")
+    project.run("bash", "tools/pin-data.sh", "mine")
     assert read_yaml(project.root / "data.dvc")["frozen"] is True
     project.run("git", "add", "mine/MontgomerySet")
-    project.run("bash", "scripts/pin-data.sh", "mine")
+    project.run("bash", "tools/pin-data.sh", "mine")
     assert read_yaml(project.root / "data.dvc")["frozen"] is True
     project.run("git", "add", "mine")
-    project.run("bash", "scripts/pin-data.sh", "mine")
+    project.run("bash", "tools/pin-data.sh", "mine")
     assert "frozen" not in read_yaml(project.root / "data.dvc")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.recipe import VARIANTS, changed, shifted
-from components.params import check, read_yaml
+from core.params import check, read_yaml
 from tests.conftest import ROOT, Project, refused, shrunk
 
 SHIPPED = check(read_yaml(ROOT / "params.yaml"), "shipped").train

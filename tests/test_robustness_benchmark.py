@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from benchmarks.robustness import FILE, SEVERITIES, corrupt
-from components.publish.measured import CORRUPTIONS
 from tests.conftest import CELL, Trained, refused
+from tools.publish.measured import CORRUPTIONS
 
 
 @pytest.mark.parametrize("corruption", SEVERITIES)

@@ -20,13 +20,12 @@ import pytest
 import yaml
 
 from pipelines.components import IMAGE
-from scripts.services import ARTIFACTS, DATA, Keys, mlflow, mlflow_command, mlflow_environment, s3_client, s3_command
-from scripts.services.checks import free_ports
 from tests.conftest import ROOT, refused
 from tests.engine import compose_program
 from tests.services import KEYS, LOOK, TRACK, Bucket, environment, postgres, python, without_keys
+from tools.services import ARTIFACTS, DATA, Keys, mlflow, mlflow_command, mlflow_environment, s3_client, s3_command
+from tools.services.checks import free_ports
 
-pytest_plugins = ["tests.services_fixtures"]
 pytestmark = pytest.mark.timeout(600)  # several servers start; on a busy machine each takes half a minute
 
 REGISTER = """
@@ -60,7 +59,7 @@ class Person:
     def line(self, *options: object) -> list[str]:
         ports = ("--s3-port", self.s3_port, "--mlflow-port", self.mlflow_port)
         words = ("--folder", self.folder, *ports, *options)
-        return [sys.executable, "-m", "scripts.services", *map(str, words)]
+        return [sys.executable, "-m", "tools.services", *map(str, words)]
 
     def start(self) -> dict[str, str]:
         """Start them and return what is to be exported, once it stands there."""
@@ -283,7 +282,7 @@ def test_a_client_that_cannot_reach_s3_gets_files_through_the_server(
         with mlflow(tmp_path, database, "http://s3.invalid:8333", KEYS, port) as server:
             inside.delenv("HTTP_PROXY")
             there = environment(MLFLOW_TRACKING_URI=server.url, PYTHONPATH=str(ROOT), **without_keys(tmp_path))
-            fetched = "from components.tracking import connect; connect()\n" + TRACK + LOOK
+            fetched = "from tracking.store import connect; connect()\n" + TRACK + LOOK
             assert python(fetched, tmp_path, there).splitlines()[-1].endswith("FINISHED 0.125 kept")
 
 

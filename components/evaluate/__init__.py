@@ -10,41 +10,48 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from components.cohort import SPLITS, Arrays, read_split
-from components.errors import UserError
 from components.evaluate.calibration import reliability_of
 from components.evaluate.overlays import write_overlays
 from components.evaluate.risk import risk_areas, risk_curves
 from components.evaluate.rows import of_all, summarise, summary_figures
 from components.evaluate.stored import StoredMasks
 from components.evaluate.stream import score_split
-from components.files import read_json, write_folder, write_json
-from components.inputs import EVALUATION_CODE, Inputs, read_record
-from components.params import EvaluateParams
-from components.results import (
-    CASES,
-    CONFIG,
-    PROVENANCE,
-    RELIABILITY,
-    RISK,
-    ROC,
-    ROW_METRICS,
-    ROWS,
-    SCORED,
-    SPLIT,
-    SUMMARY,
-    Cell,
-    Row,
-)
-from components.tracking import connect, explained, find_run
+from core.cell import CASES, PROVENANCE, RELIABILITY, RISK, ROC, ROWS, SCORED, SPLIT, SUMMARY, Cell
+from core.cohort import SPLITS, Arrays, read_split
+from core.errors import UserError
+from core.files import read_json, write_folder, write_json
+from core.inputs import Inputs, read_record
+from core.params import EvaluateParams
+from core.results import ROW_METRICS, Row
 from model.curves import roc_curve
+from model.weights import CONFIG
+from tracking.find import find_run
+from tracking.store import connect, explained
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from model.predictor import InputConfig
+    from model.inference.predictor import InputConfig
 
 ROC_POINTS = 201
+# The code that decides what an evaluation says, as dvc.yaml names it.
+CODE = (
+    "components/evaluate",
+    "model/inference/postprocessing.py",
+    "model/inference/predictor.py",
+    "model/networks",
+    "model/curves.py",
+    "model/inputs.py",
+    "model/metrics.py",
+    "model/preprocessing.py",
+    "model/selective.py",
+    "model/surface.py",
+    "model/weights.py",
+    "core/cell.py",
+    "core/cohort.py",
+    "core/images.py",
+    "core/results.py",
+)
 
 
 def evaluate(
@@ -81,7 +88,7 @@ def evaluate(
     """
     import torch
 
-    from model.predictor import Predictor
+    from model.inference.predictor import Predictor
 
     cohort, ids = Arrays(arrays), read_split(split, cell.scenario)
     stored = StoredMasks(raw, cohort, arrays, params)
@@ -132,12 +139,12 @@ def _inputs(
     Raises:
         UserError: the weights, arrays or split differ from ``provenance.json``.
     """
-    from model.predictor import WEIGHTS
+    from model.weights import WEIGHTS
 
     learnt = read_record(model / PROVENANCE, "train")
     files = {"weights": model / WEIGHTS, "config": model / CONFIG, "split": split}
     files |= {name: arrays / f"{name}.npy" for name in ("images", "masks-original", "masks-dilated")}
-    inputs = Inputs(files, EVALUATION_CODE, params, reread)
+    inputs = Inputs(files, CODE, params, reread)
     recorded = {"weights": learnt["weights"], "split": learnt["files"]["split"], "images": learnt["files"]["images"]}
     for name, digest in recorded.items():
         if inputs.files[name] != digest:

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from components import cli
 from components.evaluate import evaluate
-from components.params import EvaluateParams, read_params
-from components.results import Cell
+from core import cli
+from core.cell import Cell
+from core.params import EvaluateParams, read_params
 
 
 def main(

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from components.cohort import Arrays
-from components.files import write_json
-from components.results import DIFFERENCE_COLOURS, FIGURE_COLOURS, OVERLAYS
+from core.cell import OVERLAYS
+from core.cohort import Arrays
+from core.files import write_json
+from core.results import DIFFERENCE_COLOURS, FIGURE_COLOURS
 
 OPACITY = 0.45
 LEAST_SIDE = 256  # pixels; smaller pictures are enlarged, so that a page need not blur them

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from components.evaluate.scores import Scores, soft_of
-from components.results import AGES, FEW, METRICS, ROW_METRICS, SEXES, Cell, Row, age_group
+from core.cell import Cell
+from core.results import AGES, FEW, METRICS, ROW_METRICS, SEXES, Row, age_group
 from model.curves import auc_of
 from model.metrics import COUNTS, SoftCounts, dice_interval, mean_of, overlap_metrics, soft_dice
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from components.results import METRICS, age_group
+from core.results import METRICS, age_group
 from model.curves import BINS, Counts, auc_of, class_histogram
 from model.metrics import (
     COUNTS,

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from components.cohort import MANIFEST, Arrays
-from components.errors import UserError
-from components.files import sha256
-from components.images import read_mask
-from components.params import EvaluateParams
+from core.cohort import MANIFEST, Arrays
+from core.errors import UserError
+from core.files import sha256
+from core.images import read_mask
+from core.params import EvaluateParams
+from model.inference.postprocessing import at_size
 from model.metrics import confusion, overlap_metrics
-from model.postprocessing import at_size
 from model.preprocessing import dilate
 from model.surface import gap, tolerance_at
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.cohort import Arrays
-from components.errors import UserError
 from components.evaluate.calibration import BINS, reliability_sums
 from components.evaluate.overlays import Shown
 from components.evaluate.scores import Scores
 from components.evaluate.stored import STORED, StoredMasks
-from components.parallel import cores
+from core.cohort import Arrays
+from core.errors import UserError
+from core.parallel import cores
 from model.metrics import agreement
 
 if TYPE_CHECKING:
-    from model.predictor import Predictor
+    from model.inference.predictor import Predictor
 
 
 @dataclass(frozen=True)

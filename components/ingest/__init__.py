@@ -11,17 +11,16 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from components.cohort import write_manifest
-from components.errors import UserError
-from components.files import write_folder, write_json
 from components.ingest.layouts import LAYOUTS, Case, Survey, survey
 from components.ingest.pictures import Store
-from components.ingest.sources import Source, join, open_source
-from components.parallel import cores, parallel
-from components.params import IngestParams, read_yaml
-from components.provenance import pinned_md5
-
-COHORT = "cohort.json"
+from components.ingest.source import Source, join
+from components.ingest.sources import open_source
+from core.cohort import COHORT, write_manifest
+from core.errors import UserError
+from core.files import write_folder, write_json
+from core.parallel import cores, parallel
+from core.params import IngestParams, read_yaml
+from core.provenance import pinned_md5
 
 
 @dataclass(frozen=True)
@@ -66,9 +65,9 @@ def ingest(source: str, params: IngestParams, out: Path) -> IngestResult:
     """Read a cohort in its publishers' layouts and write the raw cohort.
 
     The folder holds ``images/<site>/<id>.png`` (as published, to the byte), ``masks/<site>/<id>.png`` (8-bit, 0 and
-    255, left and right united), ``manifest.csv`` (:data:`components.cohort.COLUMNS`) and ``cohort.json`` ({name,
+    255, left and right united), ``manifest.csv`` (:data:`core.cohort.COLUMNS`) and ``cohort.json`` ({name,
     synthetic, description, source, data_md5, sites: {site: {images, masks, unpaired}}}); ``data_md5`` is what pins the
-    source (:func:`components.provenance.pinned_md5`). The same source and pin give the same bytes.
+    source (:func:`core.provenance.pinned_md5`). The same source and pin give the same bytes.
 
     Args:
         source: a folder, a ZIP file, or ``s3://bucket/prefix`` of files or of a ZIP.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from components.errors import UserError
+from core.errors import UserError
 
 # A ZIP of pictures hardly shrinks them, since PNG is compressed already; a ZIP bomb grows a thousandfold.
 MOST_INFLATION = 100

@@ -9,11 +9,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from components.errors import UserError
-from components.images import MOST_BYTES_A_PIXEL, decode, encode, foreground, is_binary, pixel_sha256
 from components.ingest.layouts import Case
 from components.ingest.readings import Reading, decode_text
-from components.ingest.sources import File, Source, join
+from components.ingest.source import File, Source, join
+from core.errors import UserError
+from core.images import MOST_BYTES_A_PIXEL, decode, encode, foreground, is_binary, pixel_sha256
 
 MOST_COMPONENTS = 16  # listed in the manifest; a mask that needs more than a few is refused in any case
 MOST_READING = 1 << 20  # bytes: a reading is a few lines

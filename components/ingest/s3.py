@@ -17,11 +17,11 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from components.errors import UserError
-from components.files import sha256
-from components.ingest.sources import File, Source, join
-from components.parallel import parallel
-from components.s3 import concerns_one_object, damage, explain, get, make_client
+from components.ingest.source import File, Source, join
+from core.errors import UserError
+from core.files import sha256
+from core.parallel import parallel
+from core.s3 import concerns_one_object, damage, explain, get, make_client
 
 RANGE = 16 << 20  # bytes of one request; what a broken run loses at most of each object under way
 WORKERS = 16  # requests at the same time: they wait for the network, not for the processor

@@ -1,48 +1,16 @@
-"""Where a cohort comes from: every kind of source becomes names, sizes and a way to read each file."""
+"""Open a cohort's source: a folder, a ZIP file or an S3 prefix."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from components.errors import UserError
 from components.ingest.archives import open_zip
 from components.ingest.layouts import is_junk
-
-
-@dataclass(frozen=True)
-class File:
-    """One file of a source.
-
-    Attributes:
-        size: bytes, as the folder, archive or bucket tells it.
-        read: returns its bytes; OSError or :class:`UserError` where that fails.
-        path: where it lies on this machine once fetched; None inside a ZIP.
-    """
-
-    size: int
-    read: Callable[[], bytes]
-    path: Callable[[], Path] | None = None
-
-
-def _nothing_to_fetch(names: Iterable[str]) -> None:
-    """Stand in for a fetch where the files are on this machine already."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A cohort's files by name (paths below the source, with forward slashes).
-
-    Attributes:
-        files: what is there.
-        fetch: brings the named files near before they are read; returns when they are there.
-    """
-
-    files: dict[str, File]
-    fetch: Callable[[Iterable[str]], None] = _nothing_to_fetch
+from components.ingest.source import File, Source, join
+from core.errors import UserError
 
 
 @contextmanager
@@ -74,11 +42,6 @@ def open_source(source: str, out: Path) -> Iterator[Source]:
         else:
             raise UserError(f"{source}: not found; give a folder, a ZIP file or s3://bucket/prefix")
         yield _look_into_zips(source, found, stack)
-
-
-def join(source: str, name: str) -> str:
-    """Return what a file is called in messages: the source as the user gave it, and the file's path below it."""
-    return f"{source.rstrip('/')}/{name}" if name else source
 
 
 def _walk(folder: Path) -> dict[str, File]:

@@ -11,15 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from components.cohort import MANIFEST, SPLITS, read_manifest, write_manifest
-from components.errors import UserError
-from components.files import read_json, sha256, write_file, write_folder, write_json
-from components.images import ImageError, read_image, read_mask
-from components.ingest import COHORT
-from components.parallel import cores, parallel
-from components.params import PreprocessParams, Scenario
 from components.preprocess.splits import freeze, scenario_splits
-from components.validate import require_pass
+from core.cohort import COHORT, MANIFEST, SPLITS, read_manifest, require_pass, write_manifest
+from core.errors import UserError
+from core.files import read_json, sha256, write_file, write_folder, write_json
+from core.images import ImageError, read_image, read_mask
+from core.parallel import cores, parallel
+from core.params import PreprocessParams, Scenario
 from model.preprocessing import REFERENCE_SIZE, dilate, kernel_size, resize_mask, standardise
 
 FROZEN = "frozen.csv"  # id, site, label, split: what the split of every scenario without a fold is taken from
@@ -47,7 +45,7 @@ def preprocess(
     """Write a cohort's images and masks as arrays, and each scenario's split; unpaired images are left out.
 
     ``out`` gets ``images.npy``, ``masks-original.npy`` and ``masks-dilated.npy`` (uint8, (N, size, size)),
-    ``manifest.csv`` and ``arrays.json``: what :class:`components.cohort.Arrays` reads. ``splits`` gets one
+    ``manifest.csv`` and ``arrays.json``: what :class:`core.cohort.Arrays` reads. ``splits`` gets one
     ``<scenario>.json`` each and ``frozen.csv``. The same cohort and parameters give the same bytes.
 
     Args:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from components.cohort import SPLITS
-from components.errors import UserError
-from components.params import Fold, Scenario
+from core.cohort import SPLITS
+from core.errors import UserError
+from core.params import Fold, Scenario
 
 DECIMALS = 9  # shares such as 0.142 are no binary fractions: 1000 of them are 142, not 141.99999999999997
 

@@ -6,21 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.errors import UserError
-from components.params import Params, RegistryParams
-from components.registry import CHAMPION, answered, history
-from components.registry.claim import Claim, UnconfirmedError, claim
-from components.registry.versions import (
-    TrainedOn,
-    Version,
-    read_aliases,
-    read_champion,
-    read_version,
-    splits_digest,
-    trained_on,
-)
-from components.registry.who import who
-from components.tracking import connect
+from core.errors import UserError
+from core.params import Params, RegistryParams
+from registry import CHAMPION, answered, history
+from registry.actor import who
+from registry.claim import Claim, UnconfirmedError, claim
+from registry.versions import TrainedOn, Version, read_aliases, read_champion, read_version, splits_digest, trained_on
+from tracking.store import connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -68,8 +60,8 @@ def promote(
 
     Challenger and champion are both downloaded from the registry and scored on the same test images, each with the
     threshold, mirrored prediction and components that its own package carries. The rules are those of
-    :class:`components.params.PromotionParams`; where there is no champion, the floor, and that the version was not
-    rolled back. The decision, refusals included, goes into the history (:mod:`components.registry.history`) and onto
+    :class:`core.params.PromotionParams`; where there is no champion, the floor, and that the version was not
+    rolled back. The decision, refusals included, goes into the history (:mod:`registry.history`) and onto
     the version. The alias is written last: whatever fails before it leaves the champion what it was.
 
     Args:
@@ -90,7 +82,7 @@ def promote(
             champion was moved in the meantime, or the registry does not answer. The champion then stays what it was,
             unless the message says otherwise.
     """
-    from components.promote.told import markdown, show
+    from components.promote.render import markdown, show
 
     if force and not reason.strip():
         raise UserError("--force overrides the gate: say why with --reason '...', the history keeps it")

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from components import cli
-from components.errors import UserError
-from components.params import read_params
 from components.promote import promote
+from core import cli
+from core.errors import UserError
+from core.params import read_params
 
 
 def main(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.errors import UserError
-from components.provenance import data_md5
-from components.registry.versions import TrainedOn, Version, splits_digest
+from core.errors import UserError
+from core.provenance import data_md5
+from registry.versions import TrainedOn, Version, splits_digest
 
 if TYPE_CHECKING:
     from components.promote.scoring import TestSet

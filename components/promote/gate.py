@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from components.params import PromotionParams
 from components.promote.scoring import Scored
-from components.registry.versions import Version
-from components.results import Row
+from core.params import PromotionParams
+from core.results import Row
 from model.metrics import PairedDifference, paired_difference
+from registry.versions import Version
 
 
 @dataclass(frozen=True)

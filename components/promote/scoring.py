@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from components.cohort import Arrays, read_split
-from components.errors import UserError
 from components.evaluate.rows import summarise
 from components.evaluate.scores import Scores
-from components.files import read_json
-from components.params import PromotionParams
-from components.registry.versions import Version, download
-from components.results import CONFIG, Cell, Row
-from model.package import CONTRACT, Contract
-from model.postprocessing import to_masks
+from core.cell import Cell
+from core.cohort import Arrays, read_split
+from core.errors import UserError
+from core.files import read_json
+from core.params import PromotionParams
+from core.results import Row
+from model.inference.package import CONTRACT, Contract
+from model.inference.postprocessing import to_masks
+from model.weights import CONFIG
+from registry.versions import Version, download
 
 if TYPE_CHECKING:
-    from model.predictor import InputConfig
+    from model.inference.predictor import InputConfig
 
 MASKS = "original"
 
@@ -95,7 +97,7 @@ def score(version: Version, test: TestSet, batch_size: int, promotion: Promotion
     """
     import torch
 
-    from model.predictor import Predictor
+    from model.inference.predictor import Predictor
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory(prefix="promote-") as scratch:

@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components.cohort import Arrays
-from components.errors import UserError
-from components.files import read_json, sha256, write_json
-from components.package import build
-from components.package.build import CODE, REQUIREMENTS, read_splits
-from components.package.fetch import PACKAGE
-from components.params import Params
-from components.provenance import data_md5
+from components.register.build import CODE, REQUIREMENTS, build, read_splits
 from components.register.challenger import offer, registered_already
-from components.registry import CHALLENGER
-from components.registry.versions import MANIFEST_TAG, SPLITS_TAG, WEIGHTS, splits_digest
-from components.results import CONFIG, ROWS, SUMMARY, Cell
-from components.tracking import connect, explained, find_run
-from model.package import CARD
+from core.cell import ROWS, SUMMARY, Cell
+from core.cohort import Arrays
+from core.errors import UserError
+from core.files import read_json, sha256, write_json
+from core.params import Params
+from core.provenance import data_md5
+from model.inference.package import CARD
+from model.weights import CONFIG, WEIGHTS
+from registry import CHALLENGER
+from registry.fetch import PACKAGE
+from registry.versions import MANIFEST_TAG, SPLITS_TAG, splits_digest
+from tracking.find import find_run
+from tracking.store import connect, explained
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -58,7 +59,7 @@ class RegisteredVersion:
 def register(models: Path, evaluations: Path, arrays: Path, params: Params, out: Path) -> RegisteredVersion:
     """Register the cell of ``register.scenario`` with the best validation Dice (mean over images, original masks).
 
-    What is registered is the cell's package (:func:`components.package.build`). A version that holds the same weights
+    What is registered is the cell's package (:func:`components.register.build`). A version that holds the same weights
     with the same figures is not registered a second time. Whether the version becomes challenger says
     ``register.challenger`` (:func:`components.register.challenger.offer`).
 
@@ -71,7 +72,7 @@ def register(models: Path, evaluations: Path, arrays: Path, params: Params, out:
 
     Raises:
         UserError: a cell or its evaluation is missing, they were made of other parameters, data or weights than are
-            here now (:func:`components.package.origin.origin_tags`), or the registry cannot be reached.
+            here now (:func:`registry.origin.origin_tags`), or the registry cannot be reached.
     """
     cell, figures = _best(evaluations, params)
     folder, evaluation = models / cell.folder, evaluations / cell.folder

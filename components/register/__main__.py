@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from components import cli
-from components.files import sha256, write_json
-from components.params import read_params
 from components.register import register
-from components.registry.versions import WEIGHTS
-from components.results import Cell
+from core import cli
+from core.cell import Cell
+from core.files import sha256, write_json
+from core.params import read_params
+from model.weights import WEIGHTS
 
 
 def main(

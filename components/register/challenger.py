@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from components.registry import CHALLENGER, CHAMPION, answered, history
-from components.registry.versions import (
-    MANIFEST_TAG,
-    SPLITS_TAG,
-    Version,
-    read_aliases,
-    read_version,
-    read_versions,
-)
+from registry import CHALLENGER, CHAMPION, answered, history
+from registry.versions import MANIFEST_TAG, SPLITS_TAG, Version, read_aliases, read_version, read_versions
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -8,7 +8,7 @@ import mlflow
 import numpy as np
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from model.package import load
+from model.inference.package import load
 
 
 class LungSegmentation(PythonModel):  # type: ignore[misc]

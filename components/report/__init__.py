@@ -7,7 +7,6 @@ from statistics import fmean
 
 import pandas as pd
 
-from components.files import write_folder, write_json
 from components.report.layout import Results
 from components.report.load import Evaluated, find_cells, load_cells, load_cohort
 from components.report.origin import require_one_origin
@@ -15,7 +14,9 @@ from components.report.page import render_markdown, render_page
 from components.report.paired import compare
 from components.report.rows import row_key
 from components.report.tables import figure_of
-from components.results import Cell, Row
+from core.cell import Cell
+from core.files import write_folder, write_json
+from core.results import Row
 
 RESULTS = "results.json"
 COMPARISONS = "comparisons.json"
@@ -42,10 +43,10 @@ def report(
     ``comparisons.json`` (:class:`components.report.paired.Pair`, empty for a single network), ``results.md``,
     ``index.html`` (one file that asks for nothing outside itself), and for DVC ``metrics.json`` (test Dice and HD95 of
     every network in every scenario) and ``plots/dice.csv``. Equal evaluations give equal bytes: what differs between
-    two equal runs, such as the time they took, is what :mod:`components.report.costs` prints.
+    two equal runs, such as the time they took, is what :mod:`tools.show.costs` prints.
 
     Args:
-        evaluations: what evaluate left, a folder a cell (:mod:`components.results`).
+        evaluations: what evaluate left, a folder a cell (:mod:`core.results`).
         models: what train left, a folder a cell.
         arrays: what preprocess left.
         splits: one frozen split a scenario, ``<scenario>.json``.

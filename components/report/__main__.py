@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from components.cli import Out, ParamsFile, run
-from components.errors import UserError
-from components.params import read_params
 from components.report import PAGE, report
-from components.results import Cell
+from core.cell import Cell
+from core.cli import Out, ParamsFile, run
+from core.errors import UserError
+from core.params import read_params
 
 
 def parse_cell(text: str) -> Cell:

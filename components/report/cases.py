@@ -8,10 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from components.errors import UserError
-from components.files import read_json
 from components.report.rows import number_or_none
-from components.results import OVERLAYS
+from core.cell import OVERLAYS
+from core.errors import UserError
+from core.files import read_json
 
 _KINDS = ("worst", "best", "figure")
 

@@ -7,7 +7,7 @@ from itertools import product
 
 from components.report.layout import Column, Figure, Group, Line, Results, Table, scenario_title
 from components.report.tables import LABELS, MASKS, figure_of, seed_lines
-from components.results import Cell
+from core.cell import Cell
 
 METRICS = ("dice", "hd95", "assd", "jaccard", "precision", "recall", "auc")
 HEADS = ("Network", "Scenario", "Site", "Group", "Masks", "Reduction")

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from components.report import paper
 from components.report.load import Evaluated, scenario_order
-from components.results import FEW, Cell, Row
+from core.cell import Cell
+from core.results import FEW, Row
 
 FEW_NOTE = f"fewer than {FEW} images: the interval is not reliable"
 

@@ -9,26 +9,16 @@ from typing import Any, TypeVar, cast
 
 import pandas as pd
 
-from components.cohort import SPLITS, read_manifest, read_split
-from components.errors import UserError
-from components.files import read_json
-from components.inputs import read_record
 from components.report import paper
 from components.report.cases import Overlay, read_overlays
 from components.report.rows import TEXTS, read_rows
-from components.results import (
-    CASES,
-    CONFIG,
-    HISTORY,
-    METRICS,
-    PROVENANCE,
-    RELIABILITY,
-    ROC,
-    ROWS,
-    SCORED,
-    Cell,
-    Row,
-)
+from core.cell import CASES, HISTORY, PROVENANCE, RELIABILITY, ROC, ROWS, SCORED, Cell
+from core.cohort import SPLITS, read_manifest, read_split
+from core.errors import UserError
+from core.files import read_json
+from core.inputs import read_record
+from core.results import METRICS, Row
+from model.weights import CONFIG
 
 T = TypeVar("T")
 
@@ -72,7 +62,7 @@ class Cohort:
         size: side of the square arrays in pixels, or ``None``.
         kernel: side of the square that dilated the masks, in pixels of a 512-pixel image, or ``None``.
         unpaired: X-rays that were left out because they have no mask.
-        manifest: one row a paired X-ray (:data:`components.cohort.COLUMNS`).
+        manifest: one row a paired X-ray (:data:`core.cohort.COLUMNS`).
         splits: {scenario: {split: ids}}.
     """
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from components.errors import UserError
 from components.report.load import Evaluated
+from core.errors import UserError
 
 
 def require_one_origin(cells: list[Evaluated]) -> None:

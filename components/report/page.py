@@ -20,8 +20,8 @@ from components.report.places import STORED_METRICS, place_table, stored_table
 from components.report.reliability import calibration_table, reliability_curve
 from components.report.runs import recipes, run_line
 from components.report.text import figure_text, parts, plain
-from components.results import DIFFERENCE_COLOURS, FIGURE_COLOURS
-from components.templating import environment as templates
+from core.results import DIFFERENCE_COLOURS, FIGURE_COLOURS
+from core.templating import environment as templates
 
 # What the viewer of cases draws of each of the regions, RGB 0 to 255; a region that a view lacks is not drawn.
 TRUTH, PREDICTION = (86, 180, 233), (230, 159, 0)

@@ -7,12 +7,12 @@ from typing import TypedDict
 
 import pandas as pd
 
-from components.errors import UserError
 from components.report import paper
 from components.report.layout import Column, Figure, Group, Line, Results, Table, scenario_title
 from components.report.load import Evaluated
 from components.report.text import digits_for
-from components.results import CASES, Cell
+from core.cell import CASES, Cell
+from core.errors import UserError
 from model.metrics import mean_of, paired_difference
 
 REFERENCE = "defu_net"  # the paper's own network: its claim is that it is better than the others

@@ -9,11 +9,11 @@ from pathlib import Path
 import cv2
 from markupsafe import Markup
 
-from components.files import sha256
 from components.report import paper
 from components.report.cases import Overlay
 from components.report.layout import Results, scenario_title
 from components.report.load import Evaluated
+from core.files import sha256
 
 # Above this a picture is embedded as WebP of quality 90: a run of seven networks at 512 pixels holds hundreds of
 # overlays, and a page of 100 MB is not opened by anyone.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from components.report.layout import Column, Figure, Group, Line, Results, Table, scenario_title
 from components.report.tables import LABELS, MASKS, figure_of, mean_figure
-from components.results import Cell
+from core.cell import Cell
 
 METRICS = ("dice", "jaccard", "hd95", "assd")
 KINDS = ("original", "dilated")

@@ -1,4 +1,4 @@
-"""The rows of an evaluation, each held to the contract of :class:`components.results.Row`."""
+"""The rows of an evaluation, each held to the contract of :class:`core.results.Row`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import math
 from pathlib import Path
 from typing import Any, cast
 
-from components.cohort import SPLITS
-from components.errors import UserError
-from components.files import read_json
-from components.results import ADDED, AGES, ROW_METRICS, SEXES, Cell, Row
+from core.cell import Cell
+from core.cohort import SPLITS
+from core.errors import UserError
+from core.files import read_json
+from core.results import ADDED, AGES, ROW_METRICS, SEXES, Row
 
 TEXTS = ("network", "scenario", "split", "site", "label", "sex", "age", "masks", "reduction")
 _CHOICES = {

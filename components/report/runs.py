@@ -8,7 +8,7 @@ from components.report import paper
 from components.report.layout import Results, scenario_title
 from components.report.load import Evaluated
 from components.report.text import plain
-from components.results import Cell
+from core.cell import Cell
 
 
 def run_line(data: Evaluated, results: Results) -> dict[str, Any]:

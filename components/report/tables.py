@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
-from components.cohort import SPLITS
 from components.report import paper
 from components.report.layout import Column, Figure, Group, Line, Results, Table, scenario_title
 from components.report.load import Cohort, Evaluated, scenario_order
-from components.results import Cell, Row
+from core.cell import Cell
+from core.cohort import SPLITS
+from core.results import Row
 
 MASKS = {"dilated": "dilated masks", "original": "original masks"}
 REDUCTIONS = {"pooled": "pooled over pixels", "per_image": "mean over images"}

@@ -17,21 +17,35 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from components.cohort import Arrays, read_split
-from components.errors import UserError
-from components.files import exclusive, explain_full_disk, sha256, write_folder, write_json
-from components.inputs import Inputs, code_digest, training_code
-from components.provenance import git_state, hardware, versions
-from components.results import CONFIG, HISTORY, PROVENANCE, RUN, Cell
-from components.runs import TIMES
-from components.train.tracking import TrackedRun
+from core.cell import HISTORY, PROVENANCE, RUN, Cell
+from core.cohort import Arrays, read_split
+from core.errors import UserError
+from core.files import exclusive, explain_full_disk, sha256, write_folder, write_json
+from core.inputs import Inputs, code_digest
+from core.provenance import git_state, hardware, versions
+from core.runs import TIMES
 from model import networks
-from model.recipe import TrainParams
 from model.threads import settle
+from model.training.recipe import TrainParams
+from model.weights import CONFIG
+from tracking.run import TrackedRun
 
 if TYPE_CHECKING:
-    from model.batches import Subset
-    from model.training import Monitor, Result, Trainer
+    from model.training.batches import Subset
+    from model.training.loop import Monitor, Result, Trainer
+
+# The code that decides which weights a training ends with, as dvc.yaml names it.
+CODE = (
+    "components/train",
+    "model/networks",
+    "model/training",
+    "model/inputs.py",
+    "model/measured.py",
+    "model/threads.py",
+    "model/weights.py",
+    "core/cell.py",
+    "core/cohort.py",
+)
 
 
 @dataclass(frozen=True)
@@ -82,10 +96,10 @@ def train(
     settled = settle()
     import torch
 
-    from model.distributed import World
-    from model.predictor import WEIGHTS, save_weights
-    from model.progress import Terminal
-    from model.training import Trainer, TrainingError
+    from core.terminal import Terminal
+    from model.training.distributed import World
+    from model.training.loop import Trainer, TrainingError
+    from model.weights import WEIGHTS, save_weights
 
     if cell.network not in networks.NETWORKS:
         raise UserError(f"unknown network {cell.network!r}; known are {', '.join(sorted(networks.NETWORKS))}")
@@ -112,7 +126,7 @@ def train(
         "cohort": cohort.card,
     }
     files = {"images": arrays / "images.npy", "masks": arrays / f"masks-{params.masks}.npy", "split": split}
-    inputs = Inputs(files, training_code(cell.network), params, reread)
+    inputs = Inputs(files, CODE, params, reread)
     title = f"train {cell.network} {cell.scenario} seed {cell.seed}"
     world = World.join()
     fingerprint = world.agree_on(_fingerprint(config | {"code": code_digest(inputs.code)}, subsets))
@@ -223,8 +237,7 @@ def _copied(url: str, checkpoints: Path, fingerprint: str) -> Iterator[Callable[
 
 def _follow(make: Callable[[Monitor], Trainer]) -> Result:
     """Train beside process 0, which alone tracks, writes and says what went wrong."""
-    from model.progress import Silent
-    from model.training import TrainingError
+    from model.training.loop import Silent, TrainingError
 
     try:
         return make(Silent()).run()
@@ -248,7 +261,7 @@ def _stages(history: list[dict[str, float]]) -> list[dict[str, float]]:
 
 
 def _subset(cohort: Arrays, ids: list[str], masks: str) -> Subset:
-    from model.batches import Subset
+    from model.training.batches import Subset
 
     rows = cohort.rows(ids)
     # A copy in memory, one byte a pixel: 704 images of 512 x 512 are 185 MB.

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from components import cli
-from components.errors import UserError
-from components.params import Processes, read_params, require_shares
-from components.results import Cell
 from components.train import train
-from components.train.checkpoints import places
+from components.train.remote import places
+from core import cli
+from core.cell import Cell
+from core.errors import UserError
+from core.params import Processes, read_params, require_shares
 
 
 def main(

@@ -15,10 +15,11 @@ from typing import Any
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 
-from components.errors import UserError
-from components.s3 import damage, explain, make_client
-from components.track.journal import LIVE
-from model.checkpoint import STATE, CheckpointError, load_state
+from core.cell import Cell
+from core.errors import UserError
+from core.s3 import damage, explain, make_client
+from model.training.checkpoint import STATE, CheckpointError, load_state
+from tracking.journal import LIVE
 
 CONNECTIONS = 8  # parts of a state that are sent at the same time
 MISSING = ("404", "NoSuchKey", "NotFound")
@@ -168,3 +169,21 @@ class Remote:
                 return None
             raise
         return about
+
+
+def places(checkpoints: str, cell: Cell, local: Path) -> tuple[Path, str]:
+    """Return the local folder of a cell's states, and ``s3://bucket/prefix`` of their copies where there are any.
+
+    Args:
+        checkpoints: a folder or ``s3://bucket/prefix``, of all cells.
+        cell: the cell.
+        local: where the local states of all cells lie if ``checkpoints`` is in S3.
+
+    Raises:
+        UserError: no bucket is named.
+    """
+    if not checkpoints.startswith("s3://"):
+        return Path(checkpoints) / cell.folder, ""
+    if not checkpoints.removeprefix("s3://").partition("/")[0]:
+        raise UserError(f"{checkpoints}: no bucket named; say s3://bucket/prefix")
+    return local / cell.folder, f"{checkpoints.rstrip('/')}/{cell.folder.as_posix()}"

@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from components.cohort import MANIFEST, read_manifest
-from components.errors import UserError
-from components.files import read_json, sha256, write_folder, write_json
-from components.params import ValidateParams, params_hash
 from components.validate.suite import expectations, table
+from core.cohort import MANIFEST, PASSED, read_manifest
+from core.errors import UserError
+from core.files import sha256, write_folder, write_json
+from core.params import ValidateParams, params_hash
 
 if TYPE_CHECKING:
     from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
 RESULT = "validation.json"  # every expectation's result, passed or not
-PASSED = "passed.json"  # there only after a success; the gate that preprocess looks at
 DOCS = Path("docs") / "index.html"  # Great Expectations' Data Docs
 LISTED = 10  # images named per expectation in validation.json
 SHOWN = 5  # images named per site in the error
@@ -79,16 +78,6 @@ def validate(raw: Path, params: ValidateParams, out: Path) -> ValidationSummary:
             [_problem(entry) for entry in failed],
         )
     return ValidationSummary(expectations=len(results), docs=out / DOCS, sites=sites, **counts)
-
-
-def require_pass(validation: Path, raw: Path) -> None:
-    """Raise a :class:`UserError` unless ``validation`` says that exactly the cohort in ``raw`` passed."""
-    if not (validation / PASSED).is_file():
-        raise UserError(
-            f"{validation}: {raw} has not passed validation; run the validate step and correct what it names"
-        )
-    if read_json(validation / PASSED).get("manifest_sha256") != sha256(raw / MANIFEST):
-        raise UserError(f"{validation}: belongs to another cohort than {raw} is now; run the validate step again")
 
 
 def _run(frame: pd.DataFrame, params: ValidateParams, docs: Path) -> list[ExpectationValidationResult]:

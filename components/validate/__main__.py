@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from components.cli import Out, ParamsFile, run
-from components.params import read_params
 from components.validate import validate
+from core.cli import Out, ParamsFile, run
+from core.params import read_params
 
 
 def main(

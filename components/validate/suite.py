@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from components.params import ValidateParams
+from core.params import ValidateParams
 
 if TYPE_CHECKING:
     from great_expectations.expectations.expectation import Expectation

@@ -22,40 +22,36 @@ from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 from torchmetrics.functional.classification import binary_calibration_error
 
-from components.cohort import MANIFEST, SPLITS, Arrays, read_split
-from components.errors import UserError
 from components.evaluate import evaluate
 from components.evaluate.calibration import reliability
 from components.evaluate.overlays import OPACITY, figure_overlay, worst_overlay
-from components.images import read_mask
-from components.package.build import read_splits
-from components.params import EvaluateParams, read_params, read_yaml
+from components.register.build import read_splits
 from components.report.reliability import expected_calibration_error
-from components.results import (
+from core.cell import (
     CASES,
-    CONFIG,
-    DIFFERENCE_COLOURS,
-    FIGURE_COLOURS,
     HISTORY,
-    METRICS,
     OVERLAYS,
     PROVENANCE,
     RELIABILITY,
     RISK,
     ROC,
-    ROW_METRICS,
     ROWS,
     RUN,
     SCORED,
     SPLIT,
     SUMMARY,
     Cell,
-    Row,
 )
+from core.cohort import MANIFEST, SPLITS, Arrays, read_split
+from core.errors import UserError
+from core.images import read_mask
+from core.params import EvaluateParams, read_params, read_yaml
+from core.results import DIFFERENCE_COLOURS, FIGURE_COLOURS, METRICS, ROW_METRICS, Row
+from model.inference.postprocessing import to_masks
+from model.inference.predictor import Predictor
 from model.metrics import confusion, overlap_metrics
-from model.postprocessing import to_masks
-from model.predictor import WEIGHTS, Predictor, save_weights
 from model.surface import surface_dice, surface_distances
+from model.weights import CONFIG, WEIGHTS, save_weights
 from tests.conftest import CELL, ROOT, Project, Trained, refused
 
 SHIPPED = read_yaml(ROOT / "params.yaml")["evaluate"]

@@ -18,8 +18,8 @@ from hypothesis.extra import numpy as hnp
 from components.evaluate.overlays import Shown
 from components.evaluate.stored import STORED, StoredMasks
 from components.evaluate.stream import score_split
-from components.files import sha256
-from components.params import EvaluateParams, read_yaml
+from core.files import sha256
+from core.params import EvaluateParams, read_yaml
 from tests.conftest import ROOT
 
 SHIPPED = read_yaml(ROOT / "params.yaml")["evaluate"]

@@ -13,17 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.cohort import read_manifest
-from components.errors import UserError
-from components.files import sha256
-from components.images import encode, pixel_sha256, read_image, read_mask
 from components.ingest import SiteCount, ingest
 from components.ingest.layouts import Layout, survey
 from components.ingest.pictures import component_fractions
 from components.ingest.readings import read_montgomery, read_shenzhen
-from components.params import IngestParams
-from tests.components.conftest import lungs, put, write_cohort, xray
-from tests.components.test_images import black
+from core.cohort import read_manifest
+from core.errors import UserError
+from core.files import sha256
+from core.images import encode, pixel_sha256, read_image, read_mask
+from core.params import IngestParams
+from tests.cohorts import lungs, put, write_cohort, xray
+from tests.core.test_images import black
 
 PARAMS = IngestParams(max_megapixels=1.0)
 Command = Callable[..., subprocess.CompletedProcess[str]]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from components.ingest import ingest
-from tests.components.conftest import put
+from tests.cohorts import put
 from tests.components.test_ingest import PARAMS, tree
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

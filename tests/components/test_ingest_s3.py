@@ -16,10 +16,10 @@ import pytest
 from boto3.s3.transfer import TransferConfig
 
 from components.ingest import ingest
-from components.s3 import damage, make_client, multipart_etag
-from tests.components.conftest import Bucket
+from core.s3 import damage, make_client, multipart_etag
 from tests.components.test_ingest import PARAMS, Command, refusal
 from tests.components.test_ingest_zip import same_cohort, zipped
+from tests.services import Bucket
 
 XRAY = "MontgomerySet/CXR_png/MCUCXR_0001_1.png"
 
@@ -238,7 +238,7 @@ def test_a_broken_download_goes_on_where_it_stopped(
 ) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr("components.ingest.s3.WORKERS", 1)  # one range after the other: the first two come whole
-    monkeypatch.setattr("components.s3.ATTEMPTS", 1)
+    monkeypatch.setattr("core.s3.ATTEMPTS", 1)
     url, size = f"s3://{bucket.name}/large.zip", large_zip.stat().st_size
     line.budget = 36_000_000
     refusal(url, tmp_path / "raw")

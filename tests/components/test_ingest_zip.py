@@ -12,7 +12,7 @@ import pytest
 
 from components.ingest import ingest
 from components.ingest.sources import open_source
-from tests.components.conftest import write_cohort
+from tests.cohorts import write_cohort
 from tests.components.test_ingest import PARAMS, refusal, tree
 
 

@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from components.cohort import MANIFEST, SPLITS, Arrays, read_manifest, read_split, write_manifest
-from components.errors import UserError
-from components.files import exclusive
-from components.images import read_image, read_mask
-from components.params import Scenario, read_params
 from components.preprocess import PreprocessSummary, preprocess
 from components.validate import validate
+from core.cohort import MANIFEST, SPLITS, Arrays, read_manifest, read_split, write_manifest
+from core.errors import UserError
+from core.files import exclusive
+from core.images import read_image, read_mask
+from core.params import Scenario, read_params
 from model.preprocessing import dilate, resize_mask, standardise
 from tests.components.tiny_cohort import (
     PREPROCESS,

@@ -13,17 +13,15 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from components.errors import UserError
-from components.params import Params
 from components.promote import Promotion, promote, rollback
-from components.registry import history
-from components.registry.models import decisions, models
-from components.registry.versions import MANIFEST_TAG, SPLITS_TAG, splits_digest
-from model.package import CONTRACT
-from tests.components.registered import BETTER, GATE, NAME, TWIN, WORSE
+from core.errors import UserError
+from core.params import Params
+from model.inference.package import CONTRACT
+from registry import history
+from registry.models import decisions, models
+from registry.versions import MANIFEST_TAG, SPLITS_TAG, splits_digest
 from tests.conftest import Project, refused
-
-pytest_plugins = ["tests.components.registered"]
+from tests.registry.registered import BETTER, GATE, NAME, TWIN, WORSE
 
 
 @pytest.fixture
@@ -295,11 +293,11 @@ def test_a_mistake_in_a_section_of_others_holds_up_no_rollback(store: Project) -
     file = store.root / "params.yaml"
     values = json.loads(file.read_text())
     file.write_text(json.dumps(values | {"train": {"epochs": "many"}, "trian": {}}))
-    assert "challenger" in store.do([sys.executable, "-m", "pipelines.main", "models"])
-    message = refused(store.call([sys.executable, "-m", "pipelines.main", "rollback"]))
+    assert "challenger" in store.do([sys.executable, "-m", "defunet", "models"])
+    message = refused(store.call([sys.executable, "-m", "defunet", "rollback"]))
     assert message.startswith(f"error: {NAME}: there is no champion in the history")
     file.write_text(json.dumps(values | {"promotion": values["promotion"] | {"claim": "long"}}))
-    done = store.call([sys.executable, "-m", "pipelines.main", "rollback"])
+    done = store.call([sys.executable, "-m", "defunet", "rollback"])
     assert done.returncode == 1
     assert done.stderr.startswith("error: params.yaml: 1 value(s) to correct\n  promotion.claim: ")
 
@@ -363,7 +361,7 @@ def test_a_decision_that_was_never_closed_is_told_by_what_came_next(
 
     killed("components.promote._set_champion", die, WORSE)
     assert (champion(store), outcome()) == (None, [("failed", WORSE)])
-    killed("components.registry.history.close", die_at_the_end, WORSE)
+    killed("registry.history.close", die_at_the_end, WORSE)
     assert (champion(store), outcome()) == (WORSE, [("done", WORSE), ("failed", WORSE)])
     assert [each.closed for each in decisions(choices)] == [False, True]
     decide(store, BETTER, {"floor": 0.0})

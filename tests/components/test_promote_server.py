@@ -22,15 +22,14 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from components.errors import UserError
-from components.params import Params
 from components.promote import promote, rollback
-from components.registry.claim import claims_of
-from components.registry.models import decisions
-from tests.components.registered import BETTER, GATE, NAME, TWIN, WORSE
+from core.errors import UserError
+from core.params import Params
+from registry.claim import claims_of
+from registry.models import decisions
 from tests.conftest import QUIET, Project
+from tests.registry.registered import BETTER, GATE, NAME, TWIN, WORSE
 
-pytest_plugins = ["tests.components.registered"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 HASTE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
@@ -118,8 +117,8 @@ RACER = """
 import io, json, sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from components.errors import UserError
-from components.params import read_params
+from core.errors import UserError
+from core.params import read_params
 from components.promote import promote
 params = read_params(Path("params.yaml"))
 print("ready", flush=True)
@@ -137,9 +136,9 @@ for line in sys.stdin:
 COUNTER = """
 import sys
 from mlflow import MlflowClient
-from components.errors import UserError
-from components.registry.claim import claim
-from components.tracking import connect
+from core.errors import UserError
+from registry.claim import claim
+from tracking.store import connect
 client, won = connect(), 0
 print("ready", flush=True)
 sys.stdin.readline()

@@ -19,17 +19,20 @@ import numpy as np
 import pytest
 import yaml
 
-from components.cohort import Arrays, read_split
-from components.errors import UserError
-from components.files import sha256
-from components.inputs import EVALUATION_CODE, code_digest, code_files, training_code
-from components.package import fetch, load
-from components.params import params_hash, read_params
+from components.evaluate import CODE as EVALUATION_CODE
 from components.register import register
-from components.registry import history
-from components.registry.versions import splits_digest
-from components.results import CONFIG, ROWS, SUMMARY, Cell
-from model.predictor import WEIGHTS
+from components.train import CODE as TRAINING_CODE
+from core.cell import ROWS, SUMMARY, Cell
+from core.cohort import Arrays, read_split
+from core.errors import UserError
+from core.files import sha256
+from core.inputs import code_digest, code_files
+from core.params import params_hash, read_params
+from model.weights import CONFIG, WEIGHTS
+from registry import history
+from registry.fetch import fetch
+from registry.packages import load
+from registry.versions import splits_digest
 from tests.conftest import CELL, DATA_MD5, Project, Trained, refused
 
 NAME = "lung-segmentation"
@@ -116,7 +119,7 @@ def test_version_says_where_it_comes_from(registered: Project, trained: Trained)
         "git.dirty": "false",
         "data.md5": DATA_MD5,
         "params.hash": params_hash(read_params(registered.root / "params.yaml")),
-        "code.train": code_digest(code_files(training_code("defu_net"))),
+        "code.train": code_digest(code_files(TRAINING_CODE)),
         "code.evaluate": code_digest(code_files(EVALUATION_CODE)),
         "split.sha256": sha256(registered.split),
         "images.sha256": sha256(registered.arrays / "images.npy"),

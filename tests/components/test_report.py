@@ -1,4 +1,4 @@
-"""The report step through its two doors, on evaluations written by the contract of components.results."""
+"""The report step through its two doors, on evaluations written by the contract of core.results."""
 
 from __future__ import annotations
 
@@ -17,17 +17,9 @@ import pytest
 
 from components.report import COMPARISONS, HEADLINES, MARKDOWN, PAGE, RESULTS, paper
 from components.report.text import duration, figure_text
-from components.results import (
-    CASES,
-    CONFIG,
-    DIFFERENCE_COLOURS,
-    FIGURE_COLOURS,
-    METRICS,
-    ROWS,
-    RUN,
-    Cell,
-    Row,
-)
+from core.cell import CASES, ROWS, RUN, Cell
+from core.results import DIFFERENCE_COLOURS, FIGURE_COLOURS, METRICS, Row
+from model.weights import CONFIG
 from tests.components.written_run import REPOSITORY, SCENARIOS, SIZE, Page, as_written_before, command, make, write_run
 
 NETWORKS = ["defu_net", "unet", "r2_unet"]
@@ -524,7 +516,7 @@ def test_the_papers_tables_are_consistent_with_what_is_said_of_them() -> None:
 
 
 def test_cases_written_here_follow_the_contract(full_run: Path) -> None:
-    """The fixture itself: its files have the columns that components.results states."""
+    """The fixture itself: its files have the columns that core.results states."""
     with (full_run / "evaluations/unet/mixed/seed-0" / CASES).open() as file:
         columns = next(csv.reader(file))
     assert columns == [

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from components.errors import UserError
 from components.report import PAGE
 from components.report.rows import check_row
-from components.results import ADDED, CASES, HISTORY, PROVENANCE, ROC, ROWS, Cell, Row
+from core.cell import CASES, HISTORY, PROVENANCE, ROC, ROWS, Cell
+from core.errors import UserError
+from core.results import ADDED, Row
 from tests.components.written_run import command, make, write_run
 
 
@@ -128,7 +129,7 @@ def test_cells_that_do_not_belong_together_are_refused_and_named(tmp_path: Path)
     record = json.loads((root / second).read_text())
     changed = record | {
         "params": record["params"] | {"epochs": 24},
-        "code": {"model/losses.py": "f" * 64},
+        "code": {"model/training/losses.py": "f" * 64},
         "weights": "9" * 64,
     }
     (root / second).write_text(json.dumps(changed))
@@ -136,7 +137,7 @@ def test_cells_that_do_not_belong_together_are_refused_and_named(tmp_path: Path)
         make(root, root / "reports")
     assert caught.value.problems == [
         "defu_net/mixed/seed-0: the evaluation scored other weights than the model has",
-        'model/losses.py: "111111111111" (unet/mixed/seed-0), "ffffffffffff" (defu_net/mixed/seed-0)',
+        'model/training/losses.py: "111111111111" (unet/mixed/seed-0), "ffffffffffff" (defu_net/mixed/seed-0)',
         "train.epochs: 12 (unet/mixed/seed-0), 24 (defu_net/mixed/seed-0)",
     ]
     assert not (root / "reports").exists()

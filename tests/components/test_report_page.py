@@ -15,9 +15,9 @@ import pytest
 from playwright.sync_api import expect
 
 from components.report import PAGE, RESULTS
-from components.results import DIFFERENCE_COLOURS, OVERLAYS, Cell, Row
+from core.cell import OVERLAYS, Cell
+from core.results import DIFFERENCE_COLOURS, Row
 from tests.browser import Browser, Visit
-from tests.browser import browser as browser  # the fixture
 from tests.components.written_run import SIZE, as_written_before, make, write_run
 
 SCENARIOS = ["mixed", "montgomery-to-shenzhen"]

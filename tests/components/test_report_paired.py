@@ -18,7 +18,7 @@ import pytest
 
 from components.report import COMPARISONS, MARKDOWN, PAGE
 from components.report.paired import BETTER, NEITHER, WORSE, Pair
-from components.results import CASES, RUN, Cell
+from core.cell import CASES, RUN, Cell
 from tests.components.written_run import REPOSITORY, SCENARIOS, Page, command, make, write_run
 
 TABLE = "paired-mixed"
@@ -240,10 +240,10 @@ def test_command_takes_the_bootstrap_of_params(two: Path) -> None:
 
 
 def shown(root: Path) -> str:
-    """What ``python -m components.report.show`` prints of a report."""
+    """What ``python -m tools.show`` prints of a report."""
     version = {"name": "lung", "version": 1, "network": "unet", "scenario": "mixed", "seed": 0, "uri": "models:/lung@c"}
     (root / "registered.json").write_text(json.dumps(version))
-    call = [sys.executable, "-m", "components.report.show", "--reports", str(root / "reports")]
+    call = [sys.executable, "-m", "tools.show", "--reports", str(root / "reports")]
     call += ["--registered", str(root / "registered.json"), "--arrays", str(root / "arrays")]
     call += ["--models", str(root / "models")]
     environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow.db'}"}
@@ -260,7 +260,7 @@ def test_terminal_shows_the_comparison_where_there_is_one(two: Path) -> None:
     line = next(line for line in shown(two).splitlines() if re.search(r"defu_net .* unet .* original", line))
     wanted = ["defu_net", "unet", "mixed", "original", "8", f"{pair['difference']:+.4f}", f"{low:+.4f} to {high:+.4f}"]
     assert [cell.strip() for cell in line.strip("│").split("│")] == [*wanted, pair["verdict"]]
-    # No store here has it: tests/components/test_local_store.py says what is printed where one has.
+    # No store here has it: tests/tracking/test_local_store.py says what is printed where one has.
     assert "model    lung version 1 of this run (unet, mixed, seed 0) is not in " in shown(two)
 
     # A report of an earlier version has no such file, one of a single network an empty one.

@@ -11,9 +11,10 @@ from statistics import fmean, stdev
 import pytest
 
 from components.report import COMPARISONS, MARKDOWN, PAGE, RESULTS, paper
-from components.results import CONFIG, Cell, Row
+from core.cell import Cell
+from core.results import Row
+from model.weights import CONFIG
 from tests.browser import Browser
-from tests.browser import browser as browser  # the fixture
 from tests.components.written_run import SCENARIOS, Page, make, write_run
 
 SEEDS = (0, 1)

@@ -10,18 +10,17 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError
 
-from components.errors import UserError
 from components.ingest import ingest
-from components.s3 import explain
-from components.track.journal import Journal
-from components.train.checkpoints import places
-from components.train.remote import Remote
-from model.checkpoint import STATE, load_state, save_state
-from tests.components.conftest import Bucket
+from components.train.remote import Remote, places
+from core.errors import UserError
+from core.s3 import explain
+from model.training.checkpoint import STATE, load_state, save_state
 from tests.components.test_ingest import PARAMS, refusal
 from tests.components.test_ingest_zip import same_cohort
 from tests.conftest import CELL, Project, refused
 from tests.s3_faults import Fault, Proxy, proxy
+from tests.services import Bucket
+from tracking.journal import Journal
 
 
 @pytest.fixture
@@ -68,7 +67,7 @@ def test_500_for_ever_ends_ingest_in_one_line(front: Proxy, bucket: Bucket, coho
 def test_a_body_that_is_cut_or_spoilt_for_ever_is_not_taken(
     front: Proxy, bucket: Bucket, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("components.s3.ATTEMPTS", 2)
+    monkeypatch.setattr("core.s3.ATTEMPTS", 2)
     url = uploaded(bucket, cohort)
     for kind in ("cut", "short", "spoil"):
         front.faults[:] = [Fault(kind, path="MCUCXR_0001_1.png")]
@@ -210,9 +209,7 @@ def test_records_kept_in_s3_are_sent_from_there(untrained: Project, bucket: Buck
     done = untrained.call(untrained.train_line("--checkpoints", url), MLFLOW_TRACKING_URI="http://127.0.0.1:1")
     assert done.returncode == 0, done.stderr
     place = f"{url}/{CELL.folder.as_posix()}"
-    assert done.stderr.splitlines()[-1].endswith(
-        f"MLFLOW_TRACKING_URI=http://127.0.0.1:1 python -m components.track {place}"
-    )
+    assert done.stderr.splitlines()[-1].endswith(f"MLFLOW_TRACKING_URI=http://127.0.0.1:1 python -m tracking {place}")
     shutil.rmtree(untrained.root / "checkpoints")  # the machine is gone
     assert "sent to sqlite:" in untrained.do(untrained.line("track", place))
     (run,) = untrained.runs()

@@ -9,9 +9,9 @@ import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.cohort import SPLITS
-from components.params import Fold, Scenario
 from components.preprocess.splits import apportion, freeze, freeze_fold, scenario_split, scenario_splits, totals
+from core.cohort import SPLITS
+from core.params import Fold, Scenario
 from tests.components.tiny_cohort import PREPROCESS, SCENARIOS
 
 PAPER = {"train": 0.75, "validation": 0.108, "test": 0.142}

@@ -17,15 +17,17 @@ import pandas as pd
 import pytest
 import torch
 
-from components.cohort import Arrays
-from components.errors import UserError
-from components.files import sha256
-from components.inputs import code_files, training_code
-from components.results import CONFIG, HISTORY, PROVENANCE, RUN, Cell
-from components.runs import TIMES, read_run
+from components.train import CODE as TRAINING_CODE
 from components.train import train
 from components.train.__main__ import _become_torchrun
-from model.predictor import WEIGHTS, Predictor
+from core.cell import HISTORY, PROVENANCE, RUN, Cell
+from core.cohort import Arrays
+from core.errors import UserError
+from core.files import sha256
+from core.inputs import code_files
+from core.runs import TIMES, read_run
+from model.inference.predictor import Predictor
+from model.weights import CONFIG, WEIGHTS
 from tests.conftest import CELL, DATA_MD5, EPOCHS, Project, Trained, refused
 
 EPOCH_LINE = (
@@ -73,7 +75,7 @@ def test_files_say_what_was_trained(trained: Trained) -> None:
             "masks": sha256(trained.project.arrays / "masks-original.npy"),
             "split": sha256(trained.project.split),
         },
-        "code": code_files(training_code("defu_net")),
+        "code": code_files(TRAINING_CODE),
         "weights": sha256(model / WEIGHTS),
         "precision": json.loads((model / RUN).read_text())["precision"],
     }

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.results import CONFIG, HISTORY, RUN
-from model.predictor import WEIGHTS, save_weights
+from core.cell import HISTORY, RUN
+from model.weights import CONFIG, WEIGHTS, save_weights
 from tests.components.test_train import files, only_run, states
 from tests.conftest import CELL, EPOCHS, Project, Trained, refused
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from components.results import RUN
-from components.train.checkpoints import places
-from model.checkpoint import STATE
-from model.predictor import WEIGHTS
-from tests.components.conftest import Bucket
+from components.train.remote import places
+from core.cell import RUN
+from model.training.checkpoint import STATE
+from model.weights import WEIGHTS
 from tests.conftest import CELL, Project, Trained, fresh, refused
+from tests.services import Bucket
 
 LONG = 20  # epochs, so that a training is under way still when its first state has come to S3
 

@@ -13,9 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
-from components.results import RUN
-from model.predictor import WEIGHTS
+from core.cell import RUN
 from model.threads import affinity
+from model.weights import WEIGHTS
 from tests.conftest import EPOCHS, Project, fresh
 from tests.model.test_threads import ONE, begun, environment
 

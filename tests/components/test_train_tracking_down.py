@@ -20,15 +20,16 @@ import httpx
 import pytest
 from mlflow import MlflowClient
 
-from components.errors import UserError
-from components.package import fetch
-from components.results import CONFIG, HISTORY, RUN
-from components.track.courier import PATIENCE
-from components.track.journal import LIVE
-from scripts.services.checks import free_ports
+from core.cell import HISTORY, RUN
+from core.errors import UserError
+from model.weights import CONFIG
+from registry.fetch import fetch
 from tests.components.test_train import files, states
 from tests.conftest import CELL, Job, Project, Trained, refused
 from tests.s3_faults import Fault, proxy
+from tools.services.checks import free_ports
+from tracking.background import PATIENCE
+from tracking.journal import LIVE
 
 # Enough for a training that is held in its second epoch to have much to send still, however late it is held.
 EPOCHS = 8
@@ -186,7 +187,7 @@ def sending_command(warnings: str) -> tuple[list[str], dict[str, str]]:
     """The command that the last warning says, as the project's launcher takes it."""
     words = shlex.split(warnings.splitlines()[-1].partition(", run ")[2])
     name, _, value = words.pop(0).partition("=")
-    assert words[:3] == ["python", "-m", "components.track"]
+    assert words[:3] == ["python", "-m", "tracking"]
     return [sys.executable, *words[1:]], {name: value}
 
 

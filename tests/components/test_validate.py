@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from components.cohort import MANIFEST, read_manifest, write_manifest
-from components.errors import UserError
-from components.files import exclusive, sha256
-from components.params import read_params
-from components.validate import ValidationSummary, require_pass, validate
+from components.validate import ValidationSummary, validate
+from core.cohort import MANIFEST, read_manifest, require_pass, write_manifest
+from core.errors import UserError
+from core.files import exclusive, sha256
+from core.params import read_params
 from tests.components.tiny_cohort import VALIDATE, ellipse, publish, raw_cohort, save, validate_params
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.ingest import ingest
-from components.params import IngestParams, PreprocessParams, Scenario, ValidateParams
+from core.params import IngestParams, PreprocessParams, Scenario, ValidateParams
 
 SIDE = 64  # pixels of a Shenzhen picture; Montgomery's are 80 x 64
 VALIDATE = {

@@ -1,4 +1,4 @@
-"""Evaluations and models written by the contract of components.results, and a reader of the page made of them."""
+"""Evaluations and models written by the contract of core.results, and a reader of the page made of them."""
 
 from __future__ import annotations
 
@@ -14,29 +14,12 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from components.cohort import COLUMNS, write_manifest
 from components.evaluate.overlays import difference_regions, figure_regions, write_regions
 from components.report import report
-from components.results import (
-    AGES,
-    CASES,
-    CONFIG,
-    FEW,
-    HISTORY,
-    METRICS,
-    OVERLAYS,
-    PROVENANCE,
-    RELIABILITY,
-    ROC,
-    ROW_METRICS,
-    ROWS,
-    RUN,
-    SCORED,
-    SEXES,
-    Cell,
-    Row,
-    age_group,
-)
+from core.cell import CASES, HISTORY, OVERLAYS, PROVENANCE, RELIABILITY, ROC, ROWS, RUN, SCORED, Cell
+from core.cohort import COLUMNS, write_manifest
+from core.results import AGES, FEW, METRICS, ROW_METRICS, SEXES, Row, age_group
+from model.weights import CONFIG
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -206,7 +189,12 @@ def write_cell(root: Path, cell: Cell, manifest: pd.DataFrame, synthetic: bool, 
         "cohort": {"name": "sample <one> & only", "synthetic": synthetic},
     }  # fmt: skip
     (model / CONFIG).write_text(json.dumps(config))
-    record = {"params": config["train"], "manifest": "0" * 64, "files": {}, "code": {"model/losses.py": "1" * 64}}
+    record = {
+        "params": config["train"],
+        "manifest": "0" * 64,
+        "files": {},
+        "code": {"model/training/losses.py": "1" * 64},
+    }
     (model / PROVENANCE).write_text(json.dumps(record | {"precision": "float32", "weights": "2" * 64}))
     scored = record | {"params": {"threshold": 0.5}, "files": {"weights": "2" * 64}}
     (evaluation / SCORED).write_text(json.dumps(scored))

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model import networks, stage
-from model.distributed import SharedBatchNorm2d, World, share_batchnorm
-from model.losses import compound_loss
-from model.recipe import LossParams, TrainParams
-from model.training import Trainer
+from model import networks
+from model.training import stage
+from model.training.distributed import SharedBatchNorm2d, World, share_batchnorm
+from model.training.loop import Trainer
+from model.training.losses import compound_loss
+from model.training.recipe import LossParams, TrainParams
 from tests.model.test_training import TRAIN, VALIDATION, Recorder, recipe
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from components.params import read_yaml
-from model.augmentation import FRAME, Augmenter, Draw, step_generator
-from model.recipe import Augmentation
+from core.params import read_yaml
+from model.training.augmentation import FRAME, Augmenter, Draw, step_generator
+from model.training.recipe import Augmentation
 from tests.conftest import ROOT
 
 STILL = dict.fromkeys(Augmentation.model_fields, 0.0)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.sample import draw_xray
 from tests.model.test_augmentation import augmenter, changed, generator, noise
+from tools.sample import draw_xray
 
 
 @pytest.fixture(scope="module")

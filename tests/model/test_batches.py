@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.batches import Order, Resident, Subset, batches
+from model.training.batches import Order, Resident, Subset, batches
 
 SEEDS = st.integers(0, 2**63)
 

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model import choice
-from model.choice import CACHE, GAIN, ROUNDS, SECONDS, measure, pick, told
-from model.engines import BATCH, EXACT, FASTEST, Pictures, Plain, Probabilities, start
-from model.predictor import CONFIG, Predictor
+from model.inference import choice
+from model.inference.choice import CACHE, GAIN, ROUNDS, SECONDS, measure, pick, told
+from model.inference.engines import BATCH, EXACT, FASTEST, Pictures, Plain, Probabilities, start
+from model.inference.predictor import Predictor
+from model.weights import CONFIG
 from tests.model.test_engines import ROOT, written
 from tests.model.test_predictor import pictures
 
@@ -135,7 +136,7 @@ def test_a_damaged_cache_is_measured_anew(folder: Path, cache: Path, damaged: st
 COMMAND = """
 import sys
 from pathlib import Path
-from model.engines import EXACT, FASTEST, start
+from model.inference.engines import EXACT, FASTEST, start
 engine = start(Path(sys.argv[1]), threads=1, order=(FASTEST, *EXACT))
 print(engine.name, "torch" in sys.modules, engine.reason, sep="; ")
 """

@@ -18,10 +18,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from components.results import CONFIG, HISTORY, PROVENANCE, RUN
-from model.checkpoint import STATE
-from model.distributed import World
-from model.predictor import WEIGHTS
+from core.cell import HISTORY, PROVENANCE, RUN
+from model.training.checkpoint import STATE
+from model.training.distributed import World
+from model.weights import CONFIG, WEIGHTS
 from tests.conftest import CELL, EPOCHS, ROOT, Project, fresh
 from tests.model.processes import CASES, SHAPES, compute
 from tests.model.test_training import ALONE, TIMES

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.engines import BATCH, ENGINES, EXACT, FASTEST, ONNX, Engine, start
-from model.export import export
-from model.package import probabilities
-from model.predictor import CONFIG, WEIGHTS, Predictor, save_weights
+from model.inference.engines import BATCH, ENGINES, EXACT, FASTEST, ONNX, Engine, start
+from model.inference.export import export
+from model.inference.package import probabilities
+from model.inference.predictor import Predictor
+from model.weights import CONFIG, WEIGHTS, save_weights
 from tests.model.test_predictor import CONFIGURED, pictures, trained
 
 ROOT = Path(__file__).parents[2]
@@ -101,7 +102,7 @@ import importlib.util, sys
 from pathlib import Path
 found = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name in sys.argv[2:] else found(name, *rest)
-from model.engines import EXACT, FASTEST, start
+from model.inference.engines import EXACT, FASTEST, start
 engine = start(Path(sys.argv[1]), threads=1, order=(FASTEST, *EXACT))
 print(engine.name, engine.reason, sep="; ")
 """

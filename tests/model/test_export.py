@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from model import networks
-from model.export import INPUT, OUTPUT, export
+from model.inference.export import INPUT, OUTPUT, export
 from tests.model.test_predictor import trained
 
 SHAPES = [(1, 32, 32), (3, 48, 80), (2, 33, 47), (1, 9, 200), (1, 1, 1)]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from model.checkpoint import STATE
-from model.training import Result, Trainer, TrainingError
+from model.training.checkpoint import STATE
+from model.training.loop import Result, Trainer, TrainingError
 from tests.model.test_training import CutError, Recorder, assert_same, one_thread, recipe, trainer
 
 __all__ = ["one_thread"]  # a fixture of every test here

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.losses import compound_loss, cross_entropy, dice_loss
-from model.recipe import LossParams
+from model.training.losses import compound_loss, cross_entropy, dice_loss
+from model.training.recipe import LossParams
 
 
 def test_by_hand() -> None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.memory import checkpoint_activations
 from model.networks import NORMS
+from model.training.memory import checkpoint_activations
 from tests.conftest import ROOT
 from tests.model.test_networks import every_network, noise, small
 
@@ -157,7 +157,7 @@ def test_freed_memory_is_kept_in_the_process() -> None:
     """In a process of its own, whose setting harms no other test."""
     program = """
 import resource, torch
-from model.memory import keep_freed_memory
+from model.training.memory import keep_freed_memory
 
 def faults() -> int:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

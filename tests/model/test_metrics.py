@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from sklearn import metrics as sk
 from torchmetrics.functional.classification import binary_jaccard_index, binary_stat_scores
 
-from model.losses import dice_loss
 from model.metrics import (
     COUNTS,
     OVERLAP,
@@ -28,6 +27,7 @@ from model.metrics import (
     soft_counts,
     soft_dice,
 )
+from model.training.losses import dice_loss
 
 Mask = NDArray[np.uint8]
 sides = st.integers(1, 12)

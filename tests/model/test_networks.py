@@ -14,16 +14,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from components.params import read_params
-from model.augmentation import Augmenter, step_generator
+from core.params import read_params
+from model.inference.predictor import Predictor
 from model.inputs import to_input
-from model.losses import dice_loss
 from model.networks import NETWORKS, NORMS, build
 from model.networks.bcdu_net import BCDUNet, ConvLSTMPair
 from model.networks.blocks import SegmentationNetwork, SharedUnit
 from model.networks.norms import group_norm
 from model.networks.recurrent import AttentionGate, RecurrentLayer
-from model.predictor import CONFIG, WEIGHTS, Predictor, save_weights
+from model.training.augmentation import Augmenter, step_generator
+from model.training.losses import dice_loss
+from model.weights import CONFIG, WEIGHTS, save_weights
 from tests.conftest import ROOT
 
 # At width 1 and one input channel: trainable parameters, BatchNorm's running values, and 1e9 multiplications of a

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from model import networks
-from model.batches import batches
 from model.inputs import to_input
-from model.optimisation import Average, Schedule, make_optimizer, recalibrate
-from model.recipe import TrainParams
-from model.training import Trainer
+from model.training.batches import batches
+from model.training.loop import Trainer
+from model.training.optimisation import Average, Schedule, make_optimizer, recalibrate
+from model.training.recipe import TrainParams
 from tests.model.test_training import SIDE, TRAIN, one_thread, recipe, trainer
 
 __all__ = ["one_thread"]  # a fixture of every test here

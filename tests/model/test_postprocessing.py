@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from model.postprocessing import at_size, to_masks
+from model.inference.postprocessing import at_size, to_masks
 
 EIGHT = np.ones((3, 3))
 Masks = npt.NDArray[np.uint8]

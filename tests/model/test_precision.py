@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from model import precision
-from model.distributed import World
-from model.precision import CACHE, GAIN, choose_precision
+from model.training import precision
+from model.training.distributed import World
+from model.training.precision import CACHE, GAIN, choose_precision
 
 ALONE = World(0, 1, torch.device("cpu"))
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from model import networks
-from model.predictor import CONFIG, WEIGHTS, InputConfig, Predictor, save_weights
+from model.inference.predictor import InputConfig, Predictor
 from model.preprocessing import standardise
+from model.weights import CONFIG, WEIGHTS, save_weights
 
 INPUT = InputConfig(32, "area", (0.5, 99.5))
 CONFIGURED: dict[str, Any] = {

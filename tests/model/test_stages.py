@@ -15,10 +15,10 @@ from hypothesis.extra import numpy as arrays
 from pydantic import ValidationError
 
 from model import networks
-from model.batches import Subset, reduce
-from model.checkpoint import STATE
 from model.preprocessing import resize_mask
-from model.training import Trainer, TrainingError
+from model.training.batches import Subset, reduce
+from model.training.checkpoint import STATE
+from model.training.loop import Trainer, TrainingError
 from tests.model.test_training import (
     ALONE,
     SIDE,

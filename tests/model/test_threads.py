@@ -16,12 +16,12 @@ import pytest
 from benchmarks.waiting import neighbours
 from model import threads
 from model.threads import NUMBER, OURS, PASSIVE, POLICY, SHORT, SPINS, _watched, affinity, free, quota, share
-from pipelines.docker_runner import options
+from pipelines.local.containers import options
 
 ROOT = Path(__file__).parents[2]
 # What a command does first, then torch, whose OpenMP says on the error stream with which settings it began.
 COMMAND = """
-from components.cli import told
+from core.cli import told
 with told():
     from dataclasses import asdict
     from model.threads import settle, wanted

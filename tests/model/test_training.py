@@ -13,15 +13,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.params import read_yaml
+from core.params import read_yaml
 from model import networks
-from model.batches import Order, Subset
-from model.checkpoint import STATE
-from model.distributed import World
 from model.inputs import to_input
 from model.metrics import confusion, overlap_metrics
-from model.recipe import Augmentation, TrainParams
-from model.training import Result, Trainer, TrainingError
+from model.training.batches import Order, Subset
+from model.training.checkpoint import STATE
+from model.training.distributed import World
+from model.training.loop import Result, Trainer, TrainingError
+from model.training.recipe import Augmentation, TrainParams
 from tests.conftest import ROOT
 
 SIDE = 32

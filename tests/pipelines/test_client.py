@@ -22,17 +22,18 @@ from click.testing import Result
 from rich.console import Console
 from typer.testing import CliRunner
 
-from components.errors import UserError
-from components.params import Params
-from pipelines import client_http, client_watch
+from core.errors import UserError
+from core.params import Params
+from defunet.__main__ import app
 from pipelines import compile as compiler
-from pipelines.client_cron import Cron
-from pipelines.client_runs import Run
-from pipelines.main import app
+from pipelines.client import http as client_http
+from pipelines.client import watch as client_watch
+from pipelines.client.cron import Cron
+from pipelines.client.runs import Run
 from tests.pipelines.kfp_server import WORKFLOW, Fault, Server, serving
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULE = (sys.executable, "-m", "pipelines.main")
+MODULE = (sys.executable, "-m", "defunet")
 SOURCE = ("--source", "s3://bucket/x-rays", "--data-md5", "0123.dir")
 Client = Callable[..., Result]
 COMPILE, COMPILED = compiler.compiled, dict[tuple[str, ...], str]()
@@ -600,7 +601,7 @@ def test_help_is_fast_and_complete(defunet: Client) -> None:
 
 
 def _imported_by_help() -> str:
-    script = "import sys, pipelines.main; print([name for name in sys.modules if name in ('torch', 'kfp')])"
+    script = "import sys, defunet.__main__; print([name for name in sys.modules if name in ('torch', 'kfp')])"
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
 
 

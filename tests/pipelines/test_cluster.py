@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from components.errors import UserError
-from components.params import read_yaml
+from core.errors import UserError
+from core.params import read_yaml
 from pipelines import components as components_module
 from pipelines.cluster import STEPS, check_cluster, cores, mebibytes, read_cluster
 

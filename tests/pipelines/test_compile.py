@@ -15,7 +15,7 @@ from kfp import components
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from components.params import read_params, read_yaml
+from core.params import read_params, read_yaml
 from pipelines import components as steps
 from pipelines.cluster import check_cluster, read_cluster
 from pipelines.compile import compiled

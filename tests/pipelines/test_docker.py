@@ -15,14 +15,13 @@ from typing import Any
 import pytest
 from kfp import dsl, local
 
-from pipelines.docker_runner import Mount, options, reliable
+from pipelines.local.containers import Mount, options, reliable
 from tests.conftest import CELL, ROOT, refused
 from tests.engine import Engine, Image
 from tests.pipelines.test_local import COMMAND
 from tests.project import Project, sample
 from tests.services import KEYS, Bucket
 
-pytest_plugins = ["tests.engine_fixtures", "tests.project_fixtures", "tests.services_fixtures"]
 # The first that needs the image builds it: minutes on an idle machine, and many times as long on a busy one.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
@@ -106,7 +105,7 @@ def test_a_task_writes_where_it_may_and_nowhere_else(tasks: Tasks, tmp_path: Pat
 
 
 def test_a_mount_over_the_images_code_is_refused() -> None:
-    from components.errors import UserError
+    from core.errors import UserError
 
     for path in ("/", "/app", "/opt"):
         with pytest.raises(UserError, match="would hide the image's own"):

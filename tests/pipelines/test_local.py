@@ -14,7 +14,6 @@ import pytest
 
 from tests.project import Project, sample
 
-pytest_plugins = ["tests.project_fixtures"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 COMMAND = ("python", "-m", "pipelines.local")

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.errors import UserError
-from components.params import check, read_params
 from components.promote import Promotion
-from model.recipe import TrainParams
+from core.errors import UserError
+from core.params import check, read_params
 from model.threads import PASSIVE, SHORT, share
+from model.training.recipe import TrainParams
 from pipelines import components as steps
 from pipelines.tasks import (
     ended,

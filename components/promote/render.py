@@ -1,0 +1,97 @@
+"""A gate as people read it: tables on the terminal, Markdown in the registry."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from components.promote.gate import Gate, Group
+from registry import wide_console
+
+VERDICT = {True: "met", False: "NOT MET"}
+
+
+def show(gate: Gate) -> None:
+    """Print every rule with its figures and its verdict, and the comparison by site and label."""
+    console = wide_console()
+    console.print(f"{gate.challenger} against {gate.champion or 'no champion'}")
+    for name, value in gate.about.items():
+        console.print(f"  {name}: {value}")
+    table = Table("rule", "asks", "found", "verdict", title="Gate", title_justify="left")
+    for rule in gate.rules:
+        style = "green" if rule.passed else "bold red"
+        table.add_row(rule.name, rule.asks, rule.found, Text(VERDICT[rule.passed], style))
+    console.print(table)
+    figures = Table(title="Dice on the test images, original masks", title_justify="left")
+    for heading in HEADINGS:
+        figures.add_column(heading, justify="left" if heading in ("site", "label") else "right")
+    for group in gate.groups:
+        figures.add_row(*_cells(group))
+    console.print(figures)
+
+
+HEADINGS = (
+    "site",
+    "label",
+    "images",
+    "champion, mean",
+    "challenger, mean",
+    "difference",
+    "95 % interval",
+    "champion, pooled",
+    "challenger, pooled",
+)
+
+
+def _cells(group: Group) -> list[str]:
+    return [
+        group.site,
+        group.label,
+        str(group.images),
+        _number(group.champion_mean),
+        _number(group.mean),
+        _number(group.difference, "+"),
+        f"{group.interval[0]:+.4f} to {group.interval[1]:+.4f}" if group.interval else "-",
+        _number(group.champion_pooled),
+        _number(group.pooled),
+    ]
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    return "-" if value is None else f"{value:{sign}.4f}"
+
+
+def markdown(gate: Gate, outcome: str, facts: dict[str, str]) -> str:
+    """Return a decision as a page of Markdown.
+
+    Args:
+        gate: what was compared.
+        outcome: what was decided, in one line.
+        facts: who, when, why.
+    """
+    about = {**facts, **gate.about}
+    lines = [
+        f"# {gate.challenger}: {outcome}",
+        "",
+        *(f"- {name}: {_plain(value)}" for name, value in about.items() if value),
+        "",
+        "| rule | asks | found | verdict |",
+        "|---|---|---|---|",
+        *(
+            f"| {rule.name} | {_plain(rule.asks)} | {_plain(rule.found)} | {VERDICT[rule.passed]} |"
+            for rule in gate.rules
+        ),
+        "",
+        "Dice on the test images, original masks; difference: challenger less champion, mean over images, with its "
+        "paired 95 % bootstrap interval over images.",
+        "",
+        f"| {' | '.join(HEADINGS)} |",
+        f"|---|---|{'---:|' * (len(HEADINGS) - 2)}",
+        *(f"| {' | '.join(_cells(group))} |" for group in gate.groups),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Return text that neither ends a cell nor a line of Markdown."""
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,0 +1,138 @@
+"""From a trained and evaluated cell to a package."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.metadata import version as installed
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import model as model_code
+from components.register.card import describe, write_readme
+from components.register.statistics import describe_training
+from core.cell import CASES, PROVENANCE, ROWS, SCORED, SPLIT
+from core.cohort import SPLITS, Arrays, read_split
+from core.errors import UserError
+from core.files import read_json, write_folder
+from core.params import EvaluateParams, Params
+from model.inference.engines import ENGINES, EXACT, FASTEST, ONNX, start
+from model.inference.package import CARD, CONTRACT, probabilities
+from model.metrics import confusion, overlap_metrics
+from model.weights import CONFIG
+from registry.origin import origin_tags
+
+CODE = "code"
+REQUIREMENTS = "requirements.txt"
+# What the shipped code imports, and what its engines do; torch's build for one kind of device is not part of a pin.
+LIBRARIES = ("torch", "numpy", "opencv-python-headless", "safetensors", "pydantic", "onnxruntime", "openvino")
+LOOKED_AT = 100  # validation images that are predicted, at most
+TOLERANCE = 0.001  # Dice that the fastest engine may lose
+
+
+def build(model: Path, evaluation: Path, arrays: Path, params: Params, out: Path) -> Path:
+    """Write the self-contained folder of a trained cell: equal inputs give equal bytes.
+
+    Args:
+        model: the folder that training left.
+        evaluation: the folder that evaluation left; its rows become the card, its cases say which image is in which
+            split.
+        arrays: the preprocessed cohort that both had.
+        params: all parameters; those of ``evaluate`` become part of the contract.
+        out: the folder to write: weights, configuration, contract, ONNX file, model card, requirements and code.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        UserError: the model, the evaluation or the arrays are missing, damaged, or do not belong together.
+    """
+    from model.inference.export import export
+    from model.inference.predictor import Predictor
+    from model.weights import WEIGHTS
+
+    config = read_json(model / CONFIG)
+    cohort, splits = Arrays(arrays), read_splits(evaluation)
+    try:
+        predictor = Predictor.load(model)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{model}: not a trained model ({error}); run the train step again") from error
+    origin = origin_tags(model, evaluation, cohort, params)
+    rows = {name: cohort.rows(ids) for name, ids in splits.items()}
+    chosen = rows["validation"][:LOOKED_AT]
+    masks = cohort.masks[config["train"]["masks"]]
+    card = describe(config, cohort, splits, read_json(evaluation / ROWS), params, origin)
+    with write_folder(out) as folder:
+        for name in (WEIGHTS, CONFIG, PROVENANCE):
+            shutil.copyfile(model / name, folder / name)
+        shutil.copyfile(evaluation / SCORED, folder / SCORED)
+        export(predictor.network, folder / ONNX, config["in_channels"])
+        exact = probabilities(start(folder, "torch"), cohort.images[chosen], flip=params.evaluate.flip)
+        training = describe_training(
+            cohort.manifest.iloc[rows["train"]], cohort.images[rows["train"]], masks[rows["train"]], exact
+        )
+        contract: dict[str, Any] = {
+            **config["input"],
+            "polarity": "lungs dark",
+            "minimum_size": int(min(training.height[0], training.width[0], config["input"]["size"])),
+            "threshold": params.evaluate.threshold,
+            "flip": params.evaluate.flip,
+            "largest_components": params.evaluate.largest_components,
+            "engines": _engines(folder, cohort.images[chosen], masks[chosen], exact, params.evaluate),
+            "training": vars(training),
+            "least_component": params.evaluate.least_component,
+            "fill_holes": params.evaluate.fill_holes,
+        }
+        for name, value in ((CONTRACT, contract), (CARD, card)):
+            (folder / name).write_text(json.dumps(value, indent=1) + "\n")
+        (folder / REQUIREMENTS).write_text("".join(f"{line}\n" for line in requirements()))
+        write_readme(folder / "README.md", card, contract | {"in_channels": config["in_channels"]})
+        ours = Path(str(model_code.__file__)).parent
+        shutil.copytree(ours, folder / CODE / ours.name, ignore=shutil.ignore_patterns("__pycache__"))
+    return out
+
+
+def _engines(
+    folder: Path, images: np.ndarray, masks: np.ndarray, exact: np.ndarray, params: EvaluateParams
+) -> list[str]:
+    """Return what ``auto`` may choose from: the fastest engine too, where it draws what float32 draws.
+
+    Where this machine has no bfloat16, OpenVINO computes in float32 and nothing can be lost.
+    """
+    if any(find_spec(ENGINES[name][0]) is None for name in (FASTEST, *EXACT)):
+        raise UserError(f"a package's engines need {', '.join(LIBRARIES)}; install requirements.lock")
+    fast = probabilities(start(folder, FASTEST), images, flip=params.flip)
+    dice, best = (np.nanmean(overlap_metrics(confusion(params.to_masks(p), masks))["dice"]) for p in (fast, exact))
+    return [FASTEST, *EXACT] if dice >= best - TOLERANCE else list(EXACT)
+
+
+def read_splits(evaluation: Path) -> dict[str, list[str]]:
+    """Return the ids of the train, validation and test images of an evaluated cell, in the order of its split.
+
+    Evaluations of before they kept their split scored all of it: there the cases tell.
+
+    Raises:
+        UserError: the evaluation's split or cases are missing or damaged.
+    """
+    if (evaluation / SPLIT).exists():
+        return read_split(evaluation / SPLIT)
+    path = evaluation / CASES
+    try:
+        cases = pd.read_csv(path, dtype=str, usecols=["id", "split"]).drop_duplicates()
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; run the evaluate step first") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not the cases of an evaluation ({error}); run the evaluate step again") from error
+    found = {name: [str(image) for image in cases.loc[cases["split"] == name, "id"]] for name in SPLITS}
+    if empty := [name for name, ids in found.items() if not ids]:
+        raise UserError(f"{path}: holds no image of {', '.join(empty)}; run the evaluate step again")
+    return found
+
+
+def requirements() -> list[str]:
+    """Return what the package's code needs, as pip takes it: the versions that are installed here."""
+    return [f"{name}=={installed(name).partition('+')[0]}" for name in LIBRARIES]

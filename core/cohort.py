@@ -1,0 +1,134 @@
+"""What a cohort is between steps: the manifest, and the arrays with their splits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from core.errors import UserError
+from core.files import read_json, sha256, write_file
+
+MANIFEST = "manifest.csv"
+COHORT = "cohort.json"  # name, description, synthetic
+PASSED = "passed.json"  # in the folder of a validation, after a success alone; preprocess requires it
+
+# One row an image. Strings are empty where nothing is known, numbers missing.
+COLUMNS: dict[str, str] = {
+    "id": "string",  # the publisher's file name without its extension: MCUCXR_0001_0
+    "site": "string",  # montgomery, shenzhen
+    "label": "string",  # normal, abnormal
+    "image": "string",  # path below the cohort's folder
+    "mask": "string",  # path below the cohort's folder; empty: the image has no mask
+    "width": "Int64",  # pixels of the stored image
+    "height": "Int64",
+    "bit_depth": "Int64",  # of the stored file: 8 or 16
+    "mask_width": "Int64",
+    "mask_height": "Int64",
+    "mask_binary": "boolean",  # every source mask holds at most two values, the lower of them 0
+    "lung_fraction": "Float64",  # share of the mask's picture that is lung, 0 to 1
+    # Shares of the mask's picture that its 8-connected components cover, largest first, separated by spaces, the 16
+    # largest of them: "0.1432 0.1288 3.8e-06". Empty: no mask, or an empty one. Validate counts those it calls large.
+    "component_fractions": "string",
+    "image_sha256": "string",  # of the file's bytes
+    "pixel_sha256": "string",  # of the decoded pixels: equal for one picture under two names or encodings
+    "mask_sha256": "string",  # of the united mask's file
+    "age": "Float64",  # years
+    "sex": "string",  # F, M
+    "reading": "string",  # the radiologist's finding
+}
+
+
+def write_manifest(folder: Path, rows: pd.DataFrame) -> None:
+    """Write a cohort's manifest with exactly :data:`COLUMNS`, ordered by site and id."""
+    frame = rows[list(COLUMNS)].astype(COLUMNS).sort_values(["site", "id"])
+    with write_file(folder / MANIFEST) as partial:
+        frame.to_csv(partial, index=False)
+
+
+def read_manifest(folder: Path) -> pd.DataFrame:
+    """Read a cohort's manifest with the types of :data:`COLUMNS`; raise a :class:`UserError` where there is none."""
+    path = folder / MANIFEST
+    try:
+        frame = pd.read_csv(
+            path, dtype=COLUMNS, keep_default_na=False, na_values={c: [""] for c, t in COLUMNS.items() if t != "string"}
+        )
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; {folder} is not a cohort: run the ingest step first") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not a manifest of this project ({error}); run the ingest step again") from error
+    missing = [column for column in COLUMNS if column not in frame]
+    if missing:
+        raise UserError(f"{path}: columns missing: {', '.join(missing)}; run the ingest step again")
+    return frame
+
+
+def require_pass(validation: Path, raw: Path) -> None:
+    """Raise a :class:`UserError` unless ``validation`` says that exactly the cohort in ``raw`` passed."""
+    if not (validation / PASSED).is_file():
+        raise UserError(
+            f"{validation}: {raw} has not passed validation; run the validate step and correct what it names"
+        )
+    if read_json(validation / PASSED).get("manifest_sha256") != sha256(raw / MANIFEST):
+        raise UserError(f"{validation}: belongs to another cohort than {raw} is now; run the validate step again")
+
+
+class Arrays:
+    """The preprocessed cohort: one row of each array an image, in the manifest's order; nothing is read until used.
+
+    Attributes:
+        manifest: the rows of the paired images, indexed 0 .. N-1.
+        images: uint8 (N, size, size), grey, 0 to 255.
+        masks: dict of uint8 (N, size, size), 0 or 1: ``original`` and ``dilated``.
+        info: ``size``, ``intensity_percentiles``, ``interpolation`` and so on, as preprocess wrote them.
+        card: what the cohort says of itself: ``name``, ``synthetic``, ``description``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.manifest = read_manifest(folder).reset_index(drop=True)
+        self.info: dict[str, Any] = read_json(folder / "arrays.json")
+        self.card: dict[str, Any] = {key: self.info[key] for key in ("name", "synthetic", "description")}
+        self.images = self._open(folder / "images.npy")
+        self.masks = {name: self._open(folder / f"masks-{name}.npy") for name in ("original", "dilated")}
+
+    def _open(self, path: Path) -> np.ndarray:
+        try:
+            array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); run the preprocess step again") from error
+        if array.dtype != np.uint8 or array.ndim != 3 or len(array) != len(self.manifest):
+            raise UserError(f"{path}: does not fit its manifest; run the preprocess step again")
+        return array
+
+    def rows(self, ids: list[str]) -> np.ndarray:
+        """Return the row numbers (int64) of ``ids``, in their order; an unknown id is a :class:`UserError`."""
+        numbers = pd.Series(self.manifest.index, index=self.manifest["id"]).reindex(ids)
+        unknown = numbers.index[numbers.isna()]
+        if len(unknown):
+            raise UserError(
+                f"the split names {len(unknown)} image(s) that the arrays lack, the first {unknown[0]}; "
+                "run the preprocess step again"
+            )
+        rows: np.ndarray = numbers.to_numpy(np.int64)
+        return rows
+
+
+SPLITS = ("train", "validation", "test")
+
+
+def read_split(path: Path, scenario: str | None = None) -> dict[str, list[str]]:
+    """Read one scenario's frozen split: the ids of its ``train``, ``validation`` and ``test`` images.
+
+    Raises:
+        UserError: it is no split, one of the three names no image, or it is that of another scenario than ``scenario``.
+    """
+    split = read_json(path)
+    if not isinstance(split, dict) or not all(isinstance(split.get(name), list) and split[name] for name in SPLITS):
+        raise UserError(f"{path}: not a split with images for {', '.join(SPLITS)}; run the preprocess step again")
+    if scenario is not None and split.get("scenario", scenario) != scenario:
+        raise UserError(
+            f"{path}: the split of scenario {split['scenario']}, not of {scenario}; say --split FILE of that one"
+        )
+    return {name: [str(image) for image in split[name]] for name in SPLITS}

@@ -1,0 +1,176 @@
+"""Reading X-rays and masks: PNG, checked whole before it is decoded, and decoded by OpenCV."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from core.errors import UserError
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PALETTE = 3  # colour type (PNG specification, 11.2.2 IHDR)
+MOST_BYTES_A_PIXEL = 8  # RGBA of 16 bits a channel, the widest PNG there is
+
+# The callers decode one image a thread: OpenCV's own threads would only compete with those.
+cv2.setNumThreads(1)
+
+
+class ImageError(UserError):
+    """A picture that cannot be used: one line with the file's name and what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a PNG says of itself before its pixels.
+
+    Attributes:
+        width: pixels.
+        height: pixels.
+        bit_depth: bits a channel as stored, 1 to 16; for a palette those of the colours it stands for, 8.
+    """
+
+    width: int
+    height: int
+    bit_depth: int
+
+
+def check_png(data: bytes, name: str, max_pixels: int | None = None) -> Header:
+    """Check a PNG's structure (signature, every chunk's length and CRC-32, the end mark) without decoding it.
+
+    Args:
+        data: the whole file.
+        name: how the file is called in messages.
+        max_pixels: width x height from which the picture is refused: a few kilobytes can unpack to gigabytes.
+
+    Raises:
+        ImageError: the file is empty, no PNG, cut short, damaged or too large.
+    """
+    if not data:
+        raise ImageError(f"{name}: the file is empty (0 bytes); fetch it again")
+    if not data.startswith(SIGNATURE[: len(data)]):
+        raise ImageError(f"{name}: not a PNG picture, whatever its name says; replace or remove it")
+    view = memoryview(data)
+    header: Header | None = None
+    place = len(SIGNATURE)
+    while True:
+        if place + 12 > len(data):
+            raise ImageError(f"{name}: truncated after {len(data)} bytes; fetch it again")
+        length, kind = struct.unpack_from(">I4s", data, place)
+        if header is None:
+            if (length, kind) != (13, b"IHDR"):
+                raise ImageError(f"{name}: damaged (the PNG does not begin with its header); fetch it again")
+            if place + 25 > len(data):
+                raise ImageError(f"{name}: truncated after {len(data)} bytes; fetch it again")
+            header = _read_header(data[place + 8 : place + 21], name, max_pixels)
+        end = place + 12 + length
+        if end > len(data):
+            raise ImageError(f"{name}: truncated after {len(data)} bytes; fetch it again")
+        if zlib.crc32(view[place + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+            raise ImageError(f"{name}: damaged (a checksum is wrong near byte {place}); fetch it again")
+        if kind == b"IEND":
+            return header
+        place = end
+
+
+def _read_header(body: bytes, name: str, max_pixels: int | None) -> Header:
+    width, height, depth, colour = struct.unpack(">IIBB", body[:10])
+    if not width or not height:
+        raise ImageError(f"{name}: damaged (its header says {width} x {height} pixels); fetch it again")
+    if max_pixels is not None and width * height > max_pixels:
+        raise ImageError(
+            f"{name}: {width} x {height} pixels are more than the {max_pixels / 1e6:g} megapixels allowed; "
+            "remove it, or raise max_megapixels if it is real"
+        )
+    return Header(width, height, 8 if colour == PALETTE else depth)
+
+
+def decode(data: bytes, name: str, max_pixels: int | None = None) -> tuple[np.ndarray, Header]:
+    """Decode a PNG that is grey, whether it is stored as grey, RGB, RGBA or with a palette.
+
+    Args:
+        data: the whole file.
+        name: how the file is called in messages.
+        max_pixels: see :func:`check_png`.
+
+    Returns:
+        The pixels as stored, uint8 or uint16 (H, W), not scaled (fewer than 8 bits are spread over 0 to 255), and the
+        header.
+
+    Raises:
+        ImageError: as :func:`check_png`; or the picture has colour or transparent parts.
+    """
+    header = check_png(data, name, max_pixels)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ImageError(f"{name}: damaged (its pixels cannot be decoded); fetch it again") from error
+    if pixels is None:
+        raise ImageError(f"{name}: damaged (its pixels cannot be unpacked); fetch it again")
+    if pixels.ndim == 2:
+        return pixels, header
+    if pixels.shape[2] == 4 and (pixels[..., 3] != np.iinfo(pixels.dtype).max).any():
+        raise ImageError(f"{name}: has transparent parts; save it as plain grey")
+    grey = pixels[..., 0]
+    if not (np.array_equal(grey, pixels[..., 1]) and np.array_equal(grey, pixels[..., 2])):
+        raise ImageError(f"{name}: a colour picture, not a grey X-ray or mask; save it as grey, or remove it")
+    return np.ascontiguousarray(grey), header
+
+
+def foreground(pixels: np.ndarray) -> np.ndarray:
+    """Return where a mask is lung, uint8 (H, W) of 0 and 1: above half of its largest value (0/1, 0/255, 0/65535)."""
+    lung: np.ndarray = pixels > pixels.max() / 2
+    return lung.astype(np.uint8)
+
+
+def is_binary(pixels: np.ndarray) -> bool:
+    """Tell whether a mask holds at most two values, the lower of them 0."""
+    return bool(((pixels == 0) | (pixels == pixels.max())).all())
+
+
+def pixel_sha256(pixels: np.ndarray) -> str:
+    """Return the SHA-256 of a picture's size, depth and pixels: the same however the file was encoded."""
+    digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype.name}".encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+def encode(pixels: np.ndarray) -> bytes:
+    """Return uint8 or uint16 (H, W) pixels as the bytes of a PNG.
+
+    The bytes are handed back rather than written because OpenCV does not say when a disk is full.
+    """
+    done, data = cv2.imencode(".png", pixels)
+    if not done:
+        raise ValueError(f"OpenCV cannot encode {pixels.dtype} {pixels.shape} as PNG")
+    return data.tobytes()
+
+
+def read_image(path: Path, max_pixels: int | None = None) -> np.ndarray:
+    """Read a grey X-ray: uint8 or uint16 (H, W), pixels as stored.
+
+    Raises:
+        ImageError: a :class:`UserError` of one line with the path and what is wrong.
+    """
+    return decode(_read(path), str(path), max_pixels)[0]
+
+
+def read_mask(path: Path, max_pixels: int | None = None) -> np.ndarray:
+    """Read a mask: uint8 (H, W), 1 where it is lung (:func:`foreground`).
+
+    Raises:
+        ImageError: a :class:`UserError` of one line with the path and what is wrong.
+    """
+    return foreground(decode(_read(path), str(path), max_pixels)[0])
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror})") from error

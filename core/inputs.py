@@ -1,0 +1,129 @@
+"""What a step read: digests that its output keeps, and the check that nothing of it changed while the step ran."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from core.errors import UserError
+from core.files import read_json, sha256
+
+ROOT = Path(__file__).parents[1]
+
+
+def code_files(places: Iterable[str], root: Path = ROOT) -> dict[str, str]:
+    """Return the SHA-256 of source files by name, 64 hexadecimal digits each.
+
+    Args:
+        places: Python files, and folders of which every Python file counts, relative to ``root``.
+        root: the project's folder.
+    """
+    found: dict[str, str] = {}
+    for place in places:
+        path = root / place
+        for file in path.rglob("*.py") if path.is_dir() else [path]:
+            # A file that is gone, as after `git checkout` of another branch, differs from every file.
+            found[file.relative_to(root).as_posix()] = sha256(file) if file.exists() else "missing"
+    return dict(sorted(found.items()))
+
+
+def code_digest(files: Mapping[str, str]) -> str:
+    """Return one SHA-256 for source files of certain names and contents, 64 hexadecimal digits."""
+    text = "".join(f"{name} {digest}\n" for name, digest in sorted(files.items()))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Inputs:
+    """Files, code and parameters as they were when a step began.
+
+    Args:
+        files: what the step reads, by the name under which its digest is kept.
+        code: the places of :func:`code_files`.
+        params: the step's section.
+        read: reads that section again from where it came; None where it came as a value, which cannot change.
+    """
+
+    def __init__(
+        self, files: dict[str, Path], code: Iterable[str], params: BaseModel, read: Callable[[], BaseModel] | None
+    ) -> None:
+        self._files, self._places, self._params, self._read = files, tuple(code), params, read
+        self._stamps = {name: _stamp(path) for name, path in files.items()}
+        self.files = {name: sha256(path) for name, path in files.items()}
+        self.code = code_files(self._places)
+
+    def changed(self) -> list[str]:
+        """Return what is no longer as it was, a line each; files are read again only if their stamps differ."""
+        found = self.changed_params()
+        for name, path in self._files.items():
+            if not path.exists():
+                found.append(f"{path}: is gone")
+            elif _stamp(path) != self._stamps[name] and sha256(path) != self.files[name]:
+                found.append(f"{path}: has other content")
+        now = code_files(self._places)
+        edited = sorted(name for name in self.code.keys() | now.keys() if self.code.get(name) != now.get(name))
+        return found + [f"{name}: was edited" for name in edited]
+
+    def changed_params(self) -> list[str]:
+        """Return which parameters are no longer as they were, a line each."""
+        if self._read is None:
+            return []
+        try:
+            now = self._read()
+        except UserError as error:
+            return [str(error)]
+        return differences(self._params.model_dump(mode="json"), now.model_dump(mode="json"))
+
+    def record(self, manifest: str) -> dict[str, Any]:
+        """Return what a step's output keeps of its inputs, with the digest of the cohort's manifest."""
+        params = self._params.model_dump(mode="json")
+        return {"params": params, "manifest": manifest, "files": self.files, "code": self.code}
+
+    def require_unchanged(self, title: str) -> None:
+        """Refuse to write a result that would be recorded as made from what is there now.
+
+        Raises:
+            UserError: something changed since the step began; each change is a line.
+        """
+        if changes := self.changed():
+            raise UserError(
+                f"{title}: what it read changed while it ran, so nothing was written: DVC would record the result as "
+                "made from what is there now. Put it back and run again; a training resumes from its checkpoint",
+                changes,
+            )
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def read_record(path: Path, step: str) -> dict[str, Any]:
+    """Read what :meth:`Inputs.record` left.
+
+    Raises:
+        UserError: it is missing, or is no such record.
+    """
+    record = read_json(path)
+    try:
+        texts = [record["manifest"], *record["code"].values(), *record["files"].values()]
+        if not isinstance(record["params"], dict) or not all(isinstance(text, str) for text in texts):
+            raise TypeError("a value of the wrong kind")
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not what the {step} step leaves ({error}); run it again") from error
+    return dict(record)
+
+
+def differences(was: dict[str, Any], now: dict[str, Any], before: str = "") -> list[str]:
+    """Return in which keys two nested sets of parameters differ, as ``train.epochs: 24 -> 12``."""
+    found = []
+    for key in sorted(was.keys() | now.keys()):
+        one, other = was.get(key), now.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            found += differences(one, other, f"{before}{key}.")
+        elif one != other:
+            found.append(f"{before}{key}: {one} -> {other}")
+    return found

@@ -1,0 +1,41 @@
+"""Many small jobs over a pool of threads, with progress shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from core.terminal import progress
+from model.threads import processors
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def cores() -> int:
+    """Return how many cores this process may use: a container's affinity and quota count, its machine's total not."""
+    return processors()
+
+
+def parallel(
+    job: Callable[[T], R], items: Sequence[T], workers: int, label: str, sizes: Sequence[int] | None = None
+) -> Iterator[R]:
+    """Yield ``job(item)`` for every item in order; the first exception, or an interrupt, cancels what has not begun.
+
+    Args:
+        job: what is done in a thread; the heavy parts of reading, checking and decoding release Python's lock.
+        items: one job each.
+        workers: threads.
+        label: what the progress calls the work.
+        sizes: bytes of each item, where progress counts bytes rather than items.
+    """
+    pool = ThreadPoolExecutor(workers)
+    try:
+        total = sum(sizes) if sizes is not None else len(items)
+        with progress(label, total, sizes is not None) as advance:
+            for number, result in enumerate(pool.map(job, items)):
+                advance(sizes[number] if sizes is not None else 1)
+                yield result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,300 @@
+"""``params.yaml``: every choice a run makes, typed and bounded, one section per step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import typer
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from core import cli
+from core.errors import UserError
+from model.networks import NETWORKS
+from model.training.recipe import Fraction, Section, TrainParams
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+
+
+class IngestParams(Section):
+    """Reading a cohort in its publishers' layout."""
+
+    max_megapixels: Annotated[float, Field(gt=0)] = Field(description="larger images are refused before decoding")
+
+
+class ExpectedCount(Section):
+    """How many images and masks a site must have."""
+
+    images: Annotated[int, Field(ge=0)]
+    masks: Annotated[int, Field(ge=0)]
+
+
+class ValidateParams(Section):
+    """What the Great Expectations suite holds a cohort to."""
+
+    sites: Annotated[list[Name], Field(min_length=1)]
+    labels: Annotated[list[Name], Field(min_length=1)]
+    bit_depths: Annotated[list[int], Field(min_length=1)] = Field(description="bits of the stored image")
+    lung_fraction: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = Field(
+        description="least and largest share of the image that a mask may cover"
+    )
+    components: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)] = Field(
+        description="least and largest number of large connected components of a mask"
+    )
+    large_component: Fraction = Field(description="share of the image from which a component counts as large")
+    expected: dict[Name, ExpectedCount] = Field(description="images and masks per site; {} expects no count")
+
+    @model_validator(mode="after")
+    def _ranges_ascend(self) -> ValidateParams:
+        for name in ("lung_fraction", "components"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name}: the first value must not be above the second")
+        return self
+
+
+class PreprocessParams(Section):
+    """From images of any size to arrays of one size, and who is trained and tested on."""
+
+    size: Annotated[int, Field(ge=32, le=2048, multiple_of=16)] = Field(description="side of the square, pixels")
+    interpolation: Literal["area", "linear", "cubic", "lanczos"] = Field(description="of the images; masks take area")
+    intensity_percentiles: Annotated[list[Annotated[float, Field(ge=0, le=100)]], Field(min_length=2, max_length=2)] = (
+        Field(description="grey values stretched to 0 and 255")
+    )
+    dilation: Annotated[int, Field(ge=0)] = Field(
+        description="side of the square kernel in pixels of a 512-pixel image; 0 dilates nothing"
+    )
+    splits: dict[Literal["train", "validation", "test"], Fraction] = Field(description="shares; they add up to 1")
+    seed: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PreprocessParams:
+        if self.intensity_percentiles[0] >= self.intensity_percentiles[1]:
+            raise ValueError("intensity_percentiles: the first value must be below the second")
+        if set(self.splits) != {"train", "validation", "test"}:
+            raise ValueError("splits: needs train, validation and test")
+        if abs(sum(self.splits.values()) - 1) > 1e-6 or min(self.splits.values()) <= 0:
+            raise ValueError("splits: the three shares must be above 0 and add up to 1")
+        return self
+
+
+class Fold(Section):
+    """One part of a cross-validation: it is tested on, the others are trained and tuned on."""
+
+    number: Annotated[int, Field(ge=1)] = Field(description="which part, from 1")
+    of: Annotated[int, Field(ge=2, le=20)] = Field(description="how many parts there are")
+
+    @model_validator(mode="after")
+    def _exists(self) -> Fold:
+        if self.number > self.of:
+            raise ValueError(f"number {self.number} is above of {self.of}")
+        return self
+
+
+class Scenario(Section):
+    """Which sites are trained on and which are tested on; the same sites on both sides share their frozen splits."""
+
+    train: Annotated[list[Name], Field(min_length=1)]
+    test: Annotated[list[Name], Field(min_length=1)]
+    fold: Fold | None = Field(default=None, description="test on this part of a cross-validation, not the frozen one")
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> Scenario:
+        if set(self.train) != set(self.test) and set(self.train) & set(self.test):
+            raise ValueError("train and test must name the same sites or none in common")
+        if self.fold and set(self.train) != set(self.test):
+            raise ValueError("fold: a cross-validation trains and tests on the same sites")
+        return self
+
+
+class Matrix(Section):
+    """The cells that are trained and evaluated: every network in every scenario with every seed."""
+
+    networks: Annotated[list[str], Field(min_length=1)]
+    scenarios: Annotated[list[Name], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _known(self) -> Matrix:
+        unknown = sorted(set(self.networks) - set(NETWORKS))
+        if unknown:
+            raise ValueError(f"networks: unknown {', '.join(unknown)}; known are {', '.join(sorted(NETWORKS))}")
+        return self
+
+
+class EvaluateParams(Section):
+    """How a trained network is scored and shown."""
+
+    threshold: Annotated[float, Field(gt=0, lt=1)] = Field(description="probability from which a pixel is lung")
+    flip: bool = Field(description="mean with the mirrored prediction of the mirrored image")
+    largest_components: Annotated[int, Field(ge=0)] = Field(description="components of a mask that are kept; 0: all")
+    least_component: Annotated[float, Field(ge=0, le=1)] = Field(
+        description="share of the largest component below which another one is dropped; 0: none is"
+    )
+    fill_holes: bool = Field(description="whether holes of a mask become lung")
+    splits: list[Literal["train", "validation", "test"]] = Field(description="which are scored; test is among them")
+    batch_size: Annotated[int, Field(ge=1)]
+    bootstrap: Annotated[int, Field(ge=100)] = Field(description="resamples of the images for each interval")
+    seed: Annotated[int, Field(ge=0)] = Field(description="of the bootstrap")
+    worst: Annotated[int, Field(ge=0)] = Field(description="overlays of the worst test images, and of the best")
+    figure_images: Annotated[int, Field(ge=0)] = Field(description="overlays a site for Figures 5 and 6")
+
+    @model_validator(mode="after")
+    def _tested(self) -> EvaluateParams:
+        if "test" not in self.splits:
+            raise ValueError("splits: test must be among them")
+        if len(set(self.splits)) < len(self.splits):
+            raise ValueError("splits: one stands there twice")
+        return self
+
+    def to_masks(self, probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+        """Return the masks, uint8 (N, H, W), that these choices make of probabilities, float32 (N, H, W)."""
+        from model.inference.postprocessing import to_masks
+
+        rule = (self.threshold, self.largest_components, self.least_component, self.fill_holes)
+        return to_masks(probabilities, *rule)
+
+
+class RegisterParams(Section):
+    """Where runs are tracked and which cell is offered for production."""
+
+    experiment: Annotated[str, Field(min_length=1)]
+    model: Annotated[str, Field(min_length=1)]
+    scenario: Name = Field(description="of its cells the one with the best validation Dice is registered")
+    challenger: Literal["better", "always"] = Field(
+        description="whether a new version becomes challenger where its validation Dice is better, or always"
+    )
+
+
+class PromotionParams(Section):
+    """What the gate before production asks of a challenger; Dice is the mean over test images, original masks."""
+
+    floor: Fraction = Field(description="Dice that every champion must reach")
+    gain: Annotated[float, Field(ge=-1, le=1)] = Field(
+        description="Dice by which the lower end of the paired 95 % interval must be above the champion's"
+    )
+    margin: Fraction = Field(description="Dice that the lower end may lie below the champion's on any site and label")
+    bootstrap: Annotated[int, Field(ge=100)] = Field(description="resamples of the images for each interval")
+    seed: Annotated[int, Field(ge=0)] = Field(description="of the bootstrap")
+    claim: Annotated[float, Field(ge=1)] = Field(
+        description="seconds for which the right to move the champion lasts, should its holder die"
+    )
+
+
+class RegistryParams(Section):
+    """What concerns the registry alone: whoever goes back in a hurry is not held up by a mistake in another section."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    register_: RegisterParams = Field(alias="register")
+    promotion: PromotionParams
+
+
+class Params(RegistryParams):
+    """The whole of ``params.yaml``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ingest: IngestParams
+    validate_: ValidateParams = Field(alias="validate")
+    preprocess: PreprocessParams
+    scenarios: dict[Name, Scenario]
+    matrix: Matrix
+    train: TrainParams
+    evaluate: EvaluateParams
+
+    @model_validator(mode="after")
+    def _stages_are_smaller(self) -> Params:
+        self.train.plan(self.preprocess.size)
+        return self
+
+    @model_validator(mode="after")
+    def _scenarios_exist(self) -> Params:
+        for where, names in (
+            ("matrix.scenarios", self.matrix.scenarios),
+            ("register.scenario", [self.register_.scenario]),
+        ):
+            unknown = sorted(set(names) - set(self.scenarios))
+            if unknown:
+                raise ValueError(f"{where}: not under scenarios: {', '.join(unknown)}")
+        return self
+
+
+def check(values: Any, origin: str) -> Params:
+    """Return ``values`` as typed parameters, or raise a :class:`UserError` that lists every wrong key at once."""
+    return check_section(Params, values, origin)
+
+
+Sections = TypeVar("Sections", bound=Section)
+Processes = Annotated[
+    int, typer.Option(min=1, envvar="TRAIN_PROCESSES", help="Processes that share every batch, one a GPU (torchrun).")
+]
+
+
+def check_section(section: type[Sections], values: Any, origin: str) -> Sections:
+    """Return the values of one section, typed, or raise a :class:`UserError` that lists every wrong key at once."""
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        problems = []
+        for item in error.errors():
+            where = ".".join(str(part) for part in item["loc"]) or "the file"
+            got = "" if item["type"] in ("missing", "extra_forbidden", "value_error") else f" (got {item['input']!r})"
+            problems.append(f"{where}: {item['msg'].removeprefix('Value error, ')}{got}")
+        raise UserError(f"{origin}: {len(problems)} value(s) to correct", problems) from None
+
+
+def read_yaml(path: Path) -> Any:
+    """Return the plain values of a YAML 1.2 file (the version DVC reads), or raise a :class:`UserError`."""
+    try:
+        return YAML(typ="safe", pure=True).load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; run from the project's folder or say --params FILE") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); say --params FILE") from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def read_params(path: Path) -> Params:
+    """Read and check a parameter file whole, so that a mistake in any section is told before any step has run."""
+    return check(read_yaml(path), str(path))
+
+
+def read_registry_params(path: Path) -> RegistryParams:
+    """Read what concerns the registry alone from a parameter file."""
+    return check_section(RegistryParams, read_yaml(path), str(path))
+
+
+def require_shares(params: Params, processes: int) -> None:
+    """Raise a :class:`UserError` where a batch of some stage cannot be divided among the processes of a training."""
+    train = params.train
+    for stage in train.plan(params.preprocess.size):
+        if stage.batch_size % (processes * train.accumulation):
+            raise UserError(
+                f"--processes {processes}: train.batch_size {stage.batch_size} is no multiple of {processes} "
+                f"processes times train.accumulation {train.accumulation}; change one of them"
+            )
+
+
+def main(params: cli.ParamsFile = Path("params.yaml"), processes: Processes = 1) -> None:
+    """Check a parameter file whole and say nothing where all of it is right."""
+    require_shares(read_params(params), processes)
+
+
+def params_hash(params: BaseModel) -> str:
+    """Return 12 hexadecimal digits that two equal parameter sets share, whatever the file's layout and comments."""
+    text = json.dumps(params.model_dump(mode="json", by_alias=True), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+if __name__ == "__main__":
+    cli.run(main)

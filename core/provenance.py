@@ -1,0 +1,94 @@
+"""Where a result comes from: code, data, parameters and machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from core.params import read_yaml
+
+PACKAGES = ("torch", "numpy", "opencv-python-headless", "mlflow", "dvc", "kfp", "great-expectations", "monai")
+ROOT = Path(__file__).parents[1]
+# What DVC and a run itself rewrite of what Git tracks: it is pinned by hash elsewhere, and makes no code dirty.
+REWRITTEN = ("dvc.lock", "models", "evaluations", "reports")
+
+
+def git_state(root: Path = ROOT) -> tuple[str | None, bool]:
+    """Return the commit of the code that runs, and whether tracked files differ from it.
+
+    An image holds no repository: there the build hands on the commit as GIT_COMMIT. Without either it is None, True.
+    """
+    if commit := os.environ.get("GIT_COMMIT"):
+        return commit, os.environ.get("GIT_DIRTY", "") not in ("", "0", "false")
+    try:
+        # Not of the present folder, which may belong to another repository.
+        commit = _git(root, "rev-parse", "HEAD").strip()
+        rewritten = [f":!{path}" for path in REWRITTEN]
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *rewritten)
+    except (OSError, subprocess.CalledProcessError):
+        return None, True
+    return commit, bool(changed)
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def data_md5(pin: Path = Path("data.dvc")) -> str | None:
+    """Return the MD5 by which ``data.dvc`` pins the cohort, None where nothing is pinned (a step run by itself).
+
+    On a cluster there is no pin: whoever submits the run hands the MD5 on as DATA_MD5, empty for an unpinned source.
+    """
+    if (handed_on := os.environ.get("DATA_MD5")) is not None:
+        return handed_on or None
+    if not pin.exists():
+        return None
+    digest = read_yaml(pin)["outs"][0].get("md5")
+    return None if digest is None else str(digest)
+
+
+def pinned_md5(source: str, pin: Path = Path("data.dvc")) -> str | None:
+    """Return the MD5 of :func:`data_md5` if it is that of ``source``, None for a source that nothing pins.
+
+    Args:
+        source: what is ingested: what ``data.dvc`` brings, or on a cluster what the MD5 was handed on for.
+        pin: the file that pins it.
+    """
+    if "DATA_MD5" in os.environ:
+        return data_md5(pin)
+    if source.startswith("s3://") or not pin.exists():
+        return None
+    brought = pin.parent / str(read_yaml(pin)["outs"][0].get("path", ""))
+    return data_md5(pin) if Path(source).resolve() == brought.resolve() else None
+
+
+def hardware() -> dict[str, Any]:
+    """Return the processor, its cores, the memory in GiB and the GPU that this process sees."""
+    import torch
+
+    return {
+        "cpu": _cpu_name(),
+        "cores": psutil.cpu_count(logical=True),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result may depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}

@@ -1,0 +1,191 @@
+"""Talking to S3: the client, one object's bytes, whether they are the right ones, and errors in plain words."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import random
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    FlexibleChecksumError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
+
+from core.errors import UserError
+
+BROKEN_OFF = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError, FlexibleChecksumError)
+BAD_CREDENTIALS = (
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+    "InvalidClientTokenId",
+)
+ATTEMPTS = 4  # at reading a body; botocore repeats what fails before the body begins
+# What an owner must allow, where it is not called as the operation is.
+RIGHTS = {
+    "HeadObject": "s3:GetObject and s3:ListBucket",  # without the second, what is not there is denied, not missing
+    "HeadBucket": "s3:ListBucket",
+    "ListObjects": "s3:ListBucket",
+    "ListObjectsV2": "s3:ListBucket",
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+    "DeleteObjects": "s3:DeleteObject",
+}
+ENCRYPTED = ("SSEKMSKeyId", "SSECustomerAlgorithm")  # such an object's ETag is no MD5 of its content
+
+
+def make_client(connections: int) -> Any:
+    """Return an S3 client for ``connections`` threads; all else is as boto3 finds it (environment, profile, role).
+
+    Raises:
+        BotoCoreError: the profile or region named in the environment is unknown.
+    """
+    # "standard" repeats broken connections, throttling and 5xx with growing, random pauses; AWS_MAX_ATTEMPTS holds.
+    config = Config(retries={"mode": "standard"}, max_pool_connections=connections, connect_timeout=10, read_timeout=60)
+    return boto3.session.Session().client("s3", config=config)
+
+
+def get(client: Any, bucket: str, key: str, etag: str, span: tuple[int, int] | None) -> tuple[bytes, dict[str, Any]]:
+    """Return an object's bytes and the response's fields; a connection that breaks off in the middle is tried again.
+
+    Args:
+        client: see :func:`make_client`.
+        bucket: its name.
+        key: of the object.
+        etag: what it must still have, so that ranges of two versions never mix.
+        span: first byte and length; None reads the whole.
+
+    Raises:
+        BotoCoreError, ClientError: see :func:`explain`.
+    """
+    extra = {} if span is None else {"Range": f"bytes={span[0]}-{span[0] + span[1] - 1}"}
+    attempt = 0
+    while True:
+        response = client.get_object(Bucket=bucket, Key=key, IfMatch=etag, **extra)
+        try:
+            return response["Body"].read(), response
+        except BROKEN_OFF:
+            attempt += 1
+            if attempt == ATTEMPTS:
+                raise
+            time.sleep(random.uniform(0, 2**attempt))
+
+
+def damage(client: Any, bucket: str, key: str, about: dict[str, Any], path: Path) -> str:
+    """Say in what a fetched file differs from its object; empty: in nothing that can be checked.
+
+    The SHA-256 that S3 keeps decides where there is one, else the ETag: the MD5 of the content, or for a multipart
+    upload that of its parts' MD5s, for which S3 is asked how long the parts were.
+
+    Args:
+        client: see :func:`make_client`.
+        bucket: its name.
+        key: of the object.
+        about: fields of a GET or HEAD response: ETag, ChecksumSHA256, SSEKMSKeyId, ...
+        path: the file.
+
+    Raises:
+        BotoCoreError, ClientError: S3 could not be asked.
+    """
+    checksum = about.get("ChecksumSHA256", "")
+    if checksum and "-" not in checksum:
+        with path.open("rb") as file:
+            right = base64.b64encode(hashlib.file_digest(file, "sha256").digest()).decode() == checksum
+        return "" if right else "its SHA-256 is not the one that S3 keeps"
+    etag = about["ETag"].strip('"')
+    form = re.fullmatch(r"[0-9a-f]{32}(?:-(\d+))?", etag)
+    if form is None or any(field in about for field in ENCRYPTED):
+        return ""
+    size = path.stat().st_size
+    if form[1] is None:
+        with path.open("rb") as file:
+            right = hashlib.file_digest(file, "md5").hexdigest() == etag
+        return "" if right else "its MD5 is not its ETag"
+    count = int(form[1])
+    first = size if count == 1 else _part_size(client, bucket, key, about["ETag"], 1)
+    if first * (count - 1) < size <= first * count and multipart_etag(path, [first] * count) == etag:
+        return ""
+    # Parts of different lengths, which few tools write: ask for each.
+    sizes = [first, *(_part_size(client, bucket, key, about["ETag"], number) for number in range(2, count + 1))]
+    if sum(sizes) != size:
+        return ""  # a server that does not tell parts: the size alone was checked
+    return "" if multipart_etag(path, sizes) == etag else "its parts' MD5s are not its ETag"
+
+
+def _part_size(client: Any, bucket: str, key: str, etag: str, number: int) -> int:
+    return int(client.head_object(Bucket=bucket, Key=key, IfMatch=etag, PartNumber=number)["ContentLength"])
+
+
+def multipart_etag(path: Path, sizes: list[int]) -> str:
+    """Return the ETag that S3 gives a file uploaded in parts: MD5 of the parts' MD5s, a dash, their number."""
+    parts = []
+    with path.open("rb") as file:
+        for size in sizes:
+            part = hashlib.md5(usedforsecurity=False)
+            while size and (block := file.read(min(size, 1 << 20))):
+                part.update(block)
+                size -= len(block)
+            parts.append(part.digest())
+    return f"{hashlib.md5(b''.join(parts), usedforsecurity=False).hexdigest()}-{len(sizes)}"
+
+
+def concerns_one_object(error: Exception) -> bool:
+    """Tell whether an error is about one object, so that others may still be fetched.
+
+    A server that answers 5xx after all repetitions is ill: asking it for every other object takes hours.
+    """
+    if isinstance(error, ClientError):
+        ill = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) >= 500
+        return not ill and error.response["Error"]["Code"] not in BAD_CREDENTIALS
+    return isinstance(error, BROKEN_OFF)
+
+
+def explain(error: BotoCoreError | ClientError, called: str) -> UserError:
+    """Return an error of boto3 in one line: what is wrong with ``called`` and what to do."""
+    if isinstance(error, ClientError):
+        code, message = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
+        if code in BAD_CREDENTIALS:
+            text = f"the credentials are refused ({code}); check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE"
+        elif code in ("NoSuchBucket", "InvalidBucketName"):
+            text = "there is no such bucket; check its name, and AWS_ENDPOINT_URL if it is not with Amazon"
+        elif code in ("AccessDenied", "403", "Forbidden", "AllAccessDisabled"):
+            right = RIGHTS.get(error.operation_name, f"s3:{error.operation_name}")
+            text = f"access denied; ask the bucket's owner for {right}, or use other credentials"
+        elif code in ("NoSuchKey", "404", "NotFound"):
+            text = "gone since the bucket was listed; run again"
+        elif code in ("PreconditionFailed", "412"):
+            text = "changed while it was being fetched; run again"
+        elif code == "InvalidObjectState":
+            text = "archived; restore it in the bucket first"
+        elif code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"):
+            text = f"the bucket is in another region; set AWS_REGION ({message})"
+        else:
+            text = f"S3 says {code}: {message}; see to it and run again"
+    elif isinstance(error, NoCredentialsError | PartialCredentialsError):
+        text = "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+    elif isinstance(error, ParamValidationError):
+        text = "not the name of a bucket; say s3://bucket/prefix"
+    elif isinstance(error, BROKEN_OFF):
+        text = f"came damaged or broke off {ATTEMPTS} times ({error}); run again: what has been fetched is kept"
+    elif isinstance(error, ConnectionError | HTTPClientError):
+        text = f"S3 cannot be reached ({error}); check the network and AWS_ENDPOINT_URL, and run again"
+    else:
+        text = f"{error}; check the AWS settings"
+    return UserError(f"{called}: {' '.join(text.split())}")

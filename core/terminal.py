@@ -1,0 +1,140 @@
+"""What a terminal shows: progress bars, the epochs of a training run, and tables that fit its width."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+
+# The loss is fetched from the device this seldom, because fetching waits for it.
+REFRESH_SECONDS = 1.0
+
+
+def epoch_line(row: dict[str, float], epochs: int) -> str:
+    """Return one line of text for a row of the history."""
+    return (
+        f"epoch {row['epoch']:.0f}/{epochs}  loss {row['train_loss']:.4f}  dice {row['train_dice']:.4f}  "
+        f"validation loss {row['validation_loss']:.4f}  dice {row['validation_dice']:.4f}  "
+        f"{row['images_per_second']:.1f} images/s"
+    )
+
+
+def fit(table: Table, console: Console, dispensable: Sequence[str]) -> Table:
+    """Drop columns of a table until it is no wider than the console; shortened figures would say nothing.
+
+    Args:
+        table: it is changed.
+        console: where it is printed.
+        dispensable: headers of columns that may go, the first one first.
+
+    Returns:
+        The table.
+    """
+    from rich.measure import Measurement
+
+    endless = console.options.update(width=10_000)
+    for header in dispensable:
+        if Measurement.get(console, endless, table).maximum <= console.width:
+            break
+        table.columns = [column for column in table.columns if column.header != header]
+    return table
+
+
+@contextmanager
+def progress(label: str, total: int, in_bytes: bool) -> Iterator[Callable[[int], None]]:
+    """Yield what advances a progress display on the standard error stream."""
+    if sys.stderr.isatty():
+        from rich import progress as bars
+        from rich.console import Console
+
+        count = bars.DownloadColumn() if in_bytes else bars.MofNCompleteColumn()
+        columns: Iterable[bars.ProgressColumn] = (
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(),
+            count,
+            bars.TimeElapsedColumn(),
+            bars.TimeRemainingColumn(),
+        )
+        with bars.Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(label, total=total)
+            yield lambda amount: bar.advance(task, amount)
+        return
+    start = time.monotonic()
+    done = tenths = 0
+
+    def advance(amount: int) -> None:
+        nonlocal done, tenths
+        done += amount
+        if total and done * 10 // total > tenths:
+            tenths = done * 10 // total
+            shown = f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" if in_bytes else f"{done} of {total}"
+            print(f"{label}: {shown}, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+
+    yield advance
+
+
+class Terminal:
+    """A monitor of :class:`model.training.loop.Trainer` that prints to standard output."""
+
+    def __init__(self, title: str, after_epoch: Callable[[dict[str, float]], None] | None = None) -> None:
+        self.title, self.after_epoch = title, after_epoch
+        from rich.console import Console
+
+        self.console = Console()
+        self.bar: Progress | None = None
+        self.epochs, self.steps, self.images, self.since, self.shown = 0, 0, 0, 0.0, 0.0
+
+    def start(self, epochs: int, steps: int, first_epoch: int, stage: str) -> None:
+        """Open the bar, or print the opening line."""
+        self.stop()
+        resumed = first_epoch and not self.epochs  # a later stage of the same process is no resumed run
+        self.epochs, self.steps, self.since, self.images = epochs, steps, time.monotonic(), 0
+        if sys.stdout.isatty():
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            # The bar takes what the figures leave, so that they are whole on 80 columns; the title stands above it.
+            columns = (BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn())
+            figures = TextColumn("{task.fields[figures]}")
+            self.bar = Progress(*columns, figures, console=self.console, expand=True)
+            self.bar.start()
+            self.task = self.bar.add_task(self.title, total=epochs * steps, completed=first_epoch * steps, figures="")
+        where = f", going on after epoch {first_epoch}" if resumed else ""
+        what = f"{stage}, to epoch {epochs}" if stage else f"{epochs} epochs"
+        self._print(f"{self.title}: {what} of {steps} batches{where}")
+
+    def step(self, epoch: int, step: int, images: int, loss: Callable[[], float]) -> None:
+        """Move the bar; at most once in :data:`REFRESH_SECONDS` ask for the loss."""
+        self.images += images
+        now = time.monotonic()
+        if self.bar is None:
+            return
+        self.bar.advance(self.task)
+        if now - self.shown >= REFRESH_SECONDS:
+            self.shown = now
+            rate = self.images / (now - self.since)
+            self.bar.update(self.task, figures=f"loss {loss():.4f}  {rate:.1f} images/s")
+
+    def epoch(self, row: dict[str, float]) -> None:
+        """Print the epoch's line and hand the row on."""
+        self._print(epoch_line(row, self.epochs))
+        if self.after_epoch is not None:
+            self.after_epoch(row)
+
+    def stop(self) -> None:
+        """Close the bar."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def _print(self, line: str) -> None:
+        if self.bar is not None:
+            self.console.print(line, highlight=False)
+        else:
+            print(line, flush=True)

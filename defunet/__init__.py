@@ -1,0 +1,1 @@
+"""The ``defunet`` command line."""

@@ -1,0 +1,208 @@
+"""The options that the commands of ``defunet`` share, and the connection that some of them describe."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from core.cli import ParamsFile
+
+if TYPE_CHECKING:
+    from pipelines.client.kubeflow import Kubeflow
+
+CONNECTION = "Where Kubeflow is"
+RUN = "What is run"
+
+Host = Annotated[
+    str | None,
+    typer.Option(
+        envvar="KF_PIPELINES_ENDPOINT",
+        help="Address of Kubeflow Pipelines. Left out: the pod's own cluster, or else through the kubeconfig.",
+        rich_help_panel=CONNECTION,
+    ),
+]
+Namespace = Annotated[
+    str | None,
+    typer.Option(
+        envvar="DEFUNET_NAMESPACE",
+        help="Your profile, where one Kubeflow serves several users; in a pod its own.",
+        rich_help_panel=CONNECTION,
+    ),
+]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        envvar="DEFUNET_TOKEN",
+        show_envvar=True,
+        help="A bearer token. Better in the variable than on the command line, which others can list.",
+        rich_help_panel=CONNECTION,
+    ),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="DEFUNET_TOKEN_FILE",
+        help="A file with the token, read before every request. In a pod Kubeflow's own is found by itself.",
+        rich_help_panel=CONNECTION,
+    ),
+]
+KubeContext = Annotated[
+    str | None, typer.Option(help="Context of the kubeconfig, where no --host is said.", rich_help_panel=CONNECTION)
+]
+SystemNamespace = Annotated[
+    str, typer.Option(help="Where Kubeflow Pipelines itself is installed.", rich_help_panel=CONNECTION)
+]
+CaFile = Annotated[
+    Path | None,
+    typer.Option(help="Certificates of the authority that vouches for the host.", rich_help_panel=CONNECTION),
+]
+Patience = Annotated[
+    float,
+    typer.Option(min=0, help="Seconds for which lost connections are tried again.", rich_help_panel=CONNECTION),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a value of the parameter file, for instance train.epochs=3 or 'matrix.networks=\\[unet]'; as "
+        "often as needed. All are checked before anything is sent.",
+        rich_help_panel=RUN,
+    ),
+]
+Cluster = Annotated[Path, typer.Option(help="What the steps ask of the cluster, validated whole.", rich_help_panel=RUN)]
+Image = Annotated[
+    str | None, typer.Option(help="The image of every step, in the place of the cluster's.", rich_help_panel=RUN)
+]
+Source = Annotated[
+    str | None,
+    typer.Option(
+        help="The cohort: s3://bucket/prefix, or a folder or ZIP file that the cluster's pods see. Left out: the "
+        "s3:// address that data.dvc pins.",
+        rich_help_panel=RUN,
+    ),
+]
+DataMd5 = Annotated[
+    str | None, typer.Option(help="What pins the cohort. Left out: the md5 in data.dvc.", rich_help_panel=RUN)
+]
+Checkpoints = Annotated[
+    str | None,
+    typer.Option(
+        help="A folder on a volume, for trainings to go on from. Left out: the one of the cluster's settings.",
+        rich_help_panel=RUN,
+    ),
+]
+Promote = Annotated[
+    bool, typer.Option("--promote", help="Make the registered model the champion.", rich_help_panel=RUN)
+]
+Experiment = Annotated[str, typer.Option(help="The experiment in Kubeflow that the run stands under.")]
+CreateExperiment = Annotated[bool, typer.Option("--create-experiment", help="Make the experiment if it is missing.")]
+Name = Annotated[str | None, typer.Option(help="What Kubeflow's page calls it. Left out: the pipeline and the time.")]
+ServiceAccount = Annotated[str | None, typer.Option(help="Of the pods, in the place of the cluster's.")]
+PipelineRoot = Annotated[str | None, typer.Option(help="Where artifacts go, for instance s3://bucket/runs.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Stay, show every task, and end as the run does: 0, 3 or 4.")]
+Every = Annotated[float, typer.Option(min=0.01, help="Seconds between two looks at a run, with --wait.")]
+Timeout = Annotated[float | None, typer.Option(min=0, help="Seconds to wait at most (then 5); the run goes on.")]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, as `defunet runs` lists it.")]
+
+
+def connected(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a connection in the place of its parameter ``connect``, which makes one."""
+
+    def provide(
+        host: Host = None,
+        namespace: Namespace = None,
+        token: Token = None,
+        token_file: TokenFile = None,
+        kube_context: KubeContext = None,
+        system_namespace: SystemNamespace = "kubeflow",
+        ca_file: CaFile = None,
+        patience: Patience = 120,
+    ) -> Any:
+        from pipelines.client.address import Address
+        from pipelines.client.kubeflow import Kubeflow
+        from pipelines.client.watch import tell
+
+        address = Address(host, namespace, token, token_file, kube_context, system_namespace, ca_file)
+        return Kubeflow(address, patience, tell)
+
+    return _spliced(function, "connect", provide)
+
+
+def packaged(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of what is run in the place of its parameter ``pack``, which compiles it."""
+
+    def provide(
+        params: ParamsFile = Path("params.yaml"),
+        set_: Set = None,
+        cluster: Cluster = Path("pipelines/cluster.yaml"),
+        image: Image = None,
+        source: Source = None,
+        data_md5: DataMd5 = None,
+        checkpoints: Checkpoints = None,
+        promote: Promote = False,
+        experiment: Experiment = "Default",
+        create_experiment: CreateExperiment = False,
+        name: Name = None,
+        service_account: ServiceAccount = None,
+        pipeline_root: PipelineRoot = None,
+    ) -> Any:
+        from pipelines.client.package import arguments, cohort, overridden, package, shown
+        from pipelines.client.watch import tell
+
+        choices, touched = overridden(params, set_ or ())
+        source, data_md5 = cohort(source, data_md5)
+        built = package(choices, cluster, image)
+        said = {"source": source, "data_md5": data_md5, "checkpoints": checkpoints, "promote": promote or None}
+        given = arguments(built, choices, touched, said)
+        tell(f"with {shown(given)}")
+        what = {
+            "spec": built.spec,
+            "arguments": given,
+            "name": name or datetime.now(UTC).strftime("lung-segmentation %Y-%m-%d %H:%M:%S"),
+            "service_account": service_account or built.service_account,
+            "pipeline_root": pipeline_root,
+        }
+        return Packed(what, experiment, create_experiment)
+
+    return _spliced(function, "pack", provide)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What is sent, as :meth:`pipelines.client.kubeflow.Kubeflow.submit` takes it, and the experiment it goes under."""
+
+    what: dict[str, Any]
+    experiment: str
+    create_experiment: bool
+
+    def send(self, kubeflow: Kubeflow, how: Callable[..., str], **more: Any) -> str:
+        """Find the experiment, and submit or schedule; return the id that Kubeflow gave it."""
+        where = kubeflow.experiment(self.experiment, self.create_experiment)
+        return how(**self.what, experiment_id=where, **more)
+
+
+def _spliced(function: Callable[..., None], name: str, provide: Callable[..., Any]) -> Callable[..., None]:
+    """Replace a parameter by those of ``provide``; the function gets a callable that provides it when it is time."""
+    shared = inspect.signature(provide, eval_str=True).parameters
+    own = inspect.signature(function, eval_str=True).parameters
+
+    @functools.wraps(function)
+    def command(**options: Any) -> None:
+        known = {key: options.pop(key) for key in shared}
+        function(**options, **{name: lambda: provide(**known)})
+
+    parameters = [parameter for key, parameter in own.items() if key != name] + list(shared.values())
+    # By keyword alone, so that what has a default may stand before what has none.
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del command.__wrapped__
+    return command

@@ -1,0 +1,139 @@
+"""A trained network as a function from an X-ray to lungs: rebuilt from its own folder, nothing unpickled."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from model import networks
+from model.inference.postprocessing import at_size
+from model.inputs import autocast, to_input
+from model.preprocessing import Image, standardise
+from model.weights import CONFIG, WEIGHTS
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """How an X-ray becomes the network's input: the arguments of :func:`model.preprocessing.standardise`."""
+
+    size: int
+    interpolation: str
+    intensity_percentiles: tuple[float, float]
+
+
+class Predictor:
+    """A network in evaluation mode with the preprocessing that it was trained on.
+
+    Args:
+        network: as :func:`model.networks.build` returns it, with trained weights.
+        input_config: how images are brought to the network's size and grey values.
+        device: where to predict.
+    """
+
+    def __init__(self, network: nn.Module, input_config: InputConfig, device: torch.device | None = None) -> None:
+        self.device = device or torch.device("cpu")
+        channels_last = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: nn.Module = channels_last.eval()
+        self.input_config = input_config
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device | None = None) -> Predictor:
+        """Rebuild a predictor from the ``config.json`` and ``weights.safetensors`` that training left in ``folder``.
+
+        Raises:
+            OSError, ValueError, KeyError, TypeError: a file is missing or damaged, or the two do not belong together.
+        """
+        config = json.loads((folder / CONFIG).read_text())
+        name, width, in_channels = config["network"], config["width"], config["in_channels"]
+        # Models of before these two were choices have neither.
+        norm, options = config.get("norm", "batch"), config.get("options", {})
+        network = networks.build(name, width, in_channels, norm, **options)
+        try:
+            network.load_state_dict(load_file(folder / WEIGHTS))
+        except SafetensorError as error:
+            raise ValueError(f"{WEIGHTS} is damaged: {error}") from error
+        except RuntimeError as error:
+            raise ValueError(f"{WEIGHTS} does not fit {CONFIG}: {_first_difference(error)}") from error
+        given = config["input"]
+        low, high = given["intensity_percentiles"]
+        return cls(network, InputConfig(given["size"], given["interpolation"], (low, high)), device)
+
+    @torch.inference_mode()
+    def probabilities(
+        self,
+        images: npt.NDArray[np.uint8],
+        batch_size: int = 16,
+        precision: torch.dtype = torch.float32,
+        *,
+        flip: bool = False,
+    ) -> npt.NDArray[np.float32]:
+        """Map preprocessed images, uint8 (N, size, size), to probabilities of lung, float32 (N, size, size), 0 to 1.
+
+        Args:
+            images: as :func:`model.preprocessing.standardise` returns them.
+            batch_size: how many go through the network at once.
+            precision: of the network.
+            flip: take the mean with the mirrored prediction of the mirrored image, for twice the time.
+        """
+        result = np.empty(images.shape, np.float32)
+        for start in range(0, len(images), batch_size):
+            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size])).to(self.device)
+            p = self._of(batch, precision)
+            if flip:
+                p = (p + self._of(batch.flip(-1), precision).flip(-1)) / 2
+            result[start : start + batch_size] = p.cpu().numpy()
+        return result
+
+    @torch.inference_mode()
+    def both_ways(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return the probabilities of one batch and those of its mirror images, mirrored back.
+
+        Their mean is what :meth:`probabilities` returns with ``flip``.
+
+        Args:
+            images: uint8 (N, size, size), all of which go through the network at once, in float32.
+
+        Returns:
+            float32 (N, size, size) each, 0 to 1.
+        """
+        batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        plain, mirrored = self._of(batch, torch.float32), self._of(batch.flip(-1), torch.float32).flip(-1)
+        return plain.cpu().numpy(), mirrored.cpu().numpy()
+
+    def _of(self, batch: Tensor, precision: torch.dtype) -> Tensor:
+        """Return the probabilities of a batch, uint8 (N, size, size), as float32 of that shape."""
+        with autocast(self.device, precision):
+            probabilities: Tensor = self.network(to_input(batch)).float().sigmoid()[:, 0]
+        return probabilities
+
+    def predict(self, image: Image, *, flip: bool = False) -> npt.NDArray[np.float32]:
+        """Map one grey X-ray of any size and range, (H, W), lungs dark, to probabilities of lung at its own size.
+
+        Args:
+            image: uint8, uint16 or float (H, W).
+            flip: see :meth:`probabilities`.
+
+        Returns:
+            float32 (H, W), 0 to 1.
+
+        Raises:
+            ValueError: the image is not two-dimensional, is empty, or holds values that are not finite.
+        """
+        config = self.input_config
+        grey = standardise(image, config.size, config.interpolation, config.intensity_percentiles)
+        probability = self.probabilities(grey[None], flip=flip)[0]
+        return at_size(probability, image.shape)
+
+
+def _first_difference(error: RuntimeError) -> str:
+    """Return the first of the lines in which PyTorch lists every layer that differs."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return lines[1] if len(lines) > 1 else lines[0]

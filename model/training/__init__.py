@@ -1,0 +1,1 @@
+"""Training: loop, stages, recipe, losses, augmentation, batches, checkpoints and processes."""

@@ -1,0 +1,262 @@
+"""The training loop: seeded, resumable, from small pictures to large ones, over one or more processes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from model.threads import asked_for, settle
+from model.training.batches import Subset
+from model.training.checkpoint import CheckpointError, load_state, save_state
+from model.training.distributed import World
+from model.training.precision import Precision, choose_precision
+from model.training.recipe import Stage, TrainParams
+from model.training.stage import Prepared, StageTrainer, TrainingError, overlap, pooled_dice
+
+__all__ = ["Monitor", "Result", "Silent", "Trainer", "TrainingError", "overlap", "pooled_dice"]
+
+BEGAN = "as the run began: "
+
+
+class Monitor(Protocol):
+    """What is called while a run trains."""
+
+    def start(self, epochs: int, steps: int, first_epoch: int, stage: str) -> None:
+        """Report that epochs ``first_epoch`` to ``epochs`` - 1, of ``steps`` batches each, are about to run.
+
+        ``stage`` names the stage they belong to, and is empty where there is one alone.
+        """
+
+    def step(self, epoch: int, step: int, images: int, loss: Callable[[], float]) -> None:
+        """Report a batch of ``images`` images; calling ``loss`` waits for the device."""
+
+    def epoch(self, row: dict[str, float]) -> None:
+        """Report an epoch: the row of ``history.csv``."""
+
+    def stop(self) -> None:
+        """Report the end."""
+
+
+class Silent:
+    """A monitor that prints nothing, for every process but the first."""
+
+    def start(self, epochs: int, steps: int, first_epoch: int, stage: str) -> None:
+        """Do nothing."""
+
+    def step(self, epoch: int, step: int, images: int, loss: Callable[[], float]) -> None:
+        """Do nothing; the loss is checked at the epoch's end."""
+
+    def epoch(self, row: dict[str, float]) -> None:
+        """Do nothing."""
+
+    def stop(self) -> None:
+        """Do nothing."""
+
+
+@dataclass
+class Result:
+    """What training leaves.
+
+    Attributes:
+        weights: the state dict of the last stage's epoch with the lowest validation loss, on the CPU.
+        history: one row an epoch; ``dice`` is pooled over the pixels of all images (Eq. 3).
+        best_epoch: counted from 0 over all stages.
+        resumed_from: the epoch after which a killed run was resumed; 0 for an uninterrupted one.
+        seconds: of all attempts, up to the last checkpoint of each that was killed.
+    """
+
+    weights: dict[str, Tensor]
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    resumed_from: int = 0
+    seconds: float = 0.0
+
+
+class Trainer:
+    """One run. :meth:`run` may be called in a new process after a kill and ends with the same weights.
+
+    Stages follow each other at rising sizes (progressive resizing): the network's best weights of one are where the
+    next begins, the optimiser, the schedule and the average of the weights begin anew.
+
+    Args:
+        network: with freshly drawn weights; it is moved to the device and changed in place.
+        train: images to learn from, at the size of the last stage.
+        validation: images that choose the epoch, lower the learning rate and stop early.
+        params: the recipe.
+        seed: of the order of images and the augmentation.
+        world: where to train, and with whom.
+        checkpoints: the folder of the full state; process 0 writes it, all read it.
+        fingerprint: identifies the run; a checkpoint resumes only if it matches.
+        monitor: is called after every batch and epoch.
+
+    Raises:
+        TrainingError: a batch cannot be divided among the processes, a stage is not smaller than the images, or the
+            stored state cannot be read.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        train: Subset,
+        validation: Subset,
+        params: TrainParams,
+        seed: int,
+        world: World,
+        checkpoints: Path,
+        fingerprint: str,
+        monitor: Monitor,
+    ) -> None:
+        self.params, self.seed, self.world, self.device = params, seed, world, world.device
+        self.checkpoints, self.fingerprint, self.monitor = checkpoints, fingerprint, monitor
+        self.train, self.validation = train, validation
+        self.started = time.monotonic()
+        try:
+            self.stages = params.plan(train.images.shape[-1])
+            self.state = load_state(checkpoints, fingerprint)
+        except (ValueError, CheckpointError) as error:
+            raise TrainingError(str(error)) from error
+        for stage in self.stages:
+            if stage.batch_size % (world.size * params.accumulation):
+                raise TrainingError(
+                    f"train.batch_size {stage.batch_size} is no multiple of {world.size} processes times "
+                    f"train.accumulation {params.accumulation}; change one of them"
+                )
+        self.threads, self.threads_reason = self._threads()
+        torch.set_num_threads(self.threads)
+        self.precision = self._precision()
+        self.prepared = Prepared(network, params, world, self.precision.dtype)
+        self.number = self.state["stage"] if self.state else 0
+        self.stage = self._stage(self.number)
+
+    def run(self) -> Result:
+        """Train to the end, from the last checkpoint where there is one.
+
+        Raises:
+            TrainingError: the loss is not a number (the message names the epoch, the batch and its images), or the
+                GPU's memory is full.
+        """
+        result, best_loss, done, complete = Result({}), math.inf, 0, False
+        if state := self.state:
+            result = Result(state["best_weights"], state["history"], state["best_epoch"], state["epoch"])
+            best_loss, done, complete = state["best_loss"], state["stage_epoch"], state["complete"]
+            result.seconds = state["seconds"]
+            self.stage.load_state_dict(state)
+            self.state = None  # its tensors are copied; two more copies of all weights need not stay in memory
+        self.before = result.seconds
+        try:
+            while True:
+                # A run that was killed after a stage's last epoch has only what follows the stage left to do.
+                self._train_stage(result, best_loss, done, last=done if complete else self.stages[self.number].epochs)
+                if self.number + 1 == len(self.stages):
+                    break
+                self.number += 1
+                self.stage.network.load_state_dict(result.weights)
+                self.stage = self._stage(self.number)
+                best_loss, done, complete = math.inf, 0, False
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"epoch {len(result.history) + 1}: the GPU's memory is full; lower train.batch_size, raise "
+                "train.accumulation or set train.activation_checkpointing: true"
+            ) from error
+        finally:
+            self.monitor.stop()
+        result.seconds = self._seconds()
+        return result
+
+    def finish(self, result: Result) -> None:
+        """Mark the state as finished, once its result has been written: the same run started again begins afresh."""
+        self._save(result, math.inf, self.stages[self.number].epochs, complete=True, finished=True)
+
+    def _precision(self) -> Precision:
+        if self.state:
+            # A resumed run keeps what it began with: another precision would end with other weights.
+            began = self.state["precision_reason"].removeprefix(BEGAN)
+            return Precision(getattr(torch, self.state["precision"]), BEGAN + began)
+        return choose_precision(self.params.precision, self.world)
+
+    def _threads(self) -> tuple[int, str]:
+        settled, now = settle(), torch.get_num_threads()
+        if asked_for() and settled.count is not None:
+            now = settled.count  # PyTorch itself takes no more than there are cores, whatever it is asked for
+        reason = settled.reason
+        if self.state is None or self.state["threads"] == now:
+            return now, reason
+        began = self.state["threads"]
+        if asked_for():
+            return now, f"{reason}; the run began with {began}, so that its weights differ in the last digits"
+        # Another number adds up in another order, and would end with other weights.
+        return began, f"{BEGAN}{self.state['threads_reason'].removeprefix(BEGAN)}"
+
+    def _stage(self, number: int) -> StageTrainer:
+        first_step = first_image = 0
+        for earlier in self.stages[:number]:
+            steps = earlier.epochs * math.ceil((self.params.images_per_epoch or len(self.train)) / earlier.batch_size)
+            first_step, first_image = first_step + steps, first_image + steps * earlier.batch_size
+        here = self.stages[number]
+        data = (self.train, self.validation)
+        return StageTrainer(
+            self.prepared, self.params.within(here), here.size, *data, self.seed, first_step, first_image
+        )
+
+    def _train_stage(self, result: Result, best_loss: float, done: int, last: int) -> None:
+        """Train epochs ``done`` to ``last`` - 1 of the current stage and add them to ``result``."""
+        stage, here = self.stage, self.stages[self.number]
+        begun = len(result.history) - done  # epochs of earlier stages
+        self.monitor.start(begun + here.epochs, stage.steps, begun + done, self._name(here))
+        for epoch in range(done, last):
+            number = begun + epoch
+            row = stage.epoch(epoch, number, self.monitor)
+            result.history.append(row)
+            if row["validation_loss"] < best_loss:
+                best_loss, result.best_epoch = row["validation_loss"], number
+                result.weights = stage.scored_weights()
+            patience = self.params.early_stopping
+            complete = epoch + 1 == here.epochs or bool(patience and number - result.best_epoch >= patience)
+            if complete and self.params.recalibrate:
+                result.weights = stage.recalibrated(result.weights)
+            if complete or (epoch + 1) % self.params.checkpoint_every == 0:
+                self._save(result, best_loss, epoch + 1, complete=complete)
+            # Called after the state is safe: what a monitor reports is never lost.
+            self.monitor.epoch(row)
+            if complete:
+                return
+
+    def _name(self, stage: Stage) -> str:
+        if len(self.stages) == 1:
+            return ""
+        return f"stage {self.number + 1} of {len(self.stages)}, {stage.size} pixels"
+
+    def _seconds(self) -> float:
+        return self.before + time.monotonic() - self.started
+
+    def _save(
+        self, result: Result, best_loss: float, stage_epoch: int, *, complete: bool, finished: bool = False
+    ) -> None:
+        if not self.world.first:
+            return
+        state: dict[str, Any] = {
+            "fingerprint": self.fingerprint,
+            "finished": finished,
+            "threads": self.threads,
+            "threads_reason": self.threads_reason,
+            "precision": str(self.precision.dtype).removeprefix("torch."),
+            "precision_reason": self.precision.reason,
+            "stage": self.number,
+            "stage_epoch": stage_epoch,
+            "complete": complete,  # of the stage
+            "epoch": len(result.history),
+            "history": result.history,
+            "best_loss": best_loss,
+            "best_epoch": result.best_epoch,
+            "best_weights": result.weights,
+            "seconds": self._seconds(),
+            **self.stage.state_dict(),
+        }
+        save_state(self.checkpoints, state)

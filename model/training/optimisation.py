@@ -1,0 +1,142 @@
+"""How weights move: the optimiser, the learning rate's schedule, the average of the weights, BatchNorm's last count."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.training.recipe import TrainParams
+
+
+def make_optimizer(network: nn.Module, params: TrainParams) -> torch.optim.Optimizer:
+    """Return Adam or AdamW in its fused form; only kernels of convolutions decay, biases and norms never."""
+    kernels = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": kernels, "weight_decay": params.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    kind = torch.optim.AdamW if params.optimizer == "adamw" else torch.optim.Adam
+    # Keras' epsilon, which the authors' runs had.
+    return kind(groups, params.learning_rate, eps=1e-7, fused=True)
+
+
+class Schedule:
+    """The learning rate: a cosine after a linear warm-up, told every step; or the paper's plateau, told every epoch.
+
+    Args:
+        optimizer: whose rates are set.
+        params: the recipe.
+        steps: of the whole run.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, params: TrainParams, steps: int) -> None:
+        self.cosine: torch.optim.lr_scheduler.LambdaLR | None = None
+        self.plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
+        if params.schedule == "cosine":
+            warmup = math.ceil(params.warmup * steps)
+
+            def share(step: int) -> float:
+                if step < warmup:
+                    return (step + 1) / warmup
+                return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+            self.cosine = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        else:
+            # As Keras, with which the authors trained, counts: the rate drops in the patience-th epoch without an
+            # improvement of 1e-4 (PyTorch lets one more pass), so that it can drop before early stopping, for which any
+            # improvement counts, ends the run.
+            self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+                optimizer,
+                factor=params.plateau.factor,
+                patience=max(0, params.plateau.patience - 1),
+                threshold=1e-4,
+                threshold_mode="abs",
+            )
+
+    def after_step(self) -> None:
+        """Say that a step is done."""
+        if self.cosine is not None:
+            self.cosine.step()
+
+    def after_epoch(self, validation_loss: float) -> None:
+        """Say how an epoch ended."""
+        if self.plateau is not None:
+            self.plateau.step(validation_loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what :meth:`load_state_dict` takes."""
+        state: dict[str, Any] = self._kind().state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where :meth:`state_dict` was taken."""
+        self._kind().load_state_dict(state)
+
+    def _kind(self) -> Any:
+        return self.cosine if self.cosine is not None else self.plateau
+
+
+class Average:
+    """An exponential moving average of a network's weights, of short memory while the run is young.
+
+    The decay of step t is min(decay, (1 + t) / (10 + t)), as in TensorFlow's ExponentialMovingAverage. BatchNorm's
+    running values are the trained network's own.
+
+    Args:
+        network: whose weights are averaged; they must not be replaced by other tensors.
+        decay: 0 keeps no average: the network itself is scored.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.source, self.decay = network, decay
+        self.network = copy.deepcopy(network).requires_grad_(False) if decay else network
+        self.pairs: tuple[list[Tensor], list[Tensor]] = (
+            list(self.network.parameters()),
+            [p.detach() for p in network.parameters()],
+        )
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Begin anew with the weights as they are now."""
+        if self.decay:
+            torch._foreach_copy_(*self.pairs)
+
+    def update(self, step: int) -> None:
+        """Take the weights after ``step`` steps, counted from 0, into the average."""
+        if self.decay:
+            torch._foreach_lerp_(*self.pairs, weight=1 - min(self.decay, (1 + step) / (10 + step)))
+
+    def scored(self) -> nn.Module:
+        """Return the network to score, with the running values that the trained one has now."""
+        if self.decay:
+            for mine, theirs in zip(self.network.buffers(), self.source.buffers(), strict=True):
+                mine.copy_(theirs)
+        return self.network
+
+
+@torch.no_grad()
+def recalibrate(network: nn.Module, inputs: Iterable[Tensor]) -> None:
+    """Count the running mean and variance of every BatchNorm anew: plain means over ``inputs``.
+
+    During training these lag behind the weights and describe augmented images (Izmailov et al. 2018, section 3.2).
+
+    Args:
+        network: left in evaluation mode.
+        inputs: batches as the network takes them.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    kept = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    network.eval()
+    for norm in norms:
+        norm.train()
+    for batch in inputs:
+        network(batch)
+    for norm, momentum in zip(norms, kept, strict=True):
+        norm.momentum = momentum
+    network.eval()

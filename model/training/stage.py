@@ -1,0 +1,263 @@
+"""One stage of a training run: epochs at one picture size, with an optimiser and a schedule of its own."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from model.inputs import autocast, to_input
+from model.training.augmentation import Augmenter, step_generator
+from model.training.batches import Order, Resident, Subset, batches
+from model.training.distributed import World, share_batchnorm
+from model.training.losses import compound_loss
+from model.training.memory import checkpoint_activations, keep_freed_memory
+from model.training.optimisation import Average, Schedule, make_optimizer, recalibrate
+from model.training.recipe import TrainParams
+
+
+class TrainingError(Exception):
+    """The run cannot go on, for a reason that whoever started it can act on."""
+
+
+class StepMonitor(Protocol):
+    """What is called after every batch."""
+
+    def step(self, epoch: int, step: int, images: int, loss: Callable[[], float]) -> None:
+        """Report a batch of ``images`` images; calling ``loss`` waits for the device."""
+
+
+class Prepared:
+    """A network ready to train on a device: memory format, averages of its weights, several processes, compilation.
+
+    Args:
+        network: it is moved to the device and changed in place.
+        params: the recipe.
+        world: where to train, and with whom.
+        precision: of autocast.
+    """
+
+    def __init__(self, network: nn.Module, params: TrainParams, world: World, precision: torch.dtype) -> None:
+        self.world, self.device, self.precision = world, world.device, precision
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = params.batchnorm_momentum
+        if world.size > 1:
+            share_batchnorm(self.network)
+        if self.device.type == "cuda":
+            # Every step of a stage has the same shapes, so that the fastest kernels are sought once.
+            torch.backends.cudnn.benchmark = True
+        # The average is taken before anything is wrapped, so that it stays the plain network.
+        self.average = Average(self.network, params.ema)
+        if params.activation_checkpointing:
+            checkpoint_activations(self.network)
+        self.forward = world.wrap(self.network)
+        if params.compile:
+            self.forward = torch.compile(self.forward)  # type: ignore[assignment]
+
+
+class StageTrainer:
+    """Trains a network at one size. Nothing of it outlives the stage but the network's weights.
+
+    Args:
+        prepared: the network.
+        params: the recipe with the epochs, learning rate and batch of this stage.
+        size: side of the pictures, pixels, at most that of the subsets; those are reduced by area.
+        train: images to learn from.
+        validation: images that choose the epoch, lower the learning rate and stop early.
+        seed: of the order of images and the augmentation.
+        first_step: steps of the stages before this one.
+        first_image: images drawn by the stages before this one.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        params: TrainParams,
+        size: int,
+        train: Subset,
+        validation: Subset,
+        seed: int,
+        first_step: int = 0,
+        first_image: int = 0,
+    ) -> None:
+        world = prepared.world
+        self.params, self.size, self.seed, self.world, self.device = params, size, seed, world, world.device
+        self.first_step, self.first_image = first_step, first_image
+        self.precision, self.average = prepared.precision, prepared.average
+        self.network, self.forward = prepared.network, prepared.forward
+        self.ids = train.ids
+        self.train, self.validation = (Resident(subset, self.device, size) for subset in (train, validation))
+        self.steps = math.ceil((params.images_per_epoch or len(train)) / params.batch_size)
+        self.order = Order(len(train), seed)
+        height, width = train.images.shape[1:]
+        shape = (height, width) if size >= min(height, width) else (size, size)
+        self.augmenter = Augmenter(params.augmentation, shape, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
+        self.optimizer = make_optimizer(self.network, params)
+        self.schedule = Schedule(self.optimizer, params, params.epochs * self.steps)
+        self.average.begin()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what :meth:`load_state_dict` takes."""
+        return {
+            "network": self.network.state_dict(),
+            "average": self.average.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where :meth:`state_dict` was taken."""
+        self.network.load_state_dict(state["network"])
+        self.average.network.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+
+    def epoch(self, epoch: int, number: int, monitor: StepMonitor) -> dict[str, float]:
+        """Train and score one epoch.
+
+        Args:
+            epoch: counted from 0 within the stage.
+            number: counted from 0 over the whole run.
+            monitor: is called after every batch.
+
+        Returns:
+            The figures of the epoch, as a row of ``history.csv``.
+
+        Raises:
+            TrainingError: a loss is not a number.
+        """
+        start = time.monotonic()
+        # What dropout draws follows from the seed, the epoch and the process: no generator's state need be kept.
+        torch.manual_seed(((self.seed * 1_000_003 + number) * self.world.size + self.world.rank) % 2**63)
+        rate = self.optimizer.param_groups[0]["lr"]
+        loss, dice = self._learn(epoch, number, monitor)
+        seconds = time.monotonic() - start
+        validation_loss, validation_dice = self._score(self.validation)
+        if not math.isfinite(validation_loss):
+            raise TrainingError(f"epoch {number + 1}: the validation loss is not a number; lower train.learning_rate")
+        self.schedule.after_epoch(validation_loss)
+        return {
+            "epoch": number + 1,
+            "size": self.size,
+            "learning_rate": rate,
+            "train_loss": loss,
+            "train_dice": dice,
+            "validation_loss": validation_loss,
+            "validation_dice": validation_dice,
+            "seconds": seconds,
+            "images_per_second": self.steps * self.params.batch_size / seconds,
+        }
+
+    def scored_weights(self) -> dict[str, Tensor]:
+        """Return a copy of the weights that :meth:`epoch` scored last, on the CPU."""
+        return {k: v.detach().cpu().clone() for k, v in self.average.scored().state_dict().items()}
+
+    def recalibrated(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights with BatchNorm's statistics of the training images as they are, without augmentation."""
+        kept = {k: v.clone() for k, v in self.network.state_dict().items()}
+        self.network.load_state_dict(weights)
+        size = self.params.batch_size
+        recalibrate(self.network, (to_input(self.train.batch(r)[0]) for r in batches(len(self.train), size)))
+        weights = {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
+        self.network.load_state_dict(kept)
+        return weights
+
+    def step(self, number: int, sums: Tensor) -> Tensor:
+        """Learn from one batch.
+
+        Args:
+            number: of the step, from 0 within the stage: with the seed it says which images come, and how changed.
+            sums: float64 (3,) to which this process's part of :func:`overlap` is added.
+
+        Returns:
+            The loss of the whole batch, on the device.
+        """
+        size, parts = self.params.batch_size, self.params.accumulation
+        rows = self._rows(number)
+        draw = self.augmenter.draw(size, step_generator(self.seed, self.first_step + number))
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        for part, positions in enumerate(torch.arange(size).chunk(parts)):
+            mine = self.world.share(positions)
+            images, masks = self.augmenter.apply(*self.train.batch(rows[mine]), {k: v[mine] for k, v in draw.items()})
+            # Gradients are sent around once, after the last part.
+            quiet = self.world.size > 1 and part < parts - 1
+            with self.forward.no_sync() if quiet else nullcontext():  # type: ignore[operator]
+                with autocast(self.device, self.precision):
+                    logits = self.forward(images)
+                loss = compound_loss(logits, masks, self.params.loss) / parts
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+            sums += overlap(logits.detach(), masks)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.after_step()
+        self.average.update(number)
+        return total
+
+    def _rows(self, number: int) -> Tensor:
+        return self.order.rows(self.first_image + number * self.params.batch_size, self.params.batch_size)
+
+    def _learn(self, epoch: int, number: int, monitor: StepMonitor) -> tuple[float, float]:
+        self.network.train()
+        # Losses stay on the device, so that no step waits for the one before it to end.
+        losses = torch.full((self.steps,), math.nan, device=self.device)
+        sums = torch.zeros(3, device=self.device, dtype=torch.float64)
+        for step in range(self.steps):
+            losses[step] = self.step(epoch * self.steps + step, sums)
+            loss = partial(self._checked, losses[: step + 1], epoch, number)
+            monitor.step(number, step, self.params.batch_size, loss)
+        return self._checked(losses, epoch, number), pooled_dice(self.world.add_up(sums))
+
+    def _checked(self, losses: Tensor, epoch: int, number: int) -> float:
+        """Return the mean loss so far; raise a :class:`TrainingError` for the first batch whose loss is no number."""
+        bad = (~torch.isfinite(losses)).nonzero()
+        if len(bad):
+            step = int(bad[0])
+            names = ", ".join(self.ids[i] for i in self._rows(epoch * self.steps + step).tolist())
+            raise TrainingError(
+                f"epoch {number + 1}, batch {step + 1} of {self.steps}: the loss is not a number (images {names}); "
+                f"lower train.learning_rate (now {self.params.learning_rate}) or set train.precision: float32"
+            )
+        return float(losses.mean())
+
+    @torch.no_grad()
+    def _score(self, subset: Resident) -> tuple[float, float]:
+        """Return the loss and the Dice over all pixels of a subset; every process scores all of it."""
+        network = self.average.scored().eval()
+        weighted = torch.zeros((), device=self.device)
+        sums = torch.zeros(3, device=self.device, dtype=torch.float64)
+        for rows in batches(len(subset), self.params.batch_size):
+            images, masks = subset.batch(rows)
+            with autocast(self.device, self.precision):
+                logits = network(to_input(images))
+            weighted += compound_loss(logits, masks.unsqueeze(1), self.params.loss) * len(rows)
+            sums += overlap(logits, masks.unsqueeze(1))
+        figures = self.world.agree(torch.cat([weighted.double().view(1), sums]))
+        return float(figures[0]) / len(subset), pooled_dice(figures[1:])
+
+
+def overlap(logits: Tensor, masks: Tensor) -> Tensor:
+    """Return float64 (3,): pixels in both, pixels predicted, pixels of the masks, at probability 0.5."""
+    p = logits > 0
+    g = masks > 0.5
+    return torch.stack([(p & g).sum(), p.sum(), g.sum()]).double()
+
+
+def pooled_dice(sums: Tensor) -> float:
+    """Return Dice (Eq. 3) of the three sums of :func:`overlap`."""
+    both, predicted, true = sums.tolist()
+    return float((2 * both + 1) / (predicted + true + 1))

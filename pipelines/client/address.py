@@ -1,0 +1,119 @@
+"""Where Kubeflow answers and which token opens it: said, found in a pod, or read from a kubeconfig."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import kfp_server_api  # type: ignore[import-untyped]
+
+from core.errors import UserError
+
+POD_TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")  # where Kubeflow's pod default puts it
+POD_TOKEN_VARIABLE = "KF_PIPELINES_SA_TOKEN_PATH"  # noqa: S105 - the name is kfp's
+POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+IN_CLUSTER = "http://ml-pipeline.{}.svc.cluster.local:8888"
+THROUGH_KUBERNETES = "/api/v1/namespaces/{}/services/ml-pipeline:http/proxy"
+
+
+@dataclass(frozen=True)
+class Address:
+    """What a user says about the Kubeflow to talk to; None is looked for.
+
+    Args:
+        host: address of the Pipelines API or of its page.
+        namespace: the user's (profile's) namespace, where one Kubeflow serves several.
+        token: a bearer token.
+        token_file: a file with one, read anew before every request so that a renewed token is taken up.
+        kube_context: of the kubeconfig; None is its current one.
+        system_namespace: where Kubeflow Pipelines itself is installed.
+        ca_file: certificates of the authority that vouches for the host.
+    """
+
+    host: str | None = None
+    namespace: str | None = None
+    token: str | None = None
+    token_file: Path | None = None
+    kube_context: str | None = None
+    system_namespace: str = "kubeflow"
+    ca_file: Path | None = None
+
+    def configuration(self) -> Any:
+        """Return kfp's configuration, or raise a :class:`UserError` that says what is missing."""
+        configuration = kfp_server_api.Configuration()
+        if self.ca_file:
+            if not self.ca_file.is_file():
+                raise UserError(f"{self.ca_file}: not found; --ca-file takes a file of certificates")
+            configuration.ssl_ca_cert = str(self.ca_file)
+        in_pod = "KUBERNETES_SERVICE_HOST" in os.environ
+        if self.host:
+            configuration.host = self.host.rstrip("/") if "://" in self.host else f"https://{self.host.rstrip('/')}"
+        elif in_pod:
+            configuration.host = IN_CLUSTER.format(self.system_namespace)
+        else:
+            if self.token or self.token_file:
+                raise UserError("a token opens a host: say --host (or KF_PIPELINES_ENDPOINT) with it")
+            self._through_kubernetes(configuration)
+            return configuration
+        self._authorise(configuration)
+        return configuration
+
+    def user_namespace(self) -> str | None:
+        """Return the namespace that was said, or else the pod's."""
+        if self.namespace is None and POD_NAMESPACE.exists():
+            return POD_NAMESPACE.read_text().strip()
+        return self.namespace
+
+    def _through_kubernetes(self, configuration: Any) -> None:
+        """Go through the Kubernetes API server, with the user's rights there."""
+        from kubernetes import config  # type: ignore[import-untyped]
+
+        try:
+            # Said here, because its own default was read when it was imported.
+            file = os.environ.get("KUBECONFIG") or None
+            config.load_kube_config(config_file=file, client_configuration=configuration, context=self.kube_context)
+        except config.ConfigException as error:
+            raise UserError(
+                f"which Kubeflow? say --host (or KF_PIPELINES_ENDPOINT); the kubeconfig is of no use ({error})"
+            ) from None
+        host = configuration.host.rstrip("/") + THROUGH_KUBERNETES.format(self.system_namespace)
+        renew = configuration.refresh_api_key_hook
+
+        def renewed(those: Any) -> None:
+            # Kubernetes' hook renews a token that expired, and puts its own host back with it.
+            if renew is not None:
+                renew(those)
+            those.host, those.refresh_api_key_hook = host, renewed
+
+        configuration.host, configuration.refresh_api_key_hook = host, renewed
+
+    def _authorise(self, configuration: Any) -> None:
+        if self.token and self.token_file:
+            raise UserError("--token and --token-file: say one of them")
+        pod_token = Path(os.environ.get(POD_TOKEN_VARIABLE) or POD_TOKEN)
+        path = self.token_file or (pod_token if not self.token and pod_token.exists() else None)
+        if path:
+            read = _reader(path)
+            read(configuration)
+            configuration.refresh_api_key_hook = read
+        elif self.token:
+            configuration.api_key["authorization"] = self.token.strip()
+        else:
+            return
+        configuration.api_key_prefix["authorization"] = "Bearer"
+
+
+def _reader(path: Path) -> Callable[[Any], None]:
+    def read(configuration: Any) -> None:
+        try:
+            token = path.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: the token cannot be read ({error})") from None
+        if not token:
+            raise UserError(f"{path}: is empty; put the token into it")
+        configuration.api_key["authorization"] = token
+
+    return read

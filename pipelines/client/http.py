@@ -1,0 +1,240 @@
+"""Exchanges with Kubeflow over HTTP: time limits, another try where that is safe, and errors that say what to do."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import kfp_server_api  # type: ignore[import-untyped]
+from urllib3 import exceptions as http
+
+from core.errors import UserError
+
+CONNECT, READ = 10.0, 60.0  # seconds that a connection and an answer may take
+FIRST_CONTACT = 5.0  # seconds of patience with a host that has not answered yet: its name is likely wrong
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
+BUSY = (429, 500, 502, 503, 504)
+# A server that fails inside does so again more often than not, where a gateway's error passes by itself.
+TRIES_AT_500 = 4
+
+Tell = Callable[[str], None]
+Found = TypeVar("Found")
+
+
+class RequestError(UserError):
+    """A request that got no useful answer.
+
+    Args:
+        message: what a user is told.
+        status: of the answer; 0 where none came.
+        sent: whether the server may have carried it out.
+        passing: whether the same request may succeed later.
+        from_api: whether Kubeflow itself refused, and not something on the way.
+        pause: seconds the server asks to wait.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 0,
+        sent: bool = True,
+        passing: bool = False,
+        from_api: bool = False,
+        pause: float = 0,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.sent, self.passing, self.from_api, self.pause = status, sent, passing, from_api, pause
+
+
+class Backoff:
+    """Pauses between tries: each twice as long as the last, until patience is over."""
+
+    def __init__(self, patience: float, tell: Tell) -> None:
+        self._end = time.monotonic() + patience
+        self._tell = tell
+        self._pause, self._tries = FIRST_PAUSE, 0
+
+    def wait(self, trouble: RequestError, patience: float = float("inf")) -> None:
+        """Sleep before the next try, or raise the trouble where no further try is due.
+
+        Args:
+            trouble: what the last try ended with.
+            patience: seconds of patience that are left at most, for troubles that seldom pass.
+        """
+        self._tries += 1
+        pause = max(self._pause, trouble.pause)
+        self._end = min(self._end, time.monotonic() + patience) if self._tries == 1 else self._end
+        spent = time.monotonic() + pause > self._end or (trouble.status == 500 and self._tries >= TRIES_AT_500)
+        if not trouble.passing or spent:
+            raise trouble
+        self._tell(f"{trouble}; next try in {pause:.1g} s")
+        time.sleep(pause * random.uniform(0.8, 1.0))
+        self._pause = min(self._pause * 2, LONGEST_PAUSE)
+
+
+class PatientClient(kfp_server_api.ApiClient):  # type: ignore[misc]
+    """kfp's REST client that tries again where this cannot do a thing twice, and raises :class:`RequestError` alone."""
+
+    def __init__(self, configuration: Any, patience: float, tell: Tell) -> None:
+        configuration.retries = False  # urllib3's own tries know neither patience nor what Kubeflow's errors mean
+        super().__init__(configuration)
+        self.patience, self.tell = patience, tell
+        self.reached = False
+
+    def request(self, method: str, url: str, **options: Any) -> Any:
+        """Send a request; reads, and whatever the server cannot have carried out, are tried again."""
+        return self._request(method, url, True, **options)
+
+    def text(self, path: str) -> str:
+        """Return the body of an answer that is no JSON, for instance a log."""
+        headers: dict[str, Any] = {"Accept": "*/*"}
+        self.update_params_for_auth(headers, [], ["Bearer"])
+        answer = self._request("GET", self.configuration.host + path, False, headers=headers)
+        return str(answer.data.decode(errors="replace"))
+
+    def once(self, send: Callable[[], Found], look: Callable[[], Found | None]) -> Found:
+        """Have something done that must not be done twice, though the answer may get lost.
+
+        Args:
+            send: asks for it.
+            look: returns what was done, None where nothing was; asked before it is sent again.
+        """
+        backoff = Backoff(self.patience, self.tell)
+        while True:
+            try:
+                return send()
+            except RequestError as trouble:
+                backoff.wait(trouble)
+                if trouble.sent and (found := look()) is not None:
+                    return found
+
+    def _request(self, method: str, url: str, expects_json: bool, **options: Any) -> Any:
+        options["_request_timeout"] = (CONNECT, READ)
+        backoff = Backoff(self.patience, self.tell)
+        while True:
+            try:
+                answer = super().request(method, url, **options)
+                if expects_json and not _is_json(answer.data):
+                    raise RequestError(
+                        f"{self._host}: answers with a web page, not with Kubeflow's API; {_WRONG_PLACE}"
+                    )
+                self.reached = True
+                return answer
+            except (kfp_server_api.ApiException, http.HTTPError) as error:
+                trouble = self._trouble(error)
+                self.reached = self.reached or trouble.from_api
+            if trouble.status == 401 and self._renewed(options):
+                continue
+            if method != "GET" and trouble.sent:
+                raise trouble
+            if not expects_json and trouble.from_api:
+                raise trouble  # a log that is gone is told as an error of the server, which does not pass
+            backoff.wait(trouble, self.patience if self.reached else FIRST_CONTACT)
+
+    @property
+    def _host(self) -> str:
+        return str(self.configuration.host)
+
+    def _renewed(self, options: dict[str, Any]) -> bool:
+        """Put a token that was renewed meanwhile into the request; False where there is no other one."""
+        headers = options.get("headers") or {}
+        token = self.configuration.get_api_key_with_prefix("authorization")
+        if not token or token == headers.get("authorization"):
+            return False
+        headers["authorization"] = token
+        return True
+
+    def _trouble(self, error: Exception) -> RequestError:
+        if isinstance(error, kfp_server_api.ApiException) and error.status:
+            return _refused(error, self._host)
+        return _lost(error, self._host, self.reached)
+
+
+_WRONG_PLACE = "the host is wrong (it often ends in /pipeline), or it wants a login first (see the docs on tokens)"
+
+
+def wrong_place(host: str) -> RequestError:
+    """Return what is told where something answers that does not know the API."""
+    return RequestError(f"{host}: has no Kubeflow Pipelines API (404); {_WRONG_PLACE}", status=404)
+
+
+def _lost(error: Exception, host: str, reached: bool) -> RequestError:
+    """Return what is told of a request that no answer came to; a host that was reached once has a right name."""
+    name = urlsplit(host).hostname or host
+    match error:
+        case http.NameResolutionError():
+            return RequestError(f"{name}: no such host; correct --host", sent=False, passing=reached)
+        case http.NewConnectionError():
+            return RequestError(
+                f"{host}: nothing listens there; correct --host, or start the port-forward", sent=False, passing=True
+            )
+        case http.ConnectTimeoutError():
+            return RequestError(f"{host}: no connection within {CONNECT:g} s", sent=False, passing=True)
+        case http.ReadTimeoutError():
+            return RequestError(f"{host}: no answer within {READ:g} s", passing=True)
+        case http.LocationValueError():
+            return RequestError(f"{host}: is no http:// or https:// address; correct --host", sent=False)
+        case kfp_server_api.ApiException():  # the REST client's wrapping of TLS errors
+            reason = str(error.reason).splitlines()[-1]
+            return RequestError(f"{host}: no safe connection ({reason}); name its authority with --ca-file", sent=False)
+        case _:
+            return RequestError(f"{host}: the connection broke", passing=True)
+
+
+def _refused(error: Any, host: str) -> RequestError:
+    """Return what is told of an answer that is an error."""
+    status, (message, from_api) = error.status, _message(error.body)
+    headers = error.headers or {}
+    # Where nobody is logged in, some versions of Kubeflow answer 500.
+    if status == 401 or (status == 500 and ("Unauthenticated" in message or "no user identity" in message)):
+        return RequestError(
+            f"{host}: the token is missing, wrong or expired; get a new one", status=401, from_api=from_api
+        )
+    if 300 <= status < 400:
+        return RequestError(
+            f"{host}: sends to {headers.get('location', 'another page')}; {_WRONG_PLACE}", status=status
+        )
+    if status in BUSY:
+        pause = headers.get("retry-after", "")
+        return RequestError(
+            f"{host}: server error {status}" + (f" ({message})" if message else ""),
+            status=status,
+            passing=True,
+            sent=status != 429,
+            from_api=from_api,
+            pause=float(pause) if pause.isdecimal() else 0,
+        )
+    if status == 404 and not from_api:
+        return wrong_place(host)
+    if status == 403:
+        detail = message or "no reason given"
+        return RequestError(f"{host}: not allowed: {detail}; ask for the role kubeflow-edit there", status=403)
+    return RequestError(f"{host}: refused ({status}): {message or 'no reason given'}", status=status, from_api=from_api)
+
+
+def _message(body: bytes | str | None) -> tuple[str, bool]:
+    """Return the first line of the server's words, and whether they have the form of Kubeflow's API."""
+    try:
+        content = json.loads(body or "")
+    except ValueError:
+        return "", False
+    if not isinstance(content, dict):
+        return "", False
+    # The message for users stands in the details; the outer one holds Go's stack.
+    details = [detail.get("error_message") or detail.get("message") for detail in content.get("details") or ()]
+    words = [*details, content.get("error_message"), content.get("message"), content.get("error")]
+    said = next((str(word) for word in words if word), "")
+    return said.strip().split("\n")[0], bool(said) or "code" in content
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        json.loads(body)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,226 @@
+"""Talk to Kubeflow Pipelines: submit, schedule, list, watch, cancel and retry runs.
+
+Built on the REST client that kfp is built on, not on ``kfp.Client``: that one knows no time limits, tries nothing
+again, prints, writes into the home folder, and has neither a retry nor a wait that ends when a run was cancelled.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import kfp_server_api as api  # type: ignore[import-untyped]
+
+from core.errors import UserError
+from pipelines.client.address import Address
+from pipelines.client.http import PatientClient, RequestError, Tell, wrong_place
+from pipelines.client.runs import CANCELED, ENDED, FAILED, Run, Schedule, run_of, schedule_of
+
+LOG = "/apis/v1alpha1/runs/{}/nodes/{}/log"
+# Argo's pods are named <workflow>-<template>-<hash> and its nodes, which the API lists, <workflow>-<hash>.
+TEMPLATES = ("system-container-impl", "retry-system-container-impl")
+
+
+class Kubeflow:
+    """One Kubeflow Pipelines installation, reached once at the start so that a wrong address is told at once.
+
+    Args:
+        address: where it is and what opens it.
+        patience: seconds for which lost connections and passing errors are tried again.
+        tell: gets a line for each such try.
+
+    Raises:
+        UserError: it cannot be reached, or asks for a namespace.
+    """
+
+    def __init__(self, address: Address, patience: float, tell: Tell) -> None:
+        configuration = address.configuration()
+        self.host: str = configuration.host
+        self._client = PatientClient(configuration, patience, tell)
+        self._experiments, self._runs = api.ExperimentServiceApi(self._client), api.RunServiceApi(self._client)
+        self._schedules = api.RecurringRunServiceApi(self._client)
+        try:
+            health = api.HealthzServiceApi(self._client).healthz_service_get_healthz()
+        except RequestError as trouble:
+            raise trouble if trouble.status != 404 else wrong_place(self.host) from None
+        self.namespace = address.user_namespace() if health.multi_user else None
+        if health.multi_user and not self.namespace:
+            raise UserError(f"{self.host}: serves several users; say --namespace, the name of your profile")
+
+    def experiment(self, name: str, create: bool = False) -> str:
+        """Return the id of an experiment; a missing one is made or is a :class:`UserError` that lists the others."""
+        predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
+        found = self._listed_experiments(filter=json.dumps({"predicates": [predicate]}))
+        if found:
+            return str(found[0].experiment_id)
+        if not create:
+            known = ", ".join(sorted(each.display_name for each in self._listed_experiments())) or "none yet"
+            where = f" in namespace {self.namespace}" if self.namespace else ""
+            raise UserError(f"no experiment '{name}'{where} (there: {known}); say --create-experiment to make it")
+        body = api.V2beta1Experiment(display_name=name, namespace=self.namespace)
+        made = self._client.once(
+            lambda: self._experiments.experiment_service_create_experiment(experiment=body),
+            lambda: next((each for each in self._listed_experiments() if each.display_name == name), None),
+        )
+        return str(made.experiment_id)
+
+    def submit(
+        self,
+        spec: dict[str, Any],
+        arguments: dict[str, Any],
+        name: str,
+        experiment_id: str,
+        service_account: str | None = None,
+        pipeline_root: str | None = None,
+    ) -> str:
+        """Start a run and return its id; a lost answer does not start it twice."""
+        mark = _mark()
+        body = api.V2beta1Run(
+            experiment_id=experiment_id,
+            display_name=name,
+            description=mark,
+            pipeline_spec=spec,
+            runtime_config=api.V2beta1RuntimeConfig(parameters=arguments, pipeline_root=pipeline_root),
+            service_account=service_account,
+        )
+
+        def look() -> Any:
+            listed = self._runs.run_service_list_runs(
+                experiment_id=experiment_id, page_size=50, sort_by="created_at desc"
+            )
+            return _marked(listed.runs, mark)
+
+        return str(self._client.once(lambda: self._runs.run_service_create_run(run=body), look).run_id)
+
+    def schedule(
+        self,
+        spec: dict[str, Any],
+        arguments: dict[str, Any],
+        name: str,
+        experiment_id: str,
+        cron: str,
+        catch_up: bool,
+        max_concurrency: int,
+        service_account: str | None = None,
+        pipeline_root: str | None = None,
+    ) -> str:
+        """Start a recurring run and return its id; a lost answer does not start it twice."""
+        mark = _mark()
+        body = api.V2beta1RecurringRun(
+            experiment_id=experiment_id,
+            display_name=name,
+            description=mark,
+            mode=api.RecurringRunMode.ENABLE,
+            pipeline_spec=spec,
+            runtime_config=api.V2beta1RuntimeConfig(parameters=arguments, pipeline_root=pipeline_root),
+            trigger=api.V2beta1Trigger(cron_schedule=api.V2beta1CronSchedule(cron=cron)),
+            no_catchup=not catch_up,
+            max_concurrency=str(max_concurrency),
+            service_account=service_account,
+        )
+        made = self._client.once(
+            lambda: self._schedules.recurring_run_service_create_recurring_run(recurring_run=body),
+            lambda: _marked(self._listed_schedules(), mark),
+        )
+        return str(made.recurring_run_id)
+
+    def schedules(self) -> list[Schedule]:
+        """Return all recurring runs."""
+        return [schedule_of(each) for each in self._listed_schedules()]
+
+    def unschedule(self, schedule_id: str) -> None:
+        """Delete a recurring run; runs that it started go on."""
+        try:
+            self._schedules.recurring_run_service_delete_recurring_run(recurring_run_id=schedule_id)
+        except RequestError as trouble:
+            raise _named(trouble, "schedule", schedule_id, "schedules") from None
+
+    def runs(self, limit: int, experiment_id: str | None = None) -> list[Run]:
+        """Return the newest runs, page by page."""
+        where: dict[str, Any] = {"experiment_id": experiment_id} if experiment_id else self._everywhere
+        listed = _paged(self._runs.run_service_list_runs, "runs", limit, sort_by="created_at desc", **where)
+        return [run_of(each) for each in listed]
+
+    def run(self, run_id: str) -> Run:
+        """Return a run with its tasks."""
+        try:
+            return run_of(self._runs.run_service_get_run(run_id=run_id))
+        except RequestError as trouble:
+            raise _named(trouble, "run", run_id, "runs") from None
+
+    def cancel(self, run_id: str) -> None:
+        """Ask for the end of a run."""
+        run = self.run(run_id)
+        if run.state in ENDED:
+            raise UserError(f"run {run_id}: has ended ({run.state}); there is nothing to cancel")
+        self._client.once(
+            lambda: self._runs.run_service_terminate_run(run_id=run_id),
+            lambda: True if self.run(run_id).state in (*ENDED, "CANCELING") else None,
+        )
+
+    def retry(self, run_id: str) -> None:
+        """Run the failed tasks of a run again; those that succeeded keep their results."""
+        run = self.run(run_id)
+        if run.state not in (FAILED, CANCELED):
+            raise UserError(f"run {run_id}: is {run.state}; only a failed or cancelled run can be retried")
+        self._client.once(
+            lambda: self._runs.run_service_retry_run(run_id=run_id),
+            lambda: True if self.run(run_id).state not in ENDED else None,
+        )
+
+    def log(self, run_id: str, node: str) -> str | None:
+        """Return the log of a task's pod, None where the API has none (any more)."""
+        workflow, _, digest = node.rpartition("-")
+        for pod in (*(f"{workflow}-{template}-{digest}" for template in TEMPLATES if workflow), node):
+            try:
+                return self._client.text(LOG.format(quote(run_id), quote(pod)))
+            except RequestError as trouble:
+                # A pod that is gone is told as an error of the server.
+                if trouble.status not in (404, 409, 500) or not (trouble.from_api or trouble.status == 404):
+                    raise
+        return None
+
+    @property
+    def _everywhere(self) -> dict[str, str]:
+        return {"namespace": self.namespace} if self.namespace else {}
+
+    def _listed_experiments(self, **options: str) -> list[Any]:
+        where: dict[str, Any] = {**self._everywhere, **options}
+        return _paged(self._experiments.experiment_service_list_experiments, "experiments", **where)
+
+    def _listed_schedules(self) -> list[Any]:
+        where: dict[str, Any] = {"sort_by": "created_at desc", **self._everywhere}
+        return _paged(self._schedules.recurring_run_service_list_recurring_runs, "recurring_runs", **where)
+
+
+def _paged(ask: Callable[..., Any], what: str, limit: int | None = None, **options: Any) -> list[Any]:
+    """Return what the server lists, page by page, all of it or the first ``limit``."""
+    found: list[Any] = []
+    token = ""
+    while limit is None or len(found) < limit:
+        size = 100 if limit is None else min(limit - len(found), 100)
+        page = ask(page_size=size, page_token=token, **options)
+        found += getattr(page, what) or ()
+        token = page.next_page_token
+        if not token:
+            break
+    return found[:limit]
+
+
+def _mark() -> str:
+    """Return a description by which a submission is known again when its answer was lost."""
+    return f"Submitted by defunet, number {uuid.uuid4()}"
+
+
+def _marked(listed: Sequence[Any] | None, mark: str) -> Any:
+    return next((each for each in listed or () if each.description == mark), None)
+
+
+def _named(trouble: RequestError, kind: str, name: str, command: str) -> UserError:
+    # An id that is none is a bad request to some versions and unknown to others.
+    if trouble.from_api and trouble.status in (400, 404):
+        return UserError(f"{kind} {name}: not found; `defunet {command}` lists those that are there")
+    return trouble

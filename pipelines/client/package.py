@@ -1,0 +1,123 @@
+"""What is sent to Kubeflow: the pipeline, compiled with the parameters of a file and what was set over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from core.errors import UserError
+from core.params import Params, check, read_yaml
+from core.provenance import data_md5
+from pipelines import compile as compiler
+from pipelines.client.watch import tell
+from pipelines.cluster import read_cluster
+from pipelines.tasks import sections
+
+PIN = Path("data.dvc")
+
+
+@dataclass(frozen=True)
+class Package:
+    """A compiled pipeline.
+
+    Args:
+        text: as ``compile`` writes it.
+        spec: as Kubeflow's API takes it.
+        parameters: their names, and whether a run must give them.
+        service_account: that the cluster's settings want a run to have.
+    """
+
+    text: str
+    spec: dict[str, Any]
+    parameters: dict[str, bool]
+    service_account: str | None
+
+
+def overridden(path: Path, changes: Sequence[str]) -> tuple[Params, set[str]]:
+    """Read a parameter file, set ``section.key=value`` over it, and check the whole.
+
+    Args:
+        path: the file.
+        changes: each a dotted key and a value in YAML, for instance ``matrix.networks=[unet]``.
+
+    Returns:
+        The parameters, and the names of the sections that were touched.
+
+    Raises:
+        UserError: a change cannot be read, or what comes out is wrong; every wrong key is listed.
+    """
+    values, touched = read_yaml(path), set()
+    for change in changes:
+        key, equals, text = change.partition("=")
+        names = key.strip().split(".")
+        if not equals or not all(names):
+            raise UserError(f"--set '{change}': takes section.key=value, for instance --set train.epochs=3")
+        place = values
+        for name in names[:-1]:
+            if not isinstance(place, dict) or not isinstance(place.setdefault(name, {}), dict):
+                raise UserError(f"--set '{change}': {path} has nothing below {key.rpartition('.')[0]}")
+            place = place[name]
+        place[names[-1]] = _value(change, text)
+        touched.add(names[0])
+    return check(values, f"{path} with --set" if changes else str(path)), touched
+
+
+def _value(change: str, text: str) -> Any:
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise UserError(f"--set '{change}': the value is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def package(params: Params, cluster: Path, image: str | None) -> Package:
+    """Compile the pipeline with these parameters as its defaults: the one place that knows the compiler."""
+    settings = read_cluster(cluster)
+    text = compiler.compiled(params, image, compiler.code_version(), settings)
+    pipeline, *platform = [document for document in yaml.safe_load_all(text) if document]
+    declared = pipeline["root"].get("inputDefinitions", {}).get("parameters", {})
+    spec = {"pipeline_spec": pipeline, "platform_spec": platform[0]} if platform else pipeline
+    needed = {name: not about.get("isOptional") for name, about in declared.items()}
+    return Package(text, spec, needed, settings.service_account)
+
+
+def arguments(built: Package, params: Params, touched: set[str], given: dict[str, Any]) -> dict[str, Any]:
+    """Return what the run gives the pipeline: the said values, and each touched section so that Kubeflow shows it."""
+    values: dict[str, Any] = {name: text for name, text in sections(params).items() if name in touched}
+    values |= {name: value for name, value in given.items() if value is not None}
+    if unknown := sorted(set(values) - set(built.parameters)):
+        raise UserError(f"the compiled pipeline has no parameter {', '.join(unknown)}; leave it out")
+    if missing := sorted(name for name, needed in built.parameters.items() if needed and name not in values):
+        raise UserError(f"the compiled pipeline asks for {', '.join(missing)}, which nothing gives")
+    return values
+
+
+def cohort(source: str | None, md5: str | None) -> tuple[str, str]:
+    """Return where the cluster finds the cohort and what pins it, both from ``data.dvc`` unless they were said."""
+    pinned = _pinned_source()
+    source = source or (pinned if pinned and pinned.startswith("s3://") else None)
+    if source is None:
+        raise UserError(f"which cohort? say --source; {PIN} pins none that a cluster could read, an s3:// address")
+    if md5 is not None:
+        return source, md5
+    if (md5 := data_md5(PIN)) is None:
+        raise UserError(f"{source}: nothing pins it here; say --data-md5, or pin it in {PIN}: make data DATA={source}")
+    if source != pinned:
+        # Nobody compares the two: the bucket may hold a copy of what is pinned, or something else.
+        tell(f"data_md5 is that of {pinned or 'data'} in {PIN}; if {source} holds other data, say --data-md5")
+    return source, md5
+
+
+def _pinned_source() -> str | None:
+    dependencies = (read_yaml(PIN) or {}).get("deps") if PIN.exists() else None
+    return str(dependencies[0]["path"]) if dependencies else None
+
+
+def shown(values: dict[str, Any]) -> str:
+    """Return arguments in one line, sections of parameters by their name alone."""
+    return ", ".join(name if str(value).startswith("{") else f"{name} {value}" for name, value in values.items())

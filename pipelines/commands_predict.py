@@ -1,5 +1,0 @@
-"""``defunet predict``."""
-
-from components.predict.command import predict
-
-COMMANDS = (predict,)

@@ -1,5 +1,0 @@
-"""``defunet serve``."""
-
-from components.serve.command import serve
-
-COMMANDS = (serve,)

@@ -1,0 +1,1 @@
+"""The Kubeflow graph on one machine: in processes or in containers."""

@@ -1,0 +1,7 @@
+"""``python -m pipelines.local``: the whole graph on this machine."""
+
+from core import cli
+from pipelines.local.run import main
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,278 @@
+"""``python -m pipelines.local --source data``: the whole Kubeflow graph on this machine, in processes or containers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+from core import cli
+from core.errors import UserError
+from core.files import exclusive, write_file, write_folder
+from core.params import Params, read_params
+from core.provenance import data_md5
+from pipelines.compile import code_version
+from pipelines.local import containers, processes
+from pipelines.local.containers import Image, Mount
+from pipelines.tasks import KUBERNETES_TERMINATION_LOG, TERMINATION_LOG
+from tracking.store import connect
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+ROOT = Path(__file__).resolve().parents[2]
+PINNED = Path("data")  # what data.dvc pins
+TASKS = "tasks"
+REPORTS = "reports"
+REGISTERED = "registered.json"
+
+
+class Runner(StrEnum):
+    """Kubeflow's local runners: each task a process of this machine, or a container."""
+
+    subprocess = "subprocess"
+    docker = "docker"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a run is asked for.
+
+    Attributes:
+        source: the cohort, as ingest takes it.
+        params: all parameters.
+        checkpoints: a folder or ``s3://bucket/prefix`` of the full states of all cells, which outlive the run; empty,
+            they lie beside each model and go with the run.
+        promote: whether the registered version becomes champion if it passes the gate.
+    """
+
+    source: str
+    params: Params
+    checkpoints: str = ""
+    promote: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run left: the folder of its report, and what became of the registered version in one line."""
+
+    report: Path
+    promotion: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its choices, and where tasks write."""
+
+    asked: Choices
+    artifacts: Path
+    scratch: Path
+    workspace: Path
+    last_words: Path
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What tasks run in: the cohort as seen there, kfp's runner, the code's commit, the image where there is one."""
+
+    source: str
+    runner: Any
+    git_commit: str
+    image: str | None = None
+    image_digest: str = ""
+
+
+def run_locally(asked: Choices, out: Path, image: str | None = None) -> Done:
+    """Run the Kubeflow graph with one of kfp's local runners.
+
+    Args:
+        asked: the cohort, the parameters, and what else the pipeline is asked for.
+        out: gets ``tasks/`` with every artifact as Kubeflow lays them out, ``reports/`` and ``registered.json``; those
+            of an earlier run are replaced.
+        image: what each task runs in, a container of its own (DockerRunner); None, in a process (SubprocessRunner).
+
+    Raises:
+        UserError: a step failed; what it said is repeated.
+    """
+    if image is None:
+        # It puts the interpreter's path in the place of the word wherever it stands, in the steps' arguments too.
+        _refuse("python3", asked.source, asked.checkpoints, out)
+    else:
+        _refuse(":", asked.checkpoints.removeprefix("s3:"), out)  # Docker's own mark between the two ends of a mount
+    if asked.checkpoints and not asked.checkpoints.startswith("s3://"):
+        asked = replace(asked, checkpoints=str(Path(asked.checkpoints).absolute()))
+    found = None if image is None else containers.find_image(image)
+    with exclusive(out / TASKS), tempfile.TemporaryDirectory(prefix="lung-segmentation-") as scratch:
+        there = Path(scratch)
+        run = Run(asked, out.absolute() / TASKS, there, there / "workspace", there / "termination-log")
+        shutil.rmtree(run.artifacts, ignore_errors=True)
+        for folder in (run.artifacts, run.workspace):
+            folder.mkdir()
+        run.last_words.touch()
+        with _processes(run) if found is None else _containers(run, found) as setting:
+            results = _run(run, setting)
+        with write_folder(out / REPORTS) as folder:
+            shutil.copytree(results / "report/folder", folder, dirs_exist_ok=True)
+        with write_file(out / REGISTERED) as partial:
+            shutil.copyfile(results / "register/version", partial)
+        first, *_ = (results / "promote/champion").read_text().splitlines()
+    return Done(out / REPORTS, first.removeprefix("# "))
+
+
+def _refuse(word: str, *paths: str | Path) -> None:
+    for path in paths:
+        if word in str(path if isinstance(path, str) else path.absolute()):
+            raise UserError(f"{path}: kfp's local runner garbles paths that hold '{word}'; choose another folder")
+
+
+@contextmanager
+def _processes(run: Run) -> Iterator[Setting]:
+    """Let every task be a process that finds the code of this checkout."""
+    from kfp import local
+
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    # Every task leaves a folder there, which kfp never removes.
+    os.environ["TMPDIR"] = str(run.scratch)
+    os.environ["PYTHONUNBUFFERED"] = "1"
+    os.environ[TERMINATION_LOG] = str(run.last_words)
+    # The first to come makes the database, and two trainings would come at the same time.
+    connect(run.asked.params.register_.experiment)
+    with processes.interruptible(run.last_words):
+        yield Setting(run.asked.source, local.SubprocessRunner(use_venv=False), code_version())
+
+
+@contextmanager
+def _containers(run: Run, image: Image) -> Iterator[Setting]:
+    """Let every task be a container that sees the cohort, the artifacts and the store under their own paths."""
+    from kfp import local
+
+    owner = _owner(run.artifacts.parent)
+    experiment = run.asked.params.register_.experiment
+    store, paths, remote = _store(connect(experiment), experiment)
+    folders, source, states = [], run.asked.source, run.asked.checkpoints
+    if states and not states.startswith("s3://"):
+        paths.append(Path(states))
+    for path in paths:
+        if not path.exists():
+            path.mkdir(parents=True)
+            os.chown(path, *owner)
+        folder = path if path.is_dir() else path.parent  # SQLite writes beside its file
+        for taken in (path, folder):
+            if os.geteuid() == 0 and taken.stat().st_uid != owner[0]:
+                raise UserError(f"{taken}: must belong to the owner of {run.artifacts.parent}, as whom tasks write")
+        folders.append(folder)
+    mounts = [Mount(folder, writable=True) for folder in dict.fromkeys(folders)]
+    mounts.append(Mount(run.last_words, writable=True, target=KUBERNETES_TERMINATION_LOG))
+    remote = remote or any(place.startswith("s3://") for place in (source, states))
+    if not source.startswith("s3://") and Path(source).exists():  # else ingest says so
+        source = str(Path(source).resolve())
+        mounts.append(Mount(Path(source)))
+    for path in (run.artifacts, run.workspace, run.last_words):
+        os.chown(path, *owner)
+    options = containers.options(owner, mounts, remote, MLFLOW_TRACKING_URI=store)
+    with containers.reliable(run.last_words):
+        yield Setting(source, local.DockerRunner(**options), image.commit, image.name, image.id)
+
+
+def _owner(folder: Path) -> tuple[int, int]:
+    """Return as which user and group tasks write: this process's, and for root those of whoever owns ``folder``."""
+    if os.geteuid():
+        return os.geteuid(), os.getegid()
+    found = folder.stat()
+    return found.st_uid, found.st_gid
+
+
+def _store(client: MlflowClient, experiment: str) -> tuple[str, list[Path], bool]:
+    """Return MLflow's address for a container, the paths that it writes to, and whether it is reached by network."""
+    from mlflow.utils.file_utils import local_file_uri_to_path
+    from sqlalchemy.engine import make_url
+
+    address, artifacts = client.tracking_uri, client.get_experiment_by_name(experiment).artifact_location
+    paths: list[Path] = []
+    local_store, local_artifacts = address.startswith("sqlite:"), urlsplit(artifacts).scheme in ("", "file")
+    if local_store:
+        url = make_url(address)
+        paths.append(Path(url.database or "").absolute())
+        address = str(url.set(database=str(paths[0])))
+    if local_artifacts:
+        paths.append(Path(local_file_uri_to_path(artifacts)))
+    return address, paths, not (local_store and local_artifacts)
+
+
+def _run(run: Run, setting: Setting) -> Path:
+    """Run the graph and return the folder in which each task has one of its own."""
+    from kfp import local
+
+    from pipelines.graph import build
+
+    # Said of every task: the names that Kubeflow's page shows do nothing here.
+    warnings.filterwarnings("ignore", message=".*have no effect in the current local runner")
+    # The workspace is removed after the run, whatever it is.
+    local.init(runner=setting.runner, pipeline_root=str(run.artifacts), workspace_root=str(run.workspace))
+    asked = run.asked
+    pipeline = build(asked.params, setting.image, setting.git_commit)
+    try:
+        pipeline(
+            source=setting.source,
+            data_md5=_md5_of(asked.source),
+            image_digest=setting.image_digest,
+            checkpoints=asked.checkpoints,
+            promote=asked.promote,
+        )
+    except RuntimeError as error:
+        said = run.last_words.read_text().strip()
+        raise UserError(said or "a task of the graph failed; its own output, above, says why") from error
+    # A pipeline with an exit handler has no outputs of its own.
+    (results,) = run.artifacts.iterdir()
+    return results
+
+
+def _md5_of(source: str) -> str:
+    """Return the MD5 that pins the source, empty where it is not what ``data.dvc`` pins."""
+    pinned = data_md5() if Path(source).resolve() == PINNED.resolve() else None
+    return pinned or ""
+
+
+def main(
+    source: Annotated[str, typer.Option(help="A folder, a ZIP file or s3://bucket/prefix.")] = str(PINNED),
+    params: cli.ParamsFile = Path("params.yaml"),
+    out: Annotated[Path, typer.Option(help="The folder of the run: its report and every task's artifacts.")] = Path(
+        "build/local-run"
+    ),
+    runner: Annotated[Runner, typer.Option(help="Each task in a process of its own, or in a container.")] = (
+        Runner.subprocess
+    ),
+    image: Annotated[
+        str | None, typer.Option(help="The image of the containers, in the place of what `make image` builds.")
+    ] = None,
+    checkpoints: Annotated[
+        str,
+        typer.Option(
+            envvar="TRAIN_CHECKPOINTS",
+            help="Folder or s3://bucket/prefix of the full states of all cells: a run that was killed goes on from it.",
+        ),
+    ] = "",
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Make the registered version champion if it passes the gate.")
+    ] = False,
+) -> None:
+    """Run the whole Kubeflow graph on this machine, without a cluster."""
+    asked = Choices(source, read_params(params), checkpoints, promote)
+    if runner is Runner.docker:
+        from pipelines.components import IMAGE
+
+        image = image or IMAGE
+    elif image is not None:
+        raise UserError(f"--image {image}: processes run in none; say --runner docker, or leave it out")
+    done = run_locally(asked, out, image)
+    print(f"report   {done.report / 'index.html'}\nmodel    {done.promotion}")

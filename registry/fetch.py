@@ -1,0 +1,124 @@
+"""From a name in the registry to a folder on the disk."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from core.errors import UserError
+from core.files import explain_full_disk, write_folder
+from model.inference.package import CONTRACT
+from tracking.store import REGISTERED, answered, connect
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+LOCK = ".fetch.lock"
+PACKAGE = "package"  # the artifact of the logged model that is the package
+
+
+def fetch(uri: str, to: Path, mark: str = "") -> Path:
+    """Return a package's folder, downloaded if it lies in a registry.
+
+    Args:
+        uri: ``models:/name@alias``, ``models:/name/3``, or a local folder, which is returned as it is.
+        to: below which a downloaded version is kept, in a folder of its own; one that is there already is not
+            downloaded again, since a version never changes.
+        mark: the name of an empty file that a version gets which is downloaded now; none where it is empty.
+
+    Raises:
+        UserError: there is no such version, it holds no package, or the registry cannot be reached.
+    """
+    if not uri.startswith("models:"):
+        folder = Path(uri)
+        if not (folder / CONTRACT).is_file():
+            raise UserError(f"{uri}: no model package (it has no {CONTRACT}); say models:/NAME@ALIAS or a folder")
+        return folder
+    asked = REGISTERED.fullmatch(uri)
+    if asked is None:
+        raise UserError(f"{uri}: not a model's name; say models:/NAME@ALIAS or models:/NAME/VERSION")
+    client = connect(existing=True)
+    name = asked["name"]
+    with answered(uri), explain_full_disk(to):
+        version = version_of(client, name, asked["alias"]) if asked["alias"] else asked["version"]
+        found = client.get_model_version(name, version)
+        # Another registry may have another model of this name and version: the source's id is in the folder's name.
+        folder = to / name / f"{found.version}-{found.source.rpartition('/')[2]}"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(_lock(folder)):
+            if not (folder / CONTRACT).is_file():
+                _download(f"models:/{name}/{found.version}", folder, mark)
+    return folder
+
+
+def version_of(client: MlflowClient, name: str, alias: str) -> str:
+    """Return the version that an alias names.
+
+    Raises:
+        UserError: none has it.
+        MlflowException: the registry does not answer, or has no such model.
+    """
+    aliases = client.get_registered_model(name).aliases
+    if alias not in aliases:
+        there = " or ".join(f"models:/{name}@{each}" for each in sorted(aliases)) or "another model"
+        raise UserError(
+            f"models:/{name}@{alias}: no version is {alias} yet; promote one (`make promote`), or say {there}"
+        )
+    return str(aliases[alias])
+
+
+def remove(folder: Path) -> None:
+    """Remove a version that :func:`fetch` has downloaded; it may be fetched again, by other processes at once.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    with FileLock(_lock(folder)), _scratch(folder) as beside:
+        # Moved away whole first: nobody finds half a package under its name.
+        if folder.exists():
+            folder.replace(Path(beside) / folder.name)
+
+
+def sweep(to: Path) -> None:
+    """Remove what killed processes have left unfinished below a folder of downloaded versions.
+
+    Raises:
+        OSError: something cannot be removed.
+    """
+    for lock in to.glob(f"*/.*{LOCK}"):
+        folder = lock.parent / lock.name[1:].removesuffix(LOCK)
+        with suppress(Timeout), FileLock(lock, timeout=0):
+            for stale in [*lock.parent.glob(_unfinished(folder, "*")), *lock.parent.glob(f".{folder.name}.partial-*")]:
+                shutil.rmtree(stale)
+
+
+def _lock(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}{LOCK}"
+
+
+def _unfinished(folder: Path, which: str) -> str:
+    return f".{folder.name}.fetch-{which}"
+
+
+def _scratch(folder: Path) -> TemporaryDirectory[str]:
+    return TemporaryDirectory(dir=folder.parent, prefix=_unfinished(folder, ""))
+
+
+def _download(uri: str, folder: Path, mark: str) -> None:
+    import mlflow
+
+    with _scratch(folder) as beside:
+        logged = Path(mlflow.artifacts.download_artifacts(uri, dst_path=beside))
+        package = logged / "artifacts" / PACKAGE
+        if not (package / CONTRACT).is_file():
+            raise UserError(f"{uri}: holds no model package; register the model again")
+        with write_folder(folder) as partial:
+            # With a destination MLflow always copies, from a folder of this machine too: what is moved is our own.
+            package.replace(partial)
+            if mark:
+                (partial / mark).touch()

@@ -1,0 +1,231 @@
+"""Every decision about the champion, one MLflow run each in the experiment ``<model>-promotions``; none is deleted.
+
+The alias is the one thing that makes a champion. A decision is written down whole before the alias moves and closed
+after it. One that was never closed tells by what came next whether its alias moved: the following decision recorded
+which champion it found, and after the last one there is the alias itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from core.errors import UserError
+from registry import answered
+from registry.actor import who
+from tracking.store import make_experiment
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+JSON, MARKDOWN = "decision.json", "decision.md"
+# How a decision ended. INTENDED: written down, its alias not known to have moved.
+INTENDED, DONE, FAILED, REFUSED = "intended", "done", "failed", "refused"
+PROMOTE, ROLLBACK = "promote", "rollback"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One line of the history.
+
+    Attributes:
+        id: its MLflow run.
+        number: of the claim under which it was made, so that decisions have an order; 0 for a refusal, without a claim.
+        when: ISO 8601, UTC.
+        who: user and machine.
+        kind: promote or rollback.
+        state: intended, done, failed or refused.
+        previous: the champion it found, None for none.
+        version: which was to become champion.
+        forced: whether a failed gate was overridden.
+        reason: in the words of who decided.
+        figures: the gate's headline figures by name, Dice from 0 to 1.
+        closed: whether its state is written in the registry, and not only told by what came next.
+    """
+
+    id: str
+    number: int
+    when: str
+    who: str
+    kind: str
+    state: str
+    previous: int | None
+    version: int
+    forced: bool
+    reason: str
+    figures: dict[str, float]
+    closed: bool
+
+
+def experiment_of(name: str) -> str:
+    """Return the experiment that holds the history of ``name``."""
+    return f"{name}-promotions"
+
+
+def write(
+    client: MlflowClient,
+    name: str,
+    *,
+    number: int,
+    kind: str,
+    state: str,
+    previous: int | None,
+    version: int,
+    forced: bool = False,
+    reason: str = "",
+    figures: dict[str, float] | None = None,
+    details: dict[str, Any] | None = None,
+    text: str = "",
+) -> Decision:
+    """Write a decision down, with ``decision.json`` and ``decision.md`` as its artifacts.
+
+    Raises:
+        UserError: the registry does not answer.
+    """
+    decision = Decision(
+        id="",
+        number=number,
+        when=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        who=who(),
+        kind=kind,
+        state=state,
+        previous=previous,
+        version=version,
+        forced=forced,
+        reason=reason,
+        figures=figures or {},
+        closed=state != INTENDED,
+    )
+    apart = ("id", "figures", "state", "closed")
+    values = {key: value for key, value in asdict(decision).items() if key not in apart}
+    tags = {f"decision.{key}": "" if value is None else str(value) for key, value in values.items()}
+    with answered(f"experiment {experiment_of(name)}"):
+        where = _experiment(client, name)
+        run = client.create_run(where, tags=tags | {"decision.model": name}, run_name=f"{kind} version {version}")
+        decision = replace(decision, id=run.info.run_id)
+        for key, value in decision.figures.items():
+            client.log_metric(decision.id, key, value)
+        client.log_dict(decision.id, {**asdict(decision), "model": name, "gate": details}, JSON)
+        client.log_text(decision.id, text, MARKDOWN)
+        # Last: without it the run is no decision, only what a dying process left.
+        client.set_tag(decision.id, "decision.state", state)
+        if state == REFUSED:
+            client.set_terminated(decision.id, "FINISHED")
+    return decision
+
+
+def close(client: MlflowClient, decision: Decision, state: str) -> None:
+    """Say how an intended decision ended; :class:`UserError` where the registry does not answer."""
+    with answered(f"run {decision.id}"):
+        client.set_tag(decision.id, "decision.state", state)
+        client.set_terminated(decision.id, "FINISHED" if state == DONE else "FAILED")
+
+
+def _experiment(client: MlflowClient, name: str) -> str:
+    title = experiment_of(name)
+    about = {"mlflow.note.content": f"Who made which version of {name} champion, when and why. Delete nothing here."}
+    make_experiment(client, title, **about)
+    found = client.get_experiment_by_name(title)
+    if found is None:
+        raise UserError(f"experiment {title}: neither found nor made; run again")
+    if found.lifecycle_stage != "active":
+        raise UserError(f"experiment {title} was deleted: restore it, it holds the history of {name}")
+    return str(found.experiment_id)
+
+
+def read(client: MlflowClient, name: str, champion: int | None) -> list[Decision]:
+    """Return the history, the oldest first, every decision with how it ended as far as it can be told now.
+
+    Args:
+        client: of the registry.
+        name: the registered model.
+        champion: which version has the alias now.
+
+    Raises:
+        UserError: the registry does not answer.
+    """
+    with answered(f"experiment {experiment_of(name)}"):
+        found = client.get_experiment_by_name(experiment_of(name))
+        if found is None:
+            return []
+        runs, token = [], None
+        while True:
+            page = client.search_runs([found.experiment_id], "tags.`decision.state` != ''", page_token=token)
+            runs += list(page)
+            if not (token := page.token):
+                break
+    decisions = sorted((_decision(run) for run in runs), key=lambda each: each.when)
+    return _settled(decisions, champion)
+
+
+def _decision(run: Any) -> Decision:
+    tags = {key.removeprefix("decision."): value for key, value in run.data.tags.items()}
+    return Decision(
+        id=run.info.run_id,
+        number=int(tags["number"]),
+        when=tags["when"],
+        who=tags["who"],
+        kind=tags["kind"],
+        state=tags["state"],
+        previous=int(tags["previous"]) if tags["previous"] else None,
+        version=int(tags["version"]),
+        forced=tags["forced"] == "True",
+        reason=tags["reason"],
+        figures=dict(run.data.metrics),
+        closed=tags["state"] != INTENDED,
+    )
+
+
+def _settled(decisions: list[Decision], champion: int | None) -> list[Decision]:
+    """Return the decisions with every intended one judged by the champion that was found next."""
+    claimed = sorted((each for each in decisions if each.number), key=lambda each: each.number)
+    found_next = {each.id: following.previous for each, following in itertools.pairwise(claimed)}
+    result = []
+    for each in decisions:
+        if each.state == INTENDED:
+            moved = found_next.get(each.id, champion) == each.version
+            each = replace(each, state=DONE if moved else FAILED)
+        result.append(each)
+    return sorted(result, key=lambda each: (each.when, each.number))
+
+
+def line_of_champions(decisions: list[Decision], champion: int | None) -> list[int]:
+    """Return the champions that rollbacks go back through, the present one last.
+
+    A promotion adds its version, a rollback takes the last one away: so one rollback after another goes further back,
+    and none puts back a version that was rolled back from. A champion that was set by hand counts as promoted.
+    """
+    line: list[int] = []
+    for each in sorted((each for each in decisions if each.state == DONE), key=lambda each: each.number):
+        if each.previous is not None and (not line or line[-1] != each.previous):
+            line.append(each.previous)
+        if each.kind == ROLLBACK:
+            del line[-1:]
+            if not line or line[-1] != each.version:
+                line.append(each.version)
+        else:
+            line.append(each.version)
+    if champion is not None and (not line or line[-1] != champion):
+        line.append(champion)
+    return line
+
+
+def rolled_back(decisions: list[Decision], champion: int | None) -> dict[int, Decision]:
+    """Return the versions that were rolled back from and not promoted since, each with the decision that did it.
+
+    Args:
+        decisions: the history.
+        champion: which version has the alias now. One that was set by hand counts as promoted.
+    """
+    gone: dict[int, Decision] = {}
+    for each in sorted((each for each in decisions if each.state == DONE), key=lambda each: each.number):
+        if each.kind == ROLLBACK and each.previous is not None:
+            gone[each.previous] = each
+        elif each.previous is not None:
+            gone.pop(each.previous, None)  # it was champion when this was decided
+        gone.pop(each.version, None)
+    if champion is not None:
+        gone.pop(champion, None)
+    return gone

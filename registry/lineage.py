@@ -1,0 +1,299 @@
+"""Whether what a version says of its origin can be shown here: commit, data, parameters, code, weights and training."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from core.cell import PROVENANCE, SCORED
+from core.errors import UserError
+from core.files import sha256
+from core.inputs import ROOT, code_digest, code_files, read_record
+from core.params import Params, check, params_hash, read_params
+from model.weights import WEIGHTS
+from registry import wide_console
+from registry.versions import MANIFEST_TAG, Version, download, read_version
+from tracking.store import connect
+
+PIN, PARAMS = "data.dvc", "params.yaml"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing that a version says of its origin.
+
+    Attributes:
+        name: commit, data, parameters, code, weights or training.
+        says: what the version says.
+        proved: whether it is shown to be so.
+        at_hand: whether what shows it is available here without asking anyone.
+        found: what was found, and where.
+        differs: whether something other than what the version says was found.
+    """
+
+    name: str
+    says: str
+    proved: bool
+    at_hand: bool
+    found: str
+    differs: bool = False
+
+    @property
+    def status(self) -> str:
+        """``verified``, ``differs`` (something else than the version says was found) or ``not available``."""
+        return "verified" if self.proved else "differs" if self.differs else "not available"
+
+
+def lineage(params: Params, number: int | None, file: Path = Path(PARAMS)) -> tuple[Version, list[Fact]]:
+    """Return a version with what it says of its origin, each fact proved or not; nothing is checked out.
+
+    Args:
+        params: the model's name.
+        number: which version; None is the challenger.
+        file: the parameters in use here.
+
+    Raises:
+        UserError: there is no such version, its files cannot be fetched, or the registry does not answer.
+    """
+    version = read_version(connect(existing=True), params.register_.model, number)
+    commit = version.tags.get("git.commit", "unknown")
+    here = _git("cat-file", "-e", f"{commit}^{{commit}}") is not None if commit != "unknown" else False
+    facts = [
+        _commit(version, commit, here),
+        _data(version, commit if here else None),
+    ]
+    with tempfile.TemporaryDirectory(prefix="lineage-") as scratch:
+        folder = download(version, Path(scratch))
+        facts += [
+            _parameters(version, commit if here else None, file, folder),
+            _code(version, commit if here else None, folder),
+            _weights(version, folder),
+            _training(version, folder),
+        ]
+    return version, facts
+
+
+def _git(*arguments: str) -> str | None:
+    """Return what git says, None where it refuses or there is no repository."""
+    try:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _at(commit: str, name: str) -> str | None:
+    """Return a file of this folder as it was at a commit."""
+    return _git("show", f"{commit}:./{name}")
+
+
+def _commit(version: Version, commit: str, here: bool) -> Fact:
+    if commit == "unknown":
+        return Fact("commit", commit, False, False, "not recorded at registration")
+    if not here:
+        return Fact("commit", commit, False, False, "not in this repository: git fetch, or look where it was made")
+    subject = (_git("log", "-1", "--format=%cs %s", commit) or "").strip()
+    if version.tags.get("git.dirty") != "false":
+        return Fact("commit", commit, False, True, f"in this repository ({subject}), but files differed from it", True)
+    return Fact("commit", commit, True, True, f"in this repository ({subject})")
+
+
+def _data(version: Version, commit: str | None) -> Fact:
+    md5 = version.tags.get("data.md5", "not pinned")
+    if md5 == "not pinned":
+        return Fact("data", md5, False, False, f"no {PIN} pinned it at registration")
+    held = _in_cache(md5)
+    bytes_ = f"its files are in DVC's cache ({held})" if held else "its files are not in DVC's cache: dvc pull"
+    if commit:
+        there = _pinned(_at(commit, PIN))
+        if there == md5:
+            return Fact("data", md5, True, bool(held), f"{PIN} at {commit[:8]} pins it; {bytes_}")
+        said = f"{PIN} at {commit[:8]} pins {there or 'nothing'}"
+        return Fact("data", md5, False, bool(held), f"{said}, not this; {_elsewhere(md5)}; {bytes_}", True)
+    where = _elsewhere(md5)
+    return Fact("data", md5, where.startswith(PIN), bool(held), f"{where}; {bytes_}")
+
+
+def _elsewhere(md5: str) -> str:
+    """Return where else than at its own commit the data's MD5 is pinned."""
+    pin = Path(PIN)
+    if pin.exists() and _pinned(pin.read_text()) == md5:
+        return f"{PIN} pins it now"
+    for commit in (_git("log", "--all", "--format=%H", "--", PIN) or "").split():
+        if _pinned(_at(commit, PIN)) == md5:
+            return f"{PIN} at {commit[:8]} pins it"
+    return f"no {PIN} in this repository's history pins it"
+
+
+def _pinned(text: str | None) -> str | None:
+    outs = (_yaml(text) or {}).get("outs") if text else None
+    return str(outs[0].get("md5")) if outs else None
+
+
+def _yaml(text: str) -> Any:
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError:
+        return None
+
+
+def _in_cache(md5: str) -> Path | None:
+    """Return the cache's entry for an MD5, None where it has none; a folder's list of files stands for its files."""
+    try:
+        done = subprocess.run(["dvc", "cache", "dir"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    path = Path(done.stdout.strip()) / "files/md5" / md5[:2] / md5[2:]
+    return path if path.exists() else None
+
+
+def _parameters(version: Version, commit: str | None, file: Path, folder: Path) -> Fact:
+    """Look for the parameters' hash at the version's commit, then anywhere in the history, then here.
+
+    Later sections may change and be evaluated and registered without a new training: then the section ``train`` at the
+    commit, which is the training's, must be what the weights learnt with, and another commit may have the hash.
+    """
+    says = version.tags.get("params.hash", "")
+    if not says:
+        return Fact("parameters", "-", False, False, "not recorded at registration")
+    now = _hash_of(lambda: read_params(file))
+    here = f"{file} now has {'this hash' if now == says else now or 'values that do not fit this code'}"
+    if commit is None:
+        return Fact("parameters", says, now == says, now == says, here)
+    there = _params_at(commit)
+    if there is not None and params_hash(there) == says:
+        return Fact("parameters", says, True, True, f"{PARAMS} at {commit[:8]} has this hash")
+    found = f"{PARAMS} at {commit[:8]} " + (f"has {params_hash(there)}" if there else "does not fit this code")
+    if there is not None and _learnt_with(folder) == there.train.model_dump(mode="json"):
+        for later in (_git("log", "--all", "--format=%H", "--", PARAMS) or "").split():
+            if (other := _params_at(later)) is not None and params_hash(other) == says:
+                where = f"{PARAMS} at {later[:8]} has this hash"
+                found = f"section train at {commit[:8]} is what its weights learnt with; {where}"
+                return Fact("parameters", says, True, True, found)
+    return Fact("parameters", says, False, now == says, f"{found}; {here}", True)
+
+
+def _params_at(commit: str) -> Params | None:
+    """Return the parameters of a commit, None where they do not fit this code."""
+    try:
+        return check(_yaml(_at(commit, PARAMS) or ""), f"{PARAMS} at {commit[:8]}")
+    except UserError:
+        return None
+
+
+def _learnt_with(folder: Path) -> dict[str, Any] | None:
+    try:
+        params: dict[str, Any] = read_record(folder / PROVENANCE, "train")["params"]
+    except UserError:
+        return None
+    return params
+
+
+def _hash_of(read: Callable[[], Params]) -> str | None:
+    try:
+        return params_hash(read())
+    except UserError:
+        return None
+
+
+def _code(version: Version, commit: str | None, folder: Path) -> Fact:
+    """Compare the digests of the code that trained and evaluated with the files of the version's commit."""
+    says = [version.tags.get(name, "") for name in ("code.train", "code.evaluate")]
+    shown = ", ".join(digest[:12] for digest in says)
+    if not all(says):
+        return Fact("code", "-", False, False, "not recorded at registration")
+    if commit is None:
+        return Fact("code", shown, False, False, "its commit is not in this repository")
+    try:
+        records = [read_record(folder / PROVENANCE, "train"), read_record(folder / SCORED, "evaluate")]
+    except UserError:
+        return Fact("code", shown, False, False, "its package does not say which files these are")
+    there = [_code_at(commit, list(record["code"])) for record in records]
+    if there[0] == says[0] and there[1] != says[1]:
+        # Evaluated later than trained: the code of that may be what is here now.
+        now = code_digest(code_files([name for name in records[1]["code"] if (ROOT / name).exists()]))
+        if now == says[1]:
+            found = f"training's files at {commit[:8]} and evaluation's files here have these hashes"
+            return Fact("code", shown, True, True, found)
+    if None in there:
+        return Fact("code", shown, False, True, f"{commit[:8]} lacks some of its files", True)
+    if there == says:
+        return Fact("code", shown, True, True, f"training's and evaluation's files at {commit[:8]} have these hashes")
+    found = ", ".join(str(digest)[:12] for digest in there)
+    return Fact("code", shown, False, True, f"the files at {commit[:8]} have {found}", True)
+
+
+def _code_at(commit: str, names: Sequence[str]) -> str | None:
+    """Return :func:`core.inputs.code_digest` of the files of a commit, None where one is missing there."""
+    with tempfile.TemporaryDirectory(prefix="code-") as scratch:
+        archive = Path(scratch) / "code.zip"
+        if _git("archive", f"--output={archive}", commit, "--", *names) is None:
+            return None
+        shutil.unpack_archive(archive, scratch)
+        return code_digest(code_files(names, Path(scratch)))
+
+
+def _training(version: Version, folder: Path) -> Fact:
+    """Compare what train and evaluate recorded, which lies in the version's package, with the version's own tags."""
+    try:
+        learnt, scored = read_record(folder / PROVENANCE, "train"), read_record(folder / SCORED, "evaluate")
+    except UserError:
+        return Fact("training", "-", False, False, "its package holds no record of its training and evaluation")
+    weights, tags = sha256(folder / WEIGHTS), version.tags
+    says = str(learnt.get("weights", ""))
+    wrong = [
+        name
+        for name, one, other in (
+            ("weights that training left", says, weights),
+            ("weights that were evaluated", scored["files"].get("weights"), weights),
+            ("code of training", code_digest(learnt["code"]), tags.get("code.train")),
+            ("code of evaluation", code_digest(scored["code"]), tags.get("code.evaluate")),
+            ("split", learnt["files"].get("split"), tags.get("split.sha256")),
+            ("images", learnt["files"].get("images"), tags.get("images.sha256")),
+            ("cohort of training", learnt["manifest"], tags.get(MANIFEST_TAG)),
+            ("cohort of evaluation", scored["manifest"], tags.get(MANIFEST_TAG)),
+        )
+        if one != other
+    ]
+    if wrong:
+        found = f"its package's record differs from the version in: {', '.join(wrong)}"
+        return Fact("training", says[:12], False, True, found, True)
+    found = "its package's record has the version's weights, code, split and cohort"
+    return Fact("training", says[:12], True, True, found)
+
+
+def _weights(version: Version, folder: Path) -> Fact:
+    says = version.tags.get("weights.sha256", "")
+    if not says:
+        return Fact("weights", "-", False, False, "not recorded at registration")
+    actual = sha256(folder / WEIGHTS)
+    if actual != says:
+        return Fact("weights", says, False, True, f"the registry's file has {actual}", True)
+    return Fact("weights", says, True, True, "the registry's file has this hash")
+
+
+def show_lineage(version: Version, facts: list[Fact]) -> None:
+    """Print each fact with its proof."""
+    from rich.table import Table
+    from rich.text import Text
+
+    console = wide_console()
+    console.print(" ".join([str(version), *(f"@{alias}" for alias in version.aliases)]))
+    table = Table("what", "says", "status", "found")
+    for fact in facts:
+        table.add_row(
+            fact.name,
+            fact.says,
+            Text(fact.status, "green" if fact.proved else "bold red"),
+            fact.found,
+        )
+    console.print(table)
+    others = {name: version.tags.get(name) for name in ("run_id", "image", "kubeflow.run")}
+    console.print("also: " + ", ".join(f"{name} {value or 'not recorded'}" for name, value in others.items()))

@@ -1,0 +1,183 @@
+"""Versions of a registered model: their aliases, tags and files, and which images their training saw."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.cell import CASES, SPLIT
+from core.errors import UserError
+from model.weights import CONFIG, WEIGHTS
+from registry import CHALLENGER, CHAMPION, answered
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+MANIFEST_TAG = "manifest.sha256"
+SPLITS_TAG = "splits.sha256"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A model version as it is in the registry now; ``created`` is in milliseconds since 1970."""
+
+    name: str
+    number: int
+    aliases: tuple[str, ...]
+    tags: dict[str, str]
+    run_id: str
+    created: int
+
+    def __str__(self) -> str:
+        return f"{self.name} version {self.number}"
+
+
+def read_aliases(client: MlflowClient, name: str) -> dict[str, int]:
+    """Return which version each alias of a model names.
+
+    Raises:
+        UserError: there is no such model, or the registry does not answer.
+    """
+    with answered(f"model {name}"):
+        return {alias: int(number) for alias, number in client.get_registered_model(name).aliases.items()}
+
+
+def read_versions(client: MlflowClient, name: str) -> list[Version]:
+    """Return all versions of a model, the newest first; :class:`UserError` as :func:`read_aliases`."""
+    aliases = read_aliases(client, name)
+    found, token = [], None
+    with answered(f"model {name}"):
+        while True:
+            page = client.search_model_versions(f"name='{name}'", page_token=token)
+            found += [_version(version, aliases) for version in page]
+            if not (token := page.token):
+                return sorted(found, key=lambda version: -version.number)
+
+
+def read_version(client: MlflowClient, name: str, number: int | None) -> Version:
+    """Return one version of a model, the challenger where ``number`` is None.
+
+    Raises:
+        UserError: there is no such model or version, or the registry does not answer.
+    """
+    aliases = read_aliases(client, name)
+    if number is None and CHALLENGER not in aliases:
+        raise UserError(f"{name}: no version is {CHALLENGER}; run the register step first, or say --version N")
+    with answered(f"model {name}"):
+        return _version(client.get_model_version(name, str(number or aliases[CHALLENGER])), aliases)
+
+
+def read_champion(client: MlflowClient, name: str) -> Version | None:
+    """Return the champion, None where there is none; :class:`UserError` as :func:`read_version`."""
+    number = read_aliases(client, name).get(CHAMPION)
+    return None if number is None else read_version(client, name, number)
+
+
+def _version(version: Any, aliases: dict[str, int]) -> Version:
+    number = int(version.version)
+    named = tuple(sorted(alias for alias, of in aliases.items() if of == number))
+    return Version(
+        version.name, number, named, dict(version.tags), version.run_id or "", int(version.creation_timestamp)
+    )
+
+
+def download(version: Version, to: Path) -> Path:
+    """Fetch a version's files into ``to`` and return the folder that holds its weights and configuration.
+
+    Raises:
+        UserError: the files are not to be had, or hold no trained model.
+    """
+    import mlflow
+
+    uri = f"models:/{version.name}/{version.number}"
+    try:
+        with answered(uri):
+            folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(to)))
+    except (UserError, ValueError) as error:
+        raise UserError(f"{version}: its files cannot be fetched ({error})") from error
+    for weights in sorted(folder.rglob(WEIGHTS)):
+        if (weights.parent / CONFIG).exists():
+            return weights.parent
+    raise UserError(f"{version}: no {WEIGHTS} with a {CONFIG} among its files; register the model again")
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """What the registry knows of a version's training data; None where it does not.
+
+    Attributes:
+        data_md5: what pinned the cohort in ``data.dvc``.
+        manifest_sha256: of the raw cohort's manifest, which holds the hash of every image and mask.
+        ids: the images of the training and validation splits.
+        splits_sha256: :func:`splits_digest` of all three splits.
+    """
+
+    data_md5: str | None
+    manifest_sha256: str | None
+    ids: frozenset[str] | None
+    splits_sha256: str | None
+
+
+def trained_on(client: MlflowClient, version: Version) -> TrainedOn:
+    """Return what a version's tags and its run say of the data it was trained on.
+
+    A run that this store does not have, or no longer has, leaves its part None.
+
+    Raises:
+        UserError: the registry does not answer.
+    """
+    pinned = version.tags.get("data.md5", "not pinned")
+    manifest, ids = version.tags.get(MANIFEST_TAG), None
+    if (run := _run(client, version)) is not None:
+        for given in run.inputs.dataset_inputs:
+            # The newest run of a training comes first; all name the cohort that they read.
+            manifest = manifest or _in_json(given.dataset.source).get("manifest.sha256")
+        ids = _training_ids(client, version.run_id)
+    return TrainedOn(None if pinned == "not pinned" else pinned, manifest, ids, version.tags.get(SPLITS_TAG))
+
+
+def _run(client: MlflowClient, version: Version) -> Any | None:
+    from mlflow.exceptions import MlflowException
+
+    if not version.run_id:
+        return None
+    with answered(f"run {version.run_id}"):
+        try:
+            return client.get_run(version.run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+
+
+def _in_json(text: str) -> dict[str, Any]:
+    """Return the innermost tags of a data set's source as MLflow stores it."""
+    values = json.loads(text)
+    return dict(values.get("tags", values)) if isinstance(values, dict) else {}
+
+
+def _training_ids(client: MlflowClient, run_id: str) -> frozenset[str] | None:
+    """Return the ids of the images that a run's evaluation calls training or validation, None without one."""
+    import pandas as pd
+
+    with answered(f"run {run_id}"), tempfile.TemporaryDirectory() as folder:
+        kept = {file.path for file in client.list_artifacts(run_id, "evaluation")}
+        if (name := f"evaluation/{SPLIT}") in kept:
+            split = json.loads(Path(client.download_artifacts(run_id, name, folder)).read_text())
+            return frozenset(str(image) for part in ("train", "validation") for image in split[part])
+        # An evaluation of before it kept its split scored all of it.
+        if (name := f"evaluation/{CASES}") not in kept:
+            return None
+        cases = pd.read_csv(client.download_artifacts(run_id, name, folder), usecols=["id", "split"], dtype=str)
+    return frozenset(cases.loc[cases["split"] != "test", "id"])
+
+
+def splits_digest(splits: Mapping[str, Iterable[str]]) -> str:
+    """Return the SHA-256 of who is in which split, whatever the order: of one sorted line ``split id`` an image."""
+    lines = sorted(f"{split} {image}\n" for split, images in splits.items() for image in set(images))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

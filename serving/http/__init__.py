@@ -1,0 +1,61 @@
+"""Segment X-rays over HTTP, with the model that the registry's alias names."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from serving.http.settings import Settings
+
+
+def serve(settings: Settings, log_level: str = "info") -> None:
+    """Serve until SIGTERM or SIGINT; then answer all requests that were accepted, and return.
+
+    ``/health`` answers while the model is being loaded, ``/ready`` once it is. With ``reuse_port`` nothing does before.
+
+    Args:
+        settings: see :class:`Settings`.
+        log_level: of the log on standard output: debug, info, warning or error.
+
+    Raises:
+        UserError: the address cannot be listened at, or the first model cannot be loaded.
+    """
+    import os
+
+    # A registry that is away is told within seconds, not after minutes of MLflow's own patience.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+
+    from serving.http.app import make_app
+    from serving.http.logs import configure, say
+    from serving.http.server import listen, make_server, prepare_process
+    from serving.http.service import Service
+
+    configure(log_level)
+    service = Service(settings)
+    failed: list[BaseException] = []
+    if settings.reuse_port:
+        # The port is shared with a service that is ready: nobody may be sent here before this one is.
+        service.follower.first()
+    sock = listen(settings)
+    server = make_server(make_app(service), settings, service.stop)
+
+    def load() -> None:
+        try:
+            if service.follower.model is None:
+                service.follower.first()
+            service.follower.start()
+        except BaseException as error:
+            failed.append(error)
+            server.should_exit = True
+
+    prepare_process(settings.max_connections)
+    address, port = sock.getsockname()[:2]
+    say("listening", host=address, port=port, model=settings.model)
+    threading.Thread(target=load, name="load", daemon=True).start()
+    server.run(sockets=[sock])
+    service.close()
+    if failed:
+        raise failed[0]
+    say("stopped")

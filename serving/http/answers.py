@@ -1,0 +1,124 @@
+"""What is answered: the mask, an overlay, or JSON with the findings."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from fastapi import HTTPException
+from pydantic import BaseModel, Field
+
+from core.images import encode
+from serving.xray.findings import Findings
+
+if TYPE_CHECKING:
+    from model.inference.package import Segmentation
+    from serving.http.model_loader import Loaded
+    from serving.xray.reading import Xray
+
+Form = Literal["json", "mask", "overlay"]
+Picture = Literal["mask", "image", "overlay"]
+LARGEST_SIDE = 1600  # pixels of a picture that is for looking at
+
+
+class ModelUsed(BaseModel):
+    """The model that found the lungs."""
+
+    name: str
+    version: str
+    engine: str
+
+
+class PictureRead(BaseModel):
+    """The X-ray as it was read."""
+
+    kind: str
+    width: int
+    height: int
+
+
+class Prediction(BaseModel):
+    """The JSON answer; pictures are PNG in base64, null unless asked for with ``include``."""
+
+    model: ModelUsed
+    picture: PictureRead
+    findings: Findings
+    mask: str | None = Field(None, description="0 and 255, at the X-ray's own size")
+    image: str | None = Field(None, description=f"8 bits, for looking at: at most {LARGEST_SIDE} pixels a side")
+    overlay: str | None = None
+
+
+class Problem(BaseModel):
+    """What went wrong."""
+
+    detail: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A body and its media type."""
+
+    body: bytes
+    media_type: str
+
+
+def choose(form: Form | None, accept: str) -> Form:
+    """Return the form that is answered: the one asked for by name, else what an Accept header likes best.
+
+    Raises:
+        HTTPException: 406, none of what it accepts is made here.
+    """
+    if form is not None:
+        return form
+    known: dict[str, Form] = {"application/json": "json", "image/png": "mask", "image/*": "mask"}
+    known |= {"application/*": "json", "*/*": "json"}
+    best: tuple[float, Form | None] = (0.0, None)
+    for each in (accept or "*/*").split(","):
+        kind, *parameters = (part.strip().lower() for part in each.split(";"))
+        quality = next((_quality(p[2:]) for p in parameters if p.startswith("q=")), 1.0)
+        if kind in known and quality > best[0]:
+            best = (quality, known[kind])
+    if best[1] is None:
+        raise HTTPException(406, "answers are application/json or image/png; say which in Accept, or ?format=")
+    return best[1]
+
+
+def _quality(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+def mask_png(segmentation: Segmentation) -> bytes:
+    """Return the mask as a PNG of 0 and 255."""
+    return encode(segmentation.mask * np.uint8(255))
+
+
+def make(
+    form: Form, include: Collection[Picture], xray: Xray, segmentation: Segmentation, findings: Findings, model: Loaded
+) -> Answer:
+    """Make an answer."""
+    from serving.xray.drawing import overlay, visible
+
+    if form == "mask":
+        return Answer(mask_png(segmentation), "image/png")
+    if form == "overlay":
+        return Answer(overlay(xray, segmentation.mask), "image/png")
+    makers = {
+        "mask": lambda: mask_png(segmentation),
+        "image": lambda: encode(visible(xray.pixels, LARGEST_SIDE, model.package.contract.intensity_percentiles)),
+        "overlay": lambda: overlay(xray, segmentation.mask),
+    }
+    pictures: dict[str, Any] = {name: base64.b64encode(makers[name]()).decode() for name in set(include)}
+    height, width = xray.pixels.shape
+    told = Prediction(
+        model=ModelUsed(name=model.name, version=model.version, engine=model.engine),
+        picture=PictureRead(kind=xray.kind, width=width, height=height),
+        findings=findings,
+        **pictures,
+    )
+    return Answer(told.model_dump_json().encode(), "application/json")

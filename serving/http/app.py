@@ -1,0 +1,129 @@
+"""The HTTP interface."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BeforeValidator
+
+from core import __version__
+from serving.http import pages
+from serving.http.answers import Form, Picture, Prediction, Problem, choose
+from serving.http.middleware import Gate
+from serving.http.service import Service
+
+FILE = {"type": "string", "format": "binary"}
+BODY = {
+    "required": True,
+    "content": {
+        "application/octet-stream": {"schema": FILE},
+        "image/png": {"schema": FILE},
+        "image/jpeg": {"schema": FILE},
+        "image/tiff": {"schema": FILE},
+        "application/dicom": {"schema": FILE},
+        "multipart/form-data": {
+            "schema": {"type": "object", "required": ["file"], "properties": {"file": FILE}},
+        },
+    },
+}
+REFUSALS = {
+    400: "the form cannot be read, or holds no file",
+    406: "nothing that Accept allows is made here",
+    408: "the body came too slowly",
+    413: "too many bytes or pixels",
+    415: "Content-Encoding other than identity",
+    422: "no X-ray that can be used, or a wrong parameter",
+    503: "busy, or no model loaded yet; see Retry-After",
+    504: "not done in time",
+}
+ABOUT = (
+    "Finds the lungs in a frontal chest X-ray. A research tool: not a medical device, and not for diagnosis. "
+    "The kind of a file is told from its content: PNG, JPEG, TIFF or DICOM."
+)
+
+
+def make_app(service: Service) -> Gate:
+    """Return the ASGI application of a service."""
+    app = FastAPI(title="Lung segmentation", version=__version__, description=ABOUT, docs_url=None, redoc_url=None)
+    _predict(app, service)
+    _watching(app, service)
+    pages.add(app)
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        # Where it stands, its name, and in a list its place. What was sent is not repeated: it may be a patient's.
+        name = first["loc"][1] if len(first["loc"]) > 1 else first["loc"][0]
+        return JSONResponse({"detail": f"{name}: {first['msg']}"}, 422)
+
+    @app.exception_handler(Exception)
+    async def bug(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"detail": "an error of the service's own; its log has it"}, 500)
+
+    return Gate(app, service.metrics, lambda: service.stopping)
+
+
+def _predict(app: FastAPI, service: Service) -> None:
+    said: dict[int | str, dict[str, Any]] = {
+        status: {"model": Problem, "description": text} for status, text in REFUSALS.items()
+    }
+    said[200] = {"description": "what was found", "model": Prediction, "content": {"image/png": {"schema": FILE}}}
+
+    @app.post(
+        "/predict",
+        responses=said,
+        response_class=Response,
+        openapi_extra={"requestBody": BODY},
+        summary="Find the lungs in one X-ray",
+    )
+    async def predict(
+        request: Request,
+        format: Annotated[
+            Form | None,
+            Query(description="what is answered; left out, Accept decides: image/png is the mask, else JSON"),
+        ] = None,
+        include: Annotated[
+            list[Picture],
+            BeforeValidator(_names),
+            Query(description="pictures that a JSON answer brings along: include=mask,image, or include several times"),
+        ] = [],  # noqa: B006
+    ) -> Response:
+        """Send the file as the whole body, or as the one file of a form."""
+        form = choose(format, request.headers.get("accept", ""))
+        done = await service.predict(request, form, include)
+        request.scope.setdefault("state", {})["said"] = {"model_version": done.model.version, "flags": done.flags}
+        headers = {
+            "X-Model-Name": quote(done.model.name),  # a header holds Latin-1, a name anything
+            "X-Model-Version": done.model.version,
+            "X-Quality-Flags": ",".join(done.flags),
+        }
+        return Response(done.answer.body, media_type=done.answer.media_type, headers=headers)
+
+
+def _names(values: list[str]) -> list[str]:
+    return [name.strip() for value in values for name in value.split(",")]
+
+
+def _watching(app: FastAPI, service: Service) -> None:
+    @app.get("/health", summary="Whether the process is alive")
+    async def health() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get(
+        "/ready",
+        summary="Whether a model is loaded and new requests should come here",
+        responses={503: {"description": "not yet, or no more"}},
+    )
+    async def ready() -> JSONResponse:
+        return JSONResponse(
+            {"ready": service.ready, "stopping": service.stopping, **service.follower.status()},
+            200 if service.ready else 503,
+        )
+
+    @app.get("/metrics", summary="Counters for Prometheus", response_class=Response)
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type=service.metrics.content_type)

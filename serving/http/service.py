@@ -1,0 +1,145 @@
+"""From a request's file to its answer: read, wait for a batch, describe."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import HTTPException, Request
+
+from core.images import ImageError
+from core.parallel import cores
+from serving.http import answers
+from serving.http.batching import Batcher
+from serving.http.bodies import MEGA, RETRY, Budget, Share, read_file
+from serving.http.metrics import Metrics
+from serving.http.model_loader import Follower, Loaded
+from serving.http.settings import Settings
+from serving.xray.decoding import Decoders
+from serving.xray.sides import KEYWORDS
+
+NAME = "the file"  # messages and logs must not hold a file's own: it may be a patient's
+MOST_READERS = 4  # threads that decode and describe: each may hold a picture of the largest size
+
+
+@dataclass(frozen=True)
+class Done:
+    """An answer, and what is said of it in headers and in the log."""
+
+    answer: answers.Answer
+    model: Loaded
+    flags: list[str]
+
+
+class Service:
+    """What one process serves with."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.metrics = settings, Metrics()
+        self.follower = Follower(settings, self.metrics)
+        self.batcher = Batcher(
+            self.follower.current,
+            settings.max_batch,
+            settings.max_wait,
+            settings.workers,
+            self.metrics.batch.observe,
+        )
+        self.metrics.watch_queue(lambda: len(self.batcher))
+        count = min(MOST_READERS, cores())
+        self.readers = ThreadPoolExecutor(count, thread_name_prefix="read")
+        self.decoders = Decoders(count, settings.max_megapixels, KEYWORDS)  # the rest of a DICOM's words is a patient's
+        self.bodies = Budget(settings.max_mb_at_once * MEGA, "files are being sent")
+        self.pixels = Budget(settings.max_megapixels_at_once * MEGA, "large images are being worked on")
+        self.stopping = False
+        self._in_flight = 0
+
+    @property
+    def ready(self) -> bool:
+        """Return whether new requests should come here."""
+        return self.follower.model is not None and not self.stopping
+
+    def stop(self) -> None:
+        """Say that no new requests should come: :attr:`ready` is False from now on."""
+        self.stopping = True
+        self.batcher.hurry()
+
+    def close(self) -> None:
+        """End what runs beside the server, once it has answered all requests."""
+        self.follower.stop()
+        self.batcher.close()
+        self.readers.shutdown()
+        self.decoders.close()
+
+    async def predict(self, request: Request, form: answers.Form, include: Collection[answers.Picture]) -> Done:
+        """Answer one request.
+
+        Raises:
+            HTTPException: what :func:`read_file` raises; 413 or 422 for a picture that cannot be used; 503 not loaded
+                yet or busy; 504 not done in time.
+        """
+        self._check_room()  # before the body: who is refused need not send it
+        with self.bodies.share() as body, self.pixels.share() as pixels:
+            data = await read_file(request, self.settings.max_mb, self.settings.body_timeout, body)
+            with self._place():
+                try:
+                    async with asyncio.timeout(self.settings.request_timeout):
+                        return await self._work(data, form, include, pixels)
+                except TimeoutError:
+                    raise HTTPException(
+                        504, f"not done within {self.settings.request_timeout:g} s; try again", RETRY
+                    ) from None
+
+    async def _work(self, data: bytes, form: answers.Form, include: Collection[answers.Picture], pixels: Share) -> Done:
+        from serving.xray.findings import describe
+
+        until = time.monotonic() + self.settings.request_timeout
+        try:
+            xray = await self._run(self.decoders.read, data, NAME, until)
+        except ImageError as error:
+            raise refusal(error) from error
+        pixels.take(xray.pixels.size)
+        model, segmentation = await asyncio.wrap_future(self.batcher.submit(xray.pixels))
+
+        def finish() -> Done:
+            found = describe(segmentation.mask, segmentation.probabilities, xray, model.package.contract)
+            names = [flag.name for flag in found.flags]
+            return Done(answers.make(form, include, xray, segmentation, found, model), model, names)
+
+        done: Done = await self._run(finish)
+        for flag in done.flags:
+            self.metrics.flags.labels(flag).inc()
+        return done
+
+    async def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self.readers, function, *arguments)
+
+    def _check_room(self) -> None:
+        if self.follower.model is None:
+            raise HTTPException(503, "no model is loaded yet; try again", RETRY)
+        if self._in_flight >= self.settings.max_queue:
+            raise HTTPException(503, f"the service is busy: {self._in_flight} requests wait; try again", RETRY)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """Hold one of the places of those whose body has come; a client that sends slowly holds none."""
+        self._check_room()
+        self._in_flight += 1
+        self.metrics.in_flight.set(self._in_flight)
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            self.metrics.in_flight.set(self._in_flight)
+
+
+def refusal(error: ImageError) -> HTTPException:
+    """Return the answer to a picture that cannot be used: 413 for one with too many pixels, else 422."""
+    text = str(error)
+    if "megapixels allowed" in text:
+        return HTTPException(413, text.partition(";")[0])
+    return HTTPException(422, text)

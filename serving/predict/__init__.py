@@ -1,0 +1,250 @@
+"""Find the lungs in files and folders of X-rays: masks, DICOM SEG, areas and doubts, one bad file or many."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.files import sha256 as file_sha256
+from core.images import ImageError, encode
+from core.parallel import cores
+from core.terminal import progress
+from serving.predict.inputs import Input, find, read_bytes
+from serving.predict.outputs import Results, Row, opened, place
+from serving.xray.decoding import Decoders
+from serving.xray.reading import Xray
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+    from model.inference.package import Package, Segmentation
+    from model.lungs import Mask
+
+# A batch that has so many is not filled up any further. It bounds that batch alone: up to ``batch_size`` and one a core
+# more X-rays are decoded ahead of it, and as many wait to be written.
+BATCH_PIXELS = 64_000_000
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to predict.
+
+    Attributes:
+        overlays: write a picture of every mask over its X-ray.
+        seg: write a DICOM SEG for every DICOM.
+        overwrite: do everything again.
+        resume: keep what an earlier run has finished, by the files' content, and do the rest.
+        batch_size: X-rays that go through the network at once.
+        max_megapixels: larger pictures are refused before they are decoded.
+        timeout: seconds after which a file that is still being decoded is given up.
+        engine: what computes, ``auto`` for the fastest on this machine.
+    """
+
+    overlays: bool = False
+    seg: bool = True
+    overwrite: bool = False
+    resume: bool = False
+    batch_size: int = 8
+    max_megapixels: float = 60.0
+    timeout: float = 60.0
+    engine: str = "auto"
+
+
+@dataclass(frozen=True)
+class Counted:
+    """How many inputs there were, and what became of them; ``skipped`` had been finished before."""
+
+    inputs: int
+    done: int
+    skipped: int
+    failed: int
+    flagged: int
+
+
+@dataclass(frozen=True)
+class _Read:
+    """An input as far as reading came: an X-ray, a row that is final, or neither where it was finished before."""
+
+    source: Input
+    sha256: str = ""
+    xray: Xray | None = None
+    error: str = ""
+
+
+def predict(paths: Sequence[str], model: str, out: Path, options: Options) -> Counted:
+    """Write the lungs of all X-rays that ``paths`` stand for into ``out``.
+
+    ``masks/`` has one PNG of 0 and 255 an X-ray, at its size; ``overlays/`` and ``seg/`` what the options ask for;
+    ``results.csv`` and ``results.json`` one row an X-ray, the failed ones too. Each file's name is that of its input
+    below the folder that all inputs have in common. A file that cannot be used is told in one line on the error stream,
+    and the others go on.
+
+    Args:
+        paths: files, folders and patterns.
+        model: a package's folder, or what the registry calls it: ``models:/lung-segmentation@champion``.
+        out: the folder of results.
+        options: see :class:`Options`.
+
+    Raises:
+        UserError: nothing to predict on; the model cannot be had; ``out`` cannot be used.
+    """
+    from registry.fetch import fetch
+    from registry.packages import load
+
+    inputs = find(paths, out)
+    decoders = Decoders(min(cores(), len(inputs)), options.max_megapixels)  # they start while the model is loaded
+    with closing(decoders), tempfile.TemporaryDirectory() as scratch:
+        folder = fetch(model, Path(scratch))
+        package = load(folder, options.engine)
+        print(f"predict: {package.engine.name} ({package.engine.reason})", flush=True)
+        weights = file_sha256(folder / "weights.safetensors")
+        about = {
+            "name": str(package.card.get("name") or "lung-segmentation"),
+            "version": str(package.card.get("version") or weights[:12]),
+            "weights_sha256": weights,
+            "source": model,
+            "engine": package.engine.name,
+        }
+        with opened(out, about, overwrite=options.overwrite, resume=options.resume) as results:
+            return _Run(package, results, options, decoders).all(inputs)
+
+
+class _Run:
+    """Three kinds of work at once: decoders read, the engine computes batches, threads write."""
+
+    def __init__(self, package: Package, results: Results, options: Options, decoders: Decoders) -> None:
+        self.package, self.results, self.options, self.decoders = package, results, options, decoders
+        self.skipped = 0
+        self.kinds = ["mask", *(["overlay"] if options.overlays else []), *(["seg"] if options.seg else [])]
+        self.twins: dict[str, str] = {}
+
+    def all(self, inputs: Sequence[Input]) -> Counted:
+        """Predict on all inputs and count."""
+        names = {each.name for each in inputs}
+        masks: dict[Path, str] = {}
+        for name in sorted(names):  # a.dcm and a.dcm.png would have the same one
+            first = masks.setdefault(place("mask", name), name)
+            if first != name:
+                self.twins[name] = first
+        window = self.options.batch_size + cores()
+        pool = ThreadPoolExecutor(cores())
+        try:
+            with progress("predict", len(inputs), in_bytes=False) as advance:
+                rows = self._written(pool, self._batches(_ahead(pool, self._read, inputs, window)), window)
+                for row in rows:
+                    _tell(row)
+                    advance(1)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+        mine = [row for name, row in self.results.rows.items() if name in names]
+        failed = sum(row["status"] != "ok" for row in mine)
+        flagged = sum(bool(row.get("flags")) for row in mine)
+        return Counted(len(inputs), len(mine) - failed - self.skipped, self.skipped, failed, flagged)
+
+    def _read(self, source: Input) -> _Read:
+        read = _Read(source)
+        try:
+            data = read_bytes(source.path, source.name, self.options.max_megapixels)
+            read = replace(read, sha256=sha256(data).hexdigest())
+            if self.results.finished(source.name, read.sha256, self.kinds):
+                return read
+            self.results.forget(source.name)
+            if source.name in self.twins:
+                raise ImageError(f"{source.name}: its mask would replace that of {self.twins[source.name]}; rename one")
+            # Now rather than after the work: whether its results have a place.
+            for kind in self.kinds:
+                self.results.path(kind, source.name)
+            until = time.monotonic() + self.options.timeout
+            return replace(read, xray=self.decoders.read(data, source.name, until))
+        except ImageError as error:
+            return replace(read, error=str(error))
+        except TimeoutError:
+            hint = f"not decoded after {self.options.timeout:g} s; export it again, or raise --timeout"
+            return replace(read, error=f"{source.name}: {hint}")
+
+    def _batches(self, reads: Iterator[_Read]) -> Iterator[list[_Read]]:
+        batch: list[_Read] = []
+        for read in reads:
+            batch.append(read)
+            pixels = sum(each.xray.pixels.size for each in batch if each.xray)
+            if len(batch) == self.options.batch_size or pixels >= BATCH_PIXELS:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _written(self, pool: ThreadPoolExecutor, batches: Iterator[list[_Read]], window: int) -> Iterator[Row]:
+        writing: deque[Future[Row]] = deque()
+        for batch in batches:
+            usable = [read for read in batch if read.xray is not None]
+            found = iter(self.package.segment([read.xray.pixels for read in usable if read.xray]))
+            self.skipped += sum(not read.xray and not read.error for read in batch)
+            for read in batch:
+                writing.append(pool.submit(self._finish, read, next(found) if read.xray else None))
+            while len(writing) > window:
+                yield writing.popleft().result()
+        while writing:
+            yield writing.popleft().result()
+
+    def _finish(self, read: _Read, found: Segmentation | None) -> Row:
+        row: Row = {"file": read.source.name, "status": "failed", "error": read.error, "sha256": read.sha256}
+        if read.xray is not None and found is not None:
+            row |= self._results(read.source.name, read.xray, found)
+        elif not read.error:
+            return self.results.rows[read.source.name]
+        self.results.add(row)
+        return row
+
+    def _results(self, name: str, xray: Xray, found: Segmentation) -> Row:
+        from serving.xray.drawing import overlay
+        from serving.xray.findings import describe
+
+        findings = asdict(describe(found.mask, found.probabilities, xray, self.package.contract))
+        row: Row = {"status": "ok", "kind": xray.kind, **findings}
+        try:
+            row["mask"] = self.results.write("mask", name, encode(found.mask * 255))
+            if self.options.overlays:
+                row["overlay"] = self.results.write("overlay", name, overlay(xray, found.mask))
+            if self.options.seg and xray.dicom is not None:
+                row |= self._seg(found.mask, xray.dicom, name)
+        except ImageError as error:
+            row |= {"status": "failed", "error": str(error)}
+        return row
+
+    def _seg(self, mask: Mask, dicom: Dataset, name: str) -> dict[str, str]:
+        from serving.predict.segments import to_seg
+
+        try:
+            data = to_seg(mask, dicom, name, self.results.model)
+        except ImageError as error:
+            return {"note": str(error)}
+        return {"seg": self.results.write("seg", name, data)}
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, job: Callable[[Input], _Read], items: Sequence[Input], window: int
+) -> Iterator[_Read]:
+    """Yield the job's results in order while threads work on the next ``window`` items, and on no more."""
+    waiting: deque[Future[_Read]] = deque()
+    for item in items:
+        waiting.append(pool.submit(job, item))
+        if len(waiting) >= window:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _tell(row: dict[str, Any]) -> None:
+    if row["error"]:
+        print(f"error: {row['error']}", file=sys.stderr, flush=True)
+    if row.get("note"):
+        print(f"note: {row['note']}", file=sys.stderr, flush=True)

@@ -1,0 +1,7 @@
+"""``python -m serving.predict``: find the lungs in files and folders of X-rays."""
+
+from core import cli
+from serving.predict.command import predict
+
+if __name__ == "__main__":
+    cli.run(predict)

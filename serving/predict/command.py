@@ -1,0 +1,58 @@
+"""The command ``predict``, of this step and of ``defunet``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from model.inference.engines import ENGINES
+
+CHAMPION = "models:/lung-segmentation@champion"
+
+
+def predict(
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH...", help="PNG, JPEG, TIFF or DICOM files, folders of them, or quoted patterns."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the results.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="A model of the MLflow registry, or a package's folder.")
+    ] = CHAMPION,
+    overlays: Annotated[bool, typer.Option("--overlays", help="Draw every mask over its X-ray as well.")] = False,
+    seg: Annotated[bool, typer.Option("--seg/--no-seg", help="Write a DICOM SEG for every DICOM.")] = True,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep what an earlier run has finished, and do the rest.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")] = False,
+    engine: Annotated[
+        str, typer.Option(help=f"What computes: auto (chosen for the model), {', '.join(ENGINES)}.")
+    ] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="X-rays that go through the network at once.")] = 8,
+    max_megapixels: Annotated[
+        float, typer.Option(min=0.001, help="Larger pictures are refused before they are decoded.")
+    ] = 60.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds after which a file that is still being decoded is given up.")
+    ] = 60.0,
+) -> None:
+    """Write the lungs of X-rays as masks, with areas, symmetry and doubts in results.csv and results.json.
+
+    Exit codes: 0 all done, 1 some failed (one line and one row each), 2 a wrong call, 130 interrupted.
+    """
+    if resume and overwrite:
+        raise typer.BadParameter("--resume keeps results and --overwrite replaces them; say one of the two")
+    if engine not in ("auto", *ENGINES):
+        raise typer.BadParameter(f"no engine {engine!r}; there are auto, {', '.join(ENGINES)}", param_hint="--engine")
+    from serving.predict import Options
+    from serving.predict import predict as run
+
+    options = Options(overlays, seg, overwrite, resume, batch_size, max_megapixels, timeout, engine)
+    counted = run(paths, model, out, options)
+    skipped = f", {counted.skipped} finished before" if counted.skipped else ""
+    print(
+        f"{counted.inputs} X-rays: {counted.done} done{skipped}, {counted.failed} failed; "
+        f"{counted.flagged} to be looked at (flags); {out / 'results.csv'}"
+    )
+    if counted.failed:
+        raise SystemExit(1)

@@ -1,0 +1,124 @@
+"""Which X-rays a user means, and the name that each one's results get."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from glob import glob, has_magic
+from pathlib import Path
+
+from core.errors import UserError
+from core.images import ImageError
+from serving.predict.outputs import FOLDERS
+from serving.xray.reading import looks_like_dicom
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".dcm", ".dicom", ".ima"})
+BYTES_A_PIXEL = 8  # of the widest pictures there are
+OTHER_BYTES = 64 << 20  # room for all of a file that is not pixels
+
+
+@dataclass(frozen=True)
+class Input:
+    """One file to predict on.
+
+    Attributes:
+        path: where it lies.
+        name: its path below the folder that all inputs have in common, with ``/``; no two inputs share one.
+    """
+
+    path: Path
+    name: str
+
+
+def find(paths: Sequence[str], out: Path) -> list[Input]:
+    """Return the files that files, folders and patterns stand for, each once, ordered by name.
+
+    Of a folder come, from all depths, the files whose extension is a picture's and DICOMs without one; hidden files,
+    links to folders and what lies in ``out`` are left alone, and results in ``out`` also where a pattern, or ``out``
+    itself, names them. A path that does not exist stays in the list: reading it says so, and the others go on.
+
+    Args:
+        paths: as the user gave them; ``*``, ``?``, ``[...]`` and ``**`` are patterns where no file has that very name.
+        out: the folder of the results.
+
+    Raises:
+        UserError: nothing was found, or a pattern matches nothing.
+    """
+    roots: list[Path] = []  # the folders below which names begin
+    files: dict[Path, None] = {}
+    results = {_absolute(out / folder) for folder, _ in FOLDERS.values()}
+    avoided = {_absolute(out), *results}
+    for given in paths:
+        pattern = has_magic(given) and not Path(given).exists()
+        matches = glob(given, recursive=True) if pattern else []  # noqa: PTH207 - Path's takes no absolute pattern
+        if pattern and not matches:
+            raise UserError(
+                f"{given}: the pattern matches no file; quote it as it is meant, ** is any depth of folders"
+            )
+        for each in sorted(matches) or [given]:
+            path = _absolute(each)
+            if not results.isdisjoint((path, *path.parents)):
+                continue
+            if path.is_dir():
+                found = list(_below(path, avoided))
+                # A pattern may match folders on the way to its files.
+                roots += [path] if found or not matches else []
+                files |= dict.fromkeys(found)
+            else:
+                roots.append(path.parent)
+                files[path] = None
+    if not files:
+        raise UserError(f"{', '.join(paths)}: no PNG, JPEG, TIFF or DICOM file there; name another folder or the files")
+    base = Path(os.path.commonpath(roots))
+    return sorted((Input(path, path.relative_to(base).as_posix()) for path in files), key=lambda each: each.name)
+
+
+def _absolute(path: str | Path) -> Path:
+    # As written, not as links resolve: a link's target must not decide where results go.
+    return Path(os.path.abspath(path))  # noqa: PTH100
+
+
+def _below(folder: Path, avoided: AbstractSet[Path]) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        here = Path(parent)
+        folders[:] = [each for each in folders if not each.startswith(".") and here / each not in avoided]
+        for name in names:
+            path = here / name
+            if not name.startswith(".") and (path.suffix.lower() in SUFFIXES or _is_bare_dicom(path)):
+                yield path
+
+
+def _is_bare_dicom(path: Path) -> bool:
+    """Tell whether a file without a picture's extension is a DICOM, as those on a CD are; not the CD's directory."""
+    if path.name.upper() == "DICOMDIR" or (path.suffix and not path.suffix[1:].isdecimal()):
+        return False
+    try:
+        if not path.is_file():  # a pipe that nobody writes to would hold this for ever
+            return False
+        with path.open("rb") as file:
+            return looks_like_dicom(file.read(132))
+    except OSError:
+        return False  # a file that nobody named, and that may be anything
+
+
+def read_bytes(path: Path, name: str, max_megapixels: float) -> bytes:
+    """Return a file's bytes, unless it is no plain file or larger than any X-ray of that many megapixels.
+
+    Raises:
+        ImageError: one line.
+    """
+    most = int(max_megapixels * 1e6) * BYTES_A_PIXEL + OTHER_BYTES
+    try:
+        if path.exists() and not path.is_file():
+            raise ImageError(f"{name}: not a file; name a file or a folder")
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise ImageError(f"{name}: cannot be read ({error.strerror})") from error
+    if len(data) > most:
+        raise ImageError(
+            f"{name}: larger than an X-ray of {max_megapixels:g} megapixels can be ({most / 1e6:.0f} MB); remove it"
+        )
+    return data

@@ -1,0 +1,1 @@
+"""Chest X-ray pictures: decoding, DICOM, findings and drawings."""

@@ -1,0 +1,290 @@
+"""A DICOM's one X-ray as its maker wants it seen: decoded, rescaled, windowed, lungs dark (DICOM PS3.3, PS3.4)."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from pydicom import Dataset, dcmread
+from pydicom.encaps import get_frame
+from pydicom.filereader import read_dataset, read_preamble
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_voi_lut
+from pydicom.pixels.utils import pixel_array
+from pydicom.tag import BaseTag
+from pydicom.uid import (
+    UID,
+    ComputedRadiographyImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    EncapsulatedPDFStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+)
+
+from core.images import ImageError
+from serving.xray import codestream
+from serving.xray.planes import check_size, grey_of
+
+# What a chest X-ray is stored as; secondary capture is what scanned films and public collections use.
+STORAGE = frozenset(
+    {
+        ComputedRadiographyImageStorage,
+        DigitalXRayImageStorageForPresentation,
+        DigitalXRayImageStorageForProcessing,
+        SecondaryCaptureImageStorage,
+        MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+        MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    }
+)
+# DR is not in the standard but in use; OT and none are what secondary captures may say. PS3.3, C.7.3.1.1.1.
+MODALITIES = frozenset({"CR", "DX", "DR", "RG", "SC", "OT", ""})
+MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
+CODE = re.compile(r"[A-Z0-9_ ]{1,16}")
+PIXEL_GROUPS = (0x0028, 0x7FE0)
+WIDEST_PIXEL = 8  # bytes
+OTHER_ELEMENTS = 16 << 20  # bytes; room for all of a DICOM that is not pixels
+RLE_PADDING = 1 << 10  # bytes; some writers fill up their segments
+
+# pydicom warns of every value that breaks the standard; who predicts on a thousand files can change none of them.
+warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)\.")
+
+
+def read_dicom(data: bytes, name: str, most: int) -> tuple[np.ndarray, tuple[float, float] | None, Dataset]:
+    """Read a DICOM that holds one X-ray.
+
+    The stored values pass the modality LUT or rescale, then the first VOI LUT or window, and are turned round where
+    they are stored bright for air (``MONOCHROME1``, or a presentation LUT shape of ``INVERSE``: DICOM requires both
+    together for DX, so they are one statement). A window that no viewer could apply is passed over. Padding becomes as
+    dark as the darkest pixel.
+
+    Args:
+        data: the whole file.
+        name: how the file is called in messages.
+        most: pixels; larger pictures are refused before they are decoded.
+
+    Returns:
+        uint8, uint16 or float32 (H, W), lungs dark; the spacing of rows and columns in mm, where known; the dataset.
+
+    Raises:
+        ImageError: it is damaged, too large, compressed in a way that cannot be read, or no single X-ray picture.
+    """
+    dataset = _parse(data, name, most)
+    _check_kind(dataset, name)
+    _check_pixels(dataset, name, most)
+    with _explained(name, "its pixels cannot be decoded"):
+        stored = pixel_array(dataset)
+        stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+    grey = dataset.PhotometricInterpretation in MONOCHROME
+    if stored.shape != (dataset.Rows, dataset.Columns) + (() if grey else (3,)):
+        size = f"{dataset.Columns} x {dataset.Rows}"
+        raise ImageError(f"{name}: damaged: its pixel data do not make one picture of {size}; export it again")
+    with _explained(name, "its grey values cannot be prepared for display"):
+        return _for_display(stored, dataset) if grey else grey_of(stored, name), spacing(dataset), dataset
+
+
+def spacing(dataset: Dataset) -> tuple[float, float] | None:
+    """Return the mm between rows and between columns, or None where a DICOM does not say.
+
+    ``PixelSpacing`` is believed as it is; ``ImagerPixelSpacing`` holds at the detector and is divided by the
+    magnification, where that is known (PS3.3, 10.7.1.3).
+    """
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
+        values = _numbers(dataset.get(keyword))
+        if len(values) == 2 and all(math.isfinite(each) and each > 0 for each in values):
+            magnification = _numbers(dataset.get("EstimatedRadiographicMagnificationFactor"))
+            if keyword == "ImagerPixelSpacing" and magnification and magnification[0] >= 1:
+                values = [each / magnification[0] for each in values]
+            return values[0], values[1]
+    return None
+
+
+def _numbers(value: Any) -> list[float]:
+    if value is None:
+        return []
+    try:
+        return [float(each) for each in ([value] if isinstance(value, str | float | int) else value)]
+    except (TypeError, ValueError):
+        return []  # text where a number belongs: as good as nothing
+
+
+@contextmanager
+def _explained(name: str, what: str) -> Iterator[None]:
+    """Turn whatever pydicom and its decoders raise on a damaged file into one line, without their own words.
+
+    These may quote what the file holds, a patient's name or odd bytes, and tell a user nothing.
+    """
+    try:
+        yield
+    except ImageError:
+        raise
+    except Exception as error:  # they raise anything: ValueError, KeyError, struct.error, RuntimeError, RecursionError
+        raise ImageError(f"{name}: damaged or cut short: {what}; export it again") from error
+
+
+def _parse(data: bytes, name: str, most: int) -> Dataset:
+    file = io.BytesIO(data)
+    with _explained(name, "it cannot be parsed"):
+        # As pydicom itself reads the head, with a preamble or without one, before it unpacks the rest whole.
+        read_preamble(file, force=True)
+        meta = read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=_after_meta)
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            _check_deflated(data[file.tell() :], name, most)
+        file.seek(0)
+        dataset = dcmread(file, force=True)
+        if not len(dataset):
+            raise EOFError("no element is whole")
+        _forget_unreadable(dataset)
+        if "TransferSyntaxUID" not in dataset.file_meta:  # a data set without its file header
+            implicit, little = dataset.original_encoding
+            plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+            dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else plain
+        return dataset
+
+
+def _forget_unreadable(dataset: Dataset) -> None:
+    """Remove elements whose values pydicom cannot read, which it would tell whoever asks for them, however late.
+
+    What describes the pixels stays: without it they would be taken for others.
+    """
+    for tag in [tag for tag in dataset.keys() if tag.group not in PIXEL_GROUPS]:  # noqa: SIM118 - else its values
+        try:
+            element = dataset[tag]
+        except Exception:  # as in _explained
+            del dataset[tag]
+        else:
+            for item in element.value if element.VR == "SQ" else ():
+                _forget_unreadable(item)
+
+
+def _after_meta(tag: BaseTag, vr: str | None, length: int) -> bool:
+    return tag.group != 2
+
+
+def _check_deflated(body: bytes, name: str, most: int) -> None:
+    """Refuse a deflated data set that unpacks to more than the largest picture could need."""
+    if body.startswith(b"\0\0"):  # a command set: pydicom would skip it and unpack what follows
+        raise ImageError(f"{name}: damaged: network commands precede its compressed data set; export it again")
+    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+    room = most * WIDEST_PIXEL + OTHER_ELEMENTS
+    while body and room > 0:
+        room -= len(unpacker.decompress(body, 1 << 20))
+        body = unpacker.unconsumed_tail
+    if room <= 0:
+        raise ImageError(f"{name}: unpacks to more than {most / 1e6:g} megapixels need; remove it")
+
+
+def _check_kind(dataset: Dataset, name: str) -> None:
+    storage, modality = UID(str(dataset.get("SOPClassUID", ""))), str(dataset.get("Modality", "") or "")
+    if storage == EncapsulatedPDFStorage:
+        raise ImageError(f"{name}: a PDF document inside a DICOM, not an X-ray; export the picture itself")
+    if not storage:
+        raise ImageError(f"{name}: does not say what it holds (no SOP Class UID); export it again")
+    if storage not in STORAGE or modality.upper() not in MODALITIES:
+        kind = storage.name if storage.name != storage else "of an unknown kind"
+        said = f", modality {_code(modality.upper())}" if modality else ""
+        raise ImageError(f"{name}: not a chest X-ray but {kind}{said}; remove it")
+
+
+def _check_pixels(dataset: Dataset, name: str, most: int) -> None:
+    if "PixelData" not in dataset or not dataset.PixelData:
+        raise ImageError(f"{name}: a DICOM without pixel data; export it with its picture")
+    with _explained(name, "it does not describe its pixels"):
+        frames = int(dataset.get("NumberOfFrames") or 1)
+        rows, columns = int(dataset.Rows), int(dataset.Columns)
+        photometric = str(dataset.PhotometricInterpretation)
+        syntax = dataset.file_meta.TransferSyntaxUID
+        compressed = syntax.is_compressed and syntax != DeflatedExplicitVRLittleEndian
+        pixel_bytes = int(dataset.get("SamplesPerPixel") or 1) * int(dataset.BitsAllocated) // 8
+    if frames > 1:
+        raise ImageError(f"{name}: holds {frames} frames, not one X-ray; export the one you mean")
+    check_size(columns, rows, name, most)
+    if photometric not in MONOCHROME and not photometric.startswith(("RGB", "YBR")):
+        raise ImageError(f"{name}: a {_code(photometric)} picture, not a grey X-ray; export it as MONOCHROME2")
+    if not compressed:
+        return
+    if not _can_decode(syntax):
+        known = syntax.name if syntax.name != syntax else "in an unknown way"
+        raise ImageError(f"{name}: compressed ({known}), which cannot be read here; export it uncompressed")
+    for table in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):  # of where frames lie: one needs none
+        dataset.pop(table, None)
+    # A small header before a huge picture would pass the check above and unpack all the same.
+    with _explained(name, "its compressed picture cannot be found"):
+        frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+        if syntax == RLELossless:
+            said = None if codestream.fits(frame, rows * columns * pixel_bytes + RLE_PADDING) else "unpacks to more"
+        else:
+            stated = codestream.size(frame)
+            said = "says {} x {}".format(*stated) if stated else "does not say how large it is"
+            said = None if stated == (columns, rows) else said
+    if said:
+        raise ImageError(
+            f"{name}: damaged: it says {columns} x {rows} pixels, its compressed picture {said}; export it again"
+        )
+
+
+def _can_decode(syntax: UID) -> bool:
+    try:
+        return bool(get_decoder(syntax).is_available)
+    except NotImplementedError:
+        return False
+
+
+def _code(value: str) -> str:
+    """Return a code string as a file has it (PS3.5, table 6.2-1, CS); a damaged one may hold anything there."""
+    return value if CODE.fullmatch(value) else "UNKNOWN"
+
+
+def _for_display(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
+    padding = _padding(stored, dataset)
+    values = stored
+    slope, intercept = (_numbers(dataset.get(key)) for key in ("RescaleSlope", "RescaleIntercept"))
+    if dataset.get("ModalityLUTSequence") or (slope or [1.0], intercept or [0.0]) != ([1.0], [0.0]):
+        values = apply_modality_lut(stored, dataset)
+    if dataset.get("VOILUTSequence") and values.dtype.kind == "f":
+        values = np.rint(values).astype(np.int64)  # a table is looked up by whole numbers
+    values = apply_voi_lut(values, dataset) if _has_window(dataset) else apply_voi(values, dataset)
+    if dataset.PhotometricInterpretation == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE":
+        seen = values[~padding] if padding.any() else values
+        values = seen.max() + (seen.min() - values) if values.dtype.kind == "f" else _turned(values)
+    if padding.any() and not padding.all():
+        values = np.where(padding, values[~padding].min(), values)
+    return values if values.dtype in (np.uint8, np.uint16) else values.astype(np.float32)
+
+
+def _turned(values: np.ndarray) -> np.ndarray:
+    """Return integers with bright and dark exchanged, in the same range."""
+    return (int(values.max()) - (values.astype(np.int64) - int(values.min()))).astype(values.dtype)
+
+
+def _has_window(dataset: Dataset) -> bool:
+    """Tell whether the first window can be applied: below these widths its function is not defined (C.11.2.1)."""
+    width, center = _numbers(dataset.get("WindowWidth")), _numbers(dataset.get("WindowCenter"))
+    if not width or not center:
+        return False
+    linear = str(dataset.get("VOILUTFunction") or "LINEAR").upper() == "LINEAR"
+    return width[0] > 1 if linear else width[0] > 0
+
+
+def _padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Return where stored pixels are padding, bool (H, W): one value, or from it to a limit (C.7.5.1.1.2)."""
+    value = _numbers(dataset.get("PixelPaddingValue"))
+    if not value:
+        return np.zeros(stored.shape, bool)
+    limit = _numbers(dataset.get("PixelPaddingRangeLimit")) or value
+    low, high = sorted((value[0], limit[0]))
+    padding: np.ndarray = (stored >= low) & (stored <= high)
+    return padding

@@ -1,0 +1,63 @@
+"""A picture of what was found: the X-ray with both lungs tinted and outlined."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from core.images import encode
+from model.lungs import Mask, halves
+from model.preprocessing import FLAT
+from serving.xray.reading import Xray
+from serving.xray.sides import mirrored
+
+LARGEST_SIDE = 1024  # pixels; enough to judge an outline by, and a tenth of a full X-ray's file
+PERCENTILES = (0.5, 99.5)  # grey values shown as black and white
+COLOURS = {"left": (80, 170, 255), "right": (255, 160, 60)}  # RGB; told apart by the colour-blind too
+OPACITY = 0.25
+
+
+def overlay(xray: Xray, mask: Mask) -> bytes:
+    """Return a PNG, RGB, of the X-ray under its mask: the patient's left lung blue, the right one orange.
+
+    Args:
+        xray: the X-ray.
+        mask: uint8 (H, W), 1 where there is lung, at the X-ray's size.
+
+    Returns:
+        The file. The longer side has at most :data:`LARGEST_SIDE` pixels.
+    """
+    grey = visible(xray.pixels, LARGEST_SIDE)
+    height, width = grey.shape
+    picture = np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
+    on_left, on_right = halves(mask)
+    left, right = (on_left, on_right) if mirrored(xray.dicom) else (on_right, on_left)
+    line = max(1, max(height, width) // 400)
+    for name, side in (("left", left), ("right", right)):
+        small = cv2.resize(side, (width, height), interpolation=cv2.INTER_NEAREST)
+        inside = small > 0
+        picture[inside] = picture[inside] * (1 - OPACITY) + np.array(COLOURS[name], np.float32) * OPACITY
+        outlines, _ = cv2.findContours(small, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, outlines, -1, COLOURS[name], line)
+    return encode(np.rint(picture[..., ::-1]).astype(np.uint8))
+
+
+def visible(
+    pixels: np.ndarray, largest_side: int, percentiles: tuple[float, float] = PERCENTILES
+) -> npt.NDArray[np.uint8]:
+    """Return an X-ray for looking at, uint8: small enough, its grey values stretched.
+
+    Args:
+        pixels: uint8, uint16 or float32 (H, W), any range.
+        largest_side: pixels that the longer side may have; a smaller picture keeps its size.
+        percentiles: of the grey values, shown as black and white.
+    """
+    scale = min(1.0, largest_side / max(pixels.shape))
+    height, width = (max(1, round(side * scale)) for side in pixels.shape)
+    small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA).astype(np.float64)
+    low, high = np.percentile(small, percentiles)
+    if high - low < FLAT * np.ptp(small):
+        low, high = small.min(), small.max()
+    grey: npt.NDArray[np.uint8] = np.rint((small.clip(low, high) - low) / ((high - low) or 1.0) * 255).astype(np.uint8)
+    return grey

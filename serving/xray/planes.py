@@ -1,0 +1,31 @@
+"""The plane of grey values of an X-ray: its size and its colours are checked."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from core.images import ImageError
+
+LEAST_SIDE = 16  # pixels; fewer show no chest, whatever they are: the networks halve an image four times
+COLOUR_TOLERANCE = 8  # grey levels by which the channels of a grey JPEG may differ: rounding of its colour planes
+
+
+def check_size(width: int, height: int, name: str, most: int) -> None:
+    """Refuse a picture, by what its header says, that is too large to decode or too small to show a chest."""
+    if width * height > most:
+        raise ImageError(
+            f"{name}: {width} x {height} pixels are more than the {most / 1e6:g} megapixels allowed; "
+            "remove it, or raise max_megapixels if it is real"
+        )
+    if min(width, height) < LEAST_SIDE:
+        raise ImageError(f"{name}: {width} x {height} pixels are too few to show a chest; at least {LEAST_SIDE} a side")
+
+
+def grey_of(channels: np.ndarray, name: str) -> np.ndarray:
+    """Return (H, W) of a picture stored as RGB, (H, W, 3); one with colour is refused."""
+    wide = channels.astype(np.int32)
+    tolerance = COLOUR_TOLERANCE * int(np.iinfo(channels.dtype).max) // 255
+    if (wide.max(axis=2) - wide.min(axis=2)).max(initial=0) > tolerance:
+        raise ImageError(f"{name}: a colour picture, not a grey X-ray; save it as grey, or remove it")
+    # Of the three, green carries most of a JPEG's brightness.
+    return np.ascontiguousarray(channels[..., 1])

@@ -1,0 +1,134 @@
+"""Any file that a user has of a chest X-ray as one plane of grey values: PNG, JPEG, TIFF or DICOM, by its content."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from core.images import SIGNATURE as PNG
+from core.images import ImageError, decode
+from serving.xray.planes import check_size, grey_of
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+    from pydicom import Dataset
+
+JPEG = b"\xff\xd8\xff"
+TIFF = (b"II*\0", b"MM\0*")
+FIRST_GROUPS = (b"\x02\0", b"\x08\0")  # of a DICOM without preamble, little endian
+PHOTOMETRIC = 262  # the TIFF tag of that name; 0 is white is zero
+
+
+@dataclass(frozen=True)
+class Xray:
+    """One X-ray as it was stored, ready for a network.
+
+    Attributes:
+        pixels: uint8, uint16 or float32 (H, W), any range, lungs dark.
+        spacing: mm between the centres of neighbouring pixels, down the rows and along a row; None where unknown.
+        dicom: what a DICOM says of itself, pixel data included; None for pictures.
+        kind: ``png``, ``jpeg``, ``tiff`` or ``dicom``.
+    """
+
+    pixels: np.ndarray
+    spacing: tuple[float, float] | None
+    dicom: Dataset | None
+    kind: str
+
+
+def read_xray(data: bytes, name: str, max_megapixels: float) -> Xray:
+    """Read an X-ray from a whole file's bytes, whatever its name says.
+
+    Args:
+        data: the file.
+        name: how the file is called in messages.
+        max_megapixels: larger pictures are refused before they are decoded.
+
+    Raises:
+        ImageError: one line: the file is empty, damaged or cut short, of another kind, too large or too small, in
+            colour, of one grey value, or no single X-ray picture.
+    """
+    if not data:
+        raise ImageError(f"{name}: the file is empty (0 bytes); fetch it again")
+    most = int(max_megapixels * 1e6)
+    if data.startswith(PNG):
+        xray = Xray(decode(data, name, most)[0], None, None, "png")
+    elif data.startswith(JPEG):
+        xray = Xray(_decode_picture(data, name, most), None, None, "jpeg")
+    elif looks_like_dicom(data):
+        from serving.xray.dicom import read_dicom
+
+        pixels, spacing, dataset = read_dicom(data, name, most)
+        xray = Xray(pixels, spacing, dataset, "dicom")
+    elif data.startswith(TIFF):  # after DICOM, whose preamble may be the head of a TIFF as well
+        xray = Xray(_decode_picture(data, name, most), None, None, "tiff")
+    elif data.lstrip()[:5] == b"%PDF-":
+        raise ImageError(f"{name}: a PDF document, not an X-ray; export the picture as DICOM or PNG")
+    else:
+        raise ImageError(f"{name}: neither PNG, JPEG, TIFF nor DICOM, whatever its name says; replace or remove it")
+    _check_plane(xray.pixels, name)
+    return xray
+
+
+def looks_like_dicom(data: bytes) -> bool:
+    """Tell whether a file begins as DICOM does: with the mark after its preamble, or at once with a first element."""
+    return data[128:132] == b"DICM" or (data[:2] in FIRST_GROUPS and data[3:4] == b"\0")
+
+
+def _check_plane(pixels: np.ndarray, name: str) -> None:
+    height, width = pixels.shape
+    check_size(width, height, name, width * height)
+    if not np.isfinite((low := pixels.min(), high := pixels.max())).all():
+        raise ImageError(f"{name}: holds grey values that are not finite; export it again")
+    if low == high:
+        raise ImageError(f"{name}: every pixel has the same grey value, {low:g}: it shows nothing; remove it")
+
+
+def _decode_picture(data: bytes, name: str, most: int) -> np.ndarray:
+    """Return the pixels of a JPEG or TIFF, turned upright as its orientation tag says."""
+    from PIL import Image, ImageOps
+
+    # Pillow's own limit is one for the whole process; this one knows the user's choice and is applied below.
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            check_size(picture.width, picture.height, name, most)
+            if _has_second(picture):
+                raise ImageError(f"{name}: holds several pictures, not one X-ray; save them one by one")
+            picture.load()
+            return _plane(ImageOps.exif_transpose(picture), _white_is_zero(picture), name)
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
+        raise ImageError(f"{name}: damaged or cut short: its picture cannot be decoded; fetch it again") from error
+
+
+def _has_second(picture: Picture) -> bool:
+    # Counting them would walk through all of a file that may chain thousands.
+    try:
+        picture.seek(1)
+    except EOFError:
+        return False
+    return True
+
+
+def _white_is_zero(picture: Picture) -> bool:
+    """Tell whether a TIFF of more than 8 bits is stored inverted: Pillow turns 8 bits round, and no others."""
+    return bool(picture.format == "TIFF" and picture.mode != "L" and picture.tag_v2.get(PHOTOMETRIC) == 0)
+
+
+def _plane(picture: Picture, inverted: bool, name: str) -> np.ndarray:
+    if picture.mode in ("L", "I;16", "I;16B", "I", "F"):
+        pixels = np.asarray(picture)
+        if picture.mode.startswith("I;16"):
+            pixels = pixels.astype(np.uint16)
+        elif pixels.dtype != np.uint8:
+            pixels = pixels.astype(np.float32)
+        # A new array: a view of Pillow's memory cannot be written to.
+        return pixels.max() - pixels if inverted else pixels.copy()
+    if "A" in picture.getbands() and picture.getchannel("A").getextrema() != (255, 255):
+        raise ImageError(f"{name}: has transparent parts; save it as plain grey")
+    return grey_of(np.asarray(picture.convert("RGB")), name)

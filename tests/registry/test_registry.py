@@ -1,0 +1,245 @@
+"""What the registry tells of its versions: the list, the history, and the proof of where one comes from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from click.testing import Result
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from components.evaluate import CODE as EVALUATION_CODE
+from components.train import CODE as TRAINING_CODE
+from defunet.registry import COMMANDS
+from registry.history import PROMOTE, ROLLBACK, Decision, _settled, line_of_champions
+from registry.versions import splits_digest
+from tests.conftest import DATA_MD5, ROOT, Project, refused
+from tests.registry.registered import BETTER, GATE, NAME, TWIN, WORSE
+
+
+def defunet(*arguments: object) -> Result:
+    app = typer.Typer(pretty_exceptions_enable=False)
+    for command in COMMANDS:
+        app.command()(command)
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+def git(*arguments: str) -> str:
+    who = ("-c", "user.name=A Test", "-c", "user.email=test@example.org")
+    return subprocess.run(["git", *who, *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def store(three: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The three versions, registered from a commit of the repository that they stand in."""
+    shutil.copytree(three.root, tmp_path, dirs_exist_ok=True)
+    project = Project(tmp_path, three.launcher)
+    monkeypatch.chdir(project.root)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", project.store)
+    monkeypatch.delenv("GIT_DIR", raising=False)
+    git("init", "--quiet")
+    code = sorted({*TRAINING_CODE, *EVALUATION_CODE})
+    for place in code:
+        copy = shutil.copytree if (ROOT / place).is_dir() else shutil.copy
+        (project.root / place).parent.mkdir(parents=True, exist_ok=True)
+        copy(ROOT / place, project.root / place)
+    git("add", "params.yaml", "data.dvc", *code)
+    git("commit", "--quiet", "--message", "What was registered")
+    for version in (WORSE, BETTER, TWIN):
+        tag(project, version, **{"git.commit": git("rev-parse", "HEAD")})
+    return project
+
+
+def tag(project: Project, version: int, **tags: str) -> None:
+    for name, value in tags.items():
+        project.client().set_model_version_tag(NAME, str(version), name, value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("models", "models --history", "lineage 1", "promote --dry-run", "promote", "rollback"),
+        *("predict x.png --out found", "serve --port 0"),
+    ],
+)
+def test_who_reads_makes_no_store_where_there_is_none(prepared: Project, tmp_path: Path, words: str) -> None:
+    shutil.copy(prepared.root / "params.yaml", tmp_path)
+    (tmp_path / "x.png").touch()
+    line = [sys.executable, "-m", "defunet", *words.split()]
+    done = Project(tmp_path, prepared.launcher).call(line, MLFLOW_TRACKING_URI="")
+    assert refused(done) == (
+        "error: MLflow, sqlite:///mlflow.db: there is no store here; run in the project's folder after `make run`, "
+        "or set MLFLOW_TRACKING_URI"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "x.png"]
+
+
+def test_versions_are_listed_newest_first_with_where_they_come_from(store: Project) -> None:
+    tag(store, BETTER, **{"image": "registry.example/lungs@sha256:1", "kubeflow.run": "run-1", "git.dirty": "true"})
+    store.client().set_registered_model_alias(NAME, "champion", str(BETTER))
+    done = defunet("models", "--json")
+    assert done.exit_code == 0, done.output
+    newest, second, _ = json.loads(done.stdout)
+    assert [each["version"] for each in json.loads(done.stdout)] == [TWIN, BETTER, WORSE]
+    assert (newest["aliases"], second["aliases"]) == (["challenger"], ["champion"])
+    figures = json.loads((store.evaluation / "metrics.json").read_text())
+    assert newest["figures"]["test.original"] == pytest.approx(figures["test"]["original"]["dice"], abs=1e-6)
+    assert set(newest["figures"]) == {f"{s}.{k}" for s in figures for k in ("original", "dilated")}
+    assert newest["lineage"]["data.md5"] == DATA_MD5
+    assert newest["lineage"]["git.commit"] == git("rev-parse", "HEAD")
+    assert second["lineage"]["image"] == "registry.example/lungs@sha256:1"
+    assert second["lineage"]["kubeflow.run"] == "run-1"
+
+    table = defunet("models").stdout
+    assert table.index("│ 3 ") < table.index("│ 2 ") < table.index("│ 1 ")
+    assert f"{git('rev-parse', 'HEAD')[:8]} +changes" in table
+
+
+def test_the_commands_promote_roll_back_and_tell_the_history(store: Project) -> None:
+    store.write_params(promotion=GATE | {"floor": 0.0})
+    assert json.loads(defunet("models", "--history", "--json").stdout) == []
+    assert f"{NAME} version 1 is champion" in defunet("promote", "--version", WORSE).stdout
+    assert f"{NAME} version 2 is champion (before: 1)" in defunet("promote", "--version", BETTER).stdout
+    assert "dry run" in defunet("rollback", "--dry-run").stdout
+    done = defunet("rollback", "--reason", "complaints")
+    assert done.stdout == f"{NAME} version 1 is champion again (before: 2)\n"
+    newest, *others = json.loads(defunet("models", "--history", "--json").stdout)
+    assert (newest["kind"], newest["previous"], newest["version"], newest["reason"]) == ("rollback", 2, 1, "complaints")
+    assert "@" in newest["who"]
+    assert others[0]["figures"]["difference"] > 0
+    assert "complaints" in defunet("models", "--history").stdout
+
+
+def proofs(store: Project, version: int) -> tuple[int, dict[str, tuple[bool, bool, str]]]:
+    from core.params import read_params
+    from registry.lineage import lineage
+
+    _, facts = lineage(read_params(Path("params.yaml")), version)
+    done = defunet("lineage", version)
+    for fact in facts:
+        assert fact.says in done.stdout
+    proved = all(fact.proved for fact in facts)
+    assert (done.exception is None) == proved
+    return done.exit_code, {fact.name: (fact.proved, fact.at_hand, fact.found) for fact in facts}
+
+
+def test_a_lineage_is_proved_from_git_and_the_registry_alone(store: Project) -> None:
+    head = git("rev-parse", "HEAD")
+    code, facts = proofs(store, BETTER)
+    assert code == 0
+    assert all(proved for proved, _, _ in facts.values())
+    assert facts["commit"][2].endswith("What was registered)")
+    assert facts["data"][:2] == (True, False)  # pinned, and in no cache here
+    assert facts["data"][2].startswith(f"data.dvc at {head[:8]} pins it; its files are not in DVC's cache")
+
+    # Later commits, and a changed file, take nothing away: the version says which commit it is of.
+    store.write_params(promotion=GATE)
+    git("commit", "--quiet", "--all", "--message", "Another gate")
+    tag(store, TWIN, **{"git.commit": git("rev-parse", "HEAD")})
+    found = proofs(store, TWIN)[1]["parameters"]  # registered later, by a hash that an earlier commit has
+    assert found[0] is True
+    assert found[2].startswith(f"section train at {git('rev-parse', 'HEAD')[:8]} is what its weights learnt with; ")
+    store.write_params(promotion=GATE, train={"epochs": 9})
+    Path("data.dvc").write_text("outs:\n- md5: 11111111111111111111111111111111.dir\n  path: data\n")
+    git("commit", "--quiet", "--all", "--message", "Later")
+    assert proofs(store, BETTER)[0] == 0
+    assert git("status", "--porcelain", "--untracked-files=no") == ""
+
+    # A version that names the later commit with the earlier data and parameters is caught in both.
+    tag(store, TWIN, **{"git.commit": git("rev-parse", "HEAD")})
+    code, facts = proofs(store, TWIN)
+    assert code == 1
+    assert facts["data"][0] is False
+    assert f"pins 11111111111111111111111111111111.dir, not this; data.dvc at {head[:8]} pins it" in facts["data"][2]
+    assert facts["parameters"][0] is False
+
+
+@pytest.mark.parametrize(
+    ("tags", "fact", "found"),
+    [
+        ({"git.commit": "0" * 40}, "commit", "not in this repository"),
+        ({"git.commit": "unknown"}, "commit", "not recorded"),
+        ({"git.dirty": "true"}, "commit", "but files differed from it"),
+        ({"data.md5": "not pinned"}, "data", "no data.dvc pinned it"),
+        ({"data.md5": "2" * 32 + ".dir"}, "data", "no data.dvc in this repository's history pins it"),
+        ({"params.hash": "0" * 12}, "parameters", "params.yaml now has"),
+        ({"weights.sha256": "0" * 64}, "weights", "the registry's file has"),
+        ({"code.train": "0" * 64}, "code", "the files at"),
+        ({"split.sha256": "0" * 64}, "training", "its package's record differs from the version in: split"),
+    ],
+)
+def test_what_does_not_match_is_named(store: Project, tags: dict[str, str], fact: str, found: str) -> None:
+    tag(store, BETTER, **tags)
+    code, facts = proofs(store, BETTER)
+    assert code == 1
+    assert facts[fact][0] is False
+    assert found in facts[fact][2]
+    # The record of the training lies in the package too, and contradicts a tag of code that was changed; without its
+    # commit there is no code to compare with.
+    also = {"code.train": {"training"}, "git.commit": {"code"}}.get(next(iter(tags)), set())
+    assert {name for name, (proved, _, _) in facts.items() if not proved} == {fact} | also
+
+
+def test_data_in_dvcs_cache_is_at_hand(store: Project) -> None:
+    subprocess.run(["dvc", "init", "--quiet"], check=True, capture_output=True)
+    entry = Path(".dvc/cache/files/md5") / DATA_MD5[:2] / DATA_MD5[2:]
+    entry.parent.mkdir(parents=True)
+    entry.write_text("[]")
+    assert proofs(store, BETTER)[1]["data"][:2] == (True, True)
+
+
+# --- pure ----------------------------------------------------------------------------------------------------------
+
+
+def decided(number: int, kind: str, previous: int | None, version: int, state: str = "done") -> Decision:
+    given: dict[str, Any] = {"when": f"{number:03}", "who": "a@b", "forced": False, "reason": "", "figures": {}}
+    return Decision(
+        str(number), number, kind=kind, state=state, previous=previous, version=version, closed=True, **given
+    )
+
+
+@given(st.lists(st.integers(1, 5) | st.none(), max_size=20))
+def test_a_rollback_always_returns_to_the_champion_before_the_last_promotion(moves: list[int | None]) -> None:
+    """Against a plain stack: a number promotes that version, None rolls back."""
+    stack: list[int] = []
+    made: list[Decision] = []
+    for move in moves:
+        champion = stack[-1] if stack else None
+        if move is None:
+            if len(stack) < 2:
+                continue
+            stack.pop()
+            made.append(decided(len(made) + 1, ROLLBACK, champion, stack[-1]))
+        elif move != champion:
+            stack.append(move)
+            made.append(decided(len(made) + 1, PROMOTE, champion, move))
+        assert line_of_champions(made, stack[-1] if stack else None) == stack
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.booleans(), st.booleans()), max_size=20))
+def test_every_unclosed_decision_is_judged_by_what_was_found_next(moves: list[tuple[int, bool, bool]]) -> None:
+    champion: int | None = None
+    made, truth = [], []
+    for number, (version, moved, closed) in enumerate(moves, 1):
+        if version == champion:
+            continue
+        state = ("done" if moved else "failed") if closed else "intended"
+        made.append(decided(number, PROMOTE, champion, version, state))
+        truth.append("done" if moved else "failed")
+        champion = version if moved else champion
+    assert [each.state for each in _settled(made, champion)] == truth
+
+
+def test_the_digest_of_splits_is_of_who_is_where() -> None:
+    one = {"train": ["a", "b"], "validation": ["c"], "test": ["d"]}
+    assert splits_digest(one) == splits_digest({"test": ["d"], "validation": ["c"], "train": ["b", "a"]})
+    assert splits_digest(one) != splits_digest({"train": ["a", "d"], "validation": ["c"], "test": ["b"]})

@@ -1,0 +1,146 @@
+"""Whether a machine or pod has what the steps need: MLflow, the cohort, a place for checkpoints, GPUs."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError
+
+from core.errors import UserError
+from core.s3 import explain, make_client
+from tracking.store import connect, store_name
+
+if TYPE_CHECKING:
+    import torch
+
+S3 = "s3://"
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - no file of ours: its size is read
+LARGEST_ERROR = 0.05  # of a bfloat16 product, relative to the largest entry; its mantissa has 8 bits
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        name: of what was checked.
+        good: whether the steps can work with it.
+        text: one line.
+    """
+
+    name: str
+    good: bool
+    text: str
+
+
+def check(source: str | None, checkpoints: str | None, gpus: int) -> Iterator[Finding]:
+    """Yield what each check finds, as soon as it has.
+
+    Args:
+        source: of the cohort, a folder, a ZIP file or ``s3://bucket/prefix``; None: not checked.
+        checkpoints: a folder or ``s3://bucket/prefix``; a small file is written there, read and removed. None: not
+            checked.
+        gpus: how many CUDA GPUs there must be; each of them multiplies two matrices.
+    """
+    yield _try("MLflow", _mlflow)
+    if source is not None:
+        yield _try("source", lambda: _source(source))
+    if checkpoints is not None:
+        yield _try("checkpoints", lambda: _checkpoints(checkpoints))
+    yield _try("GPUs", lambda: _gpus(gpus))
+    if SHARED_MEMORY.is_dir():
+        yield Finding("shared memory", True, f"{SHARED_MEMORY}: {_gib(shutil.disk_usage(SHARED_MEMORY).total)}")
+
+
+def _try(name: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, True, look())
+    except UserError as error:
+        return Finding(name, False, str(error))
+
+
+def _mlflow() -> str:
+    connect()
+    return f"{store_name()}: answers"
+
+
+def _source(source: str) -> str:
+    if not source.startswith(S3):
+        if not Path(source).exists():
+            raise UserError(f"{source}: not found; give a folder, a ZIP file or s3://bucket/prefix")
+        return f"{source}: there"
+    bucket, _, prefix = source.removeprefix(S3).partition("/")
+    try:
+        client = make_client(1)
+        found = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1).get("Contents", [])
+        if not found:
+            raise UserError(f"{source}: nothing lies there; check the bucket and the prefix")
+        client.get_object(Bucket=bucket, Key=found[0]["Key"])["Body"].read(1)
+    except (BotoCoreError, ClientError, Boto3Error) as error:
+        raise explain(error, source) from error
+    return f"{source}: can be listed and read"
+
+
+def _checkpoints(place: str) -> str:
+    if not place.startswith(S3):
+        try:
+            Path(place).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=place) as file:
+                file.write(b"x" * 4096)
+            free = shutil.disk_usage(place).free
+        except OSError as error:
+            raise UserError(
+                f"{place}: cannot be written ({error.strerror}); check the volume and who owns it"
+            ) from error
+        return f"{place}: can be written, {_gib(free)} free"
+    bucket, _, prefix = place.removeprefix(S3).partition("/")
+    key = "/".join(filter(None, (prefix.strip("/"), f".check-{uuid.uuid4().hex}")))
+    try:
+        client = make_client(1)
+        client.put_object(Bucket=bucket, Key=key, Body=b"x")
+        client.get_object(Bucket=bucket, Key=key)["Body"].read()
+        client.delete_object(Bucket=bucket, Key=key)
+    except (BotoCoreError, ClientError, Boto3Error) as error:
+        raise explain(error, place) from error
+    return f"{place}: can be written, read and cleaned up"
+
+
+def _gpus(wanted: int) -> str:
+    import torch
+
+    count = torch.cuda.device_count()
+    if count < wanted:
+        build = f"torch {torch.__version__} is built for CUDA {torch.version.cuda}" if torch.version.cuda else ""
+        why = build or f"torch {torch.__version__} is a CPU build: use the image's target gpu"
+        raise UserError(f"{count} of {wanted} are there; {why}")
+    names = [_multiply(torch.device("cuda", index)) for index in range(count)]
+    return f"{wanted} asked for, {count} there" + (f": {', '.join(names)}" if names else "")
+
+
+def _multiply(device: torch.device) -> str:
+    """Multiply two matrices on a GPU, compare with the processor's product, and return the GPU's name and memory."""
+    import torch
+
+    left, right = torch.randn((2, 256, 256), generator=torch.Generator().manual_seed(0))
+    try:
+        product = (left.to(device, torch.bfloat16) @ right.to(device, torch.bfloat16)).float().cpu()
+        about = torch.cuda.get_device_properties(device)
+    except RuntimeError as error:
+        raise UserError(
+            f"{device}: {str(error).splitlines()[0]}; check the node's driver and its CUDA version"
+        ) from error
+    expected = left @ right
+    if (product - expected).abs().max() > LARGEST_ERROR * expected.abs().max():
+        raise UserError(f"{device}, {about.name}: computes wrong products; take its node out of the pool")
+    return f"{about.name}, {_gib(about.total_memory)}"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 1024**3:.1f} GiB"

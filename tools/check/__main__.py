@@ -1,0 +1,31 @@
+"""``python -m tools.check``: whether a machine or pod has what the steps need."""
+
+from typing import Annotated
+
+import typer
+
+from core import cli
+from core.errors import UserError
+from tools.check import check
+
+
+def main(
+    source: Annotated[
+        str | None, typer.Option(help="Where the cohort lies: a folder, a ZIP file or s3://bucket/prefix.")
+    ] = None,
+    checkpoints: Annotated[
+        str | None, typer.Option(help="Where trainings keep their states: a folder or s3://bucket/prefix.")
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=0, help="CUDA GPUs that must be there.")] = 0,
+) -> None:
+    """Look whether MLflow, the source, the place for checkpoints and the GPUs are there and work."""
+    failed = total = 0
+    for found in check(source, checkpoints, gpus):
+        print(f"{'ok' if found.good else 'FAILED':<8}{found.name:<15}{found.text}", flush=True)
+        failed, total = failed + (not found.good), total + 1
+    if failed:
+        raise UserError(f"{failed} of {total} checks failed; see above what each of them needs")
+
+
+if __name__ == "__main__":
+    cli.run(main)

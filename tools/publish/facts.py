@@ -1,0 +1,115 @@
+"""What a study's page says beyond Dice: its worst images, the time to the paper's validation Dice, its pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from components.report import paper
+from components.report.layout import scenario_title
+from components.report.load import Evaluated
+from components.report.paired import REFERENCE
+from core.errors import UserError
+from tools.publish.scores import MIXED, runs_of
+from tools.publish.studies import FIGURES, WORST, Study
+
+PAPER_EPOCHS = 145  # section IV: "Our model can train 145 epochs"
+PAPER_IMAGES = 528  # of the mixed scenario's training split
+WORST_IMAGES = 10
+DIGITS = 5  # of the figures of a case, as they are kept
+
+
+@dataclass(frozen=True)
+class Case:
+    """One of the worst test images of a scenario, with what a reader saw in it."""
+
+    scenario: str
+    id: str
+    site: str
+    label: str
+    dice: float
+    hd95: float | None
+    cause: str
+    remark: str
+
+
+@dataclass(frozen=True)
+class Reaching:
+    """The first epoch whose validation Dice is the paper's, and the time until then; None: not reached."""
+
+    cell: Evaluated
+    target: float
+    best: float
+    epoch: int | None
+    seconds: float | None
+    images: int | None
+
+
+def worst_images(data: Evaluated, count: int = WORST_IMAGES) -> pd.DataFrame:
+    """Return the cases of the worst test images against original masks, worst first."""
+    chosen = data.cases[(data.cases["split"] == "test") & (data.cases["masks"] == "original")]
+    return chosen.sort_values(["dice", "id"]).head(count)
+
+
+def worst(study: Study) -> list[Case]:
+    """Return the worst images of DEFU-Net's first seed in every scenario, each with the remark that was written of it.
+
+    Raises:
+        UserError: an image among the worst has no remark, or a remark is about one that is not among them.
+    """
+    path = study.folder / WORST
+    if not path.exists():
+        return []
+    remarks = pd.read_csv(path, dtype="string").set_index(["scenario", "id"])
+    cases, known = [], set()
+    for scenario in study.scenarios:
+        cells = runs_of(study.cells, REFERENCE, scenario)
+        for row in worst_images(cells[0]).itertuples() if cells else ():
+            key = (scenario, str(row.id))
+            known.add(key)
+            if key not in remarks.index:
+                raise UserError(f"{path}: no line for {scenario}, {row.id}; look at it and write what went wrong")
+            cause, remark = (str(remarks.loc[key, column]) for column in ("cause", "remark"))
+            hd95 = None if pd.isna(row.hd95) else float(row.hd95)  # type: ignore[arg-type]
+            cases.append(Case(*key, str(row.site), str(row.label), float(row.dice), hd95, cause, remark))  # type: ignore[arg-type]
+    if stale := [f"{scenario}, {id}" for scenario, id in remarks.index if (scenario, id) not in known]:
+        raise UserError(f"{path}: not among the {WORST_IMAGES} worst (any more); remove", stale)
+    return cases
+
+
+def reaching(study: Study) -> list[Reaching]:
+    """Return when each network's mixed validation Dice first is the paper's for that network (Table II)."""
+    lines = []
+    for data in study.cells:
+        if data.cell.scenario != MIXED or data.cell.network not in paper.MIXED["validation"]:
+            continue
+        target = paper.MIXED["validation"][data.cell.network]["dice"]
+        # Of a run in stages only epochs at the full size are scored as the paper's are; earlier ones take time too.
+        size = data.history.get("size", pd.Series(0, data.history.index))
+        full = data.history[size == size.max()]
+        best = float(full["validation_dice"].max())
+        there = full[full["validation_dice"] >= target]
+        if there.empty:
+            lines.append(Reaching(data, target, best, None, None, None))
+            continue
+        epoch = int(there["epoch"].iloc[0])
+        until = data.history[data.history["epoch"] <= epoch]
+        images = float((until["images_per_second"] * until["seconds"]).sum())
+        lines.append(Reaching(data, target, best, epoch, float(until["seconds"].sum()), round(images)))
+    return lines
+
+
+def figures(study: Study) -> list[Path]:
+    """Return the study's pictures in the order of their names."""
+    return sorted((study.folder / FIGURES).glob("*.jpg"))
+
+
+def figure_title(path: Path) -> str:
+    """Return what a picture is called from the name of its file: ``worst-mixed``, ``figure-5-shenzhen``."""
+    kind, _, rest = path.stem.partition("-")
+    if kind == "worst":
+        return f"The {WORST_IMAGES} worst test images, {scenario_title(rest)}"
+    number, _, site = rest.partition("-")
+    return f"Figure {number}, {site.capitalize()}"

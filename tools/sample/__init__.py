@@ -1,0 +1,203 @@
+"""The sample cohort: synthetic chest X-rays of two "manufacturers" with lung masks, in the publishers' layouts.
+
+It stands in for a real cohort where none is at hand, and tests make their own small ones with it. No part of it was
+measured on anyone: shapes, textures, readings, ages and sexes are drawn from a seeded generator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import UserError
+from core.files import read_json, write_folder, write_json
+from tools.sample.anatomy import draw_chest
+from tools.sample.machines import MACHINES
+from tools.sample.radiograph import draw_lesions, expose
+
+COHORT = "cohort.json"
+ENTRIES = frozenset({"MontgomerySet", "ChinaSet_AllFiles", "mask", COHORT, "README.md"})
+UNPAIRED_EVERY = 11  # every so many Shenzhen X-rays one has no mask
+COLOUR_EVERY, COLOUR_FIRST = 40, 5  # and one is grey stored as RGB
+# Small files matter, since a sample cohort is committed: every filter is tried on every row.
+PNG = (
+    *(cv2.IMWRITE_PNG_COMPRESSION, 9),
+    *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_FILTERED),
+    *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_ALL_FILTERS),
+)
+
+README = """\
+# Synthetic chest X-rays
+
+Every picture here was computed; none shows a person, and ages, sexes and findings are made up. The folder is for
+trying the pipeline and for its tests, not for judging a network or a patient.
+
+{montgomery} X-rays in the layout of the Montgomery set (16-bit PNG holding 12 bits, upright and across, left and right
+masks) and {shenzhen} in that of the Shenzhen set (8-bit PNG of varying size, one mask each, {unpaired} without a mask,
+{colour} stored as RGB). The number before `.png` is 0 for normal and 1 for abnormal.
+
+A seeded generator draws lungs, heart, ribs, clavicles, shoulder blades, spine, vessels, the organs below and, in the
+abnormal ones, lesions; adds up what each takes from the X-rays; and develops the sum as two different machines would,
+with their own contrast, sharpness, noise, borders and burnt-in labels. The mask is the outline the lung was drawn from.
+
+Made again, to the same pixels, by
+
+    python -m tools.sample {name} --montgomery {montgomery} --shenzhen {shenzhen} --seed {seed} --scale {scale:g}
+
+Licence: Apache-2.0, like the project that made it.
+"""
+
+
+def _write_png(path: Path, picture: NDArray[Any]) -> None:
+    done, data = cv2.imencode(".png", picture, PNG)
+    if not done:
+        raise RuntimeError(f"{path}: OpenCV did not encode a picture of {picture.shape} {picture.dtype}")
+    path.write_bytes(data.tobytes())
+
+
+@dataclass(frozen=True)
+class Xray:
+    """One X-ray of the sample.
+
+    Attributes:
+        name: the publisher's file name without its extension: MCUCXR_0001_0.
+        picture: uint16 (height, width), 0 to 4095, or uint8 (height, width), or uint8 (height, width, 3) that is grey.
+        left: uint8 (height, width), 0 or 255: the patient's left lung, on the right of the picture.
+        right: the same of the patient's right lung.
+        reading: the text of its clinical reading: sex, age, finding.
+    """
+
+    name: str
+    picture: NDArray[Any]
+    left: NDArray[np.uint8]
+    right: NDArray[np.uint8]
+    reading: str
+
+
+def draw_xray(site: str, number: int, seed: int = 0, scale: float = 1.0) -> Xray:
+    """Return X-ray ``number`` (from 1) of ``montgomery`` or ``shenzhen``; nothing else decides what it looks like.
+
+    Odd numbers are normal, even ones abnormal.
+    """
+    machine = MACHINES[site]
+    # The shapes and the pixels' noise have generators of their own: the same chest is drawn at every scale.
+    shapes, pixels = (np.random.default_rng([seed, list(MACHINES).index(site), number, part]) for part in (0, 1))
+    chest = draw_chest(shapes)
+    frame = machine.frame(shapes, scale)
+    age = int(shapes.integers(15, 85))
+    lesions = draw_lesions(shapes) if number % 2 == 0 else []
+    radiograph = expose(shapes, chest, frame, lesions)
+    picture = machine.develop(pixels, radiograph, frame)
+    finding = "; ".join(lesion.finding for lesion in lesions) or "normal"
+    if site == "montgomery":
+        name = f"MCUCXR_{number:04d}_{int(bool(lesions))}"
+        reading = f"Patient's Sex: {'F' if chest.female else 'M'}\nPatient's Age: {age:03d}Y\n{finding}\n"
+    else:
+        name = f"CHNCXR_{number:04d}_{int(bool(lesions))}"
+        reading = f"{'female' if chest.female else 'male'} {age}yrs\n{finding}\n"
+        if number % COLOUR_EVERY == COLOUR_FIRST:
+            picture = np.asarray(cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR))
+    return Xray(name, picture, radiograph.left, radiograph.right, reading)
+
+
+def _write_montgomery(root: Path, count: int, seed: int, scale: float) -> None:
+    site = root / "MontgomerySet"
+    folders = [site / part for part in ("CXR_png", "ManualMask/leftMask", "ManualMask/rightMask", "ClinicalReadings")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    images, lefts, rights, readings = folders
+    for number in range(1, count + 1):
+        xray = draw_xray("montgomery", number, seed, scale)
+        for folder, pixels in ((images, xray.picture), (lefts, xray.left), (rights, xray.right)):
+            _write_png(folder / f"{xray.name}.png", pixels)
+        (readings / f"{xray.name}.txt").write_text(xray.reading)
+
+
+def _write_shenzhen(root: Path, count: int, seed: int, scale: float) -> None:
+    folders = [root / "ChinaSet_AllFiles/CXR_png", root / "ChinaSet_AllFiles/ClinicalReadings", root / "mask"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    images, readings, masks = folders
+    for number in range(1, count + 1):
+        xray = draw_xray("shenzhen", number, seed, scale)
+        _write_png(images / f"{xray.name}.png", xray.picture)
+        if number % UNPAIRED_EVERY:
+            _write_png(masks / f"{xray.name}_mask.png", xray.left | xray.right)
+        (readings / f"{xray.name}.txt").write_text(xray.reading)
+
+
+def _is_sample(folder: Path) -> bool:
+    if not (folder / COHORT).is_file() or {entry.name for entry in folder.iterdir()} - ENTRIES:
+        return False
+    cohort = read_json(folder / COHORT)
+    return isinstance(cohort, dict) and cohort.get("synthetic") is True
+
+
+def _check(out: Path, montgomery: int, shenzhen: int, seed: int, scale: float) -> None:
+    problems = [
+        f"--{name} is {n}: say 0 to 9999"
+        for name, n in (("montgomery", montgomery), ("shenzhen", shenzhen))
+        if not 0 <= n <= 9999
+    ]
+    if montgomery == shenzhen == 0:
+        problems.append("--montgomery and --shenzhen are both 0: at least one X-ray is needed")
+    if seed < 0:
+        problems.append(f"--seed is {seed}: say 0 or more")
+    if not 0.1 <= scale <= 12.5:
+        problems.append(f"--scale is {scale:g}: say 0.1 to 12.5, the publishers' full size")
+    if problems:
+        raise UserError(f"the sample cohort cannot be made: {len(problems)} value(s) to correct", problems)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; name a folder to make")
+    # What stands there is replaced whole, so it must be an earlier sample and nothing that someone else put there.
+    if out.exists() and any(out.iterdir()) and not _is_sample(out):
+        raise UserError(f"{out}: holds files that are not a sample cohort; name an empty or a new folder")
+
+
+def make_sample(out: Path, montgomery: int = 44, shenzhen: int = 66, seed: int = 0, scale: float = 1.0) -> None:
+    """Make a synthetic cohort in the publishers' layouts; an earlier sample at ``out`` is replaced.
+
+    Odd numbers are normal, even ones abnormal. The same seed and scale give the same pixels, and X-ray ``k`` of a
+    site does not depend on how many are made.
+
+    Args:
+        out: the folder to make: ``MontgomerySet/``, ``ChinaSet_AllFiles/``, ``mask/``, ``cohort.json``, ``README.md``.
+        montgomery: X-rays in the Montgomery layout, uint16 of 0 to 4095, each with a left and a right mask.
+        shenzhen: X-rays in the Shenzhen layout, uint8; every eleventh has no mask.
+        seed: of all that is drawn at random.
+        scale: of the pictures' sides; 1 is about 320 x 390 pixels, 12.5 the publishers' 4020 x 4892.
+
+    Raises:
+        UserError: a value is out of range, ``out`` holds something else, or the disk is full.
+    """
+    out = Path(out)
+    _check(out, montgomery, shenzhen, seed, scale)
+    with write_folder(out) as folder:
+        if montgomery:
+            _write_montgomery(folder, montgomery, seed, scale)
+        if shenzhen:
+            _write_shenzhen(folder, shenzhen, seed, scale)
+        write_json(
+            folder / COHORT,
+            {
+                "name": "synthetic-sample",
+                "synthetic": True,
+                "description": f"{montgomery + shenzhen} computed chest X-rays ({montgomery} in the Montgomery layout, "
+                f"{shenzhen} in the Shenzhen layout, seed {seed}); none shows a person",
+            },
+        )
+        text = README.format(
+            montgomery=montgomery,
+            shenzhen=shenzhen,
+            unpaired=shenzhen // UNPAIRED_EVERY,
+            colour=sum(number % COLOUR_EVERY == COLOUR_FIRST for number in range(1, shenzhen + 1)),
+            name=out.name,
+            seed=seed,
+            scale=scale,
+        )
+        (folder / "README.md").write_text(text)

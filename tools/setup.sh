@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Make the environment .venv from the committed lock. A second run finds it made and returns at once.
+#   PYTHON=python3.11     the interpreter to make it with
+#   TORCH_INDEX_URL=...   a package index for torch alone, for instance one of CPU-only or other CUDA builds
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+VENV=${VENV:-.venv}
+PYTHON=${PYTHON:-python3.11}
+UV_VERSION=0.13.9
+TORCH_VERSION=2.13.0
+
+fail() { echo "setup: $*" >&2; exit 1; }
+
+# A virtual environment holds the path it was made at in its scripts and its interpreter's version in its folders: in a clone
+# that was renamed or copied, or for another Python, it is made anew.
+made_for() { { sha256sum requirements.lock tools/setup.sh pyproject.toml; (cd "$VENV" 2>/dev/null && pwd -P); "$VENV/bin/python" -VV 2>/dev/null; } | sha256sum | cut -c1-16; }
+[ -e "$VENV/.made-$(made_for)" ] && exit 0
+
+command -v "$PYTHON" >/dev/null || fail "$PYTHON not found: install Python 3.11 or say PYTHON=/path/to/python3.11"
+found=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+[ "$found" = 3.11 ] || fail "$PYTHON is Python $found, the lock is for 3.11: say PYTHON=/path/to/python3.11"
+seconds() { local start=$SECONDS; "${@:2}"; echo "setup: $1 took $((SECONDS - start)) s"; }
+
+seconds "the virtual environment" "$PYTHON" -m venv --clear "$VENV"
+seconds "uv" "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "uv==$UV_VERSION"
+uv=("$VENV/bin/uv" pip install --quiet --python "$VENV/bin/python")
+# Bytecode is compiled here once: without it the imports of one step take ten seconds and more.
+seconds "the lock" "${uv[@]}" --no-deps --require-hashes --compile-bytecode -r requirements.lock
+# torch stands beside the lock, because its CPU and CUDA builds share a version but no hash. uv does not read
+# pip's settings, so a folder of wheels that pip knows is handed on.
+torch=("${uv[@]}" --compile-bytecode "torch==$TORCH_VERSION")
+[ -n "${PIP_FIND_LINKS:-}" ] && torch+=(--find-links "$PIP_FIND_LINKS")
+[ -n "${TORCH_INDEX_URL:-}" ] && torch+=(--extra-index-url "$TORCH_INDEX_URL")
+seconds "torch" "${torch[@]}"
+# In place: the command `defunet` works from any folder. The image's build has no code yet at this point.
+if [ -d defunet ]; then seconds "the project" "${uv[@]}" --no-deps --no-build-isolation --editable .; fi
+rm -f "$VENV"/.made-*; touch "$VENV/.made-$(made_for)"

@@ -1,0 +1,129 @@
+"""``python -m tools.show``: what a run came to, in a terminal."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from components.report import COMPARISONS, RESULTS
+from components.report.paired import Pair
+from components.report.text import digits_for
+from core.errors import UserError
+from core.files import read_json
+from core.results import Row
+from core.terminal import fit
+from registry.versions import read_version
+from tools.show.costs import cost_table
+from tracking.store import connect, store_name
+
+# Columns that a narrow terminal goes without, the first one first.
+DISPENSABLE = ("accuracy", "Jaccard", "ASSD, px", "MLflow run", "started", "HD95, px", "images", "seed", "commit")
+
+
+def result_table(rows: list[Row]) -> Table:
+    """Return the test figures of every cell: means over images, against original and dilated masks."""
+    table = Table(title="Test images, mean over images")
+    for name in ("network", "scenario", "seed", "masks"):
+        table.add_column(name, no_wrap=True)
+    for name in ("images", "Dice", "95 %", "Jaccard", "accuracy", "HD95, px", "ASSD, px"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        place = (row["split"], row["site"], row["label"], row["sex"], row["age"], row["reduction"])
+        if place != ("test", "all", "all", "all", "all", "per_image"):
+            continue
+        interval = "–" if row["dice_ci95"] is None else " to ".join(f"{bound:.3f}" for bound in row["dice_ci95"])
+        figures = [
+            _figure(row["jaccard"], 4),
+            _figure(row["accuracy"], 4),
+            _figure(row["hd95"], 2),
+            _figure(row["assd"], 2),
+        ]
+        where = [row["network"], row["scenario"], str(row["seed"]), row["masks"]]
+        table.add_row(*where, str(row["n_images"]), _figure(row["dice"], 4), interval, *figures)
+    return table
+
+
+def comparison_table(pairs: list[Pair]) -> Table:
+    """Return what the paired bootstrap says of the reference network against every other."""
+    table = Table(
+        title="Paired comparison: the reference's Dice less the other's, test images, mean over images",
+        caption="95 %: paired bootstrap over images; no correction for the number of comparisons",
+    )
+    for name in ("reference", "other", "scenario", "masks"):
+        table.add_column(name, no_wrap=True)
+    for name in ("images", "difference", "95 %"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("the reference is", no_wrap=True)
+    for pair in pairs:
+        digits = digits_for([*(pair["ci95"] or []), pair["difference"] or 0.0])
+        interval = "–" if pair["ci95"] is None else " to ".join(f"{bound:+.{digits}f}" for bound in pair["ci95"])
+        difference = "–" if pair["difference"] is None else f"{pair['difference']:+.{digits}f}"
+        where = [pair["reference"], pair["other"], pair["scenario"], pair["masks"]]
+        table.add_row(*where, str(pair["n_images"]), difference, interval, pair["verdict"] or "–")
+    return table
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def main(
+    reports: Annotated[Path, typer.Option(help="What report left.")] = Path("reports"),
+    registered: Annotated[Path, typer.Option(help="What register left.")] = Path("artifacts/registered.json"),
+    arrays: Annotated[Path, typer.Option(help="What preprocess left.")] = Path("artifacts/arrays"),
+    models: Annotated[Path, typer.Option(help="What train left.")] = Path("models"),
+) -> None:
+    """Print the results, how the networks compare, what they took, and where report and registered model are."""
+    cohort = read_json(arrays / "arrays.json")
+    version = read_json(registered)
+    # Wide enough for every column where the output is no terminal.
+    console = Console(width=None if Console().is_terminal else 140)
+    rows = read_json(reports / RESULTS)
+    console.print(fit(result_table(rows), console, DISPENSABLE))
+    # A report of an earlier version has no comparisons, one of a single network none to show.
+    if (reports / COMPARISONS).exists() and (pairs := read_json(reports / COMPARISONS)):
+        console.print(fit(comparison_table(pairs), console, DISPENSABLE))
+    console.print(fit(cost_table(models, rows), console, DISPENSABLE))
+    if cohort["synthetic"]:
+        console.print(
+            "The X-rays are synthetic: these figures show that the pipeline works and say nothing of patients."
+        )
+    console.print(f"report   {(reports / 'index.html').resolve()}", highlight=False, soft_wrap=True)
+    for line in registry_lines(version):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def registry_lines(registered: dict[str, Any]) -> list[str]:
+    """Return what the store has of the version that register left, and how to look at the store.
+
+    Args:
+        registered: ``artifacts/registered.json``. Its version is named only if the store that is used now has it, with
+            the same run: DVC may have brought the file from another machine, or the store may have been another then.
+    """
+    name, number = str(registered["name"]), int(registered["version"])
+    cell = f"{registered['network']}, {registered['scenario']}, seed {registered['seed']}"
+    address = store_name()
+    if address.startswith(("http://", "https://")):
+        browse = f"browse   {address}"
+    else:
+        browse = f"browse   mlflow ui --backend-store-uri {shlex.quote(address)}"
+    missing = (
+        f"model    {name} version {number} of this run ({cell}) is not in {address}: register it with "
+        "`dvc repro --force --single-item register`"
+    )
+    try:
+        version = read_version(connect(existing=True), name, number)
+    except UserError as error:
+        if getattr(error.__cause__, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
+            return [missing, browse]
+        return [f"model    {name} version {number} ({cell}) could not be looked up: {error}", browse]
+    if version.run_id != registered["run_id"]:
+        return [f"{missing} (its version {number} is of another run)", browse]
+    aliases = "".join(f" @{alias}" for alias in version.aliases)
+    uri = f'mlflow.pyfunc.load_model("models:/{name}/{number}")'
+    return [f"model    {name} version {number}{aliases} ({cell}): {uri}", browse]

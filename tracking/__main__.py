@@ -1,0 +1,24 @@
+"""``python -m tracking``: send what trainings have kept while MLflow was down."""
+
+from typing import Annotated
+
+import typer
+
+from core import cli
+from tracking.leftovers import send_records
+
+
+def main(
+    places: Annotated[
+        list[str] | None,
+        typer.Argument(help="Journals, folders of checkpoints, or s3://bucket/prefix.", show_default="checkpoints"),
+    ] = None,
+) -> None:
+    """Send the records that trainings have kept to MLFLOW_TRACKING_URI; sent twice, nothing is logged twice."""
+    for place in places or ["checkpoints"]:
+        if not send_records(place):
+            print(f"{place}: no records are waiting")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,47 @@
+"""Find the MLflow run of a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.errors import UserError
+from core.runs import read_run
+from tracking.leftovers import send_left
+from tracking.store import TRAINING, first_line
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def find_run(client: MlflowClient, folder: Path) -> str | None:
+    """Return the id of the run that trained the model in ``folder``, None where this store does not know it.
+
+    A model that came from a DVC remote says nothing of its run (:func:`core.runs.read_run`), one out of a
+    container may have been tracked elsewhere. What its training has kept here because the server was down is sent
+    first; where the run could not be made then, it is found by its mark.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+    record = read_run(folder)
+    if not record:
+        return None
+    send_left(record.get("mlflow_records"))
+    try:
+        if record["mlflow_run_id"] is None:
+            return _find_marked(client, record["mlflow_training"])
+        run_id = str(record["mlflow_run_id"])
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            raise UserError(f"MLflow: {first_line(error)}; check MLFLOW_TRACKING_URI and run again") from error
+        return None
+    # A run that someone has deleted takes nothing more.
+    return run_id if run.info.lifecycle_stage == "active" else None
+
+
+def _find_marked(client: MlflowClient, mark: str) -> str | None:
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(experiments, f"tags.{TRAINING} = '{mark}'", max_results=1)
+    return str(runs[0].info.run_id) if runs else None

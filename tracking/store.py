@@ -1,0 +1,201 @@
+"""MLflow, as every step uses it: one run for each trained cell, from its first epoch to its registered version."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from core.errors import UserError
+from tracking.local_store import ARTIFACTS, DATABASE, adopt, workspace
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+LOCAL_STORE = "sqlite:///mlflow.db"
+REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[1-9][0-9]*))")
+TRAINING = "training"  # the tag by which a training finds its run again, whoever started it
+# A server before S3 has its clients fetch files, and send large ones, under S3's address as it knows it itself: who
+# cannot reach that tries for minutes. Through the server all of them can.
+DIRECT = ("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD")
+MANAGED = ("databricks", "uc")  # Databricks' stores, whose addresses may be one word
+RETRIES, TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
+# How often a request is repeated, with growing pauses, and how many seconds it may take: MLflow's own 7 and 120 let a
+# server that hangs hold a step for a quarter of an hour. The first question is small, later ones carry models.
+FIRST, LATER = {RETRIES: "3", TIMEOUT: "10"}, {RETRIES: "3", TIMEOUT: "60"}
+
+
+def store_name() -> str:
+    """Return the store's address as it may be shown: without the password that it may hold."""
+    if own_store() and workspace() == Path.cwd():
+        return LOCAL_STORE
+    # A password may hold anything, "@", "/" and spaces too: up to the last "@" all of it may be the password.
+    return re.sub(r"(://[^/:]*):.*@", r"\1:***@", store_address(), flags=re.DOTALL)
+
+
+def store_address() -> str:
+    """Return the address of the store that MLFLOW_TRACKING_URI names, else of the clone's own, by its full path.
+
+    MLflow keeps one connection for an address, whatever the present folder is by then.
+    """
+    own = f"sqlite:///{workspace() / DATABASE}"
+    return own if own_store() else os.environ["MLFLOW_TRACKING_URI"]
+
+
+def own_store() -> bool:
+    """Tell whether the store is the clone's own; MLflow itself sets MLFLOW_TRACKING_URI to what it is told to use."""
+    return os.environ.get("MLFLOW_TRACKING_URI") in (None, "", LOCAL_STORE, f"sqlite:///{workspace() / DATABASE}")
+
+
+def without_password(text: str) -> str:
+    """Return text with the passwords of the addresses in it blotted out; rather too much than too little."""
+    if address := os.environ.get("MLFLOW_TRACKING_URI"):
+        text = text.replace(address, store_name())
+    return re.sub(r"(://[^/:\s]*):\S*@", r"\1:***@", text)
+
+
+def first_line(error: BaseException) -> str:
+    """Return an error's first line without passwords, its type where it says nothing."""
+    line = (without_password(str(error)).strip().splitlines() or [type(error).__name__])[0]
+    # Of a connection that did not come about there is one reason, deep in three libraries' words.
+    refused = re.search(r"Max retries exceeded .*\[Errno -?\d+\] ([\w ]+)", line)
+    return f"cannot be reached ({refused[1]})" if refused else line
+
+
+def connect(experiment: str | None = None, *, existing: bool = False) -> MlflowClient:
+    """Return a client of the store that MLFLOW_TRACKING_URI names, else the local database.
+
+    Args:
+        experiment: made the active one, and created where it does not exist.
+        existing: refuse a local database that is not there, which MLflow would create: who reads needs what is in it.
+
+    A server is asked whether it is there: repeatedly, with pauses, and within a minute. The environment's
+    MLFLOW_HTTP_REQUEST_MAX_RETRIES and MLFLOW_HTTP_REQUEST_TIMEOUT hold where they are set.
+
+    Raises:
+        UserError: the store cannot be reached.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for name in DIRECT:
+        os.environ.setdefault(name, "false")
+    import mlflow
+    from sqlalchemy.exc import SQLAlchemyError
+
+    # Its notes on tables it creates and threads it starts drown the steps' own lines; warnings stay.
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # one line for each attempt
+    uri = store_address()
+    # A store that is named by its full path is taken as it is.
+    named = os.environ.get("MLFLOW_TRACKING_URI") not in (None, "", LOCAL_STORE)
+    if "://" not in uri and not uri.startswith(MANAGED) and "MLFLOW_ALLOW_FILE_STORE" not in os.environ:
+        raise UserError(f"MLflow, {uri}: no address; say MLFLOW_TRACKING_URI=http://host:5000 or sqlite:///mlflow.db")
+    mlflow.set_tracking_uri(uri)
+    if existing and (file := _database_file(uri)) is not None and not file.exists():
+        told = f"MLflow, {store_name()}: there is no store here"
+        raise UserError(f"{told}; run in the project's folder after `make run`, or set MLFLOW_TRACKING_URI")
+    try:
+        if not named and (note := adopt(workspace())):
+            print(note, file=sys.stderr)
+        with explained(store_name()):
+            client = mlflow.MlflowClient()
+            with patience(FIRST):
+                client.search_experiments(max_results=1)
+            if experiment is not None:
+                make_experiment(client, experiment)
+                mlflow.set_experiment(experiment)
+    except (OSError, SQLAlchemyError) as error:
+        told = f"MLflow, {store_name()}: {first_line(error)}; check MLFLOW_TRACKING_URI, then run again"
+        raise UserError(told) from error
+    os.environ.update({name: value for name, value in LATER.items() if name not in os.environ})
+    return client
+
+
+def make_experiment(client: MlflowClient, title: str, **tags: str) -> None:
+    """Create an experiment where it does not exist yet, its artifacts beside the clone's own database.
+
+    MLflow would put them into the present folder, which an experiment of DVC's does not outlive. A server decides
+    itself.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if client.get_experiment_by_name(title) is not None:
+        return
+    place = str(workspace() / ARTIFACTS / quote(title, safe=" ")) if own_store() else None
+    try:
+        client.create_experiment(title, artifact_location=place, tags=tags)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":  # by another step at the same moment
+            raise
+
+
+def _database_file(uri: str) -> Path | None:
+    """Return the file of an SQLite database; None for a server, and for an address that names no plain file."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    if not uri.startswith("sqlite"):
+        return None
+    try:
+        name = make_url(uri).database
+    except (ArgumentError, ValueError):
+        return None
+    return Path(name) if name and not name.startswith((":", "file:")) else None
+
+
+@contextmanager
+def patience(limits: dict[str, str]) -> Iterator[None]:
+    """Set how long MLflow tries a request inside the block, where the environment does not say it."""
+    given = {name: value for name, value in limits.items() if name not in os.environ}
+    os.environ.update(given)
+    try:
+        yield
+    finally:
+        for name in given:
+            os.environ.pop(name, None)
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn MLflow's own errors inside the block into a :class:`UserError` that names the store or the model."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        missing = error.error_code == "RESOURCE_DOES_NOT_EXIST"
+        check = "the name, the version and MLFLOW_TRACKING_URI" if missing else "MLFLOW_TRACKING_URI and the server"
+        raise UserError(f"MLflow, {what}: {first_line(error)}; check {check}, then run again") from error
+
+
+@contextmanager
+def answered(what: str) -> Iterator[None]:
+    """Turn MLflow's errors inside the block, those of its file transfers too, into a :class:`UserError`."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        with explained(what):
+            yield
+    except (OSError, Boto3Error, BotoCoreError, ClientError) as error:
+        here = getattr(error, "filename", None)  # a file of this machine, which is no server's fault
+        check = here or "MLFLOW_TRACKING_URI, the server and the store behind it"
+        raise UserError(f"MLflow, {what}: {first_line(error)}; check {check}, then run again") from error
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested parameters as MLflow shows them: ``augmentation.rotation`` and so on."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[f"{prefix}{key}"] = value
+    return result
