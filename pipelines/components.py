@@ -181,7 +181,7 @@ def train(
     from pathlib import Path
 
     from components.train import train
-    from components.train.remote import places
+    from components.train.checkpoints import places
     from core.cell import Cell
     from core.params import RegisterParams
     from model.training.recipe import TrainParams

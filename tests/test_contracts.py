@@ -78,3 +78,8 @@ def test_every_command_says_what_it_does(module: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "Usage:" in done.stdout
+
+
+def test_torch_is_not_imported_before_a_training_has_settled_its_threads() -> None:
+    code = "import sys, components.train.__main__; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

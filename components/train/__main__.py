@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from components.train import train
-from components.train.remote import places
+from components.train.checkpoints import places
 from core import cli
 from core.cell import Cell
 from core.errors import UserError

@@ -15,7 +15,6 @@ from typing import Any
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 
-from core.cell import Cell
 from core.errors import UserError
 from core.s3 import damage, explain, make_client
 from model.training.checkpoint import STATE, CheckpointError, load_state
@@ -169,21 +168,3 @@ class Remote:
                 return None
             raise
         return about
-
-
-def places(checkpoints: str, cell: Cell, local: Path) -> tuple[Path, str]:
-    """Return the local folder of a cell's states, and ``s3://bucket/prefix`` of their copies where there are any.
-
-    Args:
-        checkpoints: a folder or ``s3://bucket/prefix``, of all cells.
-        cell: the cell.
-        local: where the local states of all cells lie if ``checkpoints`` is in S3.
-
-    Raises:
-        UserError: no bucket is named.
-    """
-    if not checkpoints.startswith("s3://"):
-        return Path(checkpoints) / cell.folder, ""
-    if not checkpoints.removeprefix("s3://").partition("/")[0]:
-        raise UserError(f"{checkpoints}: no bucket named; say s3://bucket/prefix")
-    return local / cell.folder, f"{checkpoints.rstrip('/')}/{cell.folder.as_posix()}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from components.train.remote import places
+from components.train.checkpoints import places
 from core.cell import RUN
 from model.training.checkpoint import STATE
 from model.weights import WEIGHTS

@@ -1,0 +1,26 @@
+"""Where the full states of trainings lie; imported before torch, whose threads :mod:`model.threads` settles first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from core.cell import Cell
+from core.errors import UserError
+
+
+def places(checkpoints: str, cell: Cell, local: Path) -> tuple[Path, str]:
+    """Return the local folder of a cell's states, and ``s3://bucket/prefix`` of their copies where there are any.
+
+    Args:
+        checkpoints: a folder or ``s3://bucket/prefix``, of all cells.
+        cell: the cell.
+        local: where the local states of all cells lie if ``checkpoints`` is in S3.
+
+    Raises:
+        UserError: no bucket is named.
+    """
+    if not checkpoints.startswith("s3://"):
+        return Path(checkpoints) / cell.folder, ""
+    if not checkpoints.removeprefix("s3://").partition("/")[0]:
+        raise UserError(f"{checkpoints}: no bucket named; say s3://bucket/prefix")
+    return local / cell.folder, f"{checkpoints.rstrip('/')}/{cell.folder.as_posix()}"
