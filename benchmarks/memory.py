@@ -27,6 +27,7 @@ from core.errors import UserError
 from core.files import write_json
 from core.params import Params, read_params
 from core.provenance import hardware
+from core.terminal import say
 from model import networks
 from model.training.recipe import TrainParams
 
@@ -224,7 +225,7 @@ def main(
         row = in_a_process({**common, **chosen}, params, threads)
         peak = "out of memory" if row["peak"] is None else f"peak {row['peak'] / GIB:.2f} GiB"
         # At the paper's size a CPU takes minutes for each.
-        print(f"{number}, {options(row)}: {peak}", file=sys.stderr, flush=True)
+        say(f"{number}, {options(row)}: {peak}")
         rows.append(row)
         write_json(out, {"hardware": hardware(), "torch": torch.__version__, "card_gib": card, "cases": rows})
     console.print(table(rows, card))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from core.errors import UserError
@@ -20,6 +22,11 @@ class Cell:
     def folder(self) -> Path:
         """Where the cell lies below ``models/`` and ``evaluations/``."""
         return Path(self.network) / self.scenario / f"seed-{self.seed}"
+
+    @classmethod
+    def every(cls, networks: Iterable[str], scenarios: Iterable[str], seeds: Iterable[int]) -> list[Cell]:
+        """Return the cells of a matrix, in the order of its networks, then scenarios, then seeds."""
+        return [cls(*values) for values in product(networks, scenarios, seeds)]
 
     @classmethod
     def of(cls, folder: Path) -> Cell:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from core.errors import UserError
+from core.terminal import say
 from model.threads import settle
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The file of all choices, validated whole.")]
@@ -29,18 +29,11 @@ def told() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        _tell(f"error: {error}")
+        say(f"error: {error}")
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        _tell("interrupted: nothing half-written was left; run again to go on")
+        say("interrupted: nothing half-written was left; run again to go on")
         raise SystemExit(130) from None
-
-
-def _tell(message: str) -> None:
-    """Print a message to standard error, behind all that was printed before, also where both go into one file."""
-    with suppress(OSError, ValueError):  # nobody reads it any more, which is no reason to say nothing
-        sys.stdout.flush()
-    print(message, file=sys.stderr)
 
 
 def run(step: Callable[..., Any]) -> None:

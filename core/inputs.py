@@ -117,6 +117,14 @@ def read_record(path: Path, step: str) -> dict[str, Any]:
     return dict(record)
 
 
+def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Return nested values under dotted names, as ``augmentation.rotation``."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{before}{key}.") if isinstance(value, dict) else {before + key: value}
+    return found
+
+
 def differences(was: dict[str, Any], now: dict[str, Any], before: str = "") -> list[str]:
     """Return in which keys two nested sets of parameters differ, as ``train.epochs: 24 -> 12``."""
     found = []

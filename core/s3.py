@@ -28,6 +28,7 @@ from botocore.exceptions import (
 
 from core.errors import UserError
 
+SCHEME = "s3://"
 BROKEN_OFF = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError, FlexibleChecksumError)
 BAD_CREDENTIALS = (
     "InvalidAccessKeyId",
@@ -49,6 +50,23 @@ RIGHTS = {
     "DeleteObjects": "s3:DeleteObject",
 }
 ENCRYPTED = ("SSEKMSKeyId", "SSECustomerAlgorithm")  # such an object's ETag is no MD5 of its content
+
+
+def is_s3(place: str) -> bool:
+    """Tell an address in S3 from a file or folder of this machine."""
+    return place.startswith(SCHEME)
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """Return the bucket and the prefix of ``s3://bucket/prefix``; the prefix has no slash at its end.
+
+    Raises:
+        UserError: no bucket is named.
+    """
+    bucket, _, prefix = url.removeprefix(SCHEME).partition("/")
+    if not bucket:
+        raise UserError(f"{url}: no bucket named; say s3://bucket/prefix")
+    return bucket, prefix.rstrip("/")
 
 
 def make_client(connections: int) -> Any:

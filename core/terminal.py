@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +24,13 @@ def epoch_line(row: dict[str, float], epochs: int) -> str:
         f"validation loss {row['validation_loss']:.4f}  dice {row['validation_dice']:.4f}  "
         f"{row['images_per_second']:.1f} images/s"
     )
+
+
+def say(line: str) -> None:
+    """Print a line to standard error, after all that was printed before, also where both go into one file."""
+    with suppress(OSError, ValueError):  # a closed output is no reason to lose the line
+        sys.stdout.flush()
+    print(line, file=sys.stderr, flush=True)
 
 
 def fit(table: Table, console: Console, dispensable: Sequence[str]) -> Table:
@@ -75,7 +82,7 @@ def progress(label: str, total: int, in_bytes: bool) -> Iterator[Callable[[int],
         if total and done * 10 // total > tenths:
             tenths = done * 10 // total
             shown = f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" if in_bytes else f"{done} of {total}"
-            print(f"{label}: {shown}, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+            say(f"{label}: {shown}, {time.monotonic() - start:.0f} s")
 
     yield advance
 

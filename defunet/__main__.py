@@ -74,12 +74,12 @@ def submit(
     connect: Connect, pack: Callable[[], Packed], wait: Wait = False, every: Every = 5, timeout: Timeout = None
 ) -> None:
     """Compile the pipeline, start a run of it and print the run's id."""
-    from pipelines.client.watch import tell
+    from core.terminal import say
 
     packed, kubeflow = pack(), connect()
     run_id = packed.send(kubeflow, kubeflow.submit)
     print(run_id, flush=True)
-    tell(f"{kubeflow.host}/#/runs/details/{run_id}")
+    say(f"{kubeflow.host}/#/runs/details/{run_id}")
     if wait:
         _wait(kubeflow, run_id, every, timeout)
 
@@ -105,13 +105,14 @@ def schedule(
     ] = 1,
 ) -> None:
     """Compile the pipeline, have it run again and again, and print the schedule's id."""
+    from core.terminal import say
     from pipelines.client.cron import Cron
-    from pipelines.client.watch import moment, tell
+    from pipelines.client.watch import moment
 
     times = Cron(cron)
     packed, kubeflow = pack(), connect()
     print(packed.send(kubeflow, kubeflow.schedule, cron=times.text, catch_up=catch_up, max_concurrency=max_concurrency))
-    tell("next at " + ", ".join(moment(each) for each in times.next(3)) + " (UTC)")
+    say("next at " + ", ".join(moment(each) for each in times.next(3)) + " (UTC)")
 
 
 @_command
@@ -180,25 +181,25 @@ def cancel(
     schedule: Annotated[bool, typer.Option("--schedule", help="Delete a schedule; runs it started go on.")] = False,
 ) -> None:
     """Ask Kubeflow to stop a run; trainings keep their checkpoints."""
-    from pipelines.client.watch import tell
+    from core.terminal import say
 
     if schedule:
         connect().unschedule(run)
-        tell(f"schedule {run}: deleted")
+        say(f"schedule {run}: deleted")
     else:
         connect().cancel(run)
-        tell(f"run {run}: is being cancelled; `defunet status {run} --wait` sees its end")
+        say(f"run {run}: is being cancelled; `defunet status {run} --wait` sees its end")
 
 
 @_command
 @connected
 def retry(connect: Connect, run: RunId, wait: Wait = False, every: Every = 5, timeout: Timeout = None) -> None:
     """Run the failed tasks of a run again; what succeeded is kept."""
-    from pipelines.client.watch import tell
+    from core.terminal import say
 
     kubeflow = connect()
     kubeflow.retry(run)
-    tell(f"run {run}: runs again")
+    say(f"run {run}: runs again")
     if wait:
         _wait(kubeflow, run, every, timeout)
 
@@ -212,21 +213,22 @@ for _panel, _commands in (
 
 
 def _wait(kubeflow: Kubeflow, run_id: str, every: float, limit: float | None) -> None:
-    from pipelines.client import watch as watch
+    from core.terminal import say
+    from pipelines.client import watch
 
     again = f"the run goes on; `defunet status {run_id} --wait` sees its end"
     try:
         run = watch.wait(lambda: kubeflow.run(run_id), watch.view(), every, limit)
     except KeyboardInterrupt:
-        watch.tell(f"interrupted: {again}")
+        say(f"interrupted: {again}")
         raise SystemExit(130) from None
     except UserError as error:
         raise UserError(f"{error}; {again}") from None
     code = watch.code(run)
     if code == watch.TIMED_OUT:
-        watch.tell(f"not ended after {limit:g} s: {again}")
+        say(f"not ended after {limit:g} s: {again}")
     elif code:
-        watch.tell(f"run {run_id}: {run.state}{f' ({run.error})' if run.error else ''}; see defunet logs {run_id}")
+        say(f"run {run_id}: {run.state}{f' ({run.error})' if run.error else ''}; see defunet logs {run_id}")
     raise SystemExit(code)
 
 

@@ -126,12 +126,12 @@ def connected(function: Callable[..., None]) -> Callable[..., None]:
         ca_file: CaFile = None,
         patience: Patience = 120,
     ) -> Any:
+        from core.terminal import say
         from pipelines.client.address import Address
         from pipelines.client.kubeflow import Kubeflow
-        from pipelines.client.watch import tell
 
         address = Address(host, namespace, token, token_file, kube_context, system_namespace, ca_file)
-        return Kubeflow(address, patience, tell)
+        return Kubeflow(address, patience, say)
 
     return _spliced(function, "connect", provide)
 
@@ -154,15 +154,15 @@ def packaged(function: Callable[..., None]) -> Callable[..., None]:
         service_account: ServiceAccount = None,
         pipeline_root: PipelineRoot = None,
     ) -> Any:
+        from core.terminal import say
         from pipelines.client.package import arguments, cohort, overridden, package, shown
-        from pipelines.client.watch import tell
 
         choices, touched = overridden(params, set_ or ())
         source, data_md5 = cohort(source, data_md5)
         built = package(choices, cluster, image)
         said = {"source": source, "data_md5": data_md5, "checkpoints": checkpoints, "promote": promote or None}
         given = arguments(built, choices, touched, said)
-        tell(f"with {shown(given)}")
+        say(f"with {shown(given)}")
         what = {
             "spec": built.spec,
             "arguments": given,

@@ -60,11 +60,9 @@ def plan(
         scenarios: The scenarios that the matrix names, as JSON.
         params: All sections, as JSON.
     """
+    parts = {name: text for name, text in locals().items() if name not in ("git_commit", "image_digest")}
     from pipelines.tasks import cells, from_json, task, to_json, whole
 
-    parts = {"ingest": ingest, "validate": validate, "preprocess": preprocess, "scenarios": scenarios}
-    parts |= {"matrix": matrix, "train": train, "evaluate": evaluate, "register": register}
-    parts["promotion"] = promotion
     with task():
         params = whole(parts)
     chosen = {name: params.scenarios[name].model_dump(mode="json") for name in params.matrix.scenarios}

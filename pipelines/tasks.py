@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -19,6 +17,7 @@ from core.cli import told
 from core.errors import UserError
 from core.files import read_json
 from core.params import Matrix, Params, Sections, check, check_section
+from core.terminal import say
 from model.threads import settle
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ def _one_of_several(function: Callable[..., Result], arguments: Sequence[Any]) -
     try:
         return function(*arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         _leave_last_words(str(error))
         raise SystemExit(TOLD) from None
 
@@ -152,8 +151,7 @@ def whole(parts: dict[str, str]) -> Params:
 
 def cells(matrix: Matrix) -> list[str]:
     """Return the cells of the matrix as ``<network>/<scenario>/seed-<seed>``, in its order."""
-    every = product(matrix.networks, matrix.scenarios, matrix.seeds)
-    return [Cell(*values).folder.as_posix() for values in every]
+    return [cell.folder.as_posix() for cell in Cell.every(matrix.networks, matrix.scenarios, matrix.seeds)]
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -274,6 +275,13 @@ class Project:
         client = self.client()
         experiment = client.get_experiment_by_name("lung-segmentation")
         return [] if experiment is None else list(client.search_runs([experiment.experiment_id]))
+
+
+def elsewhere(code: str, *arguments: object) -> list[str]:
+    """Return the call of Python code that has the environment's libraries, and this project nowhere on its path."""
+    site = sysconfig.get_path("purelib")
+    # Without `site` no .pth file is read, by which the project is installed in place.
+    return [sys.executable, "-S", "-P", "-c", f"import sys; sys.path.append({site!r})\n{code}", *map(str, arguments)]
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -126,7 +125,7 @@ def test_from_the_cohort_in_s3_to_a_mask_from_the_registry(
     hidden = ("AWS_", "MLFLOW_", "PYTHONPATH")
     there = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
     there |= tracked | without_keys(tmp_path) | {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    line = [sys.executable, "-c", ELSEWHERE]
+    line = elsewhere(ELSEWHERE)
     done = subprocess.run(line, cwd=elsewhere, env=there, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     evaluate = one.write_params().evaluate

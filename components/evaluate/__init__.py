@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +36,7 @@ ROC_POINTS = 201
 # The code that decides what an evaluation says, as dvc.yaml names it.
 CODE = (
     "components/evaluate",
+    "model/inference/engine.py",
     "model/inference/postprocessing.py",
     "model/inference/predictor.py",
     "model/networks",
@@ -159,9 +159,8 @@ def _check_belongs(cell: Cell, model: Path, trained: InputConfig, arrays: Path, 
     config = read_json(model / CONFIG)
     if (held := Cell(config["network"], config["scenario"], config["seed"])) != cell:
         raise UserError(f"{model}: holds the model of {held.folder}, not of {cell.folder}; run the train step again")
-    for name, value in asdict(trained).items():
-        if value != (given := tuple(info[name]) if isinstance(info[name], list) else info[name]):
-            raise UserError(f"{model}: trained with {name} {value}, but {arrays} has {given}; run the train step again")
+    if difference := trained.difference(info):
+        raise UserError(f"{model}, {arrays}: {difference}; run the train step again")
 
 
 def _log(client: MlflowClient, run_id: str, out: Path, rows: list[Row], risk: dict[str, float]) -> None:

@@ -16,6 +16,7 @@ from components.evaluate.stored import STORED, StoredMasks
 from core.cohort import Arrays
 from core.errors import UserError
 from core.parallel import cores
+from model.inference.engine import batches
 from model.metrics import agreement
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ def score_split(
         Shown.of(cohort.manifest.iloc[order], params.worst, params.figure_images),
     )
     with ThreadPoolExecutor(cores()) as pool:  # decoding and resizing release Python's lock
-        for start in range(0, len(order), params.batch_size):
-            _score_batch(found, pool, predictor, model, cohort, stored, order[start : start + params.batch_size], start)
+        for part in batches(len(order), params.batch_size):
+            _score_batch(found, pool, predictor, model, cohort, stored, order[part], part.start)
     return found
 
 

@@ -21,7 +21,7 @@ from components.ingest.source import File, Source, join
 from core.errors import UserError
 from core.files import sha256
 from core.parallel import parallel
-from core.s3 import concerns_one_object, damage, explain, get, make_client
+from core.s3 import concerns_one_object, damage, explain, get, make_client, split_url
 
 RANGE = 16 << 20  # bytes of one request; what a broken run loses at most of each object under way
 WORKERS = 16  # requests at the same time: they wait for the network, not for the processor
@@ -60,12 +60,10 @@ def open_s3(url: str, out: Path) -> Iterator[Source]:
     Raises:
         UserError: no bucket of that name, wrong or missing credentials, no connection.
     """
-    bucket, _, prefix = url.removeprefix("s3://").partition("/")
-    if not bucket:
-        raise UserError(f"{url}: no bucket named; say s3://bucket/prefix")
+    bucket, prefix = split_url(url)
     try:
         client = make_client(WORKERS)
-        objects = _list(client, bucket, prefix.rstrip("/"))
+        objects = _list(client, bucket, prefix)
     except (BotoCoreError, ClientError) as error:
         raise explain(error, url) from error
     key = hashlib.sha256(f"{client.meta.endpoint_url}\n{url}\n{out.name}".encode()).hexdigest()[:16]

@@ -11,6 +11,7 @@ from components.ingest.archives import open_zip
 from components.ingest.layouts import is_junk
 from components.ingest.source import File, Source, join
 from core.errors import UserError
+from core.s3 import is_s3
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def open_source(source: str, out: Path) -> Iterator[Source]:
         UserError: the source is not there, cannot be read, or is a ZIP that is damaged or hostile.
     """
     with ExitStack() as stack:
-        if source.startswith("s3://"):
+        if is_s3(source):
             from components.ingest.s3 import open_s3
 
             found = stack.enter_context(open_s3(source, out))

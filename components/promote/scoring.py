@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,13 +17,11 @@ from core.errors import UserError
 from core.files import read_json
 from core.params import PromotionParams
 from core.results import Row
+from model.inference.engine import batches
 from model.inference.package import CONTRACT, Contract
 from model.inference.postprocessing import to_masks
 from model.weights import CONFIG
 from registry.versions import Version, download
-
-if TYPE_CHECKING:
-    from model.inference.predictor import InputConfig
 
 MASKS = "original"
 
@@ -111,18 +108,13 @@ def score(version: Version, test: TestSet, batch_size: int, promotion: Promotion
             predictor = Predictor.load(folder, device)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{version}: does not load with this code ({error})") from error
-    _check_input(version, predictor.input_config, test.cohort.info)
+    if difference := predictor.input_config.difference(test.cohort.info):
+        raise UserError(f"{version}: {difference}")
     scores = Scores("test", MASKS)
     rule = (contract.threshold, contract.largest_components, contract.least_component, contract.fill_holes)
-    for start in range(0, len(test.order), batch_size):
-        order = test.order[start : start + batch_size]
+    for part in batches(len(test.order), batch_size):
+        order = test.order[part]
         probabilities = predictor.probabilities(test.cohort.images[order], batch_size, flip=contract.flip)
         masks = test.cohort.masks[MASKS][order]
         scores.add(test.cohort.manifest.iloc[order], probabilities, to_masks(probabilities, *rule), masks)
     return Scored(version, contract, scores.cases, summarise(scores, cell, promotion.bootstrap, promotion.seed))
-
-
-def _check_input(version: Version, takes: InputConfig, info: dict[str, Any]) -> None:
-    for name, value in asdict(takes).items():
-        if value != (given := tuple(info[name]) if isinstance(info[name], list) else info[name]):
-            raise UserError(f"{version}: takes images of {name} {value}, and the arrays have {given}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +42,7 @@ def main(
         cells = [parse_cell(text) for text in cell]
     else:
         matrix = choices.matrix
-        cells = [Cell(*values) for values in product(matrix.networks, matrix.scenarios, matrix.seeds)]
+        cells = Cell.every(matrix.networks, matrix.scenarios, matrix.seeds)
     sampling = choices.evaluate
     rows = report(
         evaluations, models, arrays, splits, out, cells, resamples=sampling.bootstrap, seed=sampling.seed, mixed=mixed

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from components.report.load import Evaluated
 from core.errors import UserError
+from core.inputs import flat
 
 
 def require_one_origin(cells: list[Evaluated]) -> None:
@@ -23,16 +23,16 @@ def require_one_origin(cells: list[Evaluated]) -> None:
         if data.scored["files"]["weights"] != data.learnt["weights"]
     ]
     for step, records in (("train", [d.learnt for d in cells]), ("evaluate", [d.scored for d in cells])):
-        flat = [
-            {f"{step}.{key}": value for key, value in _flat(record["params"]).items()}
+        lines = [
+            {f"{step}.{key}": value for key, value in flat(record["params"]).items()}
             | {"cohort": record["manifest"][:12]}
             | ({"precision": record["precision"]} if "precision" in record else {})
             | {name: digest[:12] for name, digest in record["code"].items()}
             for record in records
         ]
-        for key in sorted(set[str]().union(*flat)):
+        for key in sorted(set[str]().union(*lines)):
             # Networks share most of the code but not all: what a cell does not read cannot differ.
-            values = {name: json.dumps(line[key]) for name, line in zip(names, flat, strict=True) if key in line}
+            values = {name: json.dumps(line[key]) for name, line in zip(names, lines, strict=True) if key in line}
             if len(set(values.values())) > 1:
                 problems.append(f"{key}: {_whose(values)}")
     if problems:
@@ -41,13 +41,6 @@ def require_one_origin(cells: list[Evaluated]) -> None:
             "they are",
             problems,
         )
-
-
-def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {before + key: value}
-    return flat
 
 
 def _whose(values: dict[str, str]) -> str:

@@ -9,6 +9,7 @@ from components.report.layout import Results, scenario_title
 from components.report.load import Evaluated
 from components.report.text import plain
 from core.cell import Cell
+from core.inputs import flat
 
 
 def run_line(data: Evaluated, results: Results) -> dict[str, Any]:
@@ -27,16 +28,6 @@ def run_line(data: Evaluated, results: Results) -> dict[str, Any]:
     }
 
 
-def _flat(value: dict[str, Any], before: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, dict):
-            flat |= _flat(item, f"{before}{key}.")
-        else:
-            flat[before + key] = item
-    return flat
-
-
 def recipes(cells: list[Evaluated], results: Results) -> tuple[list[str], list[tuple[str, list[str]]], dict[str, str]]:
     """Return in which keys the cells' configurations differ, whose values these are, and what all have in common.
 
@@ -47,7 +38,7 @@ def recipes(cells: list[Evaluated], results: Results) -> tuple[list[str], list[t
     configs = {
         data.cell: {
             key: plain(value)
-            for key, value in _flat(data.config).items()
+            for key, value in flat(data.config).items()
             if key not in told_elsewhere and not key.startswith("cohort.")
         }
         for data in cells

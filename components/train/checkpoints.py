@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from core.cell import Cell
-from core.errors import UserError
+from core.s3 import is_s3, split_url
 
 
 def places(checkpoints: str, cell: Cell, local: Path) -> tuple[Path, str]:
@@ -19,8 +19,7 @@ def places(checkpoints: str, cell: Cell, local: Path) -> tuple[Path, str]:
     Raises:
         UserError: no bucket is named.
     """
-    if not checkpoints.startswith("s3://"):
+    if not is_s3(checkpoints):
         return Path(checkpoints) / cell.folder, ""
-    if not checkpoints.removeprefix("s3://").partition("/")[0]:
-        raise UserError(f"{checkpoints}: no bucket named; say s3://bucket/prefix")
+    split_url(checkpoints)
     return local / cell.folder, f"{checkpoints.rstrip('/')}/{cell.folder.as_posix()}"

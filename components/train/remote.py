@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +15,8 @@ from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 
 from core.errors import UserError
-from core.s3 import damage, explain, make_client
+from core.s3 import damage, explain, make_client, split_url
+from core.terminal import say
 from model.training.checkpoint import STATE, CheckpointError, load_state
 from tracking.journal import LIVE
 
@@ -135,11 +135,9 @@ class Remote:
                 del self._sent[name]
         except (BotoCoreError, ClientError, Boto3Error, OSError) as error:
             reason = " ".join(str(error).split())
-            print(
+            say(
                 f"warning: {self.url}: the checkpoint could not be sent ({reason}); training goes on, and the next "
-                "one will be tried",
-                file=sys.stderr,
-                flush=True,
+                "one will be tried"
             )
 
     def _bucket_exists(self, client: Any) -> None:
@@ -156,8 +154,8 @@ class Remote:
         return make_client(CONNECTIONS)
 
     def _place(self, name: str) -> tuple[str, str]:
-        bucket, _, prefix = self.url.removeprefix("s3://").partition("/")
-        return bucket, f"{prefix.rstrip('/')}/{name}".lstrip("/")
+        bucket, prefix = split_url(self.url)
+        return bucket, f"{prefix}/{name}".lstrip("/")
 
     def _head(self, client: Any, name: str) -> dict[str, Any] | None:
         bucket, key = self._place(name)

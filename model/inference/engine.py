@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -24,3 +25,9 @@ class Engine(Protocol):
     def probabilities(self, images: Pictures) -> Probabilities:
         """Map preprocessed images, uint8 (N, S, S), to probabilities of lung, float32 (N, S, S), 0 to 1."""
         ...
+
+
+def batches(count: int, size: int) -> Iterator[slice]:
+    """Yield the slices that take ``count`` images in batches of ``size``; the last one holds what is left."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.inference.choice import choose
-from model.inference.engine import Engine, Pictures, Probabilities
+from model.inference.engine import Engine, Pictures, Probabilities, batches
 from model.measured import cpu
 from model.threads import wanted
 from model.weights import CONFIG
@@ -41,17 +41,12 @@ def _sigmoid(logits: npt.NDArray[np.float32]) -> Probabilities:
     return p
 
 
-def _batches(images: Pictures) -> Iterator[slice]:
-    for start in range(0, len(images), BATCH):
-        yield slice(start, start + BATCH)
-
-
 def _full_batches(images: Pictures) -> Iterator[slice]:
     """Yield batches of :data:`BATCH` images, then what is left one by one: the sizes that code was compiled for."""
     whole = len(images) - len(images) % BATCH
-    yield from _batches(images[:whole])
-    for start in range(whole, len(images)):
-        yield slice(start, start + 1)
+    yield from batches(whole, BATCH)
+    for at in range(whole, len(images)):
+        yield slice(at, at + 1)
 
 
 class Plain:
@@ -122,7 +117,7 @@ class OnnxEngine(Plain):
     def probabilities(self, images: Pictures) -> Probabilities:
         """See :class:`Engine`."""
         result = np.empty(images.shape, np.float32)
-        for part in _batches(images):
+        for part in batches(len(images), BATCH):
             (logits,) = self.session.run(None, {self.given: to_array(images[part])})
             result[part] = _sigmoid(logits[:, 0])
         return result

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from model import networks
-from model.inference.postprocessing import at_size
+from model.inference.engine import batches
 from model.inputs import autocast, to_input
-from model.preprocessing import Image, standardise
 from model.weights import CONFIG, WEIGHTS
 
 
@@ -27,6 +28,17 @@ class InputConfig:
     size: int
     interpolation: str
     intensity_percentiles: tuple[float, float]
+
+    def difference(self, info: Mapping[str, Any]) -> str:
+        """Return in what preprocessed arrays differ from what the network takes, empty where in nothing.
+
+        Args:
+            info: of the arrays (``arrays.json``): the same names, and others.
+        """
+        for name, value in asdict(self).items():
+            if value != (given := tuple(info[name]) if isinstance(info[name], list) else info[name]):
+                return f"{name} is {value} for the network and {given} in the arrays"
+        return ""
 
 
 class Predictor:
@@ -66,7 +78,6 @@ class Predictor:
         low, high = given["intensity_percentiles"]
         return cls(network, InputConfig(given["size"], given["interpolation"], (low, high)), device)
 
-    @torch.inference_mode()
     def probabilities(
         self,
         images: npt.NDArray[np.uint8],
@@ -84,53 +95,37 @@ class Predictor:
             flip: take the mean with the mirrored prediction of the mirrored image, for twice the time.
         """
         result = np.empty(images.shape, np.float32)
-        for start in range(0, len(images), batch_size):
-            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size])).to(self.device)
-            p = self._of(batch, precision)
+        for part in batches(len(images), batch_size):
             if flip:
-                p = (p + self._of(batch.flip(-1), precision).flip(-1)) / 2
-            result[start : start + batch_size] = p.cpu().numpy()
+                plain, mirrored = self.both_ways(images[part], precision)
+                result[part] = (plain + mirrored) / np.float32(2)
+            else:
+                result[part] = self._batch(images[part], precision)
         return result
 
-    @torch.inference_mode()
-    def both_ways(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def both_ways(
+        self, images: npt.NDArray[np.uint8], precision: torch.dtype = torch.float32
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Return the probabilities of one batch and those of its mirror images, mirrored back.
 
         Their mean is what :meth:`probabilities` returns with ``flip``.
 
         Args:
-            images: uint8 (N, size, size), all of which go through the network at once, in float32.
+            images: uint8 (N, size, size), all of which go through the network at once.
+            precision: of the network.
 
         Returns:
             float32 (N, size, size) each, 0 to 1.
         """
-        batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
-        plain, mirrored = self._of(batch, torch.float32), self._of(batch.flip(-1), torch.float32).flip(-1)
-        return plain.cpu().numpy(), mirrored.cpu().numpy()
+        return self._batch(images, precision), self._batch(images[..., ::-1], precision)[..., ::-1]
 
-    def _of(self, batch: Tensor, precision: torch.dtype) -> Tensor:
-        """Return the probabilities of a batch, uint8 (N, size, size), as float32 of that shape."""
+    @torch.inference_mode()
+    def _batch(self, images: npt.NDArray[np.uint8], precision: torch.dtype) -> npt.NDArray[np.float32]:
+        batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
         with autocast(self.device, precision):
             probabilities: Tensor = self.network(to_input(batch)).float().sigmoid()[:, 0]
-        return probabilities
-
-    def predict(self, image: Image, *, flip: bool = False) -> npt.NDArray[np.float32]:
-        """Map one grey X-ray of any size and range, (H, W), lungs dark, to probabilities of lung at its own size.
-
-        Args:
-            image: uint8, uint16 or float (H, W).
-            flip: see :meth:`probabilities`.
-
-        Returns:
-            float32 (H, W), 0 to 1.
-
-        Raises:
-            ValueError: the image is not two-dimensional, is empty, or holds values that are not finite.
-        """
-        config = self.input_config
-        grey = standardise(image, config.size, config.interpolation, config.intensity_percentiles)
-        probability = self.probabilities(grey[None], flip=flip)[0]
-        return at_size(probability, image.shape)
+        found: npt.NDArray[np.float32] = probabilities.cpu().numpy()
+        return found
 
 
 def _first_difference(error: RuntimeError) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from core.errors import UserError
+from core.terminal import say
 from pipelines.client.kubeflow import Kubeflow
 from pipelines.client.runs import FAILED, Run, Task
-from pipelines.client.watch import numbered, tell
+from pipelines.client.watch import numbered
 
 
 def logs(kubeflow: Kubeflow, run_id: str, name: str | None) -> None:
@@ -20,7 +21,7 @@ def logs(kubeflow: Kubeflow, run_id: str, name: str | None) -> None:
     if name is not None and not chosen:
         raise UserError(f"run {run_id}: no task named '{name}' (there: {', '.join(names.values()) or 'none yet'})")
     if not chosen:
-        tell(f"run {run_id}: {run.state}, no task failed; --task NAME chooses one of {', '.join(names.values())}")
+        say(f"run {run_id}: {run.state}, no task failed; --task NAME chooses one of {', '.join(names.values())}")
     complete = True
     for task in chosen:
         print(f"==> {names[task.key]}: {task.state} <==")
@@ -31,9 +32,9 @@ def logs(kubeflow: Kubeflow, run_id: str, name: str | None) -> None:
             print(text.rstrip("\n"))
         if not read:
             complete = False
-            tell(f"{names[task.key]}: the API has no log of it")
+            say(f"{names[task.key]}: the API has no log of it")
     if not complete:
-        tell(f"with access to Kubernetes: {_kubectl(kubeflow, run)}")
+        say(f"with access to Kubernetes: {_kubectl(kubeflow, run)}")
 
 
 def _wanted(task: Task, title: str, name: str | None) -> bool:

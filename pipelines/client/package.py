@@ -14,8 +14,9 @@ from ruamel.yaml.error import YAMLError
 from core.errors import UserError
 from core.params import Params, check, read_yaml
 from core.provenance import data_md5
+from core.s3 import is_s3
+from core.terminal import say
 from pipelines import compile as compiler
-from pipelines.client.watch import tell
 from pipelines.cluster import read_cluster
 from pipelines.tasks import sections
 
@@ -100,7 +101,7 @@ def arguments(built: Package, params: Params, touched: set[str], given: dict[str
 def cohort(source: str | None, md5: str | None) -> tuple[str, str]:
     """Return where the cluster finds the cohort and what pins it, both from ``data.dvc`` unless they were said."""
     pinned = _pinned_source()
-    source = source or (pinned if pinned and pinned.startswith("s3://") else None)
+    source = source or (pinned if pinned and is_s3(pinned) else None)
     if source is None:
         raise UserError(f"which cohort? say --source; {PIN} pins none that a cluster could read, an s3:// address")
     if md5 is not None:
@@ -109,7 +110,7 @@ def cohort(source: str | None, md5: str | None) -> tuple[str, str]:
         raise UserError(f"{source}: nothing pins it here; say --data-md5, or pin it in {PIN}: make data DATA={source}")
     if source != pinned:
         # Nobody compares the two: the bucket may hold a copy of what is pinned, or something else.
-        tell(f"data_md5 is that of {pinned or 'data'} in {PIN}; if {source} holds other data, say --data-md5")
+        say(f"data_md5 is that of {pinned or 'data'} in {PIN}; if {source} holds other data, say --data-md5")
     return source, md5
 
 

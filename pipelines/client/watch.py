@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -147,8 +146,3 @@ def told_tasks(run: Run) -> str:
         f"error    {text}" for text in (run.error, *(f"{t.name}: {t.error}" for t in run.tasks if t.error)) if text
     ]
     return "\n".join([*head, f"time     {duration(run)}", *errors, *(["", columns(rows)] if run.tasks else [])])
-
-
-def tell(line: str) -> None:
-    """Print a remark where it does not mix with results."""
-    print(line, file=sys.stderr, flush=True)

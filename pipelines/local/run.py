@@ -21,6 +21,7 @@ from core.errors import UserError
 from core.files import exclusive, write_file, write_folder
 from core.params import Params, read_params
 from core.provenance import data_md5
+from core.s3 import is_s3
 from pipelines.compile import code_version
 from pipelines.local import containers, processes
 from pipelines.local.containers import Image, Mount
@@ -109,7 +110,7 @@ def run_locally(asked: Choices, out: Path, image: str | None = None) -> Done:
         _refuse("python3", asked.source, asked.checkpoints, out)
     else:
         _refuse(":", asked.checkpoints.removeprefix("s3:"), out)  # Docker's own mark between the two ends of a mount
-    if asked.checkpoints and not asked.checkpoints.startswith("s3://"):
+    if asked.checkpoints and not is_s3(asked.checkpoints):
         asked = replace(asked, checkpoints=str(Path(asked.checkpoints).absolute()))
     found = None if image is None else containers.find_image(image)
     with exclusive(out / TASKS), tempfile.TemporaryDirectory(prefix="lung-segmentation-") as scratch:
@@ -160,7 +161,7 @@ def _containers(run: Run, image: Image) -> Iterator[Setting]:
     experiment = run.asked.params.register_.experiment
     store, paths, remote = _store(connect(experiment), experiment)
     folders, source, states = [], run.asked.source, run.asked.checkpoints
-    if states and not states.startswith("s3://"):
+    if states and not is_s3(states):
         paths.append(Path(states))
     for path in paths:
         if not path.exists():
@@ -173,8 +174,8 @@ def _containers(run: Run, image: Image) -> Iterator[Setting]:
         folders.append(folder)
     mounts = [Mount(folder, writable=True) for folder in dict.fromkeys(folders)]
     mounts.append(Mount(run.last_words, writable=True, target=KUBERNETES_TERMINATION_LOG))
-    remote = remote or any(place.startswith("s3://") for place in (source, states))
-    if not source.startswith("s3://") and Path(source).exists():  # else ingest says so
+    remote = remote or any(map(is_s3, (source, states)))
+    if not is_s3(source) and Path(source).exists():  # else ingest says so
         source = str(Path(source).resolve())
         mounts.append(Mount(Path(source)))
     for path in (run.artifacts, run.workspace, run.last_words):

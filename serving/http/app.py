@@ -13,7 +13,7 @@ from pydantic import BeforeValidator
 from core import __version__
 from serving.http import pages
 from serving.http.answers import Form, Picture, Prediction, Problem, choose
-from serving.http.middleware import Gate
+from serving.http.middleware import Middleware
 from serving.http.service import Service
 
 FILE = {"type": "string", "format": "binary"}
@@ -46,7 +46,7 @@ ABOUT = (
 )
 
 
-def make_app(service: Service) -> Gate:
+def make_app(service: Service) -> Middleware:
     """Return the ASGI application of a service."""
     app = FastAPI(title="Lung segmentation", version=__version__, description=ABOUT, docs_url=None, redoc_url=None)
     _predict(app, service)
@@ -64,7 +64,7 @@ def make_app(service: Service) -> Gate:
     async def bug(request: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"detail": "an error of the service's own; its log has it"}, 500)
 
-    return Gate(app, service.metrics, lambda: service.stopping)
+    return Middleware(app, service.metrics, lambda: service.stopping)
 
 
 def _predict(app: FastAPI, service: Service) -> None:

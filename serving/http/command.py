@@ -11,13 +11,18 @@ from model.inference.engines import ENGINES
 from serving.http import serve as run_service
 from serving.http.settings import Settings
 
-_D = Settings()
+_D = Settings(model="")  # for its defaults
 
 
 def serve(
     model: Annotated[
-        str, typer.Option(envvar="DEFUNET_MODEL", help="models:/NAME@ALIAS (followed), models:/NAME/3, or a folder.")
-    ] = _D.model,
+        str | None,
+        typer.Option(
+            envvar="DEFUNET_MODEL",
+            help="models:/NAME@ALIAS (followed), models:/NAME/3, or a folder. Left out: the champion of params.yaml's "
+            "register.model.",
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(envvar="DEFUNET_HOST", help="The address to listen at.")] = _D.host,
     port: Annotated[
         int, typer.Option(envvar="DEFUNET_PORT", min=0, max=65535, help="The port; 0 takes a free one.")
@@ -70,4 +75,8 @@ def serve(
     if engine not in ("auto", *ENGINES):
         raise typer.BadParameter(f"no engine {engine!r}; there are auto, {', '.join(ENGINES)}", param_hint="--engine")
     given = {name: value for name, value in locals().items() if name != "log_level"}
+    if model is None:
+        from registry import champion_uri
+
+        given["model"] = champion_uri()
     run_service(Settings(**given), log_level)

@@ -29,7 +29,7 @@ PROBES = ("/health", "/ready", "/metrics")  # asked every few seconds, and worth
 LINGER, LINGER_BYTES = 2.0, 32_000_000
 
 
-class Gate:
+class Middleware:
     """The outermost ASGI application.
 
     Args:

@@ -34,7 +34,7 @@ class Settings:
         cache: the folder in which downloaded versions are kept.
     """
 
-    model: str = "models:/lung-segmentation@champion"
+    model: str
     host: str = "127.0.0.1"
     port: int = 8080
     reuse_port: bool = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from collections import deque
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from core.files import sha256 as file_sha256
 from core.images import ImageError, encode
 from core.parallel import cores
-from core.terminal import progress
+from core.terminal import progress, say
 from serving.predict.inputs import Input, find, read_bytes
 from serving.predict.outputs import Results, Row, opened, place
 from serving.xray.decoding import Decoders
@@ -97,6 +96,7 @@ def predict(paths: Sequence[str], model: str, out: Path, options: Options) -> Co
     Raises:
         UserError: nothing to predict on; the model cannot be had; ``out`` cannot be used.
     """
+    from model.weights import WEIGHTS
     from registry.fetch import fetch
     from registry.packages import load
 
@@ -106,7 +106,7 @@ def predict(paths: Sequence[str], model: str, out: Path, options: Options) -> Co
         folder = fetch(model, Path(scratch))
         package = load(folder, options.engine)
         print(f"predict: {package.engine.name} ({package.engine.reason})", flush=True)
-        weights = file_sha256(folder / "weights.safetensors")
+        weights = file_sha256(folder / WEIGHTS)
         about = {
             "name": str(package.card.get("name") or "lung-segmentation"),
             "version": str(package.card.get("version") or weights[:12]),
@@ -245,6 +245,6 @@ def _ahead(
 
 def _tell(row: dict[str, Any]) -> None:
     if row["error"]:
-        print(f"error: {row['error']}", file=sys.stderr, flush=True)
+        say(f"error: {row['error']}")
     if row.get("note"):
-        print(f"note: {row['note']}", file=sys.stderr, flush=True)
+        say(f"note: {row['note']}")

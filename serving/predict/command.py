@@ -7,8 +7,6 @@ import typer
 
 from model.inference.engines import ENGINES
 
-CHAMPION = "models:/lung-segmentation@champion"
-
 
 def predict(
     paths: Annotated[
@@ -17,8 +15,14 @@ def predict(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the results.")],
     model: Annotated[
-        str, typer.Option("--model", "-m", help="A model of the MLflow registry, or a package's folder.")
-    ] = CHAMPION,
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="A model of the MLflow registry, or a package's folder. Left out: the champion of params.yaml's "
+            "register.model.",
+        ),
+    ] = None,
     overlays: Annotated[bool, typer.Option("--overlays", help="Draw every mask over its X-ray as well.")] = False,
     seg: Annotated[bool, typer.Option("--seg/--no-seg", help="Write a DICOM SEG for every DICOM.")] = True,
     resume: Annotated[
@@ -44,11 +48,12 @@ def predict(
         raise typer.BadParameter("--resume keeps results and --overwrite replaces them; say one of the two")
     if engine not in ("auto", *ENGINES):
         raise typer.BadParameter(f"no engine {engine!r}; there are auto, {', '.join(ENGINES)}", param_hint="--engine")
+    from registry import champion_uri
     from serving.predict import Options
     from serving.predict import predict as run
 
     options = Options(overlays, seg, overwrite, resume, batch_size, max_megapixels, timeout, engine)
-    counted = run(paths, model, out, options)
+    counted = run(paths, model or champion_uri(), out, options)
     skipped = f", {counted.skipped} finished before" if counted.skipped else ""
     print(
         f"{counted.inputs} X-rays: {counted.done} done{skipped}, {counted.failed} failed; "

@@ -33,7 +33,7 @@ from registry import history
 from registry.fetch import fetch
 from registry.packages import load
 from registry.versions import splits_digest
-from tests.conftest import CELL, DATA_MD5, Project, Trained, refused
+from tests.conftest import CELL, DATA_MD5, Project, Trained, elsewhere, refused
 
 NAME = "lung-segmentation"
 SHAPES = [(32, 32), (40, 57), (121, 90), (1, 9)]
@@ -173,7 +173,7 @@ def test_the_artifact_holds_no_pickle_and_all_it_needs(registered: Project) -> N
         if path.is_file() and path.parent.name != "__pycache__"
     }
     package = "artifacts/package"
-    assert {"code/model/predictor.py", f"{package}/README.md", f"{package}/contract.json"} <= set(files)
+    assert {"code/model/inference/predictor.py", f"{package}/README.md", f"{package}/contract.json"} <= set(files)
     assert sum(name.endswith(WEIGHTS) for name in files) == 1
     allowed = {"", ".py", ".json", ".yaml", ".txt", ".csv", ".md", ".j2", ".safetensors", ".onnx"}
     assert {Path(name).suffix for name in files} <= allowed, sorted(files)
@@ -198,7 +198,7 @@ def test_it_runs_where_the_project_is_not(registered: Project, tmp_path: Path) -
     np.savez(tmp_path / "images.npz", **images)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"MLFLOW_TRACKING_URI": registered.store, "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-c", ELSEWHERE]
+    line = elsewhere(ELSEWHERE)
     done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     masks = np.load(tmp_path / "masks.npz")

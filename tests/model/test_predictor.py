@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from model import networks
 from model.inference.predictor import InputConfig, Predictor
-from model.preprocessing import standardise
 from model.weights import CONFIG, WEIGHTS, save_weights
 
 INPUT = InputConfig(32, "area", (0.5, 99.5))
@@ -108,40 +107,7 @@ def test_how_many_go_at_once_is_no_matter(predictor: Predictor, flip: bool) -> N
     assert predictor.probabilities(images[:0], flip=flip).shape == (0, 32, 32)
 
 
-class Dark(nn.Module):
-    """A network that finds lung wherever the picture is dark."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (0.5 - x) * 100
-
-
-@pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("shape", [(32, 32), (90, 47), (20, 300)])
-def test_an_x_ray_of_any_size_gets_probabilities_of_its_own_size(shape: tuple[int, int], flip: bool) -> None:
-    image = np.full(shape, 3000, np.uint16)
-    height, width = shape
-    image[height // 4 : height // 2, : width // 2] = 1000  # one lung, on the left alone
-    found = Predictor(Dark(), INPUT).predict(image, flip=flip)
-    assert found.dtype == np.float32
-    assert found.shape == shape
-    assert np.mean((found > 0.5) == (image < 2000)) > 0.95
-
-
-def test_prediction_is_of_the_standardised_picture(predictor: Predictor) -> None:
-    image = np.random.default_rng(1).integers(0, 4000, (32, 32)).astype(np.uint16)
-    for flip in (False, True):
-        grey = standardise(image, 32, "area", INPUT.intensity_percentiles)
-        expected = predictor.probabilities(grey[None], flip=flip)[0]
-        np.testing.assert_array_equal(predictor.predict(image, flip=flip), expected)
-
-
 def test_bfloat16_is_close(predictor: Predictor) -> None:
     exact = predictor.probabilities(pictures(), flip=True)
     rough = predictor.probabilities(pictures(), precision=torch.bfloat16, flip=True)
     assert 0 < np.abs(rough - exact).max() < 0.03
-
-
-@pytest.mark.parametrize("bad", [np.zeros((3, 4, 4), np.uint8), np.zeros((0, 4)), np.array([[1.0, np.nan]])])
-def test_what_is_no_picture_is_refused(predictor: Predictor, bad: npt.NDArray[np.generic]) -> None:
-    with pytest.raises(ValueError, match="image"):
-        predictor.predict(bad)  # type: ignore[arg-type]

@@ -22,13 +22,14 @@ from core.errors import UserError
 from core.params import read_params
 from model.inference.engines import EXACT, FASTEST, ONNX
 from model.inference.package import BINS, CARD, CONTRACT, PERCENTILES
-from model.inference.postprocessing import to_masks
+from model.inference.postprocessing import at_size, to_masks
 from model.inference.predictor import Predictor
 from model.lungs import halves
+from model.preprocessing import standardise
 from model.weights import CONFIG, WEIGHTS
 from registry.fetch import fetch
 from registry.packages import ENGINES, Contract, Package, load
-from tests.conftest import CELL, ROOT, Project, Trained, refused
+from tests.conftest import CELL, ROOT, Project, Trained, elsewhere, refused
 
 SHAPES = [(32, 32), (40, 57), (121, 90), (1, 9)]
 
@@ -171,7 +172,8 @@ def test_it_segments_as_evaluation_does_at_the_x_rays_own_size(built: tuple[Proj
     found = package.segment(images)
     contract = package.contract
     for image, one in zip(images, found, strict=True):
-        expected = predictor.predict(image, flip=contract.flip)
+        grey = standardise(image, contract.size, contract.interpolation, contract.intensity_percentiles)
+        expected = at_size(predictor.probabilities(grey[None], flip=contract.flip)[0], image.shape)
         assert (one.mask.dtype, one.mask.shape) == (np.uint8, image.shape)
         assert (one.probabilities.dtype, one.probabilities.shape) == (np.float32, image.shape)
         np.testing.assert_allclose(one.probabilities, expected, atol=1e-5)
@@ -288,7 +290,7 @@ def test_three_lines_of_plain_pytorch(built: tuple[Project, Path], package: Pack
     image = x_rays()[0]
     cv2.imwrite(str(tmp_path / "in.png"), image)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    line = [sys.executable, "-P", "-c", PLAIN, str(tmp_path / "in.png"), str(tmp_path / "out.png")]
+    line = elsewhere(PLAIN, tmp_path / "in.png", tmp_path / "out.png")
     done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = cv2.imread(str(tmp_path / "out.png"), cv2.IMREAD_UNCHANGED)

@@ -14,6 +14,7 @@ from kubernetes import client
 from typer.main import get_command
 
 from core.params import read_yaml
+from registry import champion_uri
 from serving.http.command import serve
 from serving.http.settings import Settings
 
@@ -69,7 +70,7 @@ def test_it_starts_the_command_as_the_command_is(predictor: dict[str, Any]) -> N
     app = typer.Typer()
     app.command()(serve)
     given = get_command(app).make_context("serve", list(container["args"])).params
-    assert given["model"] == Settings().model
+    assert given["model"] == champion_uri(ROOT / "params.yaml")
     assert given["host"] == "0.0.0.0"
     assert container["ports"][0]["containerPort"] == given["port"]
     waits = int(container["lifecycle"]["preStop"]["exec"]["command"][1])

@@ -14,13 +14,12 @@ from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 
 from core.errors import UserError
-from core.s3 import explain, make_client
+from core.s3 import explain, is_s3, make_client, split_url
 from tracking.store import connect, store_name
 
 if TYPE_CHECKING:
     import torch
 
-S3 = "s3://"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - no file of ours: its size is read
 LARGEST_ERROR = 0.05  # of a bfloat16 product, relative to the largest entry; its mantissa has 8 bits
 
@@ -72,11 +71,11 @@ def _mlflow() -> str:
 
 
 def _source(source: str) -> str:
-    if not source.startswith(S3):
+    if not is_s3(source):
         if not Path(source).exists():
             raise UserError(f"{source}: not found; give a folder, a ZIP file or s3://bucket/prefix")
         return f"{source}: there"
-    bucket, _, prefix = source.removeprefix(S3).partition("/")
+    bucket, prefix = split_url(source)
     try:
         client = make_client(1)
         found = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1).get("Contents", [])
@@ -89,7 +88,7 @@ def _source(source: str) -> str:
 
 
 def _checkpoints(place: str) -> str:
-    if not place.startswith(S3):
+    if not is_s3(place):
         try:
             Path(place).mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=place) as file:
@@ -100,7 +99,7 @@ def _checkpoints(place: str) -> str:
                 f"{place}: cannot be written ({error.strerror}); check the volume and who owns it"
             ) from error
         return f"{place}: can be written, {_gib(free)} free"
-    bucket, _, prefix = place.removeprefix(S3).partition("/")
+    bucket, prefix = split_url(place)
     key = "/".join(filter(None, (prefix.strip("/"), f".check-{uuid.uuid4().hex}")))
     try:
         client = make_client(1)

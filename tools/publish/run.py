@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from threading import Lock
 from typing import Annotated, Any
@@ -58,7 +57,7 @@ class Planned(Section):
 
     def cells(self) -> list[Cell]:
         """Return the cells, the first seed of all before the second."""
-        return [Cell(*item, seed) for seed in self.seeds for item in product(self.networks, self.scenarios)]
+        return [cell for seed in self.seeds for cell in Cell.every(self.networks, self.scenarios, [seed])]
 
 
 class Plan(Section):
