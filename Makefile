@@ -66,8 +66,8 @@ image:  ## Build the image of every step: TARGET=cpu|gpu, and the options in doc
 test: setup check  ## Lint, types, and all tests, the slow ones too
 	@python -m pytest
 
-check: setup  ## Lint, formatting, types and the import contracts alone
-	@ruff check . && ruff format --check . && mypy && lint-imports
+check: setup  ## Lint, formatting, spelling, types and the import contracts alone
+	@ruff check . && ruff format --check . && codespell && mypy && lint-imports
 
 lock: setup  ## Resolve requirements.in into requirements.lock anew
 	@uv pip compile requirements.in $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) --generate-hashes --python-version 3.11 --no-emit-package torch --no-header -o requirements.lock
