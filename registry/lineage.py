@@ -20,7 +20,8 @@ from core.inputs import ROOT, code_digest, code_files, read_record
 from core.params import Params, check, params_hash, read_params
 from model.weights import WEIGHTS
 from registry import wide_console
-from registry.versions import MANIFEST_TAG, Version, download, read_version
+from registry.fetch import fetch
+from registry.versions import MANIFEST_TAG, Version, read_version
 from tracking.store import connect
 
 PIN, PARAMS = "data.dvc", "params.yaml"
@@ -71,7 +72,7 @@ def lineage(params: Params, number: int | None, file: Path = Path(PARAMS)) -> tu
         _data(version, commit if here else None),
     ]
     with tempfile.TemporaryDirectory(prefix="lineage-") as scratch:
-        folder = download(version, Path(scratch))
+        folder = fetch(version.uri, Path(scratch))
         facts += [
             _parameters(version, commit if here else None, file, folder),
             _code(version, commit if here else None, folder),

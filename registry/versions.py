@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from core.cell import CASES, SPLIT
 from core.errors import UserError
-from model.weights import CONFIG, WEIGHTS
 from registry import CHALLENGER, CHAMPION, answered
 
 if TYPE_CHECKING:
@@ -35,6 +34,11 @@ class Version:
 
     def __str__(self) -> str:
         return f"{self.name} version {self.number}"
+
+    @property
+    def uri(self) -> str:
+        """Its address in the registry."""
+        return f"models:/{self.name}/{self.number}"
 
 
 def read_aliases(client: MlflowClient, name: str) -> dict[str, int]:
@@ -84,26 +88,6 @@ def _version(version: Any, aliases: dict[str, int]) -> Version:
     return Version(
         version.name, number, named, dict(version.tags), version.run_id or "", int(version.creation_timestamp)
     )
-
-
-def download(version: Version, to: Path) -> Path:
-    """Fetch a version's files into ``to`` and return the folder that holds its weights and configuration.
-
-    Raises:
-        UserError: the files are not to be had, or hold no trained model.
-    """
-    import mlflow
-
-    uri = f"models:/{version.name}/{version.number}"
-    try:
-        with answered(uri):
-            folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(to)))
-    except (UserError, ValueError) as error:
-        raise UserError(f"{version}: its files cannot be fetched ({error})") from error
-    for weights in sorted(folder.rglob(WEIGHTS)):
-        if (weights.parent / CONFIG).exists():
-            return weights.parent
-    raise UserError(f"{version}: no {WEIGHTS} with a {CONFIG} among its files; register the model again")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from components.train import CODE as TRAINING_CODE
 from core.files import sha256
 from core.inputs import code_files
 from core.params import check, read_params, read_yaml
-from registry.versions import download, read_version
+from registry.fetch import fetch
+from registry.versions import read_version
 from tests.conftest import DATA_MD5, ROOMS, ROOT, Launcher, Project, shrunk
 from tracking.store import connect
 
@@ -132,7 +133,7 @@ class World:
         code = (code_files(TRAINING_CODE, there), code_files(EVALUATION_CODE, there))
         here = code_files(EVALUATION_CODE, self.root)
         pairs = {
-            "weights": (sha256(download(version, scratch / "files") / "weights.safetensors"), self.learnt["weights"]),
+            "weights": (sha256(fetch(version.uri, scratch / "files") / "weights.safetensors"), self.learnt["weights"]),
             "parameters of training": (then.train.model_dump(mode="json"), self.learnt["params"]),
             "code of training": (code[0], self.learnt["code"]),
             "data": (pinned, self.learnt["md5"]),

@@ -18,10 +18,11 @@ from core.files import read_json
 from core.params import PromotionParams
 from core.results import Row
 from model.inference.engine import batches
-from model.inference.package import CONTRACT, Contract
+from model.inference.package import Contract
 from model.inference.postprocessing import to_masks
 from model.weights import CONFIG
-from registry.versions import Version, download
+from registry.fetch import fetch
+from registry.versions import Version
 
 MASKS = "original"
 
@@ -98,15 +99,13 @@ def score(version: Version, test: TestSet, batch_size: int, promotion: Promotion
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory(prefix="promote-") as scratch:
-        folder = download(version, Path(scratch))
-        if not (folder / CONTRACT).is_file():
-            raise UserError(f"{version}: no {CONTRACT} among its files, so it is no package; register the model again")
+        folder = fetch(version.uri, Path(scratch))
         try:
             contract = Contract.read(folder)
             config = read_json(folder / CONFIG)
             cell = Cell(config["network"], config["scenario"], config["seed"])
             predictor = Predictor.load(folder, device)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (UserError, OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{version}: does not load with this code ({error})") from error
     if difference := predictor.input_config.difference(test.cohort.info):
         raise UserError(f"{version}: {difference}")

@@ -124,9 +124,7 @@ def test_a_version_that_is_no_package_is_not_scored(store: Project) -> None:
     bare = with_contract(store)
     (contract,) = (store.root / "again").rglob(CONTRACT)
     contract.unlink()
-    with pytest.raises(
-        UserError, match=rf"version {bare}: no contract\.json among its files, .*register the model again"
-    ):
+    with pytest.raises(UserError, match=rf"models:/{NAME}/{bare}: holds no model package; register the model again"):
         decide(store, bare)
     contract.write_text("{}")
     with pytest.raises(UserError, match=rf"version {bare}: does not load with this code"):
@@ -233,7 +231,7 @@ def test_a_champion_that_cannot_be_compared_stops_all_but_force(store: Project) 
     crown(store, 4)
     gone = decide(store, BETTER)
     assert gone.passed is False
-    assert f"{NAME} version 4: no weights.safetensors with a config.json among its files" in gone.page
+    assert f"models:/{NAME}/4: holds no model package" in gone.page
     assert champion(store) == 4
     assert decide(store, BETTER, force=True, reason="the champion is lost").champion == BETTER
 

@@ -11,7 +11,8 @@ import pytest
 from components.register import register
 from core.errors import UserError
 from core.params import read_params
-from registry.versions import download, read_version
+from registry.fetch import fetch
+from registry.versions import read_version
 from tests.conftest import Project
 from tools.show import registry_lines
 from tracking.local_store import adopt, workspace
@@ -60,7 +61,7 @@ def test_a_copied_clone_uses_its_own_artifacts(
     shutil.rmtree(clone.root)
     for number in (1, 2):
         version = read_version(connect(existing=True), NAME, number)
-        assert download(version, tmp_path / str(number)).is_dir()
+        assert fetch(version.uri, tmp_path / str(number)).is_dir()
 
 
 def test_a_renamed_clone_finds_its_artifacts(
@@ -74,7 +75,7 @@ def test_a_renamed_clone_finds_its_artifacts(
     assert capsys.readouterr().err == (
         f"note: {renamed}/mlflow.db came from {clone.root}; the addresses of its artifacts now name {renamed}/mlruns\n"
     )
-    assert download(read_version(client, NAME, 1), tmp_path).is_dir()
+    assert fetch(read_version(client, NAME, 1).uri, tmp_path).is_dir()
     connect(existing=True)
     assert capsys.readouterr().err == "", "it is settled"
 
