@@ -25,6 +25,19 @@ class ImageError(UserError):
     """A picture that cannot be used: one line with the file's name and what is wrong with it."""
 
 
+class TooLargeError(ImageError):
+    """A picture of more pixels than are allowed, refused before it is decoded."""
+
+
+def check_pixels(width: int, height: int, name: str, most: int) -> None:
+    """Raise :class:`TooLargeError` for a picture of more than ``most`` pixels."""
+    if width * height > most:
+        raise TooLargeError(
+            f"{name}: {width} x {height} pixels are more than the {most / 1e6:g} megapixels allowed; "
+            "remove it, or raise max_megapixels if it is real"
+        )
+
+
 @dataclass(frozen=True)
 class Header:
     """What a PNG says of itself before its pixels.
@@ -82,11 +95,8 @@ def _read_header(body: bytes, name: str, max_pixels: int | None) -> Header:
     width, height, depth, colour = struct.unpack(">IIBB", body[:10])
     if not width or not height:
         raise ImageError(f"{name}: damaged (its header says {width} x {height} pixels); fetch it again")
-    if max_pixels is not None and width * height > max_pixels:
-        raise ImageError(
-            f"{name}: {width} x {height} pixels are more than the {max_pixels / 1e6:g} megapixels allowed; "
-            "remove it, or raise max_megapixels if it is real"
-        )
+    if max_pixels is not None:
+        check_pixels(width, height, name, max_pixels)
     return Header(width, height, 8 if colour == PALETTE else depth)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from fastapi import HTTPException, Request
 
-from core.images import ImageError
+from core.images import ImageError, TooLargeError
 from core.parallel import cores
 from serving.http import answers
 from serving.http.batching import Batcher
@@ -139,7 +139,6 @@ class Service:
 
 def refusal(error: ImageError) -> HTTPException:
     """Return the answer to a picture that cannot be used: 413 for one with too many pixels, else 422."""
-    text = str(error)
-    if "megapixels allowed" in text:
-        return HTTPException(413, text.partition(";")[0])
-    return HTTPException(422, text)
+    if isinstance(error, TooLargeError):
+        return HTTPException(413, str(error).partition(";")[0])
+    return HTTPException(422, str(error))

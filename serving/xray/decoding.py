@@ -101,8 +101,8 @@ class _Decoder:
         try:
             self._pipe.send((name, seconds, keywords, len(data)))
             _write(self._pipe, memoryview(data))
-            found: tuple[Xray, tuple[int, int]] | str = self._pipe.recv()
-            if not isinstance(found, str):
+            found: tuple[Xray, tuple[int, int]] | ImageError = self._pipe.recv()
+            if not isinstance(found, ImageError):
                 bare, shape = found
                 pixels = np.empty(shape, bare.pixels.dtype)
                 _read_into(self._pipe, pixels.data)
@@ -115,8 +115,8 @@ class _Decoder:
             if code < 0:
                 raise ImageError(f"{name}: damaged: it brings its decoder down; export it again") from None
             raise RuntimeError(f"the decoder ended with code {code}; standard error has its traceback") from None
-        if isinstance(found, str):
-            raise ImageError(found)
+        if isinstance(found, ImageError):
+            raise found
         return replace(bare, pixels=pixels)
 
     def close(self) -> None:
@@ -148,8 +148,8 @@ def main(descriptor: int, max_megapixels: float) -> None:
             xray = _slim(read_xray(bytes(data), name, max_megapixels), keywords)
         except (ImageError, MemoryError) as error:
             signal.setitimer(signal.ITIMER_REAL, 0)
-            hungry = f"{name}: wants more memory than an X-ray of the size allowed; export it again"
-            pipe.send(hungry if isinstance(error, MemoryError) else str(error))
+            hungry = ImageError(f"{name}: wants more memory than an X-ray of the size allowed; export it again")
+            pipe.send(hungry if isinstance(error, MemoryError) else error)
             continue
         signal.setitimer(signal.ITIMER_REAL, 0)
         pipe.send((replace(xray, pixels=xray.pixels[:0]), xray.pixels.shape))

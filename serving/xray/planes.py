@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from core.images import ImageError
+from core.images import ImageError, check_pixels
 
 LEAST_SIDE = 16  # pixels; fewer show no chest, whatever they are: the networks halve an image four times
 COLOUR_TOLERANCE = 8  # grey levels by which the channels of a grey JPEG may differ: rounding of its colour planes
@@ -12,11 +12,7 @@ COLOUR_TOLERANCE = 8  # grey levels by which the channels of a grey JPEG may dif
 
 def check_size(width: int, height: int, name: str, most: int) -> None:
     """Refuse a picture, by what its header says, that is too large to decode or too small to show a chest."""
-    if width * height > most:
-        raise ImageError(
-            f"{name}: {width} x {height} pixels are more than the {most / 1e6:g} megapixels allowed; "
-            "remove it, or raise max_megapixels if it is real"
-        )
+    check_pixels(width, height, name, most)
     if min(width, height) < LEAST_SIDE:
         raise ImageError(f"{name}: {width} x {height} pixels are too few to show a chest; at least {LEAST_SIDE} a side")
 
