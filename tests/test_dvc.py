@@ -18,7 +18,7 @@ METRICS, DICE = "reports/metrics.json", "defu_net.mixed.test_dice"
 
 
 # What docs/parameters.md says, to see few columns: the figures, and what differs between the experiments.
-COLUMNS = ("--only-changed", "--keep", ".*test_", "--drop", "artifacts|components|data|evaluations|models?")
+COLUMNS = ("--only-changed", "--keep", ".*test_", "--drop", "artifacts|components|core|data|evaluations|models?|registry")
 
 
 def tracked(project: Project) -> list[Any]:
