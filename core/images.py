@@ -161,22 +161,22 @@ def encode(pixels: np.ndarray) -> bytes:
     return data.tobytes()
 
 
-def read_image(path: Path, max_pixels: int | None = None) -> np.ndarray:
+def read_image(path: Path) -> np.ndarray:
     """Read a grey X-ray: uint8 or uint16 (H, W), pixels as stored.
 
     Raises:
         ImageError: a :class:`UserError` of one line with the path and what is wrong.
     """
-    return decode(_read(path), str(path), max_pixels)[0]
+    return decode(_read(path), str(path))[0]
 
 
-def read_mask(path: Path, max_pixels: int | None = None) -> np.ndarray:
+def read_mask(path: Path) -> np.ndarray:
     """Read a mask: uint8 (H, W), 1 where it is lung (:func:`foreground`).
 
     Raises:
         ImageError: a :class:`UserError` of one line with the path and what is wrong.
     """
-    return foreground(decode(_read(path), str(path), max_pixels)[0])
+    return foreground(decode(_read(path), str(path))[0])
 
 
 def _read(path: Path) -> bytes:

@@ -18,9 +18,7 @@ def cores() -> int:
     return processors()
 
 
-def parallel(
-    job: Callable[[T], R], items: Sequence[T], workers: int, label: str, sizes: Sequence[int] | None = None
-) -> Iterator[R]:
+def parallel(job: Callable[[T], R], items: Sequence[T], workers: int, label: str) -> Iterator[R]:
     """Yield ``job(item)`` for every item in order; the first exception, or an interrupt, cancels what has not begun.
 
     Args:
@@ -28,14 +26,12 @@ def parallel(
         items: one job each.
         workers: threads.
         label: what the progress calls the work.
-        sizes: bytes of each item, where progress counts bytes rather than items.
     """
     pool = ThreadPoolExecutor(workers)
     try:
-        total = sum(sizes) if sizes is not None else len(items)
-        with progress(label, total, sizes is not None) as advance:
-            for number, result in enumerate(pool.map(job, items)):
-                advance(sizes[number] if sizes is not None else 1)
+        with progress(label, len(items), False) as advance:
+            for result in pool.map(job, items):
+                advance(1)
                 yield result
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -53,13 +53,13 @@ def data_md5(pin: Path = Path("data.dvc")) -> str | None:
     return None if digest is None else str(digest)
 
 
-def pinned_md5(source: str, pin: Path = Path("data.dvc")) -> str | None:
+def pinned_md5(source: str) -> str | None:
     """Return the MD5 of :func:`data_md5` if it is that of ``source``, None for a source that nothing pins.
 
     Args:
         source: what is ingested: what ``data.dvc`` brings, or on a cluster what the MD5 was handed on for.
-        pin: the file that pins it.
     """
+    pin = Path("data.dvc")
     if "DATA_MD5" in os.environ:
         return data_md5(pin)
     if source.startswith("s3://") or not pin.exists():

@@ -30,5 +30,4 @@ def read_run(model: Path) -> dict[str, Any]:
     run = read_json(model / RUN)
     if not isinstance(run, dict):
         raise UserError(f"{model / RUN}: not what the train step leaves; remove it")
-    # A record of an earlier version names no weights: it may be that of a training before these.
     return run if run.get("weights") == read_record(model / PROVENANCE, "train")["weights"] else {}

@@ -1,12 +1,10 @@
-"""Talking to S3: the client, one object's bytes, whether they are the right ones, and errors in plain words."""
+"""Talking to S3: the client, whether a fetched file is the right one, and errors in plain words."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import random
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +23,16 @@ from botocore.exceptions import (
     ReadTimeoutError,
     ResponseStreamingError,
 )
+from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError, S3ValidationError
 
 from core.errors import UserError
 
 SCHEME = "s3://"
-BROKEN_OFF = (IncompleteReadError, ReadTimeoutError, ResponseStreamingError, FlexibleChecksumError)
+BROKEN_OFF = (
+    *(IncompleteReadError, ReadTimeoutError, ResponseStreamingError, FlexibleChecksumError),
+    *(RetriesExceededError, S3ValidationError),  # a transfer's own
+)
+FAILURES = (BotoCoreError, ClientError, S3DownloadFailedError, *BROKEN_OFF)
 BAD_CREDENTIALS = (
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
@@ -37,7 +40,6 @@ BAD_CREDENTIALS = (
     "InvalidToken",
     "InvalidClientTokenId",
 )
-ATTEMPTS = 4  # at reading a body; botocore repeats what fails before the body begins
 # What an owner must allow, where it is not called as the operation is.
 RIGHTS = {
     "HeadObject": "s3:GetObject and s3:ListBucket",  # without the second, what is not there is denied, not missing
@@ -49,6 +51,7 @@ RIGHTS = {
     "CompleteMultipartUpload": "s3:PutObject",
     "DeleteObjects": "s3:DeleteObject",
 }
+CHANGED = "changed while it was being fetched; run again"
 ENCRYPTED = ("SSEKMSKeyId", "SSECustomerAlgorithm")  # such an object's ETag is no MD5 of its content
 
 
@@ -80,32 +83,6 @@ def make_client(connections: int) -> Any:
     return boto3.session.Session().client("s3", config=config)
 
 
-def get(client: Any, bucket: str, key: str, etag: str, span: tuple[int, int] | None) -> tuple[bytes, dict[str, Any]]:
-    """Return an object's bytes and the response's fields; a connection that breaks off in the middle is tried again.
-
-    Args:
-        client: see :func:`make_client`.
-        bucket: its name.
-        key: of the object.
-        etag: what it must still have, so that ranges of two versions never mix.
-        span: first byte and length; None reads the whole.
-
-    Raises:
-        BotoCoreError, ClientError: see :func:`explain`.
-    """
-    extra = {} if span is None else {"Range": f"bytes={span[0]}-{span[0] + span[1] - 1}"}
-    attempt = 0
-    while True:
-        response = client.get_object(Bucket=bucket, Key=key, IfMatch=etag, **extra)
-        try:
-            return response["Body"].read(), response
-        except BROKEN_OFF:
-            attempt += 1
-            if attempt == ATTEMPTS:
-                raise
-            time.sleep(random.uniform(0, 2**attempt))
-
-
 def damage(client: Any, bucket: str, key: str, about: dict[str, Any], path: Path) -> str:
     """Say in what a fetched file differs from its object; empty: in nothing that can be checked.
 
@@ -116,12 +93,15 @@ def damage(client: Any, bucket: str, key: str, about: dict[str, Any], path: Path
         client: see :func:`make_client`.
         bucket: its name.
         key: of the object.
-        about: fields of a GET or HEAD response: ETag, ChecksumSHA256, SSEKMSKeyId, ...
+        about: fields of a HEAD response: ContentLength, ETag, ChecksumSHA256, SSEKMSKeyId, ...
         path: the file.
 
     Raises:
         BotoCoreError, ClientError: S3 could not be asked.
     """
+    size = path.stat().st_size
+    if size != about["ContentLength"]:
+        return f"{size} bytes, not {about['ContentLength']}"
     checksum = about.get("ChecksumSHA256", "")
     if checksum and "-" not in checksum:
         with path.open("rb") as file:
@@ -131,7 +111,6 @@ def damage(client: Any, bucket: str, key: str, about: dict[str, Any], path: Path
     form = re.fullmatch(r"[0-9a-f]{32}(?:-(\d+))?", etag)
     if form is None or any(field in about for field in ENCRYPTED):
         return ""
-    size = path.stat().st_size
     if form[1] is None:
         with path.open("rb") as file:
             right = hashlib.file_digest(file, "md5").hexdigest() == etag
@@ -172,11 +151,11 @@ def concerns_one_object(error: Exception) -> bool:
     if isinstance(error, ClientError):
         ill = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) >= 500
         return not ill and error.response["Error"]["Code"] not in BAD_CREDENTIALS
-    return isinstance(error, BROKEN_OFF)
+    return isinstance(error, (*BROKEN_OFF, S3DownloadFailedError))
 
 
-def explain(error: BotoCoreError | ClientError, called: str) -> UserError:
-    """Return an error of boto3 in one line: what is wrong with ``called`` and what to do."""
+def explain(error: Exception, called: str) -> UserError:
+    """Return one of :data:`FAILURES` in one line: what is wrong with ``called`` and what to do."""
     if isinstance(error, ClientError):
         code, message = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
         if code in BAD_CREDENTIALS:
@@ -189,7 +168,7 @@ def explain(error: BotoCoreError | ClientError, called: str) -> UserError:
         elif code in ("NoSuchKey", "404", "NotFound"):
             text = "gone since the bucket was listed; run again"
         elif code in ("PreconditionFailed", "412"):
-            text = "changed while it was being fetched; run again"
+            text = CHANGED
         elif code == "InvalidObjectState":
             text = "archived; restore it in the bucket first"
         elif code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"):
@@ -200,8 +179,11 @@ def explain(error: BotoCoreError | ClientError, called: str) -> UserError:
         text = "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
     elif isinstance(error, ParamValidationError):
         text = "not the name of a bucket; say s3://bucket/prefix"
+    elif isinstance(error, S3DownloadFailedError):  # of one range: the ETag is no longer that of the first
+        text = CHANGED
     elif isinstance(error, BROKEN_OFF):
-        text = f"came damaged or broke off {ATTEMPTS} times ({error}); run again: what has been fetched is kept"
+        last = getattr(error, "last_exception", error)
+        text = f"came damaged or broke off again and again ({last}); run again: what has been fetched is kept"
     elif isinstance(error, ConnectionError | HTTPClientError):
         text = f"S3 cannot be reached ({error}); check the network and AWS_ENDPOINT_URL, and run again"
     else:

@@ -16,18 +16,17 @@ import numpy.typing as npt
 from model.preprocessing import REFERENCE_SIZE
 
 Floats = npt.NDArray[np.float64]
-Spacing = tuple[float, float]  # mm between the centres of neighbouring rows and columns
 
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
 class Gap(NamedTuple):
-    """The distances between the outlines of a prediction and of the truth, both directions.
+    """The distances between the outlines of a prediction and of the truth in pixels, both directions.
 
     Attributes:
         to_truth: float64 (P,), from each outline pixel of the prediction to the nearest of the truth.
         to_prediction: float64 (G,), from each outline pixel of the truth to the nearest of the prediction.
-        diagonal: of the picture, in the same unit; no distance in it is longer.
+        diagonal: of the picture; no distance in it is longer.
     """
 
     to_truth: Floats
@@ -73,7 +72,7 @@ class Gap(NamedTuple):
         and Neck Anatomy for Radiotherapy", JMIR 23(7), 2021, counted in pixels of the outlines as MONAI does.
 
         Args:
-            tolerance: in the unit of the distances, 0 or more.
+            tolerance: pixels, 0 or more.
         """
         if self.both_are_empty or self.one_is_empty:
             return 1.0 if self.both_are_empty else 0.0
@@ -90,39 +89,35 @@ def tolerance_at(tolerance: float, shape: tuple[int, ...]) -> float:
     return tolerance * math.sqrt(height * width) / REFERENCE_SIZE
 
 
-def gap(predicted: np.ndarray, mask: np.ndarray, spacing: Spacing | None = None) -> Gap:
+def gap(predicted: np.ndarray, mask: np.ndarray) -> Gap:
     """Measure the distances between the outlines of two masks, exactly.
 
     Args:
         predicted: uint8 or bool (H, W), 0 or 1.
         mask: uint8 or bool (H, W), 0 or 1.
-        spacing: mm between rows and between columns; ``None`` measures in pixels.
 
     Raises:
-        ValueError: the shapes differ, or a spacing is not above 0.
+        ValueError: the shapes differ.
     """
     if predicted.shape != mask.shape or predicted.ndim != 2:
         raise ValueError(f"two masks of one picture, got the shapes {predicted.shape} and {mask.shape}")
-    scale = np.ones(2) if spacing is None else np.asarray(spacing, np.float64)
-    if not (np.isfinite(scale).all() and (scale > 0).all()):
-        raise ValueError(f"spacing: two lengths above 0 mm, got {spacing}")
-    one, other = (_outline(each) * scale for each in (predicted, mask))
-    diagonal = float(np.hypot(*(np.array(mask.shape) * scale)))
+    one, other = _outline(predicted), _outline(mask)
+    diagonal = math.hypot(*mask.shape)
     if not len(one) or not len(other):
         return Gap(np.full(len(one), diagonal), np.full(len(other), diagonal), diagonal)
     return Gap(_nearest(one, other), _nearest(other, one), diagonal)
 
 
-def _outline(mask: np.ndarray) -> npt.NDArray[np.int64]:
-    """Return the row and column of every outline pixel, int64 (P, 2)."""
+def _outline(mask: np.ndarray) -> Floats:
+    """Return the row and column of every outline pixel, float64 (P, 2)."""
     lung = np.ascontiguousarray(mask).view(np.uint8)
     x, y, width, height = cv2.boundingRect(lung)
     part = lung[y : y + height, x : x + width]
     if not part.size:
-        return np.zeros((0, 2), np.int64)
+        return np.zeros((0, 2))
     # What lies outside the box is no lung; OpenCV's own border would count as lung.
     inside = cv2.erode(part, _CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=(0, 0, 0, 0))
-    pixels: npt.NDArray[np.int64] = np.argwhere(part != inside) + np.array([y, x])
+    pixels: Floats = np.argwhere(part != inside).astype(np.float64) + np.array([y, x])
     return pixels
 
 
@@ -135,28 +130,15 @@ def _nearest(points: Floats, others: Floats) -> Floats:
     return distances
 
 
-def surface_distances(predicted: np.ndarray, masks: np.ndarray, spacing: Spacing | None = None) -> dict[str, Floats]:
+def surface_distances(predicted: np.ndarray, masks: np.ndarray) -> dict[str, Floats]:
     """Measure how far the outlines of every image are apart.
 
     Args:
         predicted: uint8 or bool (N, H, W), 0 or 1.
         masks: uint8 or bool (N, H, W), 0 or 1.
-        spacing: mm between rows and between columns; ``None`` measures in pixels.
 
     Returns:
-        float64 (N,), pixels or mm: ``hd95`` (:meth:`Gap.hd95`) and ``assd`` (:meth:`Gap.assd`).
+        float64 (N,), pixels: ``hd95`` (:meth:`Gap.hd95`) and ``assd`` (:meth:`Gap.assd`).
     """
-    gaps = [gap(p, g, spacing) for p, g in zip(predicted, masks, strict=True)]
+    gaps = [gap(p, g) for p, g in zip(predicted, masks, strict=True)]
     return {"hd95": np.array([each.hd95() for each in gaps]), "assd": np.array([each.assd() for each in gaps])}
-
-
-def surface_dice(predicted: np.ndarray, masks: np.ndarray, tolerance: float) -> Floats:
-    """Return the normalised surface Dice of every image, float64 (N,), 0 to 1 (:meth:`Gap.nsd`).
-
-    Args:
-        predicted: uint8 or bool (N, H, W), 0 or 1.
-        masks: uint8 or bool (N, H, W), 0 or 1.
-        tolerance: pixels of a 512-pixel picture, brought to the images' size by :func:`tolerance_at`.
-    """
-    limit = tolerance_at(tolerance, masks.shape[1:])
-    return np.array([gap(p, g).nsd(limit) for p, g in zip(predicted, masks, strict=True)])

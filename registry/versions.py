@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.cell import CASES, SPLIT
+from core.cell import SPLIT
 from core.errors import UserError
 from registry import CHALLENGER, CHAMPION, answered
 
@@ -147,18 +147,12 @@ def _in_json(text: str) -> dict[str, Any]:
 
 def _training_ids(client: MlflowClient, run_id: str) -> frozenset[str] | None:
     """Return the ids of the images that a run's evaluation calls training or validation, None without one."""
-    import pandas as pd
-
     with answered(f"run {run_id}"), tempfile.TemporaryDirectory() as folder:
         kept = {file.path for file in client.list_artifacts(run_id, "evaluation")}
-        if (name := f"evaluation/{SPLIT}") in kept:
-            split = json.loads(Path(client.download_artifacts(run_id, name, folder)).read_text())
-            return frozenset(str(image) for part in ("train", "validation") for image in split[part])
-        # An evaluation of before it kept its split scored all of it.
-        if (name := f"evaluation/{CASES}") not in kept:
+        if (name := f"evaluation/{SPLIT}") not in kept:
             return None
-        cases = pd.read_csv(client.download_artifacts(run_id, name, folder), usecols=["id", "split"], dtype=str)
-    return frozenset(cases.loc[cases["split"] != "test", "id"])
+        split = json.loads(Path(client.download_artifacts(run_id, name, folder)).read_text())
+    return frozenset(str(image) for part in ("train", "validation") for image in split[part])
 
 
 def splits_digest(splits: Mapping[str, Iterable[str]]) -> str:

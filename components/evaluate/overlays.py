@@ -65,11 +65,6 @@ def worst_overlay(image: np.ndarray, predicted: np.ndarray, mask: np.ndarray) ->
     return blend(image, difference_regions(predicted, mask))
 
 
-def figure_overlay(image: np.ndarray, predicted: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return the image under :func:`figure_regions`, as :func:`blend` does."""
-    return blend(image, figure_regions(predicted, mask))
-
-
 def write_regions(path: Path, regions: Regions) -> None:
     """Write regions as a PNG with a palette, transparent where there is none; later ones lie over earlier ones."""
     numbers = np.zeros(regions[0][0].shape, np.uint8)

@@ -1,4 +1,4 @@
-"""Fetching from S3: in parallel ranges, retried, resumed after a broken run, and checked to the byte.
+"""Fetching from S3 with boto3's transfers: in parallel, retried, checked to the byte, and no whole object twice.
 
 What is fetched lies in ``.download-<hash>`` beside the output until the run has succeeded. A finished object's file
 name carries the SHA-256 of its content, so that a later run trusts a file only after hashing it again; an object that
@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from boto3.s3.transfer import TransferConfig
+from s3transfer.manager import TransferManager
 
 from components.ingest.source import File, Source, join
 from core.errors import UserError
 from core.files import sha256
 from core.parallel import parallel
-from core.s3 import concerns_one_object, damage, explain, get, make_client, split_url
+from core.s3 import FAILURES, concerns_one_object, damage, explain, make_client, split_url
+from core.terminal import progress
 
-RANGE = 16 << 20  # bytes of one request; what a broken run loses at most of each object under way
+RANGE = 16 << 20  # bytes of one request: a large object comes in several at the same time
 WORKERS = 16  # requests at the same time: they wait for the network, not for the processor
 
 
@@ -39,11 +44,6 @@ class Remote:
     def name(self) -> str:
         """What its files in the download folder begin with: another content has another name."""
         return hashlib.sha256(f"{self.key}\n{self.etag}\n{self.size}".encode()).hexdigest()[:32]
-
-    @property
-    def ranges(self) -> list[tuple[int, int]]:
-        """First byte and length of each request."""
-        return [(start, min(RANGE, self.size - start)) for start in range(0, max(self.size, 1), RANGE)]
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def open_s3(url: str, out: Path) -> Iterator[Source]:
     try:
         client = make_client(WORKERS)
         objects = _list(client, bucket, prefix)
-    except (BotoCoreError, ClientError) as error:
+    except FAILURES as error:
         raise explain(error, url) from error
     key = hashlib.sha256(f"{client.meta.endpoint_url}\n{url}\n{out.name}".encode()).hexdigest()[:16]
     downloads = Downloads(client, bucket, url, out.parent / f".download-{key}", objects)
@@ -108,7 +108,6 @@ class Downloads:
     objects: dict[str, Remote]
     _failed: dict[str, UserError] = field(default_factory=dict)  # why an object is not there
     _places: dict[str, Path] = field(default_factory=dict)  # where an object lies
-    _about: dict[str, dict[str, Any]] = field(default_factory=dict)  # what S3 said of an object when giving it
 
     def file(self, name: str) -> File:
         """Return an object as a file that is read after :meth:`fetch`."""
@@ -126,16 +125,21 @@ class Downloads:
             UserError: S3 cannot be reached or refuses the credentials, so that no object can be had.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        for broken_off in self.folder.glob("*.partial*"):
+            broken_off.unlink()
         wanted = [name for name in dict.fromkeys(names) if name not in self._places]
         for _ in parallel(self._find, wanted, WORKERS, "download: earlier files"):
             pass
         missing = [name for name in wanted if name not in self._places]
-        requests = [(name, *span) for name in missing for span in self.objects[name].ranges]
-        for _ in parallel(self._fetch, requests, WORKERS, "download", [length for _, _, length in requests]):
-            pass
-        complete = [name for name in missing if name not in self._failed]
-        for _ in parallel(self._finish, complete, WORKERS, "download: checking"):
-            pass
+        config = TransferConfig(max_concurrency=WORKERS, multipart_threshold=RANGE, multipart_chunksize=RANGE)
+        # Left by an error or an interrupt, the manager ends first, and with it what the threads of the pool wait for.
+        with (
+            progress("download", sum(self.objects[name].size for name in missing), True) as advance,
+            ThreadPoolExecutor(WORKERS) as pool,
+            TransferManager(self.client, config) as manager,
+        ):
+            for _ in pool.map(partial(self._fetch, manager, advance), missing):
+                pass
 
     def _find(self, name: str) -> None:
         """Take over a finished object of an earlier run if its content is still what its name says."""
@@ -146,60 +150,41 @@ class Downloads:
             else:
                 path.unlink()
 
-    def _fetch(self, request: tuple[str, int, int]) -> None:
-        """Fetch one range of an object into a file of its own, unless an earlier run has."""
-        name, start, length = request
-        remote, place = self.objects[name], self._part(name, start)
-        if name in self._failed or (place.exists() and place.stat().st_size == length):
-            return
-        span = (start, length) if length < remote.size else None
-        try:
-            data, about = get(self.client, self.bucket, remote.key, remote.etag, span)
-        except (BotoCoreError, ClientError) as error:
-            self._fail(name, error)
-            return
-        if len(data) != length:
-            self._failed[name] = UserError(f"{join(self.url, name)}: {len(data)} bytes came, not {length}; run again")
-            return
-        if span is None:
-            self._about[name] = about
-        partial = place.with_name(f"{place.name}.partial")
-        partial.write_bytes(data)
-        partial.replace(place)
-
-    def _finish(self, name: str) -> None:
-        """Join an object's ranges, check the whole, and give it its final name."""
+    def _fetch(self, manager: TransferManager, advance: Callable[[int], None], name: str) -> None:
+        """Fetch one object, check it, and give it its final name; keep for later what is wrong with it alone."""
         remote = self.objects[name]
-        parts = [self._part(name, start) for start, _ in remote.ranges]
-        whole = parts[0]
-        if len(parts) > 1:
-            whole = self.folder / f"{remote.name}.whole"
-            with whole.open("wb") as file:
-                for part in parts:
-                    file.write(part.read_bytes())
+        path, place = self.folder / f"{remote.name}.partial", {"Bucket": self.bucket, "Key": remote.key}
         try:
-            about = self._about.pop(name, None) or self.client.head_object(
-                Bucket=self.bucket, Key=remote.key, IfMatch=remote.etag, ChecksumMode="ENABLED"
-            )
-            trouble = damage(self.client, self.bucket, remote.key, about, whole)
-        except (BotoCoreError, ClientError) as error:
-            self._fail(name, error)
+            manager.download(self.bucket, remote.key, str(path), subscribers=[_Follower(remote, advance)]).result()
+            # Asked afterwards, so that an object that was replaced at any time since the listing is noticed.
+            about = self.client.head_object(**place, IfMatch=remote.etag, ChecksumMode="ENABLED")
+            trouble = damage(self.client, self.bucket, remote.key, about, path)
+        except FAILURES as error:
+            if not concerns_one_object(error):
+                raise explain(error, self.url) from error
+            self._failed[name] = explain(error, join(self.url, name))
             return
         if trouble:
             self._failed[name] = UserError(
                 f"{join(self.url, name)}: came damaged ({trouble}); run again, and if it stays so upload it anew"
             )
-            whole.unlink()
+            path.unlink()
         else:
-            self._places[name] = whole.rename(self.folder / f"{remote.name}-{sha256(whole)}")
-        for part in parts:
-            part.unlink(missing_ok=True)
+            self._places[name] = path.rename(self.folder / f"{remote.name}-{sha256(path)}")
 
-    def _part(self, name: str, start: int) -> Path:
-        return self.folder / f"{self.objects[name].name}.{start}"
 
-    def _fail(self, name: str, error: BotoCoreError | ClientError) -> None:
-        """Keep what is wrong with one object for later; raise what is wrong with all."""
-        if not concerns_one_object(error):
-            raise explain(error, self.url) from error
-        self._failed[name] = explain(error, join(self.url, name))
+class _Follower:
+    """Tells a transfer the size and ETag of the listing, which spares a request, and the progress what has come."""
+
+    _one_at_a_time = Lock()  # every thread of the manager calls
+
+    def __init__(self, remote: Remote, advance: Callable[[int], None]) -> None:
+        self.remote, self.advance = remote, advance
+
+    def on_queued(self, future: Any, **_: Any) -> None:
+        future.meta.provide_transfer_size(self.remote.size)
+        future.meta.provide_object_etag(self.remote.etag)
+
+    def on_progress(self, bytes_transferred: int, **_: Any) -> None:
+        with self._one_at_a_time:
+            self.advance(bytes_transferred)

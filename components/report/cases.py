@@ -21,20 +21,20 @@ class Overlay:
     """One X-ray with its prediction drawn over it.
 
     Attributes:
-        path: PNG of the coloured regions, transparent elsewhere; with the X-ray under them where ``xray`` is ``None``.
-        xray: PNG of the X-ray, grey; ``None`` in what evaluate left before it kept the two apart.
+        path: PNG of the coloured regions, transparent elsewhere.
+        xray: PNG of the X-ray, grey.
         kind: ``worst``, ``best`` or ``figure`` (Figures 5 and 6).
         id: of the X-ray.
         site: of the X-ray.
         label: of the X-ray.
         dice: against the original mask, 0 to 1; ``None`` where it is not defined.
-        hd95: against the original mask, pixels at the size of evaluation; ``None`` where not defined or not told.
+        hd95: against the original mask, pixels at the size of evaluation; ``None`` where it is not defined.
         width: of the picture, pixels.
         height: of the picture, pixels.
     """
 
     path: Path
-    xray: Path | None
+    xray: Path
     kind: str
     id: str
     site: str
@@ -55,21 +55,16 @@ def read_overlays(evaluation: Path) -> list[Overlay]:
             kind = value["kind"]
             if kind not in _KINDS:
                 raise ValueError(f"kind is {kind!r}")
-            file = _inside(evaluation, value["file"])
+            file, xray = (evaluation / "overlays" / Path(value[name]).name for name in ("file", "xray"))
             width, height = _picture_size(file)
-            xray = None if value.get("xray") is None else _inside(evaluation, value["xray"])
-            if xray is not None and _picture_size(xray) != (width, height):
+            if _picture_size(xray) != (width, height):
                 raise ValueError(f"{xray.name} and {file.name} are not of one size")
             id, site, label = (str(value[name]) for name in ("id", "site", "label"))
-            dice, hd95 = number_or_none("dice", value["dice"]), number_or_none("hd95", value.get("hd95"))
+            dice, hd95 = number_or_none("dice", value["dice"]), number_or_none("hd95", value["hd95"])
             overlays.append(Overlay(file, xray, kind, id, site, label, dice, hd95, width, height))
     except (TypeError, KeyError, ValueError) as error:
         raise UserError(f"{path}: not a list of overlays ({error}); run the evaluate step again") from error
     return overlays
-
-
-def _inside(evaluation: Path, name: object) -> Path:
-    return evaluation / "overlays" / str(name).removeprefix("overlays/")
 
 
 def _picture_size(path: Path) -> tuple[int, int]:

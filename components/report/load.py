@@ -25,7 +25,7 @@ T = TypeVar("T")
 _CASES = ("id", "site", "label", "sex", "age", "split", "masks", *METRICS)
 _ROC = ("fpr", "tpr")
 _RELIABILITY = ("low", "high", "predicted", "observed", "pixels")
-HISTORY_COLUMNS = ("epoch", "learning_rate", "train_loss", "train_dice", "validation_loss", "validation_dice")
+_HISTORY = ("epoch", "size", "learning_rate", "train_loss", "train_dice", "validation_loss", "validation_dice")
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,8 @@ class Evaluated:
     """All that one cell left: its rows, cases (one an image and kind of masks), curves, overlays and config.
 
     ``run`` is what a kept study has of ``run.json``, empty elsewhere: a report says nothing that differs between two
-    equal runs. ``reliability`` is ``None`` where evaluate ran before it left these bins. ``learnt`` is train's
-    ``provenance.json`` and ``scored`` evaluate's ``scored.json``; studies that were kept by earlier versions have
-    neither.
+    equal runs. Of a kept study ``roc``, ``overlays``, ``learnt`` (train's ``provenance.json``) and ``scored``
+    (evaluate's ``scored.json``) are empty, and ``reliability`` is ``None`` where it was kept before there were bins.
     """
 
     cell: Cell
@@ -57,19 +56,20 @@ class Cohort:
 
     Attributes:
         name: as its source calls itself; empty where it has no name.
-        synthetic: whether the X-rays are drawn by a program; ``None`` where nothing says.
+        synthetic: whether the X-rays are drawn by a program.
         description: one line about it, or empty.
-        size: side of the square arrays in pixels, or ``None``.
-        kernel: side of the square that dilated the masks, in pixels of a 512-pixel image, or ``None``.
+        size: side of the square arrays in pixels.
+        kernel: side of the square that dilated the masks, in pixels of a 512-pixel image, or ``None``
+            for a kept study, which does not say it.
         unpaired: X-rays that were left out because they have no mask.
         manifest: one row a paired X-ray (:data:`core.cohort.COLUMNS`).
         splits: {scenario: {split: ids}}.
     """
 
     name: str
-    synthetic: bool | None
+    synthetic: bool
     description: str
-    size: int | None
+    size: int
     kernel: int | None
     unpaired: int
     manifest: pd.DataFrame
@@ -127,10 +127,10 @@ def load_cells(evaluations: Path, models: Path, cells: list[Cell]) -> list[Evalu
             attempt(read_rows, evaluation / ROWS, cell),
             attempt(_read_csv, evaluation / CASES, _CASES, "evaluate", {"id": "string"}),
             attempt(_read_csv, evaluation / ROC, _ROC, "evaluate", {}),
-            attempt(_read_csv, model / HISTORY, HISTORY_COLUMNS, "train", {}),
+            attempt(_read_csv, model / HISTORY, _HISTORY, "train", {}),
             attempt(read_overlays, evaluation),
             attempt(_read_object, model / CONFIG),
-            attempt(_read_reliability, evaluation / RELIABILITY),
+            attempt(_read_csv, evaluation / RELIABILITY, _RELIABILITY, "evaluate", {}),
             attempt(read_record, model / PROVENANCE, "train"),
             attempt(read_record, evaluation / SCORED, "evaluate"),
         )
@@ -143,41 +143,25 @@ def load_cells(evaluations: Path, models: Path, cells: list[Cell]) -> list[Evalu
 def load_cohort(arrays: Path, splits: Path, cells: list[Evaluated]) -> Cohort:
     """Read what the cohort says of itself and the frozen split of every scenario in ``cells``.
 
-    A cohort counts as synthetic as soon as preprocess or the configuration of any model says so: the warning must not
-    be lost because one of them is silent.
+    A cohort counts as synthetic as soon as preprocess or the configuration of any model says so.
     """
     info = _read_object(arrays / "arrays.json")
-    card = info.get("cohort") if isinstance(info.get("cohort"), dict) else info
-    trained_on = [data.config.get("cohort") for data in cells]
-    cards = [value for value in [card, info, *trained_on] if isinstance(value, dict)]
-    said = [value["synthetic"] for value in cards if isinstance(value.get("synthetic"), bool)]
-    return Cohort(
-        name=next((str(value["name"]) for value in cards if value.get("name")), ""),
-        synthetic=any(said) if said else None,
-        description=next((str(value["description"]) for value in cards if value.get("description")), ""),
-        size=_whole(info, "size"),
-        kernel=_whole(info, "kernel"),
-        unpaired=sum(_whole(site, "unpaired") or 0 for site in _objects(cards)),
-        manifest=read_manifest(arrays),
-        splits={
-            scenario: _read_scenario(splits / f"{scenario}.json")
-            for scenario in sorted({data.cell.scenario for data in cells}, key=scenario_order)
-        },
-    )
-
-
-def _whole(value: dict[str, Any], name: str) -> int | None:
-    return value[name] if isinstance(value.get(name), int) else None
-
-
-def _objects(cards: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what the first card that counts its sites says of each."""
-    sites: dict[str, Any] = next((card["sites"] for card in cards if isinstance(card.get("sites"), dict)), {})
-    return [site for site in sites.values() if isinstance(site, dict)]
-
-
-def _read_reliability(path: Path) -> pd.DataFrame | None:
-    return _read_csv(path, _RELIABILITY, "evaluate", {}) if path.exists() else None
+    try:
+        return Cohort(
+            name=info["name"],
+            synthetic=info["synthetic"] or any(data.config["cohort"]["synthetic"] for data in cells),
+            description=info["description"],
+            size=info["size"],
+            kernel=info["kernel"],
+            unpaired=sum(site["unpaired"] for site in info["sites"].values()),
+            manifest=read_manifest(arrays),
+            splits={
+                scenario: _read_scenario(splits / f"{scenario}.json")
+                for scenario in sorted({data.cell.scenario for data in cells}, key=scenario_order)
+            },
+        )
+    except KeyError as error:
+        raise UserError(f"{arrays / 'arrays.json'}: lacks {error}; run the preprocess step again") from error
 
 
 def _read_scenario(path: Path) -> dict[str, list[str]]:

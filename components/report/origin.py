@@ -26,7 +26,7 @@ def require_one_origin(cells: list[Evaluated]) -> None:
         lines = [
             {f"{step}.{key}": value for key, value in flat(record["params"]).items()}
             | {"cohort": record["manifest"][:12]}
-            | ({"precision": record["precision"]} if "precision" in record else {})
+            | ({"precision": record["precision"]} if step == "train" else {})
             | {name: digest[:12] for name, digest in record["code"].items()}
             for record in records
         ]

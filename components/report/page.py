@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -62,7 +61,6 @@ def render_page(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair]) -> st
     by_scenario = {name: [data for data in cells if data.cell.scenario == name] for name in results.scenarios}
     differing, lines, common = recipes(cells, results)
     runs = [run_line(data, results) for data in cells]
-    reliability = {name: reliability_curve(name, found) for name, found in by_scenario.items()}
     figures, shown = comparisons(cells, results), galleries(cells, results)
     cases = [item for found in shown.values() for one in found for item in one.worst + one.best]
     in_figures = [item for one in figures for _, row in one.rows for item in row if item]
@@ -81,16 +79,15 @@ def render_page(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair]) -> st
             rocs={name: charts.roc_curve(name, found) for name, found in by_scenario.items()},
             colours=[(paper.name(name), charts.colour_number(name)) for name in results.networks()],
             explorer=explorer_table(results, shared["headline_masks"]),
-            reliability=[chart for chart in reliability.values() if chart],
+            reliability=[reliability_curve(name, found) for name, found in by_scenario.items()],
             calibration=calibration_table(cells, results),
             comparisons=figures,
             galleries=shown,
-            layered=any(item.xray for item in cases),
             xrays=XRays(cases + in_figures),
             figure_colours=FIGURE_COLOURS,
             difference_colours=DIFFERENCE_COLOURS,
             views=VIEWS,
-            foreign=_foreign(cohort, cells),
+            foreign=sorted({data.config["cohort"]["name"] for data in cells} - {cohort.name}),
         )
     )
 
@@ -116,22 +113,7 @@ def _shared(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair]) -> dict[s
         "data": tables.data_table(cohort),
         "sites": {str(site): int(count) for site, count in cohort.manifest["site"].value_counts().sort_index().items()},
         "networks": [paper.name(name) for name in results.networks()],
-        "widths": _values(cells, "width"),
-        "trained_masks": sorted({str(_section(data, "train").get("masks") or "–") for data in cells}),
+        "widths": sorted({plain(data.config["width"]) for data in cells}),
+        "trained_masks": sorted({data.config["train"]["masks"] for data in cells}),
         "source": paper.SOURCE,
     }
-
-
-def _section(data: Evaluated, name: str) -> dict[str, Any]:
-    value = data.config.get(name)
-    return value if isinstance(value, dict) else {}
-
-
-def _values(cells: Iterable[Evaluated], name: str) -> list[str]:
-    return sorted({plain(data.config.get(name)) for data in cells})
-
-
-def _foreign(cohort: Cohort, cells: list[Evaluated]) -> list[str]:
-    """Return the names of other cohorts that a network was trained on."""
-    names = {str(_section(data, "cohort").get("name") or cohort.name) for data in cells}
-    return sorted(names - {cohort.name}) if cohort.name else []

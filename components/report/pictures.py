@@ -15,9 +15,6 @@ from components.report.layout import Results, scenario_title
 from components.report.load import Evaluated
 from core.files import sha256
 
-# Above this a picture is embedded as WebP of quality 90: a run of seven networks at 512 pixels holds hundreds of
-# overlays, and a page of 100 MB is not opened by anyone.
-LARGEST_PNG = 64 * 1024
 XRAY_QUALITY = 85  # of WebP, in percent; only the grey X-ray loses anything by it, never a region
 
 FIGURE_NUMBERS = {"shenzhen": "Figure 5", "montgomery": "Figure 6"}
@@ -47,10 +44,10 @@ class XRays:
     """The X-rays of a page, each embedded once however many predictions lie over it."""
 
     def __init__(self, overlays: list[Overlay]) -> None:
-        self._keys = {item.xray: sha256(item.xray) for item in overlays if item.xray}
+        self._keys = {item.xray: sha256(item.xray) for item in overlays}
         files = {key: path for path, key in self._keys.items()}
         self._numbers = {key: number for number, key in enumerate(files)}
-        self._addresses = [_webp(path, XRAY_QUALITY) for path in files.values()]
+        self._addresses = [_webp(path) for path in files.values()]
 
     def number(self, path: Path) -> int:
         """Return the number of an X-ray; equal files have equal numbers."""
@@ -63,19 +60,15 @@ class XRays:
 
 
 def picture(overlay: Overlay) -> str:
-    """Return a picture as a data URI: its own PNG bytes, or WebP where these are too many."""
-    data = overlay.path.read_bytes()
-    # Regions are looked up by their colours, which only PNG keeps exactly.
-    if overlay.xray is None and len(data) > LARGEST_PNG:
-        return _webp(overlay.path, 90)
-    return f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"
+    """Return the regions as a data URI of their own PNG: nothing else keeps exactly the colours that name them."""
+    return f"data:image/png;base64,{base64.b64encode(overlay.path.read_bytes()).decode('ascii')}"
 
 
-def _webp(path: Path, quality: int) -> str:
+def _webp(path: Path) -> str:
     pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if pixels is None:
         raise ValueError(f"{path}: was a picture when the report began and is none now")
-    data = cv2.imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
+    data = cv2.imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, XRAY_QUALITY])[1].tobytes()
     return f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}"
 
 

@@ -38,11 +38,9 @@ def expected_calibration_error(bins: pd.DataFrame) -> float:
     return float(np.average(apart, weights=filled["pixels"]))
 
 
-def reliability_curve(scenario: str, cells: Sequence[Evaluated]) -> Chart | None:
-    """Return observed over predicted probability, one line a cell; ``None`` where no cell has its bins."""
+def reliability_curve(scenario: str, cells: Sequence[Evaluated]) -> Chart:
+    """Return observed over predicted probability, one line a cell."""
     known = [(data.cell, data.reliability) for data in cells if data.reliability is not None]
-    if not known:
-        return None
 
     def fill(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (1, 2)))

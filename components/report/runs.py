@@ -16,15 +16,15 @@ def run_line(data: Evaluated, results: Results) -> dict[str, Any]:
     """Return what the table of runs prints of one cell: nothing that differs between two equal runs."""
     history = data.history
     # The weights that are kept are those of the best epoch at the full size.
-    full = history[history["size"] == history["size"].max()] if "size" in history else history
+    full = history[history["size"] == history["size"].max()]
     return {
         "network": results.named(data.cell),
         "scenario": scenario_title(data.cell.scenario),
-        "width": data.config.get("width"),
-        "parameters": data.config.get("parameters"),
+        "width": data.config["width"],
+        "parameters": data.config["parameters"],
         "epochs": len(history),
         "best_epoch": int(full["epoch"].iloc[int(full["validation_loss"].argmin())]),
-        "precision": data.learnt.get("precision"),
+        "precision": data.learnt["precision"],
     }
 
 

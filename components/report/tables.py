@@ -231,8 +231,8 @@ def data_table(cohort: Cohort) -> Table:
 
 
 def learnt_masks(cells: Sequence[Evaluated]) -> str:
-    """Return the kind of masks that all networks learnt to draw; of both kinds, or an unknown one, original."""
-    learnt = {(data.config.get("train") or {}).get("masks") for data in cells}
+    """Return the kind of masks that all networks learnt to draw; of both kinds, original."""
+    learnt = {data.config["train"]["masks"] for data in cells}
     return "dilated" if learnt == {"dilated"} else "original"
 
 

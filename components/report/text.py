@@ -18,13 +18,13 @@ def figure_text(value: float | None, digits: int = 4, signed: bool = False) -> s
     return (text if value else text.lstrip("+-")).replace("-", "−")
 
 
-def digits_for(values: Iterable[float], digits: int = 4, most: int = 8) -> int:
-    """Return how many digits after the point, at least ``digits``, show that no value but 0 is 0.
+def digits_for(values: Iterable[float]) -> int:
+    """Return how many digits after the point, at least 4, show that no value but 0 is 0.
 
-    The end of an interval that just excludes 0 must not be printed as 0; what ``most`` digits do not show is rounding.
+    The end of an interval that just excludes 0 must not be printed as 0; what 8 digits do not show is rounding.
     """
     defined = [abs(value) for value in values if value and not math.isnan(value)]
-    return next((n for n in range(digits, most) if all(round(value, n) for value in defined)), most)
+    return next((n for n in range(4, 8) if all(round(value, n) for value in defined)), 8)
 
 
 def duration(seconds: float | None) -> str:

@@ -74,11 +74,7 @@ class Remote:
             return False
         path = folder / name
         client.download_file(*self._place(name), str(path))
-        if path.stat().st_size != about["ContentLength"]:
-            trouble = f"{path.stat().st_size} bytes, not {about['ContentLength']}"
-        else:
-            trouble = damage(client, *self._place(name), about, path)
-        if trouble:
+        if trouble := damage(client, *self._place(name), about, path):
             raise UserError(f"{self.url}/{name}: came damaged ({trouble}); run again")
         return True
 

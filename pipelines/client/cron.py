@@ -1,4 +1,4 @@
-"""Six-field cron as Kubeflow reads it (robfig/cron: seconds first), checked before anything is sent."""
+"""Six-field cron as Kubeflow reads it (robfig/cron v1.2.0: seconds first), checked before anything is sent."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class Cron:
             raise UserError(f"--cron '{text}': {len(words)} fields, not six: {', '.join(name for name, *_ in FIELDS)}")
         self.text = " ".join(words)
         self._values = [_field(word, *field) for word, field in zip(words, FIELDS, strict=True)]
-        self._any_day, self._any_weekday = words[3][0] in "*?", words[5][0] in "*?"
+        # One star in a list makes the whole of it a star, as in robfig/cron v1.2.0, which Kubeflow has.
+        self._any_day, self._any_weekday = (any(part[:1] in "*?" for part in words[n].split(",")) for n in (3, 5))
         if not self.next(1):
             raise UserError(f"--cron '{self.text}': no such day ever comes")
 

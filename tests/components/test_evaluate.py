@@ -24,7 +24,7 @@ from torchmetrics.functional.classification import binary_calibration_error
 
 from components.evaluate import evaluate
 from components.evaluate.calibration import reliability
-from components.evaluate.overlays import OPACITY, figure_overlay, worst_overlay
+from components.evaluate.overlays import OPACITY, blend, figure_regions, worst_overlay
 from components.register.build import read_splits
 from components.report.reliability import expected_calibration_error
 from core.cell import (
@@ -50,7 +50,7 @@ from core.results import DIFFERENCE_COLOURS, FIGURE_COLOURS, METRICS, ROW_METRIC
 from model.inference.postprocessing import to_masks
 from model.inference.predictor import Predictor
 from model.metrics import confusion, overlap_metrics
-from model.surface import surface_dice, surface_distances
+from model.surface import gap, tolerance_at
 from model.weights import CONFIG, WEIGHTS, save_weights
 from tests.conftest import CELL, ROOT, Project, Trained, refused
 
@@ -186,11 +186,11 @@ def test_stored_figures_are_those_of_a_mask_drawn_at_the_pictures_own_size(
         mask = drawn(cv2.resize(probabilities[str(case.id)], (width, height), interpolation=cv2.INTER_LINEAR))
         both = 2 * float((mask & truth).sum())
         assert case.stored_dice == pytest.approx((both + 1) / (float(mask.sum()) + float(truth.sum()) + 1))
-        apart = surface_distances(mask[None], truth[None])
-        assert case.stored_hd95 == pytest.approx(apart["hd95"][0])
-        assert case.stored_assd == pytest.approx(apart["assd"][0])
-        assert case.nsd2 == pytest.approx(surface_dice(mask[None], truth[None], 2)[0])
-        assert case.nsd4 == pytest.approx(surface_dice(mask[None], truth[None], 4)[0])
+        apart = gap(mask, truth)
+        assert case.stored_hd95 == pytest.approx(apart.hd95())
+        assert case.stored_assd == pytest.approx(apart.assd())
+        assert case.nsd2 == pytest.approx(apart.nsd(tolerance_at(2, truth.shape)))
+        assert case.nsd4 == pytest.approx(apart.nsd(tolerance_at(4, truth.shape)))
 
 
 def test_rows_agree_with_the_cases(
@@ -346,7 +346,7 @@ def test_blended_overlays_have_the_colours_over_the_x_ray() -> None:
         expected = grey[where][:, None] * (1 - OPACITY) + np.array(colour) * OPACITY
         assert np.abs(picture[::8, ::8][where] - expected).max() <= 1
 
-    worst, figure = worst_overlay(grey, p, g), figure_overlay(grey, p, g)
+    worst, figure = worst_overlay(grey, p, g), blend(grey, figure_regions(p, g))
     for picture in (worst, figure):
         assert (picture[::8, ::8][(p | g) == 0] == grey[(p | g) == 0][:, None]).all()
     under(worst, (p & g) > 0, DIFFERENCE_COLOURS["true positive"])

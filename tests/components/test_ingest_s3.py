@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from boto3.s3.transfer import TransferConfig
 
-from components.ingest import ingest
+from components.ingest import ingest, s3
 from core.s3 import damage, make_client, multipart_etag
 from tests.components.test_ingest import PARAMS, Command, refusal
 from tests.components.test_ingest_zip import same_cohort, zipped
@@ -233,19 +233,39 @@ def test_answers_that_break_off_are_asked_for_again(
     assert same_cohort(ingest(str(cohort), PARAMS, tmp_path / "plain").folder, result.folder)
 
 
-def test_a_broken_download_goes_on_where_it_stopped(
+def test_a_broken_download_keeps_whole_objects_alone(
     line: Line, large_zip: Path, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    bucket.client.put_object(Bucket=bucket.name, Key="figures.zip", Body=large_zip.read_bytes())
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr("components.ingest.s3.WORKERS", 1)  # one range after the other: the first two come whole
-    monkeypatch.setattr("core.s3.ATTEMPTS", 1)
-    url, size = f"s3://{bucket.name}/large.zip", large_zip.stat().st_size
-    line.budget = 36_000_000
+    monkeypatch.setattr("components.ingest.s3.WORKERS", 1)  # one object after the other: figures.zip comes whole
+    url, size = f"s3://{bucket.name}", large_zip.stat().st_size
+    line.budget = size + 20_000_000
     refusal(url, tmp_path / "raw")
-    assert sum(file.stat().st_size for file in left_over(tmp_path)[0].iterdir()) == 2 * (16 << 20)
+    (folder,) = left_over(tmp_path)
+    assert [file.stat().st_size for file in folder.iterdir()] == [size]
+    (folder / "0123.partial.4567").write_bytes(b"what a killed run leaves of an object")
+    bucket.client.delete_object(Bucket=bucket.name, Key="large.zip")
     line.budget, line.carried = float("inf"), 0
     assert ingest(url, PARAMS, tmp_path / "raw").sites["montgomery"].images == 2
-    assert size - 2 * (16 << 20) < line.carried < size - 2 * (16 << 20) + 100_000
+    assert line.carried < 100_000
+    assert left_over(tmp_path) == []
+
+
+def test_an_object_replaced_while_it_is_fetched_is_told(
+    bucket: Bucket, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.upload(cohort, "cxr/")
+    listed = s3._list
+
+    def replaced(*arguments: Any) -> dict[str, Any]:
+        objects = listed(*arguments)
+        bucket.client.put_object(Bucket=bucket.name, Key=f"cxr/{XRAY}", Body=b"another")
+        return objects
+
+    monkeypatch.setattr(s3, "_list", replaced)
+    url = f"s3://{bucket.name}/cxr"
+    assert refusal(url, tmp_path / "raw").problems == [f"{url}/{XRAY}: changed while it was being fetched; run again"]
 
 
 def test_a_line_that_stays_dead_is_told(

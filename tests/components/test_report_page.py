@@ -18,7 +18,7 @@ from components.report import PAGE, RESULTS
 from core.cell import OVERLAYS, Cell
 from core.results import DIFFERENCE_COLOURS, Row
 from tests.browser import Browser, Visit
-from tests.components.written_run import SIZE, as_written_before, make, write_run
+from tests.components.written_run import SIZE, make, write_run
 
 SCENARIOS = ["mixed", "montgomery-to-shenzhen"]
 NETWORKS = ["unet", "defu_net"]
@@ -311,16 +311,4 @@ def test_single_seeds_are_sorted_and_filtered_with_their_mean(tmp_path: Path, lo
     means = [float(value) for value in column(visit, 7)[::3]]
     assert means == sorted(means)
     assert len(means) == 9 + 6 + 5, "three places by label, by two sexes, and by the ages that each place has"
-    visit.check()
-
-
-def test_what_an_earlier_evaluate_left_still_opens(tmp_path: Path, look: Callable[..., Visit]) -> None:
-    write_run(tmp_path, ["defu_net"], ["mixed"])
-    as_written_before(tmp_path)
-    make(tmp_path, tmp_path / "reports")
-    visit = look(tmp_path / "reports")
-    for absent in ("#viewer", "#reliability", "#calibration", ".opacity", ".xray"):
-        assert visit.page.locator(absent).count() == 0, absent
-    assert visit.page.locator("#cases .gallery img:visible").count() == 4
-    assert visit.page.locator("#cases h3").all_inner_texts() == ["Worst, worst first"]
     visit.check()

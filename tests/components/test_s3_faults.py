@@ -11,7 +11,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from components.ingest import ingest
-from components.train.remote import Remote, places
+from components.train.checkpoints import places
+from components.train.remote import Remote
 from core.errors import UserError
 from core.s3 import explain
 from model.training.checkpoint import STATE, load_state, save_state
@@ -65,9 +66,8 @@ def test_500_for_ever_ends_ingest_in_one_line(front: Proxy, bucket: Bucket, coho
 
 @pytest.mark.slow
 def test_a_body_that_is_cut_or_spoilt_for_ever_is_not_taken(
-    front: Proxy, bucket: Bucket, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    front: Proxy, bucket: Bucket, cohort: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("core.s3.ATTEMPTS", 2)
     url = uploaded(bucket, cohort)
     for kind in ("cut", "short", "spoil"):
         front.faults[:] = [Fault(kind, path="MCUCXR_0001_1.png")]

@@ -179,14 +179,19 @@ def write_cell(root: Path, cell: Cell, manifest: pd.DataFrame, synthetic: bool, 
 
     epoch = np.arange(1, 13)
     validation = quality - 0.5 * np.exp(-epoch / 2)
-    history = {"epoch": epoch, "learning_rate": 0.002 * np.sin(np.pi * epoch / 13), "train_loss": -validation + 0.02}
+    history = {
+        "epoch": epoch,
+        "size": SIZE,
+        "learning_rate": 0.002 * np.sin(np.pi * epoch / 13),
+        "train_loss": -validation + 0.02,
+    }
     history |= {"train_dice": validation - 0.02, "validation_loss": -validation, "validation_dice": validation}
     pd.DataFrame(history).to_csv(model / HISTORY, index=False)
     config = {
         "network": cell.network, "width": 0.125, "in_channels": 1, "parameters": 715_473, "scenario": cell.scenario,
         "seed": cell.seed, "input": {"size": SIZE, "interpolation": "area", "intensity_percentiles": [0.5, 99.5]},
         "train": {"masks": "original", "epochs": 12, "batch_size": 8, "learning_rate": 0.002, "schedule": "cosine"},
-        "cohort": {"name": "sample <one> & only", "synthetic": synthetic},
+        "cohort": {"name": "sample <one> & only", "synthetic": synthetic, "description": ""},
     }  # fmt: skip
     (model / CONFIG).write_text(json.dumps(config))
     record = {
@@ -222,22 +227,6 @@ def write_run(
         loss = 0.0 if scenario == "mixed" else 0.04
         write_cell(root, Cell(network, scenario, seed), manifest, synthetic, QUALITY.get(network, 0.9) - loss)
     return root
-
-
-def as_written_before(root: Path) -> None:
-    """Turn what :func:`write_run` left into what an earlier evaluate left: blended pictures, no best, no bins."""
-    for index in (root / "evaluations").rglob(OVERLAYS):
-        (index.parent / RELIABILITY).unlink()
-        entries = [entry for entry in json.loads(index.read_text()) if entry["kind"] != "best"]
-        for entry in entries:
-            file, xray = (index.parent / entry[name] for name in ("file", "xray"))
-            layers = [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in (file, xray)]
-            cv2.imwrite(str(file), cv2.addWeighted(layers[0], 0.45, layers[1], 0.55, 0))
-            del entry["xray"], entry["hd95"]
-            entry["file"] = file.name
-        for xray in (index.parent / "overlays").glob("xray-*"):
-            xray.unlink()
-        index.write_text(json.dumps(entries))
 
 
 def make(

@@ -18,12 +18,11 @@ from monai.metrics.utils import get_edge_surface_distance
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from model.surface import gap, surface_dice, surface_distances, tolerance_at
+from model.surface import gap, surface_distances, tolerance_at
 
 Mask = NDArray[np.uint8]
 shapes = st.tuples(st.integers(1, 16), st.integers(1, 16))
 slow = settings(max_examples=80, deadline=None)
-spacings = st.one_of(st.none(), st.tuples(st.floats(0.1, 3), st.floats(0.1, 3)))
 
 
 def binary() -> st.SearchStrategy[tuple[Mask, Mask]]:
@@ -36,30 +35,30 @@ def thick(mask: Mask) -> Mask:
     return np.asarray(ndimage.binary_opening(mask, np.ones((2, 2))), np.uint8)
 
 
-def monai(predicted: Mask, mask: Mask, spacing: tuple[float, float] | None) -> tuple[float, float, float]:
+def monai(predicted: Mask, mask: Mask) -> tuple[float, float, float]:
     """MONAI's HD95 and ASSD, and the HD95 of MONAI's distances: its own percentile takes their ranks in float32."""
     pair = [torch.tensor(each, dtype=torch.float32)[None, None] for each in (predicted, mask)]
     whole = [torch.tensor(each > 0) for each in (predicted, mask)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        hd95 = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing)
-        assd = compute_average_surface_distance(*pair, include_background=True, symmetric=True, spacing=spacing)
-        found = get_edge_surface_distance(*whole, spacing=spacing, symmetric=True)[1]
+        hd95 = compute_hausdorff_distance(*pair, include_background=True, percentile=95)
+        assd = compute_average_surface_distance(*pair, include_background=True, symmetric=True)
+        found = get_edge_surface_distance(*whole, symmetric=True)[1]
     exact = max(np.percentile(np.asarray(each, np.float64), 95) for each in found)
     return float(hd95), float(assd), float(exact)
 
 
 @slow
-@given(binary(), spacings)
-@example((np.ones((5, 5), np.uint8), np.pad(np.ones((1, 1), np.uint8), 2)), None)
-def test_surface_distances_are_those_of_monai(pair: tuple[Mask, Mask], spacing: tuple[float, float] | None) -> None:
+@given(binary())
+@example((np.ones((5, 5), np.uint8), np.pad(np.ones((1, 1), np.uint8), 2)))
+def test_surface_distances_are_those_of_monai(pair: tuple[Mask, Mask]) -> None:
     assume(pair[0].any() and pair[1].any())
-    got = surface_distances(pair[0][None], pair[1][None], spacing)
-    hd95, assd, exact = monai(*pair, spacing)
+    got = surface_distances(pair[0][None], pair[1][None])
+    hd95, assd, exact = monai(*pair)
     assert got["hd95"][0] == pytest.approx(exact, rel=1e-6, abs=1e-6)
     assert got["hd95"][0] == pytest.approx(hd95, rel=1e-4, abs=1e-4)
     assert got["assd"][0] == pytest.approx(assd, rel=1e-6, abs=1e-6)
-    back = surface_distances(pair[1][None], pair[0][None], spacing)
+    back = surface_distances(pair[1][None], pair[0][None])
     assert [back["hd95"][0], back["assd"][0]] == pytest.approx([got["hd95"][0], got["assd"][0]])
 
 
@@ -91,10 +90,10 @@ def test_surface_dice_is_that_of_monai(pair: tuple[Mask, Mask], tolerance: float
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wanted = compute_surface_dice(*masks, class_thresholds=[limit], include_background=True)
-    got = surface_dice(pair[0][None], pair[1][None], tolerance)
-    assert got[0] == pytest.approx(float(wanted), abs=1e-6)
-    assert 0 <= got[0] <= 1
-    assert surface_dice(pair[0][None], pair[1][None], tolerance + 1)[0] >= got[0]
+    got = gap(*pair).nsd(limit)
+    assert got == pytest.approx(float(wanted), abs=1e-6)
+    assert 0 <= got <= 1
+    assert gap(*pair).nsd(tolerance_at(tolerance + 1, pair[0].shape)) >= got
 
 
 def test_tolerances_are_of_a_512_pixel_picture() -> None:
@@ -118,39 +117,29 @@ def test_surface_distances_of_shapes_that_one_knows() -> None:
     assert got["hd95"][0] == got["assd"][0] == 0
     assert got["hd95"][1] == 4
     assert 0 < got["assd"][1] < 4
-    in_mm = surface_distances(left[None], right[None], (1.0, 0.5))
-    assert in_mm["hd95"][0] == 2
     assert gap(left, right).nsd(4) == 1
     assert gap(left, right).nsd(3.9) < 1
 
 
-@pytest.mark.parametrize("spacing", [None, (0.5, 2.0)])
-def test_an_empty_mask_is_as_far_as_can_be(spacing: tuple[float, float] | None) -> None:
+def test_an_empty_mask_is_as_far_as_can_be() -> None:
     left, _, nothing = lungs()
-    diagonal = math.hypot(20, 30) if spacing is None else math.hypot(20 * 0.5, 30 * 2.0)
     # As bad as a prediction can be: a pixel in the farthest corner.
     corner = nothing.copy()
     corner[-1, -1] = 1
-    bad = surface_distances(corner[None], left[None], spacing)
+    bad = surface_distances(corner[None], left[None])
     for predicted, truth in ((nothing, left), (left, nothing)):
-        got = surface_distances(predicted[None], truth[None], spacing)
-        assert got["hd95"][0] == got["assd"][0] == pytest.approx(diagonal)
+        got = surface_distances(predicted[None], truth[None])
+        assert got["hd95"][0] == got["assd"][0] == pytest.approx(math.hypot(20, 30))
         assert got["hd95"][0] > bad["hd95"][0]
         assert got["assd"][0] > bad["assd"][0]
-        assert surface_dice(predicted[None], truth[None], 1000)[0] == 0
+        assert gap(predicted, truth).nsd(1000) == 0
 
 
 def test_two_empty_masks_agree() -> None:
     nothing = np.zeros((2, 8, 8), np.uint8)
     for values in surface_distances(nothing, nothing).values():
         assert values.tolist() == [0, 0]
-    assert surface_dice(nothing, nothing, 2).tolist() == [1, 1]
-
-
-@pytest.mark.parametrize("spacing", [(0.0, 1.0), (1.0, -1.0), (math.nan, 1.0), (math.inf, 1.0)])
-def test_a_spacing_that_is_none_is_refused(spacing: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match="two lengths above 0 mm"):
-        gap(*lungs()[:2], spacing)
+    assert gap(*nothing).nsd(2) == 1
 
 
 def test_masks_of_two_pictures_are_refused() -> None:

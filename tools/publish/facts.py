@@ -47,10 +47,10 @@ class Reaching:
     images: int | None
 
 
-def worst_images(data: Evaluated, count: int = WORST_IMAGES) -> pd.DataFrame:
+def worst_images(data: Evaluated) -> pd.DataFrame:
     """Return the cases of the worst test images against original masks, worst first."""
     chosen = data.cases[(data.cases["split"] == "test") & (data.cases["masks"] == "original")]
-    return chosen.sort_values(["dice", "id"]).head(count)
+    return chosen.sort_values(["dice", "id"]).head(WORST_IMAGES)
 
 
 def worst(study: Study) -> list[Case]:

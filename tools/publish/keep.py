@@ -70,15 +70,14 @@ def keep(
             for name in (CONFIG, PROVENANCE):
                 shutil.copy(models / cell.folder / name, folder)
             history = pd.read_csv(models / cell.folder / HISTORY)
-            if "per_epoch" in runs[cell]:  # else a training of an earlier version, whose history has the times
-                history = history.merge(pd.DataFrame(runs[cell]["per_epoch"]), on="epoch")
-            history.to_csv(folder / HISTORY, index=False)
+            history.merge(pd.DataFrame(runs[cell]["per_epoch"]), on="epoch").to_csv(folder / HISTORY, index=False)
             # Where unsent MLflow records lie is a path of the machine that trained.
             record = {key: value for key, value in runs[cell].items() if key not in ("mlflow_records", "per_epoch")}
             write_json(folder / RUN, record)
-            for name in (RELIABILITY, SCORED, ROBUSTNESS):  # an evaluation of an earlier version left none
-                if (evaluations / cell.folder / name).exists():
-                    shutil.copy(evaluations / cell.folder / name, folder)
+            for name in (RELIABILITY, SCORED):
+                shutil.copy(evaluations / cell.folder / name, folder)
+            if (evaluations / cell.folder / ROBUSTNESS).exists():  # who wants it runs benchmarks.robustness
+                shutil.copy(evaluations / cell.folder / ROBUSTNESS, folder)
     if arrays is not None and params is not None:
         with write_folder(out / FIGURES) as folder:
             pictures.draw(evaluations, models, arrays, cells, params, folder)

@@ -85,8 +85,7 @@ def main(
     console = Console(width=None if Console().is_terminal else 140)
     rows = read_json(reports / RESULTS)
     console.print(fit(result_table(rows), console, DISPENSABLE))
-    # A report of an earlier version has no comparisons, one of a single network none to show.
-    if (reports / COMPARISONS).exists() and (pairs := read_json(reports / COMPARISONS)):
+    if pairs := read_json(reports / COMPARISONS):  # a report of a single network has none
         console.print(fit(comparison_table(pairs), console, DISPENSABLE))
     console.print(fit(cost_table(models, rows), console, DISPENSABLE))
     if cohort["synthetic"]:
