@@ -29,6 +29,7 @@ from model.weights import CONFIG, WEIGHTS
 from registry.fetch import fetch
 from registry.packages import ENGINES, Contract, Package, load
 from tests.conftest import CELL, ROOT, Project, Trained, refused
+from tests.launcher import WITHOUT_PROJECT
 
 SHAPES = [(32, 32), (40, 57), (121, 90), (1, 9)]
 
@@ -268,14 +269,15 @@ def test_a_folder_is_fetched_as_it_is_and_what_is_none_is_told(built: tuple[Proj
 
 
 # As the card says it, with nothing else of the project at hand.
-PLAIN = """
-import importlib.util, sys; sys.path.insert(0, "code")
+PLAIN = f"""
+{WITHOUT_PROJECT}
+import importlib.util; sys.path.insert(0, "code")
 import cv2; image = cv2.imread(sys.argv[1], cv2.IMREAD_UNCHANGED)
 from model.inference.package import load
 mask = load(".", engine="torch").segment([image])[0].mask
 cv2.imwrite(sys.argv[2], mask)
 assert importlib.util.find_spec("components") is None
-assert not {"mlflow", "pandas", "onnxruntime", "openvino"} & set(sys.modules)
+assert not {{"mlflow", "pandas", "onnxruntime", "openvino"}} & set(sys.modules)
 """
 
 
