@@ -23,7 +23,11 @@ from tests.launcher import WITHOUT_PROJECT
 from tests.project import Project as Checkout
 from tests.services import Bucket, without_keys
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # servers and some twenty commands; minutes where it is busy
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.full,
+    pytest.mark.timeout(600),
+]  # servers and some twenty commands; minutes where it is busy
 
 LONG = 20  # epochs, so that a training is under way still when its first state has come to S3
 

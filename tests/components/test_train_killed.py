@@ -63,6 +63,7 @@ def test_killed_at_every_tender_moment(untrained: Project, trained: Trained) -> 
     assert_as_uninterrupted(untrained, trained)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_killed_at_random_moments(untrained: Project, trained: Trained) -> None:
     chance, kills = random.Random(1), 0
