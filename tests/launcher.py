@@ -92,12 +92,15 @@ class Job:
     def until(self, moment: Callable[[], bool], seconds: float = 60) -> bool:
         """Wait for the moment; tell whether it came before the command's end."""
         limit = time.monotonic() + seconds
-        while not moment():
+        while True:
+            asked = time.monotonic()
+            if moment():
+                return True
             if self.ended:
                 return False
-            assert time.monotonic() < limit, f"it never came: {self.output}"
-            time.sleep(0.002)
-        return True
+            now = time.monotonic()
+            assert now < limit, f"it never came: {self.output}"
+            time.sleep(max(0.002, 4 * (now - asked)))  # what is costly to ask leaves the processors to the command
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         os.kill(self.pid, number)
