@@ -32,8 +32,9 @@ pytestmark = [
 LONG = 20  # epochs, so that a training is under way still when its first state has come to S3
 
 # Where the project is not, by someone who knows the server's address and has no key of S3.
-ELSEWHERE = f"""
-{WITHOUT_PROJECT}
+ELSEWHERE = (
+    f"{WITHOUT_PROJECT}\n"
+    + """
 import importlib.util, os
 import mlflow, numpy as np
 assert not any(importlib.util.find_spec(name) for name in ("components", "model", "tests")), sys.path
@@ -41,6 +42,7 @@ assert not [name for name in os.environ if name.startswith("AWS_ACCESS") or name
 model = mlflow.pyfunc.load_model("models:/lung-segmentation@challenger")
 np.save("mask.npy", model.predict(np.load("xray.npy")))
 """
+)
 
 
 def digests(folder: Path) -> dict[str, str]:

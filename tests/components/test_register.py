@@ -34,13 +34,16 @@ from registry.fetch import fetch
 from registry.packages import load
 from registry.versions import splits_digest
 from tests.conftest import CELL, DATA_MD5, Project, Trained, refused
+from tests.launcher import WITHOUT_PROJECT
 
 NAME = "lung-segmentation"
 SHAPES = [(32, 32), (40, 57), (121, 90), (1, 9)]
 
 # Run where the project is not: only MLflow knows where the model is.
-ELSEWHERE = """
-import importlib.util, sys
+ELSEWHERE = (
+    f"{WITHOUT_PROJECT}\n"
+    + """
+import importlib.util
 import mlflow, numpy as np
 assert not any(importlib.util.find_spec(name) for name in ("components", "model", "tests")), sys.path
 model = mlflow.pyfunc.load_model("models:/lung-segmentation@challenger")
@@ -52,6 +55,7 @@ for name, image in images.items():
     masks[name + " high"] = model.predict(image, params={"threshold": 0.9})
 np.savez("masks.npz", **masks)
 """
+)
 
 
 def add_cell(project: Project, seed: int, validation: float, test: float) -> Cell:

@@ -269,16 +269,18 @@ def test_a_folder_is_fetched_as_it_is_and_what_is_none_is_told(built: tuple[Proj
 
 
 # As the card says it, with nothing else of the project at hand.
-PLAIN = f"""
-{WITHOUT_PROJECT}
+PLAIN = (
+    f"{WITHOUT_PROJECT}\n"
+    + """
 import importlib.util; sys.path.insert(0, "code")
 import cv2; image = cv2.imread(sys.argv[1], cv2.IMREAD_UNCHANGED)
 from model.inference.package import load
 mask = load(".", engine="torch").segment([image])[0].mask
 cv2.imwrite(sys.argv[2], mask)
 assert importlib.util.find_spec("components") is None
-assert not {{"mlflow", "pandas", "onnxruntime", "openvino"}} & set(sys.modules)
+assert not {"mlflow", "pandas", "onnxruntime", "openvino"} & set(sys.modules)
 """
+)
 
 
 def test_three_lines_of_plain_pytorch(built: tuple[Project, Path], package: Package, tmp_path: Path) -> None:
