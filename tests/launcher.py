@@ -66,7 +66,7 @@ PRELOADED = (
         "mlflow.store.tracking.sqlalchemy_store",
     ),
     *("torchmetrics.functional.classification", "sklearn.metrics", "scipy.stats", "monai.metrics.hausdorff_distance"),
-    *("monai.metrics.surface_distance", "rich.progress", "pandas", "cv2", "core.cli", "core.params"),
+    *("monai.metrics.surface_distance", "rich.progress", "pandas", "boto3", "cv2", "core.cli", "core.params"),
 )
 
 
@@ -109,7 +109,7 @@ class Job:
         limit = time.monotonic() + 100
         while not self.ended:
             assert time.monotonic() < limit, f"it does not end: {self.output}"
-            time.sleep(0.002)
+            time.sleep(0.01)
         code = int((self.files / "done").read_text())
         return subprocess.CompletedProcess(line, code, self.output, self.errors)
 
