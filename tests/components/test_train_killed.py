@@ -92,6 +92,7 @@ def test_killed_at_random_moments(untrained: Project, trained: Trained) -> None:
     assert_as_uninterrupted(untrained, trained)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_an_epoch_learnt_again_is_logged_once(untrained: Project) -> None:
     untrained.write_params(train={"epochs": 12, "checkpoint_every": 12})
