@@ -100,7 +100,8 @@ class Job:
                 return False
             now = time.monotonic()
             assert now < limit, f"it never came: {self.output}"
-            time.sleep(max(0.002, 4 * (now - asked)))  # what is costly to ask leaves the processors to the command
+            # What is costly to ask is asked less often, to leave the processors to the command.
+            time.sleep(min(0.1, max(0.002, 4 * (now - asked))))
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         os.kill(self.pid, number)
