@@ -64,14 +64,20 @@ def scopes(item: pytest.Item) -> dict[str, str]:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Group tests that share a fixture which each worker would make anew, and start slow tests first."""
+    """Group tests that share a fixture which each worker would make anew, and start slow tests first.
+
+    A mark ``xdist_group`` wins.
+    """
     for item in items:
         found = scopes(item)
         group = next((GROUPS[name] for name in GROUPS if name in found), None)
         if group is None and "module" in found.values():
             group = item.nodeid.partition("::")[0]
-        if group is not None and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(group))
+        marked = item.get_closest_marker("xdist_group")
+        group = marked.args[0] if marked else group
+        if group is not None and hasattr(config, "workerinput"):
+            # Where pytest-xdist looks for it; with pytest 9.2 it cannot write it there itself (pytest-xdist#1386).
+            item._id = type(item.id).parse(f"{item.nodeid}@{group}")  # type: ignore[attr-defined]
     if hasattr(config, "workerinput"):
         # A slow test that starts last leaves the other worker without work.
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
