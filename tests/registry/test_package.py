@@ -301,13 +301,14 @@ def test_three_lines_of_plain_pytorch(built: tuple[Project, Path], package: Pack
     np.testing.assert_array_equal(found[clear], one.mask[clear])
 
 
-@pytest.mark.slow
-def test_an_alias_that_no_version_has_is_told_with_those_there_are(scored: Project) -> None:
-    scored.do(scored.register_line())
+def test_an_alias_that_no_version_has_is_told_with_those_there_are(three: Project, tmp_path: Path) -> None:
+    for name in ("mlflow.db", "params.yaml"):
+        shutil.copy(three.root / name, tmp_path / name)
+    project = Project(tmp_path, three.launcher)
     image = ROOT / "samples/MontgomerySet/CXR_png/MCUCXR_0001_0.png"
-    told = refused(scored.call(scored.line("predict", image, "-o", scored.root / "out")))
+    told = refused(project.call(project.line("predict", image, "-o", project.root / "out")))
     assert (
         "@champion: no version is champion yet; promote one (`make promote`), or say models:/lung-segmentation@ch"
         in told
     )
-    assert "no version is champion" in refused(scored.call(scored.line("serve", "--port", "0")))
+    assert "no version is champion" in refused(project.call(project.line("serve", "--port", "0")))
