@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-# Fixtures that each worker would start anew: all their tests go to one worker.
+# Fixtures that each worker would start anew: all their tests go to one worker, by the first that a test uses.
 GROUPS = {
-    "reproduced": "dvc",
     "engine": "engine",
+    "reproduced": "dvc",
     "service": "service",
     "s3_server": "servers",
     "mlflow_server": "servers",
