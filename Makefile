@@ -8,10 +8,10 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export GX_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help repository setup run data profile promote serve services results pipeline image test check lock samples clean
+.PHONY: help repository setup run data profile promote serve services results pipeline image test test-all check lock samples clean
 
 help:  ## Show this
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
 
 setup:  ## Make .venv from the committed lock
 	@tools/setup.sh
@@ -63,8 +63,13 @@ image:  ## Build the image of every step: TARGET=cpu|gpu, and the options in doc
 	  --build-arg HTTP_PROXY --build-arg HTTPS_PROXY --build-arg NO_PROXY \
 	  $(foreach name,BASE INDEX_URL TORCH_INDEX_URL,$(if $($(name)),--build-arg $(name)="$($(name))")) $(DOCKER_FLAGS) .
 
-test: setup check  ## Lint, types, and all tests, the slow ones too
-	@python -m pytest
+# Tests that share what is costly to start go to one worker: tests/workers.py. MORE=... is for pytest.
+WORKERS ?= 2
+test: setup check  ## Lint, types, and the tests of daily work: ten minutes on two cores; WORKERS=2
+	@python -m pytest -n $(WORKERS) --dist loadgroup -m "not full" $(MORE)
+
+test-all: setup check  ## Lint, types, and every test: containers, benchmarks and long forms too; half an hour; WORKERS=2
+	@python -m pytest -n $(WORKERS) --dist loadgroup $(MORE)
 
 check: setup  ## Lint, formatting, spelling, types and the import contracts alone
 	@ruff check . && ruff format --check . && codespell && mypy && lint-imports

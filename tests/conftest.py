@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import sysconfig
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,25 +18,27 @@ import pytest
 from core.cell import PROVENANCE, SCORED, Cell
 from core.files import sha256
 from core.params import Params, check, read_yaml
+from tests.launcher import QUIET, ROOMS, ROOT, Job, Launcher
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from tests.workers import Once
+
+__all__ = ["CELL", "DATA_MD5", "EPOCHS", "MODULES", "QUIET", "ROOMS", "ROOT", "Job", "Launcher", "Project", "Trained"]
+__all__ += ["fresh", "refused", "shrunk"]
 pytest_plugins = [
-    *("tests.browser", "tests.cohorts", "tests.engine_fixtures", "tests.project_fixtures", "tests.services_fixtures"),
-    *("tests.registry.registered", "tests.serving.serving_fixtures", "tests.tools.kept_study"),
+    *("tests.workers", "tests.browser", "tests.cohorts", "tests.engine_fixtures", "tests.project_fixtures"),
+    *("tests.services_fixtures", "tests.registry.registered", "tests.serving.serving_fixtures"),
+    *("tests.tools.kept_study",),
 ]
-ROOT = Path(__file__).parents[1]
 CELL = Cell("defu_net", "mixed", 0)
 WEIGHTS = "weights.safetensors"
 # The commands that are no step of the pipeline.
 MODULES = {"predict": "serving.predict", "serve": "serving.http", "track": "tracking"}
 MODULES |= {name: f"tools.{name}" for name in ("check", "publish", "publish.keep", "publish.run", "sample")}
-# The folders of code that a project needs to run.
-ROOMS = ("model", "core", "tracking", "registry", "components", "serving", "pipelines", "tools", "defunet")
 DATA_MD5 = "0123456789abcdef0123456789abcdef.dir"
 EPOCHS = 3
-QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "GX_ANALYTICS_ENABLED": "false"}
 # MLflow's servers start a dozen processes for jobs that nothing here asks for; every test's process inherits this.
 os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
 
@@ -55,127 +55,6 @@ def shrunk(**changes: dict[str, Any]) -> dict[str, Any]:
     for section, given in [*small.items(), *changes.items()]:
         values[section] |= given
     return values
-
-
-# `python -m module arguments` in a process of its own, forked from one that has imported the slow libraries: 10 s of
-# imports once, not for every command of every test.
-LAUNCHER = """
-import ctypes, importlib, json, os, pathlib, resource, runpy, select, signal, sys
-PR_SET_PDEATHSIG = 1
-for name in sys.argv[1:]:
-    importlib.import_module(name)
-running = {}
-while True:
-    if select.select([sys.stdin], [], [], 0.005)[0]:
-        line = sys.stdin.readline()
-        if not line:
-            break
-        job = json.loads(line)
-        pid = os.fork()
-        if not pid:
-            if sys.platform == "linux":  # a command does not outlive tests that were killed
-                ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            os.setsid()
-            os.chdir(job["cwd"])
-            os.environ.clear()
-            os.environ.update(job["env"])
-            for number, name in ((0, os.devnull), (1, job["out"]), (2, job["err"])):
-                os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
-            if job["largest_file"]:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (job["largest_file"], job["largest_file"]))
-            sys.path[0], sys.argv = job["cwd"], [job["module"], *job["arguments"]]
-            runpy.run_module(job["module"], run_name="__main__", alter_sys=True)
-            sys.exit()
-        running[pid] = job
-        print(pid, flush=True)
-    for pid in list(running):
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            done = pathlib.Path(running.pop(pid)["done"])
-            done.with_suffix(".partial").write_text(str(os.waitstatus_to_exitcode(status)))
-            done.with_suffix(".partial").rename(done)
-"""
-PRELOADED = (
-    *(
-        "torch._dynamo",
-        "git",
-        "mlflow.pyfunc",
-        "mlflow.data.pandas_dataset",
-        "mlflow.store.tracking.sqlalchemy_store",
-    ),
-    *("torchmetrics.functional.classification", "sklearn.metrics", "scipy.stats", "monai.metrics.hausdorff_distance"),
-    *("monai.metrics.surface_distance", "rich.progress", "pandas", "cv2", "core.cli", "core.params"),
-)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A command that runs by itself."""
-
-    pid: int
-    files: Path
-
-    @property
-    def output(self) -> str:
-        return (self.files / "out").read_text()
-
-    @property
-    def errors(self) -> str:
-        return (self.files / "err").read_text()
-
-    @property
-    def ended(self) -> bool:
-        return (self.files / "done").exists()
-
-    def until(self, moment: Callable[[], bool], seconds: float = 60) -> bool:
-        """Wait for the moment; tell whether it came before the command's end."""
-        limit = time.monotonic() + seconds
-        while not moment():
-            if self.ended:
-                return False
-            assert time.monotonic() < limit, f"it never came: {self.output}"
-            time.sleep(0.002)
-        return True
-
-    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        os.kill(self.pid, number)
-
-    def wait(self, line: list[str]) -> subprocess.CompletedProcess[str]:
-        limit = time.monotonic() + 100
-        while not self.ended:
-            assert time.monotonic() < limit, f"it does not end: {self.output}"
-            time.sleep(0.002)
-        code = int((self.files / "done").read_text())
-        return subprocess.CompletedProcess(line, code, self.output, self.errors)
-
-
-class Launcher:
-    """Starts commands; see :data:`LAUNCHER`."""
-
-    def __init__(self, files: Path, code: Path = ROOT) -> None:
-        self.files, self.started = files, 0
-        environment = os.environ | {"PYTHONPATH": str(code), "OMP_NUM_THREADS": "1"} | QUIET
-        # Code that a test edits is imported by each command anew.
-        modules = [name for name in PRELOADED if code == ROOT or name.partition(".")[0] not in ROOMS]
-        line = [sys.executable, "-c", LAUNCHER, *modules]
-        self.process = subprocess.Popen(line, stdin=-1, stdout=-1, text=True, env=environment, cwd=code)
-
-    def start(self, line: list[str], cwd: Path, env: dict[str, str], largest_file: int = 0) -> Job:
-        assert line[:2] == [sys.executable, "-m"]
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.started += 1
-        files = self.files / str(self.started)
-        files.mkdir()
-        for name in ("out", "err"):
-            (files / name).touch()
-        job = {"module": line[2], "arguments": line[3:], "cwd": str(cwd), "env": env, "largest_file": largest_file}
-        print(
-            json.dumps(job | {name: str(files / name) for name in ("out", "err", "done")}),
-            file=self.process.stdin,
-            flush=True,
-        )
-        return Job(int(self.process.stdout.readline()), files)
 
 
 @dataclass(frozen=True)
@@ -311,36 +190,40 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_store(once: Once) -> Path:
     """An MLflow database with its tables and nothing in them: to make one costs seconds, to copy it none."""
-    folder = tmp_path_factory.mktemp("store")
-    code = "import mlflow; mlflow.MlflowClient().search_experiments()"
-    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}"}
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=folder, env=environment, capture_output=True)
-    return folder / "mlflow.db"
+
+    def make(folder: Path) -> None:
+        code = "import mlflow; mlflow.MlflowClient().search_experiments()"
+        environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}"}
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=folder, env=environment, capture_output=True)
+
+    return once("store", make) / "mlflow.db"
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory, launcher: Launcher, empty_store: Path) -> Project:
+def prepared(once: Once, launcher: Launcher, empty_store: Path) -> Project:
     """A sample cohort, ingested, validated and preprocessed; not to be changed."""
     from components.ingest import ingest
     from components.preprocess import preprocess
     from components.validate import validate
     from tools.sample import make_sample
 
-    project = Project(tmp_path_factory.mktemp("prepared"), launcher)
-    params = project.write_params()
-    artifacts = project.root / "artifacts"
-    make_sample(project.root / "data", montgomery=12, shenzhen=20, scale=0.25)
-    (project.root / "data.dvc").write_text(f"outs:\n- md5: {DATA_MD5}\n  path: data\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(project.root)  # where data.dvc pins it
-        ingest("data", params.ingest, artifacts / "raw")
-    validate(artifacts / "raw", params.validate_, artifacts / "validation")
-    where = (artifacts / "raw", artifacts / "validation")
-    preprocess(*where, params.preprocess, params.scenarios, project.arrays, project.split.parent)
-    shutil.copy(empty_store, project.root / "mlflow.db")
-    return project
+    def make(root: Path) -> None:
+        project = Project(root, launcher)
+        params = project.write_params()
+        artifacts = root / "artifacts"
+        make_sample(root / "data", montgomery=12, shenzhen=20, scale=0.25)
+        (root / "data.dvc").write_text(f"outs:\n- md5: {DATA_MD5}\n  path: data\n")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(root)  # where data.dvc pins it
+            ingest("data", params.ingest, artifacts / "raw")
+        validate(artifacts / "raw", params.validate_, artifacts / "validation")
+        where = (artifacts / "raw", artifacts / "validation")
+        preprocess(*where, params.preprocess, params.scenarios, project.arrays, project.split.parent)
+        shutil.copy(empty_store, root / "mlflow.db")
+
+    return Project(once("prepared", make), launcher)
 
 
 @dataclass(frozen=True)
@@ -358,13 +241,19 @@ class Trained:
 
 
 @pytest.fixture(scope="session")
-def trained(prepared: Project, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(prepared: Project, once: Once) -> Trained:
     """One cell trained for :data:`EPOCHS` epochs and evaluated, by the commands."""
-    project = fresh(prepared, tmp_path_factory.mktemp("trained"))
-    done = Trained(project, project.call(project.train_line()), project.call(project.evaluate_line()))
-    assert done.train.returncode == 0, done.train.stderr
-    assert done.evaluate.returncode == 0, done.evaluate.stderr
-    return done
+
+    def make(folder: Path) -> None:
+        project = fresh(prepared, folder / "project")
+        for name, line in (("train", project.train_line()), ("evaluate", project.evaluate_line())):
+            done = project.call(line)
+            assert done.returncode == 0, done.stderr
+            (folder / name).write_text(json.dumps([line, 0, done.stdout, done.stderr]))
+
+    folder = once("trained", make)
+    ended = [subprocess.CompletedProcess(*json.loads((folder / name).read_text())) for name in ("train", "evaluate")]
+    return Trained(Project(folder / "project", prepared.launcher), *ended)
 
 
 def fresh(prepared: Project, root: Path) -> Project:

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from tests.conftest import ROOMS
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore", "tools/pin-data.sh")
+FILES = ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore")
 CELLS = ("defu_net-mixed-0", "defu_net-shenzhen-to-montgomery-0")
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -70,14 +70,8 @@ def sample(out: Path) -> Path:
     return out
 
 
-def make_project(root: Path) -> Project:
-    """Copy the project, draw its cohort, pin it and commit all of it."""
-    for name in FILES:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, root / name)
-    for name in ROOMS:
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    sample(root / "samples")
+def checkout(root: Path) -> Project:
+    """Return the project in a folder, with the environment of a user who has an MLflow database there."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "PYTHONPATH"))}
     environment |= {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]]),
@@ -88,7 +82,18 @@ def make_project(root: Path) -> Project:
     }
     for role in ("AUTHOR", "COMMITTER"):
         environment |= {f"GIT_{role}_NAME": "A User", f"GIT_{role}_EMAIL": "user@example.org"}
-    project = Project(root, environment)
+    return Project(root, environment)
+
+
+def make_project(root: Path) -> Project:
+    """Copy the project, draw its cohort, pin it and commit all of it."""
+    for name in FILES:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, root / name)
+    for name in ROOMS:
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    sample(root / "samples")
+    project = checkout(root)
     project.set_params(SMALL)
     project.run("git", "init", "--quiet")
     project.run("git", "add", "--all")

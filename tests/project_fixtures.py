@@ -1,18 +1,33 @@
-"""The project reproduced once a session."""
+"""The project pinned once a session, and reproduced once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.project import CELLS, Project, make_project
+from tests.project import CELLS, Project, checkout, make_project
+from tests.workers import Once
 
 
 @pytest.fixture(scope="session")
-def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def pinned(once: Once) -> Callable[[Path], Project]:
+    """Return what copies the project, its cohort pinned and nothing run, into a folder: ``pinned(folder)``."""
+    folder = once("pinned", lambda folder: make_project(folder))
+
+    def copy(root: Path) -> Project:
+        shutil.copytree(folder, root, symlinks=True, dirs_exist_ok=True)
+        return checkout(root)
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def reproduced(pinned: Callable[[Path], Project], tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The project after its first ``dvc repro``, with its lock file committed. Tests leave it as it is."""
-    project = make_project(tmp_path_factory.mktemp("project"))
+    project = pinned(tmp_path_factory.mktemp("project"))
     stages = project.repro()
     cells = [f"{stage}@{cell}" for stage in ("evaluate", "train") for cell in CELLS]
     assert stages == sorted(["ingest", "validate", "preprocess", *cells, "report", "register"])

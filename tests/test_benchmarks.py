@@ -58,6 +58,7 @@ def command(name: str, *arguments: object) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_keeping_freed_memory_is_compared_with_returning_it() -> None:
     given = ("--network", "unet", "--size", 32, "--width", 0.0625, "--batch", 2, "--steps", 1, "--rounds", 2)
     printed = command("allocation", *given)
@@ -66,6 +67,7 @@ def test_keeping_freed_memory_is_compared_with_returning_it() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_stages_are_timed_to_a_dice_that_both_sides_reach(untrained: Project, tmp_path: Path) -> None:
     stage = {"size": 16, "epochs": 1, "learning_rate": 0.002, "batch_size": 4}
     path = tmp_path / "staged.json"  # JSON is YAML
@@ -79,6 +81,7 @@ def test_stages_are_timed_to_a_dice_that_both_sides_reach(untrained: Project, tm
 
 
 @pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_both_loops_learn_and_every_figure_is_printed_and_written(tmp_path: Path) -> None:
     out = tmp_path / "training.json"
@@ -123,6 +126,7 @@ def test_both_loops_learn_and_every_figure_is_printed_and_written(tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_memory_of_every_case_is_printed_and_written(tmp_path: Path) -> None:
     out = tmp_path / "memory.json"

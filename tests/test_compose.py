@@ -24,7 +24,7 @@ from tools.services import ARTIFACTS, DATA, Keys, s3_client
 from tools.services.checks import find_program, free_ports
 
 # The first that needs the image builds it: minutes on an idle machine, and many times as long on a busy one.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.slow, pytest.mark.full, pytest.mark.timeout(3000)]
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 SERVERS = ("s3", "database", "mlflow")

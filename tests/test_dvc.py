@@ -18,7 +18,13 @@ METRICS, DICE = "reports/metrics.json", "defu_net.mixed.test_dice"
 
 
 # What docs/parameters.md says, to see few columns: the figures, and what differs between the experiments.
-COLUMNS = ("--only-changed", "--keep", ".*test_", "--drop", "artifacts|components|core|data|evaluations|models?|registry")
+COLUMNS = (
+    "--only-changed",
+    "--keep",
+    ".*test_",
+    "--drop",
+    "artifacts|components|core|data|evaluations|models?|registry",
+)
 
 
 def tracked(project: Project) -> list[Any]:
@@ -51,6 +57,7 @@ def test_nothing_runs_on_a_clone_with_the_same_cache(project: Project, tmp_path:
     assert clone.run("git", "status", "--porcelain").stdout == ""
 
 
+@pytest.mark.full
 def test_a_fresh_clone_has_figures_and_its_run_leaves_the_very_same_lock(project: Project, tmp_path: Path) -> None:
     """Another folder, later, with no cache, no registry and no MLflow run of the first."""
     project.run("git", "clone", "--quiet", ".", tmp_path / "clone")
@@ -91,6 +98,7 @@ def planned_cells() -> list[str]:
     return [f"{stage}@{cell}" for stage in ("evaluate", "train") for cell in CELLS]
 
 
+@pytest.mark.full
 def test_another_threshold_runs_again_only_what_depends_on_it(project: Project) -> None:
     project.set_params({"evaluate": {"threshold": 0.25}})
 
@@ -105,6 +113,7 @@ def test_another_threshold_runs_again_only_what_depends_on_it(project: Project) 
     assert dice["diff"] == pytest.approx(dice["new"] - dice["old"])
 
 
+@pytest.mark.full
 def test_another_scenario_trains_its_own_cell_alone(project: Project) -> None:
     scenarios = ["mixed", "shenzhen-to-montgomery", "montgomery-to-shenzhen"]
     project.set_params({"matrix": {"scenarios": scenarios}})
@@ -113,6 +122,22 @@ def test_another_scenario_trains_its_own_cell_alone(project: Project) -> None:
     assert project.repro() == sorted(["preprocess", f"train@{new}", f"evaluate@{new}", "report", "register"])
     rows = json.loads((project.root / "reports/results.json").read_text())
     assert {row["scenario"] for row in rows} == set(scenarios)
+
+
+@pytest.mark.parametrize(
+    ("changes", "stale"),
+    [
+        ({"evaluate": {"threshold": 0.25}}, {*(f"evaluate@{cell}" for cell in CELLS), "register"}),
+        ({"train": {"epochs": 3}}, {f"train@{cell}" for cell in CELLS}),
+        ({"evaluate": {"bootstrap": 200}}, {*(f"evaluate@{cell}" for cell in CELLS), "report"}),
+        ({"preprocess": {"dilation": 60}}, {"preprocess"}),
+    ],
+)
+def test_what_depends_on_a_parameter_is_stale(
+    project: Project, changes: dict[str, dict[str, Any]], stale: set[str]
+) -> None:
+    project.set_params(changes)
+    assert set(answer(project, "status")) == stale
 
 
 def test_another_seed_leaves_finished_cells_alone(project: Project) -> None:
@@ -144,6 +169,7 @@ def test_metrics_and_plots_of_every_cell_are_shown(project: Project, tmp_path: P
     assert [point["epoch"] for point in points["data"]["values"]] == ["1", "2"]
 
 
+@pytest.mark.full
 def test_an_experiment_is_kept_beside_the_workspace_applied_and_pushed(project: Project, tmp_path: Path) -> None:
     before = (project.root / METRICS).read_bytes()
     runs = tracked(project)

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -17,16 +18,20 @@ from model.inference.predictor import Predictor
 from model.training.checkpoint import STATE
 from model.weights import CONFIG, WEIGHTS
 from tests.conftest import CELL, Launcher, Project
-from tests.project import make_project
+from tests.project import Project as Checkout
 from tests.services import Bucket, without_keys
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # servers and some twenty commands; minutes where it is busy
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.full,
+    pytest.mark.timeout(600),
+]  # servers and some twenty commands; minutes where it is busy
 
 LONG = 20  # epochs, so that a training is under way still when its first state has come to S3
 
 # Where the project is not, by someone who knows the server's address and has no key of S3.
-ELSEWHERE = """
-import importlib.util, os, sys
+ELSEWHERE = +"""
+import importlib.util, os
 import mlflow, numpy as np
 assert not any(importlib.util.find_spec(name) for name in ("components", "model", "tests")), sys.path
 assert not [name for name in os.environ if name.startswith("AWS_ACCESS") or name.startswith("AWS_SECRET")]
@@ -44,11 +49,12 @@ def test_from_the_cohort_in_s3_to_a_mask_from_the_registry(
     bucket: Bucket,
     mlflow_server: str,
     launcher: Launcher,
+    pinned: Callable[[Path], Checkout],
     empty_store: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    checkout = make_project(tmp_path / "one")
+    checkout = pinned(tmp_path / "one")
     one = Project(checkout.root, launcher)
     one.write_params(train={"epochs": LONG})
     s3 = f"s3://{bucket.name}"

@@ -15,7 +15,7 @@ from tests.conftest import CELL, MODULES, ROOMS, ROOT, shrunk
 from tests.engine import SECRET, Engine, Image, options
 
 # Minutes on an idle machine, most of them the build; a busy one takes many times as long.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.slow, pytest.mark.full, pytest.mark.timeout(3000)]
 
 
 def test_make_image_gives_the_name_that_the_pipeline_asks_for() -> None:

@@ -43,6 +43,7 @@ def test_the_fastest_is_chosen_among_those_that_lose_little() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_eight_bits_are_eight_bits_and_close(trained: Trained, tmp_path: Path) -> None:
     import onnx
 
@@ -61,6 +62,7 @@ def test_eight_bits_are_eight_bits_and_close(trained: Trained, tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_the_command_prints_and_writes_every_figure(trained: Trained, tmp_path: Path) -> None:
     project: Project = trained.project

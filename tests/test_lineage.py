@@ -177,6 +177,7 @@ def origin(prepared: Project, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.timeout(1500)
 @settings(
     max_examples=6,

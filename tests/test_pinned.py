@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from core.params import read_yaml
 from tests.cohorts import write_cohort
-from tests.project import Project, make_project, ran
+from tests.project import Project, ran
 from tests.services import Bucket
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -21,8 +22,8 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_pinned_cohort_outlives_its_source(bucket: Bucket, tmp_path: Path) -> None:
-    made = make_project(tmp_path / "one")
+def test_a_pinned_cohort_outlives_its_source(bucket: Bucket, pinned: Callable[[Path], Project], tmp_path: Path) -> None:
+    made = pinned(tmp_path / "one")
     s3 = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     project = replace(made, environment=made.environment | s3)
     disk = write_cohort(tmp_path / "disk" / "chests", montgomery=2, shenzhen=3)
@@ -55,8 +56,8 @@ def test_a_pinned_cohort_outlives_its_source(bucket: Bucket, tmp_path: Path) -> 
     assert ran(project.run("dvc", "repro", "ingest").stdout) == ["ingest"]
 
 
-def test_dvc_repro_follows_a_source_in_the_repository(tmp_path: Path) -> None:
-    project = make_project(tmp_path / "one")
+def test_dvc_repro_follows_a_source_in_the_repository(pinned: Callable[[Path], Project], tmp_path: Path) -> None:
+    project = pinned(tmp_path / "one")
     assert "frozen" not in read_yaml(project.root / "data.dvc")
     project.run("git", "clone", "--quiet", ".", tmp_path / "two")
     clone = Project(tmp_path / "two", project.environment)

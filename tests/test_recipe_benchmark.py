@@ -35,6 +35,7 @@ def test_shifts_change_every_image_and_leave_what_they_were_given() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_a_row_is_measured_once_and_belongs_to_its_network(untrained: Project) -> None:
     params = untrained.root / "small.json"
     params.write_text(json.dumps(shrunk(train={"epochs": 1, "width": 0.0625})))  # JSON is YAML

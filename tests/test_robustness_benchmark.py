@@ -30,6 +30,7 @@ def test_the_page_knows_every_corruption() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_curves_of_a_trained_cell_lie_with_its_evaluation(
     trained: Trained, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

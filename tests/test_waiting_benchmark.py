@@ -50,6 +50,7 @@ def test_a_neighbour_computes_until_the_block_ends() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_every_side_has_its_own_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,6 +74,7 @@ def test_every_side_has_its_own_settings(
 
 
 @pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.timeout(400)
 def test_rounds_are_kept_and_not_measured_again(tmp_path: Path) -> None:
     params, out = tmp_path / "params.yaml", tmp_path / "waiting.jsonl"

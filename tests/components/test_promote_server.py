@@ -188,6 +188,7 @@ def test_a_claim_lets_one_in_at_a_time(served: Served) -> None:
     assert served.client.search_model_versions(f"name='{claims_of('counted')}'") == []
 
 
+@pytest.mark.full
 def test_of_two_promotions_at_once_one_wins_and_the_other_says_so(served: Served, params: Params) -> None:
     both = [start(served, RACER) for _ in range(2)]
     contested = 0

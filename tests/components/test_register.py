@@ -39,8 +39,8 @@ NAME = "lung-segmentation"
 SHAPES = [(32, 32), (40, 57), (121, 90), (1, 9)]
 
 # Run where the project is not: only MLflow knows where the model is.
-ELSEWHERE = """
-import importlib.util, sys
+ELSEWHERE = +"""
+import importlib.util
 import mlflow, numpy as np
 assert not any(importlib.util.find_spec(name) for name in ("components", "model", "tests")), sys.path
 model = mlflow.pyfunc.load_model("models:/lung-segmentation@challenger")

@@ -6,8 +6,8 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from components.report import COMPARISONS, MARKDOWN, PAGE
 from components.report.paired import BETTER, NEITHER, WORSE, Pair
 from core.cell import CASES, RUN, Cell
 from tests.components.written_run import REPOSITORY, SCENARIOS, Page, command, make, write_run
+from tests.conftest import Launcher
 
 TABLE = "paired-mixed"
 
@@ -239,46 +240,49 @@ def test_command_takes_the_bootstrap_of_params(two: Path) -> None:
         assert other[0]["ci95"] != found[0]["ci95"]
 
 
-def shown(root: Path) -> str:
-    """What ``python -m tools.show`` prints of a report."""
+@pytest.fixture
+def shown(two: Path, launcher: Launcher) -> Callable[[], str]:
+    """Return what returns what ``python -m tools.show`` prints of the report."""
     version = {"name": "lung", "version": 1, "network": "unet", "scenario": "mixed", "seed": 0, "uri": "models:/lung@c"}
-    (root / "registered.json").write_text(json.dumps(version))
-    call = [sys.executable, "-m", "tools.show", "--reports", str(root / "reports")]
-    call += ["--registered", str(root / "registered.json"), "--arrays", str(root / "arrays")]
-    call += ["--models", str(root / "models")]
-    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow.db'}"}
-    done = subprocess.run(
-        call, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    (two / "registered.json").write_text(json.dumps(version))
+    call = [sys.executable, "-m", "tools.show", "--reports", str(two / "reports")]
+    call += ["--registered", str(two / "registered.json"), "--arrays", str(two / "arrays")]
+    call += ["--models", str(two / "models")]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{two / 'mlflow.db'}", "PYTHONPATH": str(REPOSITORY)}
+
+    def show() -> str:
+        done = launcher.start(call, REPOSITORY, environment).wait(call)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    return show
 
 
-def test_terminal_shows_the_comparison_where_there_is_one(two: Path) -> None:
+def test_terminal_shows_the_comparison_where_there_is_one(two: Path, shown: Callable[[], str]) -> None:
     pair = compared(two)[0]
     low, high = pair["ci95"] or (0, 0)
-    line = next(line for line in shown(two).splitlines() if re.search(r"defu_net .* unet .* original", line))
+    line = next(line for line in shown().splitlines() if re.search(r"defu_net .* unet .* original", line))
     wanted = ["defu_net", "unet", "mixed", "original", "8", f"{pair['difference']:+.4f}", f"{low:+.4f} to {high:+.4f}"]
     assert [cell.strip() for cell in line.strip("│").split("│")] == [*wanted, pair["verdict"]]
     # No store here has it: tests/tracking/test_local_store.py says what is printed where one has.
-    assert "model    lung version 1 of this run (unet, mixed, seed 0) is not in " in shown(two)
+    assert "model    lung version 1 of this run (unet, mixed, seed 0) is not in " in shown()
 
     compared(two, Cell("unet", "mixed", 0))
-    assert "Paired" not in shown(two)
+    assert "Paired" not in shown()
 
 
-def costs(root: Path) -> list[list[str]]:
+def costs(text: str) -> list[list[str]]:
     """The lines of the trainings that are shown, and the caption."""
-    _, _, told = shown(root).partition(" Trainings ")
+    _, _, told = text.partition(" Trainings ")
     lines = told.partition("The X-rays are synthetic")[0].splitlines()
     return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if re.search(r"│|Trained", line)]
 
 
-def test_terminal_shows_what_the_trainings_took(two: Path) -> None:
+def test_terminal_shows_what_the_trainings_took(two: Path, shown: Callable[[], str]) -> None:
     compared(two)
     common = ["mixed", "0", "2026-01-02 03:04 UTC", "51 s", "95.0", "0123456789", "5f1c"]
     machine = "Xeon, 2 cores, 8 GiB, float32"
-    assert costs(two) == [["defu_net", *common], ["unet", *common], [f"Trained on {machine}"]]
+    assert costs(shown()) == [["defu_net", *common], ["unet", *common], [f"Trained on {machine}"]]
 
     # Another machine, in stages, and a record of other weights than those that are there.
     first, second = (two / "models" / Cell(name, "mixed", 0).folder / RUN for name in ("defu_net", "unet"))
@@ -286,12 +290,13 @@ def test_terminal_shows_what_the_trainings_took(two: Path) -> None:
     stages = [{"size": size, "training_seconds": 60.0} for size in (128, 256)]
     other = {"hardware": run["hardware"] | {"cpu": "Epyc", "gpu": "H200"}, "stages": stages, "seconds": 123.0}
     first.write_text(json.dumps(run | other | {"dirty": True}))
-    times = [line[4] for line in costs(two) if line[4]]  # the last column wraps: lines may go on with that alone
+    lines = costs(shown())
+    times = [line[4] for line in lines if line[4]]  # the last column wraps: lines may go on with that alone
     assert times == ["2 min 03 s", "128 px: 1 min 00 s", "256 px: 1 min 00 s", "51 s"]
-    assert any("H200, Epyc" in cell for line in costs(two) for cell in line)
-    assert costs(two)[0][6] == "0123456789 +changes"
+    assert any("H200, Epyc" in cell for line in lines for cell in line)
+    assert lines[0][6] == "0123456789 +changes"
     second.write_text(json.dumps(run | {"weights": "3" * 64}))
     unknown = ["unet", "mixed", "0", "not recorded", "–", "–", "–", "–"]
-    assert unknown in costs(two)
+    assert unknown in costs(shown())
     second.unlink()
-    assert unknown in costs(two)
+    assert unknown in costs(shown())

@@ -215,7 +215,7 @@ def test_a_terminal_shows_a_live_bar(untrained: Project) -> None:
 @pytest.mark.parametrize("what", ["parameters", "split"])
 def test_what_changes_during_a_training_is_refused_and_resumes_when_put_back(untrained: Project, what: str) -> None:
     """DVC would record the new parameters for weights that learnt with the old ones."""
-    epochs = 20
+    epochs = 8
     untrained.write_params(train={"epochs": epochs})
     file = untrained.root / "params.yaml" if what == "parameters" else untrained.split
     before = file.read_bytes()

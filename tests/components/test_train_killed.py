@@ -63,6 +63,7 @@ def test_killed_at_every_tender_moment(untrained: Project, trained: Trained) -> 
     assert_as_uninterrupted(untrained, trained)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_killed_at_random_moments(untrained: Project, trained: Trained) -> None:
     chance, kills = random.Random(1), 0
@@ -91,6 +92,7 @@ def test_killed_at_random_moments(untrained: Project, trained: Trained) -> None:
     assert_as_uninterrupted(untrained, trained)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_an_epoch_learnt_again_is_logged_once(untrained: Project) -> None:
     untrained.write_params(train={"epochs": 12, "checkpoint_every": 12})

@@ -15,7 +15,7 @@ from model.weights import WEIGHTS
 from tests.conftest import CELL, Project, Trained, fresh, refused
 from tests.services import Bucket
 
-LONG = 20  # epochs, so that a training is under way still when its first state has come to S3
+LONG = 10  # epochs, so that a training is under way still when its first state has come to S3
 
 
 def keys(bucket: Bucket) -> list[str]:
@@ -47,7 +47,10 @@ def test_another_machine_goes_on_from_s3(prepared: Project, bucket: Bucket, tmp_
 
     # What is finished is not gone on from, and a training with other parameters takes nothing from it.
     other.write_params(train={"epochs": LONG, "learning_rate": 0.001})
-    printed = other.do(other.train_line("--checkpoints", url))
+    job = other.start(other.train_line("--checkpoints", url))
+    assert job.until(lambda: "epoch 1/" in job.output)
+    job.kill()
+    printed = job.wait([]).stdout
     assert "going on" not in printed
     assert "took up" not in printed
 

@@ -6,13 +6,13 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from benchmarks.waiting import neighbours
 from core.cell import RUN
 from model.threads import affinity
 from model.weights import WEIGHTS
@@ -24,23 +24,35 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 def trained(project: Project, *before: str, **given: str) -> tuple[dict[str, Any], str, str]:
     """Train in a process of its own, as a user who has set no more than what is given; its record, and what it said."""
+    with started(project, *before, **given) as process:
+        said, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return json.loads((project.model / RUN).read_text()), said, errors
+
+
+def started(project: Project, *before: str, **given: str) -> subprocess.Popen[str]:
     own = {name: value for name, value in project.environment.items() if name != "OMP_NUM_THREADS"}
     line = [*before, *project.train_line()]
-    done = project.spawn(line, env=own | environment(**given), timeout=300)
-    assert done.returncode == 0, done.stderr
-    return json.loads((project.model / RUN).read_text()), done.stdout, done.stderr
+    return subprocess.Popen(line, cwd=project.root, env=own | environment(**given), stdout=-1, stderr=-1, text=True)
 
 
 @pytest.fixture(scope="module")
 def passive(prepared: Project, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict[str, Any], str, str]:
     """Trained with two threads and nothing said of their waiting, where other processes compute at the start."""
     project = fresh(prepared, tmp_path_factory.mktemp("passive"))
-    busy = [subprocess.Popen(["timeout", "15", sys.executable, "-c", "while True: pass"]) for _ in affinity()]
-    try:
-        return project, *trained(project, OMP_NUM_THREADS="2")
-    finally:
-        for process in busy:
-            process.wait()
+    with neighbours(len(affinity())):
+        process = started(project, OMP_NUM_THREADS="2")
+        assert process.stderr is not None
+        # OpenMP tells its settings once they are taken, and nothing of the neighbours matters any more. What readline
+        # has read ahead is lost to communicate.
+        told = ""
+        while "GOMP_SPINCOUNT" not in told:
+            line = process.stderr.readline()
+            assert line, told
+            told += line
+    said, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return project, json.loads((project.model / RUN).read_text()), said, told + errors
 
 
 def test_the_environment_of_a_training_has_passive_waiting_and_the_record_says_so(
@@ -91,6 +103,7 @@ def test_a_resumed_training_keeps_its_threads_and_so_its_weights(
     assert (project.model / WEIGHTS).read_bytes() == (passive[0].model / WEIGHTS).read_bytes()
 
 
+@pytest.mark.full
 def test_what_the_user_sets_wins_over_what_the_run_began_with(killed: Project, tmp_path: Path) -> None:
     project = copied(killed, tmp_path)
     record, said, _ = trained(project, OMP_NUM_THREADS="1")

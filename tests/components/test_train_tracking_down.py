@@ -203,6 +203,7 @@ def test_down_at_the_start_and_back_in_the_middle(project: Project, server: Serv
     assert files(states(project)) == {"state.pt"}
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_killed_in_the_middle_and_back(project: Project, server: Server, trained: Trained) -> None:
     server.up()
@@ -216,6 +217,7 @@ def test_killed_in_the_middle_and_back(project: Project, server: Server, trained
     assert_whole(server, project, trained)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_stopped_at_its_end_for_longer_than_it_waits_it_tries_once_more(
     project: Project, server: Server, trained: Trained
@@ -268,6 +270,7 @@ def test_killed_at_the_end_its_records_are_sent_later(project: Project, server: 
     assert content(server, project) == before
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_never_up_until_the_next_step_needs_it(project: Project, server: Server, trained: Trained) -> None:
     server.down()

@@ -214,6 +214,7 @@ def test_two_processes_end_about_where_one_does(commanded: tuple[Project, Projec
             assert apart < 0.1, name
 
 
+@pytest.mark.full
 def test_killed_in_the_middle_two_processes_end_as_uninterrupted(
     commanded: tuple[Project, Project, str], untrained: Project
 ) -> None:

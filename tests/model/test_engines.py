@@ -77,6 +77,7 @@ def test_several_callers_at_once_get_their_own(engines: dict[str, Engine], name:
         np.testing.assert_allclose(other, one, atol=1e-6)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_compiled_pytorch(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULE = (sys.executable, "-m", "defunet")
 SOURCE = ("--source", "s3://bucket/x-rays", "--data-md5", "0123.dir")
 Client = Callable[..., Result]
+pytestmark = pytest.mark.xdist_group("client")  # they share what has been compiled
 COMPILE, COMPILED = compiler.compiled, dict[tuple[str, ...], str]()
 
 

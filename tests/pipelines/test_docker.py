@@ -23,7 +23,7 @@ from tests.project import Project, sample
 from tests.services import KEYS, Bucket
 
 # The first that needs the image builds it: minutes on an idle machine, and many times as long on a busy one.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.slow, pytest.mark.full, pytest.mark.timeout(3000)]
 
 STRANGER = 54321  # a user that neither the image nor this machine knows
 

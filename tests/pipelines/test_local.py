@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -19,6 +20,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 COMMAND = ("python", "-m", "pipelines.local")
 
 
+@pytest.fixture
+def checkout(pinned: Callable[[Path], Project], tmp_path: Path) -> Project:
+    """A checkout of the test's own with a pinned cohort, in which nothing has been run."""
+    return pinned(tmp_path / "checkout")
+
+
 def tags(project: Project, store: str, alias: str = "challenger") -> dict[str, str]:
     """Return the tags of the registered version, read in a process of its own."""
     script = (
@@ -29,6 +36,7 @@ def tags(project: Project, store: str, alias: str = "challenger") -> dict[str, s
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.full
 def test_the_graph_gives_the_figures_of_dvc_repro(project: Project, tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"  # not there yet: two trainings at once must not fight over it
 
@@ -77,12 +85,12 @@ def _is_headline(row: dict[str, object]) -> bool:
     return [row[key] for key in keys] == ["mixed", "test", "all", "all", "per_image"]
 
 
-def test_a_failing_step_fails_the_run_and_says_why(project: Project, tmp_path: Path) -> None:
+def test_a_failing_step_fails_the_run_and_says_why(checkout: Project, tmp_path: Path) -> None:
     cohort = sample(tmp_path / "cohort")
     broken = cohort / "ChinaSet_AllFiles/CXR_png/CHNCXR_0003_0.png"
     broken.write_bytes(broken.read_bytes()[:400])
 
-    done = project.run(*COMMAND, "--source", cohort, "--out", tmp_path / "run", check=False)
+    done = checkout.run(*COMMAND, "--source", cohort, "--out", tmp_path / "run", check=False)
 
     assert done.returncode == 1
     first, *problems = done.stderr[done.stderr.index("error: ") :].splitlines()
@@ -111,9 +119,9 @@ def started(project: Project, said: Path, *options: object) -> tuple[subprocess.
     return process, psutil.Process(process.pid).children(recursive=True)
 
 
-def test_an_interrupt_leaves_no_process_behind(project: Project, tmp_path: Path) -> None:
+def test_an_interrupt_leaves_no_process_behind(checkout: Project, tmp_path: Path) -> None:
     # Of this process alone: as a supervisor does it, and unlike a Ctrl+C, which a terminal sends to all of them.
-    process, tasks = started(project, tmp_path / "said", "--out", tmp_path / "run")
+    process, tasks = started(checkout, tmp_path / "said", "--out", tmp_path / "run")
     process.send_signal(signal.SIGINT)
     assert process.wait(100) == 130, (tmp_path / "said").read_text()
     assert (tmp_path / "said").read_text().splitlines()[-1].startswith("interrupted: ")
@@ -121,34 +129,35 @@ def test_an_interrupt_leaves_no_process_behind(project: Project, tmp_path: Path)
     assert list((tmp_path / "run").glob("tasks/*/*/train/model")) == []
 
 
-def test_a_killed_training_is_told_and_goes_on_from_its_checkpoints(project: Project, tmp_path: Path) -> None:
+@pytest.mark.full
+def test_a_killed_training_is_told_and_goes_on_from_its_checkpoints(checkout: Project, tmp_path: Path) -> None:
     options = ("--checkpoints", tmp_path / "states", "--out", tmp_path / "run")
-    process, tasks = started(project, tmp_path / "said", *options)
+    process, tasks = started(checkout, tmp_path / "said", *options)
     for task in tasks:
         task.kill()
     assert process.wait(100) == 1
     last = (tmp_path / "said").read_text().splitlines()[-1]
     assert last == "error: a task's process was ended by signal 9: out of memory, or by hand"
 
-    again, _ = started(project, tmp_path / "said again", *options)
+    again, _ = started(checkout, tmp_path / "said again", *options)
     again.terminate()
     assert again.wait(100) == 130
     (first,) = re.findall(r"going on after epoch (\d+)", (tmp_path / "said again").read_text())
     assert int(first) >= 2
 
 
-def test_wrong_parameters_stop_the_run_before_it_starts(project: Project, tmp_path: Path) -> None:
-    project.set_params({"train": {"epochs": 0}})
+def test_wrong_parameters_stop_the_run_before_it_starts(checkout: Project, tmp_path: Path) -> None:
+    checkout.set_params({"train": {"epochs": 0}})
 
-    done = project.run(*COMMAND, "--out", tmp_path / "run", check=False)
+    done = checkout.run(*COMMAND, "--out", tmp_path / "run", check=False)
 
     assert done.returncode == 1
     assert "train.epochs" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
-def test_a_path_that_the_local_runner_would_garble_is_refused(project: Project, tmp_path: Path) -> None:
-    done = project.run(*COMMAND, "--out", tmp_path / "python3-run", check=False)
+def test_a_path_that_the_local_runner_would_garble_is_refused(checkout: Project, tmp_path: Path) -> None:
+    done = checkout.run(*COMMAND, "--out", tmp_path / "python3-run", check=False)
 
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {tmp_path / 'python3-run'}: ")

@@ -270,8 +270,8 @@ def test_a_folder_is_fetched_as_it_is_and_what_is_none_is_told(built: tuple[Proj
 
 
 # As the card says it, with nothing else of the project at hand.
-PLAIN = """
-import importlib.util, sys; sys.path.insert(0, "code")
+PLAIN = +"""
+import importlib.util; sys.path.insert(0, "code")
 import cv2; image = cv2.imread(sys.argv[1], cv2.IMREAD_UNCHANGED)
 from model.inference.package import load
 mask = load(".", engine="torch").segment([image])[0].mask
@@ -299,13 +299,14 @@ def test_three_lines_of_plain_pytorch(built: tuple[Project, Path], package: Pack
     np.testing.assert_array_equal(found[clear], one.mask[clear])
 
 
-@pytest.mark.slow
-def test_an_alias_that_no_version_has_is_told_with_those_there_are(scored: Project) -> None:
-    scored.do(scored.register_line())
+def test_an_alias_that_no_version_has_is_told_with_those_there_are(three: Project, tmp_path: Path) -> None:
+    for name in ("mlflow.db", "params.yaml"):
+        shutil.copy(three.root / name, tmp_path / name)
+    project = Project(tmp_path, three.launcher)
     image = ROOT / "samples/MontgomerySet/CXR_png/MCUCXR_0001_0.png"
-    told = refused(scored.call(scored.line("predict", image, "-o", scored.root / "out")))
+    told = refused(project.call(project.line("predict", image, "-o", project.root / "out")))
     assert (
         "@champion: no version is champion yet; promote one (`make promote`), or say models:/lung-segmentation@ch"
         in told
     )
-    assert "no version is champion" in refused(scored.call(scored.line("serve", "--port", "0")))
+    assert "no version is champion" in refused(project.call(project.line("serve", "--port", "0")))

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from components.evaluate import CODE as EVALUATION_CODE
 from components.train import CODE as TRAINING_CODE
+from defunet.__main__ import app
 from defunet.registry import COMMANDS
 from registry.history import PROMOTE, ROLLBACK, Decision, _settled, line_of_champions
 from registry.versions import splits_digest
@@ -63,24 +64,41 @@ def tag(project: Project, version: int, **tags: str) -> None:
         project.client().set_model_version_tag(NAME, str(version), name, value)
 
 
-@pytest.mark.slow
+NO_STORE = (
+    "error: MLflow, sqlite:///mlflow.db: there is no store here; run in the project's folder after `make run`, "
+    "or set MLFLOW_TRACKING_URI"
+)
+
+
+@pytest.fixture
+def bare(prepared: Project, tmp_path: Path) -> Project:
+    """A folder with parameters and a picture, in which nothing has been run."""
+    shutil.copy(prepared.root / "params.yaml", tmp_path)
+    (tmp_path / "x.png").touch()
+    return Project(tmp_path, prepared.launcher)
+
+
 @pytest.mark.parametrize(
     "words",
     [
         *("models", "models --history", "lineage 1", "promote --dry-run", "promote", "rollback"),
-        *("predict x.png --out found", "serve --port 0"),
+        "predict x.png --out found",
     ],
 )
-def test_who_reads_makes_no_store_where_there_is_none(prepared: Project, tmp_path: Path, words: str) -> None:
-    shutil.copy(prepared.root / "params.yaml", tmp_path)
-    (tmp_path / "x.png").touch()
-    line = [sys.executable, "-m", "defunet", *words.split()]
-    done = Project(tmp_path, prepared.launcher).call(line, MLFLOW_TRACKING_URI="")
-    assert refused(done) == (
-        "error: MLflow, sqlite:///mlflow.db: there is no store here; run in the project's folder after `make run`, "
-        "or set MLFLOW_TRACKING_URI"
-    )
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "x.png"]
+def test_who_reads_makes_no_store_where_there_is_none(
+    bare: Project, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    monkeypatch.chdir(bare.root)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    done = CliRunner().invoke(app, words.split())
+    assert (done.exit_code, done.stdout, done.stderr) == (1, "", f"{NO_STORE}\n")
+    assert sorted(path.name for path in bare.root.iterdir()) == ["params.yaml", "x.png"]
+
+
+def test_a_service_makes_no_store_where_there_is_none(bare: Project) -> None:
+    line = [sys.executable, "-m", "defunet", "serve", "--port", "0"]
+    assert refused(bare.call(line, MLFLOW_TRACKING_URI="")) == NO_STORE
+    assert sorted(path.name for path in bare.root.iterdir()) == ["params.yaml", "x.png"]
 
 
 def test_versions_are_listed_newest_first_with_where_they_come_from(store: Project) -> None:

@@ -10,18 +10,22 @@ import pytest
 
 from tests.conftest import Project, Trained
 from tests.serving.serving import NAME, Served, launch, ready
+from tests.workers import Once
 
 
 @pytest.fixture(scope="session")
-def registered(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def registered(trained: Trained, once: Once) -> Project:
     """A project whose registry holds version 1, champion; not to be changed."""
-    project = trained.copy(tmp_path_factory.mktemp("registered"))
-    line = project.register_line()
-    job = project.start(line)
-    job.until(lambda: False, 400)  # to its end: it exports the network, which takes its time on a busy machine
-    assert job.wait(line).returncode == 0, job.wait(line).stderr
-    project.client().set_registered_model_alias(NAME, "champion", "1")
-    return project
+
+    def make(folder: Path) -> None:
+        project = trained.copy(folder)
+        line = project.register_line()
+        job = project.start(line)
+        job.until(lambda: False, 400)  # to its end: it exports the network, which takes its time on a busy machine
+        assert job.wait(line).returncode == 0, job.wait(line).stderr
+        project.client().set_registered_model_alias(NAME, "champion", "1")
+
+    return Project(once("registered", make), trained.project.launcher)
 
 
 @pytest.fixture
@@ -33,14 +37,17 @@ def registry(registered: Project, tmp_path: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
-def package(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A package as a folder, from no registry."""
+def package(trained: Trained, once: Once) -> Path:
+    """A package as a folder, from no registry; not to be changed."""
     from components.register.build import build
     from core.params import read_params
 
-    project = trained.project
-    params = read_params(project.root / "params.yaml")
-    return build(project.model, project.evaluation, project.arrays, params, tmp_path_factory.mktemp("package") / "one")
+    def make(folder: Path) -> None:
+        project = trained.project
+        params = read_params(project.root / "params.yaml")
+        build(project.model, project.evaluation, project.arrays, params, folder / "one")
+
+    return once("package", make) / "one"
 
 
 @pytest.fixture(scope="session")

@@ -32,16 +32,6 @@ SHENZHEN = SAMPLES / "ChinaSet_AllFiles/CXR_png"
 MONTGOMERY = SAMPLES / "MontgomerySet/CXR_png"
 
 
-@pytest.fixture(scope="module")
-def package(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from components.register.build import build
-    from core.params import read_params
-
-    project = trained.project
-    params = read_params(project.root / "params.yaml")
-    return build(project.model, project.evaluation, project.arrays, params, tmp_path_factory.mktemp("package") / "one")
-
-
 class Caller:
     """Calls the command in a folder of the test's own, and reads what it left.
 

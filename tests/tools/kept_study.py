@@ -14,6 +14,7 @@ import pytest
 
 from core.errors import UserError
 from tests.conftest import Project, Trained
+from tests.workers import Once
 from tools.publish import publish as write
 from tools.publish.studies import Study, read_studies
 
@@ -30,16 +31,20 @@ def keep(project: Project, *options: str) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def kept_once(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def kept_once(trained: Trained, once: Once) -> Trained:
     """A project with one study of one cell, pictures too, and remarks on its worst images; not to be changed."""
-    project = trained.copy(tmp_path_factory.mktemp("kept"))
-    done = project.call(keep(project, "--arrays", str(project.arrays)))
-    assert done.returncode == 0, done.stderr
-    study = project.root / "results/tiny"
-    (study / "study.yaml").write_text(STUDY)
-    ids = worst_ids(study)
-    remarks = pd.DataFrame({"scenario": "mixed", "id": ids, "cause": "label", "remark": "seen, and | written down"})
-    remarks.to_csv(study / "worst.csv", index=False)
+
+    def make(folder: Path) -> None:
+        project = trained.copy(folder)
+        done = project.call(keep(project, "--arrays", str(project.arrays)))
+        assert done.returncode == 0, done.stderr
+        study = project.root / "results/tiny"
+        (study / "study.yaml").write_text(STUDY)
+        ids = worst_ids(study)
+        remarks = pd.DataFrame({"scenario": "mixed", "id": ids, "cause": "label", "remark": "seen, and | written down"})
+        remarks.to_csv(study / "worst.csv", index=False)
+
+    project = Project(once("kept", make), trained.project.launcher)
     return replace(trained, project=project)
 
 

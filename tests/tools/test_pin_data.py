@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,15 +14,15 @@ import pytest
 from core.files import read_json
 from core.params import read_yaml
 from tests.cohorts import write_cohort
-from tests.project import Project, make_project
+from tests.project import Project
 from tests.services import Bucket
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    return make_project(tmp_path_factory.mktemp("pinned"))
+def made(pinned: Callable[[Path], Project], tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return pinned(tmp_path_factory.mktemp("pinned"))
 
 
 @pytest.fixture

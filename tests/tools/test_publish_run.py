@@ -41,6 +41,7 @@ def plan(project: Project, *entries: dict[str, Any]) -> None:
     (project.root / "results" / "plan.yaml").write_text(json.dumps({"studies": entries}))  # JSON is YAML
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_cells_are_trained_evaluated_and_kept_once(planned: Project) -> None:
     line = planned.line("publish.run", "--processes", 2)

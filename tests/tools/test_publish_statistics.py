@@ -43,6 +43,7 @@ def p_values(scenarios: list[Floats]) -> Floats:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("networks", "images", "deviation", "interaction"),
@@ -69,6 +70,7 @@ def test_equal_networks_are_seldom_called_different(
 
 
 @pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_a_difference_of_a_hundredth_is_found() -> None:
     effect = np.zeros(NETWORKS)
@@ -80,6 +82,7 @@ def test_a_difference_of_a_hundredth_is_found() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("deviation", [(0.0012, 0.002), (0.0007, 0.004)])
 def test_the_interval_of_a_mean_holds_it(deviation: tuple[float, float]) -> None:
     scenarios = tables(np.random.default_rng(5), (30, 100, 566), deviation, 0.005, np.zeros(1))
