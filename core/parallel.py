@@ -1,4 +1,4 @@
-"""Many small jobs over a pool of threads, with progress shown."""
+"""Run many small jobs in a thread pool, with a progress bar."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ R = TypeVar("R")
 
 
 def cores() -> int:
-    """Return how many cores this process may use: a container's affinity and quota count, its machine's total not."""
+    """Return the number of cores that this process may use, by affinity and the container's quota."""
     return processors()
 
 
 def parallel(
     job: Callable[[T], R], items: Sequence[T], workers: int, label: str, sizes: Sequence[int] | None = None
 ) -> Iterator[R]:
-    """Yield ``job(item)`` for every item in order; the first exception, or an interrupt, cancels what has not begun.
+    """Yield ``job(item)`` for every item in order; an exception or interrupt cancels the jobs that have not started.
 
     Args:
-        job: what is done in a thread; the heavy parts of reading, checking and decoding release Python's lock.
-        items: one job each.
-        workers: threads.
-        label: what the progress calls the work.
-        sizes: bytes of each item, where progress counts bytes rather than items.
+        job: called in a thread; reading, hashing and decoding release the GIL.
+        items: the arguments of the jobs.
+        workers: number of threads.
+        label: label of the progress bar.
+        sizes: bytes of each item, for progress in bytes; None counts items.
     """
     pool = ThreadPoolExecutor(workers)
     try:

@@ -1,4 +1,4 @@
-"""What a training recorded of itself: its time, machine, commit and MLflow run, which no result depends on."""
+"""The record of a training run: its time, machine, commit and MLflow run. No result depends on it."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from core.errors import UserError
 from core.files import read_json
 from core.inputs import read_record
 
-TIMES = ("seconds", "images_per_second")  # of an epoch: in MLflow and in RUN's ``per_epoch``, not in HISTORY
+TIMES = ("seconds", "images_per_second")  # per epoch; in MLflow and in RUN's ``per_epoch``, not in HISTORY
 
 
 def read_run(model: Path) -> dict[str, Any]:
-    """Return ``run.json`` of a trained cell, empty where nothing is recorded of the weights that are there now.
+    """Return ``run.json`` of a trained cell, empty if it is missing or belongs to other weights.
 
-    DVC does not track the file, so that two equal trainings leave equal outputs: a model that came by `dvc pull` has
-    none, one that came by `dvc checkout` has perhaps that of other weights.
+    DVC does not track the file, so that equal training runs have equal outputs. So after `dvc pull` there is none, and
+    after `dvc checkout` it may belong to other weights.
 
     Args:
-        model: the folder that training left, weights or not.
+        model: output folder of train.
 
     Raises:
-        UserError: it is damaged, or the training left no ``provenance.json``.
+        UserError: the file is damaged, or there is no ``provenance.json``.
     """
     if not (model / RUN).exists():
         return {}
     run = read_json(model / RUN)
     if not isinstance(run, dict):
         raise UserError(f"{model / RUN}: not what the train step leaves; remove it")
-    # A record of an earlier version names no weights: it may be that of a training before these.
+    # A record of an earlier version has no digest of the weights and may belong to other weights.
     return run if run.get("weights") == read_record(model / PROVENANCE, "train")["weights"] else {}
