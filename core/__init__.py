@@ -1,3 +1,3 @@
-"""What every step uses: parameters, the cohort, files, images, results, S3, provenance and the terminal."""
+"""Shared by all steps: parameters, the cohort, files, images, results, S3, provenance and the terminal."""
 
-__version__ = "0.1.0"  # of the project; pyproject.toml and the image's label take it from here
+__version__ = "0.1.0"  # pyproject.toml and the image's label read it from here

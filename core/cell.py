@@ -20,7 +20,7 @@ class Cell:
 
     @property
     def folder(self) -> Path:
-        """Where the cell lies below ``models/`` and ``evaluations/``."""
+        """The cell's folder, relative to ``models/`` and ``evaluations/``."""
         return Path(self.network) / self.scenario / f"seed-{self.seed}"
 
     @classmethod
@@ -30,10 +30,10 @@ class Cell:
 
     @classmethod
     def of(cls, folder: Path) -> Cell:
-        """Return the cell that a folder ending in ``<network>/<scenario>/seed-<seed>`` belongs to.
+        """Return the cell of a folder that ends in ``<network>/<scenario>/seed-<seed>``.
 
         Raises:
-            UserError: the folder does not end so.
+            UserError: the folder has another form.
         """
         match folder.parts[-3:]:
             case network, scenario, seed if seed.startswith("seed-") and seed[5:].isdecimal():
@@ -41,31 +41,31 @@ class Cell:
         raise UserError(f"{folder}: not a cell's folder; it must end in <network>/<scenario>/seed-<number>")
 
 
-# models/<cell>/: those of :mod:`model.weights`, and
+# Files in models/<cell>/, in addition to those of :mod:`model.weights`:
 HISTORY = "history.csv"  # epoch, learning_rate, train_loss, train_dice, validation_loss, validation_dice, size
-# {params, manifest, files, code, weights}: the parameters, and SHA-256 of the cohort's manifest, of what was read, of
-# the code and of the weights. Two equal runs leave the same bytes.
+# {params, manifest, files, code, weights}: the parameters, and the SHA-256 of the cohort's manifest, the input files,
+# the code and the weights. Two equal runs write the same bytes.
 PROVENANCE = "provenance.json"
-# {params, manifest, files, code}, the same of an evaluation; ``files`` has the weights that were scored.
+# {params, manifest, files, code}: the same for an evaluation; ``files`` includes the scored weights.
 SCORED = "scored.json"
-# mlflow_run_id, commit, dirty, seconds, per_epoch, hardware, versions, and the SHA-256 of the weights that it tells of:
-# what differs between two equal runs. DVC does not track it; :func:`core.runs.read_run` reads it.
+# mlflow_run_id, commit, dirty, seconds, per_epoch, hardware, versions, and the SHA-256 of its weights.
+# It differs between two equal runs, so DVC does not track it; :func:`core.runs.read_run` reads it.
 RUN = "run.json"
 
-# evaluations/<cell>/:
+# Files in evaluations/<cell>/:
 ROWS = "rows.json"  # list of Row
-# One row an image and kind of masks: id, site, label, sex, age, split, masks, METRICS, tp, fp, fn, tn, and the sums of
-# which soft Dice is made: soft_overlap (probability times mask), soft_square (squared probability).
+# One row per image and kind of masks: id, site, label, sex, age, split, masks, METRICS, tp, fp, fn, tn, and the sums
+# for soft Dice: soft_overlap (probability times mask), soft_square (squared probability).
 CASES = "cases.csv"
-SUMMARY = "metrics.json"  # {validation or test: {kind of masks: {metric: figure}}}: what `dvc metrics` shows
-SPLIT = "split.json"  # the frozen split that the cell was trained on: ids of train, validation and test
-# by (mirror_agreement or expected_dice), images, coverage, stored_dice: the mean of the test images that are kept,
-# those first of which the network is most sure, against original masks
+SUMMARY = "metrics.json"  # {validation or test: {kind of masks: {metric: value}}}, for `dvc metrics`
+SPLIT = "split.json"  # the split of the training run: ids of train, validation and test
+# by (mirror_agreement or expected_dice), images, coverage, stored_dice: the mean over the most certain test images at
+# each coverage, against original masks
 RISK = "risk_coverage.csv"
 ROC = "roc.csv"  # fpr, tpr, threshold of the test split's pixels against original masks
-# low, high, predicted, observed, pixels: how often a pixel of the test split is lung where the network says so with a
-# probability from low to high (components.evaluate.calibration)
+# low, high, predicted, observed, pixels: mean predicted probability and observed lung frequency of the test split's
+# pixels with a probability from low to high (components.evaluate.calibration)
 RELIABILITY = "reliability.csv"
-# List of {file, xray, kind: worst | best | figure, id, site, label, dice, hd95}. Files lie in overlays/: ``xray`` is a
-# grey PNG, once an X-ray, ``file`` a PNG of its size with regions in the colours below, transparent elsewhere.
+# List of {file, xray, kind: worst | best | figure, id, site, label, dice, hd95}. The files are in overlays/: ``xray``
+# is a grey PNG, one per X-ray; ``file`` is a PNG of the same size with coloured regions, transparent elsewhere.
 OVERLAYS = "overlays.json"

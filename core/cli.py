@@ -1,4 +1,4 @@
-"""How every step becomes a command: typed options, one clear line for a user's error, a traceback for a bug."""
+"""Run a step as a command: typed options, one line for a UserError, a traceback for a bug."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Out = Annotated[Path, typer.Option("--out", help="The folder to write; it appear
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Tell a user's error or an interrupt inside the block in one line, and exit with 1 or 130."""
-    # No step reports to anyone, and none should wait for a server that would be told.
+    """Print a UserError or an interrupt inside the block as one line and exit with 1 or 130."""
+    # No telemetry: no step may send data or wait for a telemetry server.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     settle()  # before a step imports torch
@@ -37,7 +37,7 @@ def told() -> Iterator[None]:
 
 
 def run(step: Callable[..., Any]) -> None:
-    """Run ``step`` as a Typer command and exit: 0 done, 1 a :class:`UserError`, 2 a wrong call, 130 interrupted."""
+    """Run ``step`` as a Typer command and exit: 0 success, 1 UserError, 2 usage error, 130 interrupted."""
 
     @functools.wraps(step)
     def command(*args: Any, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a cohort is between steps: the manifest, and the arrays with their splits."""
+"""The cohort between steps: the manifest, the arrays and the splits."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from core.files import read_json, sha256, write_file
 
 MANIFEST = "manifest.csv"
 COHORT = "cohort.json"  # name, description, synthetic
-PASSED = "passed.json"  # in the folder of a validation, after a success alone; preprocess requires it
+PASSED = "passed.json"  # in the output of validate, only after success; preprocess requires it
 
-# One row an image. Strings are empty where nothing is known, numbers missing.
+# One row per image. Unknown strings are empty, unknown numbers missing.
 COLUMNS: dict[str, str] = {
     "id": "string",  # the publisher's file name without its extension: MCUCXR_0001_0
     "site": "string",  # montgomery, shenzhen
@@ -29,11 +29,11 @@ COLUMNS: dict[str, str] = {
     "mask_height": "Int64",
     "mask_binary": "boolean",  # every source mask holds at most two values, the lower of them 0
     "lung_fraction": "Float64",  # share of the mask's picture that is lung, 0 to 1
-    # Shares of the mask's picture that its 8-connected components cover, largest first, separated by spaces, the 16
-    # largest of them: "0.1432 0.1288 3.8e-06". Empty: no mask, or an empty one. Validate counts those it calls large.
+    # Areas of the 16 largest 8-connected components as shares of the mask's picture, largest first, separated by
+    # spaces: "0.1432 0.1288 3.8e-06". Empty for no mask or an empty one. Validate counts the large ones.
     "component_fractions": "string",
     "image_sha256": "string",  # of the file's bytes
-    "pixel_sha256": "string",  # of the decoded pixels: equal for one picture under two names or encodings
+    "pixel_sha256": "string",  # of the decoded pixels: equal for two encodings of one picture
     "mask_sha256": "string",  # of the united mask's file
     "age": "Float64",  # years
     "sex": "string",  # F, M
@@ -42,14 +42,14 @@ COLUMNS: dict[str, str] = {
 
 
 def write_manifest(folder: Path, rows: pd.DataFrame) -> None:
-    """Write a cohort's manifest with exactly :data:`COLUMNS`, ordered by site and id."""
+    """Write a cohort's manifest with exactly :data:`COLUMNS`, sorted by site and id."""
     frame = rows[list(COLUMNS)].astype(COLUMNS).sort_values(["site", "id"])
     with write_file(folder / MANIFEST) as partial:
         frame.to_csv(partial, index=False)
 
 
 def read_manifest(folder: Path) -> pd.DataFrame:
-    """Read a cohort's manifest with the types of :data:`COLUMNS`; raise a :class:`UserError` where there is none."""
+    """Read a cohort's manifest with the types of :data:`COLUMNS`; raises UserError if it is missing or invalid."""
     path = folder / MANIFEST
     try:
         frame = pd.read_csv(
@@ -66,7 +66,7 @@ def read_manifest(folder: Path) -> pd.DataFrame:
 
 
 def require_pass(validation: Path, raw: Path) -> None:
-    """Raise a :class:`UserError` unless ``validation`` says that exactly the cohort in ``raw`` passed."""
+    """Raise UserError unless ``validation`` is a successful validation of exactly the cohort in ``raw``."""
     if not (validation / PASSED).is_file():
         raise UserError(
             f"{validation}: {raw} has not passed validation; run the validate step and correct what it names"
@@ -76,14 +76,17 @@ def require_pass(validation: Path, raw: Path) -> None:
 
 
 class Arrays:
-    """The preprocessed cohort: one row of each array an image, in the manifest's order; nothing is read until used.
+    """The preprocessed cohort: memory-mapped arrays with one row per image, in the manifest's order.
 
     Attributes:
-        manifest: the rows of the paired images, indexed 0 .. N-1.
+        manifest: the rows of the images with a mask, indexed 0 .. N-1.
         images: uint8 (N, size, size), grey, 0 to 255.
         masks: dict of uint8 (N, size, size), 0 or 1: ``original`` and ``dilated``.
-        info: ``size``, ``intensity_percentiles``, ``interpolation`` and so on, as preprocess wrote them.
-        card: what the cohort says of itself: ``name``, ``synthetic``, ``description``.
+        info: content of ``arrays.json`` from preprocess: ``size``, ``intensity_percentiles``, ``interpolation`` etc.
+        card: the cohort's ``name``, ``synthetic`` and ``description``.
+
+    Raises:
+        UserError: a file is missing, damaged, or does not match the manifest.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -103,7 +106,7 @@ class Arrays:
         return array
 
     def rows(self, ids: list[str]) -> np.ndarray:
-        """Return the row numbers (int64) of ``ids``, in their order; an unknown id is a :class:`UserError`."""
+        """Return the row numbers of ``ids``, int64, in their order; raises UserError on an unknown id."""
         numbers = pd.Series(self.manifest.index, index=self.manifest["id"]).reindex(ids)
         unknown = numbers.index[numbers.isna()]
         if len(unknown):
@@ -119,10 +122,10 @@ SPLITS = ("train", "validation", "test")
 
 
 def read_split(path: Path, scenario: str | None = None) -> dict[str, list[str]]:
-    """Read one scenario's frozen split: the ids of its ``train``, ``validation`` and ``test`` images.
+    """Read one scenario's split: the ids of its ``train``, ``validation`` and ``test`` images.
 
     Raises:
-        UserError: it is no split, one of the three names no image, or it is that of another scenario than ``scenario``.
+        UserError: the file is not a split, a part is empty, or it is the split of another scenario than ``scenario``.
     """
     split = read_json(path)
     if not isinstance(split, dict) or not all(isinstance(split.get(name), list) and split[name] for name in SPLITS):

@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to see."""
+"""The exception for errors that a user can fix."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 
 class UserError(Exception):
-    """Something that whoever runs the step can put right: shown without a traceback, exit code 1.
+    """An error that the user can fix: shown without a traceback, exit code 1.
 
     Args:
-        message: one line: what is wrong, where, and what to do about it.
-        problems: one line per offending file or value, when there are several; all are shown at once.
+        message: one line: the problem, the place and the fix.
+        problems: one line per wrong file or value, if there are several.
     """
 
     def __init__(self, message: str, problems: Sequence[str] = ()) -> None:

@@ -1,4 +1,4 @@
-"""Writing so that nothing half-written is ever found under its final name."""
+"""Atomic writes: a partly written file or folder never has its final name."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from filelock import FileLock, Timeout
 
 from core.errors import UserError
 
-OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the quota, a limit on file sizes
+OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # full disk, quota, limit on file size
 
 
 @contextmanager
 def explain_full_disk(target: Path) -> Iterator[None]:
-    """Turn "no space left" inside the block into a :class:`UserError` that names the target."""
+    """Turn "no space left" inside the block into a UserError that names the target."""
     try:
         yield
     except OSError as error:
@@ -34,7 +34,7 @@ def explain_full_disk(target: Path) -> Iterator[None]:
 
 @contextmanager
 def exclusive(target: Path) -> Iterator[None]:
-    """Hold the right to write ``target``; a second run at the same time gets a :class:`UserError` at once."""
+    """Hold a lock on ``target``; raises UserError at once if another process holds it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(target.parent / f".{target.name}.lock")
     try:
@@ -49,7 +49,7 @@ def exclusive(target: Path) -> Iterator[None]:
 
 @contextmanager
 def write_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; when the block ends well it takes ``path``'s place in one move."""
+    """Yield a temporary path next to ``path``; if the block succeeds, it replaces ``path`` atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
@@ -64,9 +64,9 @@ def write_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def write_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``path``; when the block ends well it takes ``path``'s place, else it is removed.
+    """Yield an empty folder next to ``path``; if the block succeeds, it replaces ``path``, else it is removed.
 
-    Only one process at a time may write ``path`` (:func:`exclusive`). What a killed run left behind is removed.
+    Only one process at a time may write ``path`` (:func:`exclusive`). Remains of a killed run are removed.
     """
     with exclusive(path):
         for stale in path.parent.glob(f".{path.name}.partial-*"):
@@ -78,7 +78,7 @@ def write_folder(path: Path) -> Iterator[Path]:
             with explain_full_disk(path):
                 yield partial
             if path.exists():
-                # Moved away whole before it is deleted: no half-deleted folder keeps its name if this run is killed.
+                # Rename before deletion: if this run is killed, no partly deleted folder has the final name.
                 path.replace(replaced)
             partial.replace(path)
         finally:
@@ -88,13 +88,13 @@ def write_folder(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as JSON, atomically: floats in full, NaN as null is the caller's business (NaN is refused)."""
+    """Write ``value`` as JSON, atomically; raises ValueError on NaN."""
     with write_file(path) as partial:
         partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON that an earlier step wrote; a missing or broken file is a :class:`UserError`."""
+    """Read the JSON output of an earlier step; raises UserError if it is missing or invalid."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
@@ -104,6 +104,6 @@ def read_json(path: Path) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Reading X-rays and masks: PNG, checked whole before it is decoded, and decoded by OpenCV."""
+"""Read X-rays and masks from PNG: check the whole file, then decode it with OpenCV."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from core.errors import UserError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PALETTE = 3  # colour type (PNG specification, 11.2.2 IHDR)
-MOST_BYTES_A_PIXEL = 8  # RGBA of 16 bits a channel, the widest PNG there is
+MOST_BYTES_A_PIXEL = 8  # RGBA with 16 bits per channel, the widest PNG format
 
-# The callers decode one image a thread: OpenCV's own threads would only compete with those.
+# The callers decode one image per thread; OpenCV's threads would compete with them.
 cv2.setNumThreads(1)
 
 
 class ImageError(UserError):
-    """A picture that cannot be used: one line with the file's name and what is wrong with it."""
+    """An unusable picture: one line with the file's name and the problem."""
 
 
 class TooLargeError(ImageError):
@@ -40,12 +40,12 @@ def check_pixels(width: int, height: int, name: str, most: int) -> None:
 
 @dataclass(frozen=True)
 class Header:
-    """What a PNG says of itself before its pixels.
+    """The header of a PNG.
 
     Attributes:
         width: pixels.
         height: pixels.
-        bit_depth: bits a channel as stored, 1 to 16; for a palette those of the colours it stands for, 8.
+        bit_depth: bits per channel, 1 to 16; 8 for a palette, the depth of its colours.
     """
 
     width: int
@@ -54,15 +54,15 @@ class Header:
 
 
 def check_png(data: bytes, name: str, max_pixels: int | None = None) -> Header:
-    """Check a PNG's structure (signature, every chunk's length and CRC-32, the end mark) without decoding it.
+    """Check a PNG's structure (signature, length and CRC-32 of every chunk, end chunk) without decoding it.
 
     Args:
         data: the whole file.
-        name: how the file is called in messages.
-        max_pixels: width x height from which the picture is refused: a few kilobytes can unpack to gigabytes.
+        name: name of the file in messages.
+        max_pixels: largest width x height, as a few kilobytes can unpack to gigabytes; None: no limit.
 
     Raises:
-        ImageError: the file is empty, no PNG, cut short, damaged or too large.
+        ImageError: the file is empty, not a PNG, truncated, damaged or too large.
     """
     if not data:
         raise ImageError(f"{name}: the file is empty (0 bytes); fetch it again")
@@ -101,16 +101,15 @@ def _read_header(body: bytes, name: str, max_pixels: int | None) -> Header:
 
 
 def decode(data: bytes, name: str, max_pixels: int | None = None) -> tuple[np.ndarray, Header]:
-    """Decode a PNG that is grey, whether it is stored as grey, RGB, RGBA or with a palette.
+    """Decode a grey PNG that is stored as grey, RGB, RGBA or with a palette.
 
     Args:
         data: the whole file.
-        name: how the file is called in messages.
+        name: name of the file in messages.
         max_pixels: see :func:`check_png`.
 
     Returns:
-        The pixels as stored, uint8 or uint16 (H, W), not scaled (fewer than 8 bits are spread over 0 to 255), and the
-        header.
+        The pixels, uint8 or uint16 (H, W), not rescaled (except from fewer than 8 bits to 0 to 255), and the header.
 
     Raises:
         ImageError: as :func:`check_png`; or the picture has colour or transparent parts.
@@ -133,27 +132,27 @@ def decode(data: bytes, name: str, max_pixels: int | None = None) -> tuple[np.nd
 
 
 def foreground(pixels: np.ndarray) -> np.ndarray:
-    """Return where a mask is lung, uint8 (H, W) of 0 and 1: above half of its largest value (0/1, 0/255, 0/65535)."""
+    """Return a mask as uint8 (H, W) of 0 and 1; 1 is above half of the largest value (0/1, 0/255, 0/65535)."""
     lung: np.ndarray = pixels > pixels.max() / 2
     return lung.astype(np.uint8)
 
 
 def is_binary(pixels: np.ndarray) -> bool:
-    """Tell whether a mask holds at most two values, the lower of them 0."""
+    """Return whether a mask has at most two values, the lower of them 0."""
     return bool(((pixels == 0) | (pixels == pixels.max())).all())
 
 
 def pixel_sha256(pixels: np.ndarray) -> str:
-    """Return the SHA-256 of a picture's size, depth and pixels: the same however the file was encoded."""
+    """Return the SHA-256 of a picture's shape, dtype and pixels, independent of the file's encoding."""
     digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype.name}".encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
 
 
 def encode(pixels: np.ndarray) -> bytes:
-    """Return uint8 or uint16 (H, W) pixels as the bytes of a PNG.
+    """Encode uint8 or uint16 (H, W) pixels as the bytes of a PNG.
 
-    The bytes are handed back rather than written because OpenCV does not say when a disk is full.
+    Returns bytes and writes no file, because OpenCV does not report a full disk.
     """
     done, data = cv2.imencode(".png", pixels)
     if not done:
@@ -165,7 +164,7 @@ def read_image(path: Path) -> np.ndarray:
     """Read a grey X-ray: uint8 or uint16 (H, W), pixels as stored.
 
     Raises:
-        ImageError: a :class:`UserError` of one line with the path and what is wrong.
+        ImageError: the file cannot be read or decoded, see :func:`decode`.
     """
     return decode(_read(path), str(path))[0]
 
@@ -174,7 +173,7 @@ def read_mask(path: Path) -> np.ndarray:
     """Read a mask: uint8 (H, W), 1 where it is lung (:func:`foreground`).
 
     Raises:
-        ImageError: a :class:`UserError` of one line with the path and what is wrong.
+        ImageError: the file cannot be read or decoded, see :func:`decode`.
     """
     return foreground(decode(_read(path), str(path))[0])
 

@@ -1,4 +1,4 @@
-"""What a step read: digests that its output keeps, and the check that nothing of it changed while the step ran."""
+"""Digests of a step's inputs, recorded in its output, and a check that no input changed while the step ran."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ def code_files(places: Iterable[str], root: Path = ROOT) -> dict[str, str]:
     """Return the SHA-256 of source files by name, 64 hexadecimal digits each.
 
     Args:
-        places: Python files, and folders of which every Python file counts, relative to ``root``.
+        places: Python files, and folders with all their Python files, relative to ``root``.
         root: the project's folder.
     """
     found: dict[str, str] = {}
     for place in places:
         path = root / place
         for file in path.rglob("*.py") if path.is_dir() else [path]:
-            # A file that is gone, as after `git checkout` of another branch, differs from every file.
+            # A missing file, for example after `git checkout` of another branch, differs from every file.
             found[file.relative_to(root).as_posix()] = sha256(file) if file.exists() else "missing"
     return dict(sorted(found.items()))
 
 
 def code_digest(files: Mapping[str, str]) -> str:
-    """Return one SHA-256 for source files of certain names and contents, 64 hexadecimal digits."""
+    """Return one SHA-256 of the names and digests of source files, 64 hexadecimal digits."""
     text = "".join(f"{name} {digest}\n" for name, digest in sorted(files.items()))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Inputs:
-    """Files, code and parameters as they were when a step began.
+    """Digests of files, code and parameters at the start of a step.
 
     Args:
-        files: what the step reads, by the name under which its digest is kept.
-        code: the places of :func:`code_files`.
-        params: the step's section.
-        read: reads that section again from where it came; None where it came as a value, which cannot change.
+        files: the input files, by the names in the record.
+        code: the ``places`` of :func:`code_files`.
+        params: the step's section of the parameters.
+        read: reads that section again from its file; None if the section was passed as a value.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Inputs:
         self.code = code_files(self._places)
 
     def changed(self) -> list[str]:
-        """Return what is no longer as it was, a line each; files are read again only if their stamps differ."""
+        """Return one line per changed input; files are hashed again only if inode, size or mtime changed."""
         found = self.changed_params()
         for name, path in self._files.items():
             if not path.exists():
@@ -68,7 +68,7 @@ class Inputs:
         return found + [f"{name}: was edited" for name in edited]
 
     def changed_params(self) -> list[str]:
-        """Return which parameters are no longer as they were, a line each."""
+        """Return one line per changed parameter."""
         if self._read is None:
             return []
         try:
@@ -78,15 +78,15 @@ class Inputs:
         return differences(self._params.model_dump(mode="json"), now.model_dump(mode="json"))
 
     def record(self, manifest: str) -> dict[str, Any]:
-        """Return what a step's output keeps of its inputs, with the digest of the cohort's manifest."""
+        """Return the record of the inputs for a step's output; ``manifest`` is the SHA-256 of the cohort's manifest."""
         params = self._params.model_dump(mode="json")
         return {"params": params, "manifest": manifest, "files": self.files, "code": self.code}
 
     def require_unchanged(self, title: str) -> None:
-        """Refuse to write a result that would be recorded as made from what is there now.
+        """Check that the inputs did not change, because DVC would record the result with the changed inputs.
 
         Raises:
-            UserError: something changed since the step began; each change is a line.
+            UserError: an input changed since the step began; each change is one line.
         """
         if changes := self.changed():
             raise UserError(
@@ -102,10 +102,10 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 
 
 def read_record(path: Path, step: str) -> dict[str, Any]:
-    """Read what :meth:`Inputs.record` left.
+    """Read a record of :meth:`Inputs.record`.
 
     Raises:
-        UserError: it is missing, or is no such record.
+        UserError: the file is missing or not such a record.
     """
     record = read_json(path)
     try:
@@ -118,7 +118,7 @@ def read_record(path: Path, step: str) -> dict[str, Any]:
 
 
 def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Return nested values under dotted names, as ``augmentation.rotation``."""
+    """Return nested values by dotted names, such as ``augmentation.rotation``."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         found |= flat(value, f"{before}{key}.") if isinstance(value, dict) else {before + key: value}
@@ -126,7 +126,7 @@ def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def differences(was: dict[str, Any], now: dict[str, Any], before: str = "") -> list[str]:
-    """Return in which keys two nested sets of parameters differ, as ``train.epochs: 24 -> 12``."""
+    """Return the keys in which two nested dicts differ, one line each: ``train.epochs: 24 -> 12``."""
     found = []
     for key in sorted(was.keys() | now.keys()):
         one, other = was.get(key), now.get(key)

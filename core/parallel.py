@@ -1,4 +1,4 @@
-"""Many small jobs over a pool of threads, with progress shown."""
+"""Run many small jobs in a thread pool, with a progress bar."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 def cores() -> int:
-    """Return how many cores this process may use: a container's affinity and quota count, its machine's total not."""
+    """Return the number of cores that this process may use, by affinity and the container's quota."""
     return processors()
 
 

@@ -1,4 +1,4 @@
-"""``params.yaml``: every choice a run makes, typed and bounded, one section per step."""
+"""Typed and validated parameters of ``params.yaml``, one section per step."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 
 
 class IngestParams(Section):
-    """Reading a cohort in its publishers' layout."""
+    """Parameters of the ingest step."""
 
     max_megapixels: Annotated[float, Field(gt=0)] = Field(description="larger images are refused before decoding")
 
 
 class ExpectedCount(Section):
-    """How many images and masks a site must have."""
+    """Required numbers of images and masks of a site."""
 
     images: Annotated[int, Field(ge=0)]
     masks: Annotated[int, Field(ge=0)]
 
 
 class ValidateParams(Section):
-    """What the Great Expectations suite holds a cohort to."""
+    """Parameters of the Great Expectations suite."""
 
     sites: Annotated[list[Name], Field(min_length=1)]
     labels: Annotated[list[Name], Field(min_length=1)]
@@ -62,7 +62,7 @@ class ValidateParams(Section):
 
 
 class PreprocessParams(Section):
-    """From images of any size to arrays of one size, and who is trained and tested on."""
+    """Parameters of the preprocess step: size and intensities of the arrays, and the splits."""
 
     size: Annotated[int, Field(ge=32, le=2048, multiple_of=16)] = Field(description="side of the square, pixels")
     interpolation: Literal["area", "linear", "cubic", "lanczos"] = Field(description="of the images; masks take area")
@@ -87,7 +87,7 @@ class PreprocessParams(Section):
 
 
 class Fold(Section):
-    """One part of a cross-validation: it is tested on, the others are trained and tuned on."""
+    """One fold of a cross-validation: the test set; the other folds are for training and validation."""
 
     number: Annotated[int, Field(ge=1)] = Field(description="which part, from 1")
     of: Annotated[int, Field(ge=2, le=20)] = Field(description="how many parts there are")
@@ -100,7 +100,7 @@ class Fold(Section):
 
 
 class Scenario(Section):
-    """Which sites are trained on and which are tested on; the same sites on both sides share their frozen splits."""
+    """Sites for training and for testing; if both name the same sites, the frozen split of these sites is used."""
 
     train: Annotated[list[Name], Field(min_length=1)]
     test: Annotated[list[Name], Field(min_length=1)]
@@ -116,7 +116,7 @@ class Scenario(Section):
 
 
 class Matrix(Section):
-    """The cells that are trained and evaluated: every network in every scenario with every seed."""
+    """The cells to train and evaluate: every network in every scenario with every seed."""
 
     networks: Annotated[list[str], Field(min_length=1)]
     scenarios: Annotated[list[Name], Field(min_length=1)]
@@ -131,7 +131,7 @@ class Matrix(Section):
 
 
 class EvaluateParams(Section):
-    """How a trained network is scored and shown."""
+    """Parameters of post-processing, scoring and overlays."""
 
     threshold: Annotated[float, Field(gt=0, lt=1)] = Field(description="probability from which a pixel is lung")
     flip: bool = Field(description="mean with the mirrored prediction of the mirrored image")
@@ -156,7 +156,7 @@ class EvaluateParams(Section):
         return self
 
     def to_masks(self, probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-        """Return the masks, uint8 (N, H, W), that these choices make of probabilities, float32 (N, H, W)."""
+        """Post-process probabilities, float32 (N, H, W), to masks, uint8 (N, H, W), with these parameters."""
         from model.inference.postprocessing import to_masks
 
         rule = (self.threshold, self.largest_components, self.least_component, self.fill_holes)
@@ -164,7 +164,7 @@ class EvaluateParams(Section):
 
 
 class RegisterParams(Section):
-    """Where runs are tracked and which cell is offered for production."""
+    """MLflow experiment and registered model, and the choice of the cell to register."""
 
     experiment: Annotated[str, Field(min_length=1)]
     model: Annotated[str, Field(min_length=1)]
@@ -175,7 +175,7 @@ class RegisterParams(Section):
 
 
 class PromotionParams(Section):
-    """What the gate before production asks of a challenger; Dice is the mean over test images, original masks."""
+    """Rules of the promotion gate for a challenger; Dice is the mean over test images, original masks."""
 
     floor: Fraction = Field(description="Dice that every champion must reach")
     gain: Annotated[float, Field(ge=-1, le=1)] = Field(
@@ -190,7 +190,7 @@ class PromotionParams(Section):
 
 
 class RegistryParams(Section):
-    """What concerns the registry alone: whoever goes back in a hurry is not held up by a mistake in another section."""
+    """Only the sections for the registry, so that a mistake in another section cannot block a rollback."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -199,7 +199,7 @@ class RegistryParams(Section):
 
 
 class Params(RegistryParams):
-    """The whole of ``params.yaml``."""
+    """All sections of ``params.yaml``."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -229,7 +229,7 @@ class Params(RegistryParams):
 
 
 def check(values: Any, origin: str) -> Params:
-    """Return ``values`` as typed parameters, or raise a :class:`UserError` that lists every wrong key at once."""
+    """Return ``values`` as typed parameters; raises a UserError that lists every wrong key."""
     return check_section(Params, values, origin)
 
 
@@ -240,7 +240,7 @@ Processes = Annotated[
 
 
 def check_section(section: type[Sections], values: Any, origin: str) -> Sections:
-    """Return the values of one section, typed, or raise a :class:`UserError` that lists every wrong key at once."""
+    """Return the values of one section as typed parameters; raises a UserError that lists every wrong key."""
     try:
         return section.model_validate(values)
     except ValidationError as error:
@@ -253,7 +253,7 @@ def check_section(section: type[Sections], values: Any, origin: str) -> Sections
 
 
 def read_yaml(path: Path) -> Any:
-    """Return the plain values of a YAML 1.2 file (the version DVC reads), or raise a :class:`UserError`."""
+    """Return the plain values of a YAML 1.2 file, as DVC reads it; raises UserError if it is missing or invalid."""
     try:
         return YAML(typ="safe", pure=True).load(path.read_text())
     except FileNotFoundError:
@@ -265,17 +265,17 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_params(path: Path) -> Params:
-    """Read and check a parameter file whole, so that a mistake in any section is told before any step has run."""
+    """Read and validate all sections of a parameter file; raises a UserError that lists every wrong key."""
     return check(read_yaml(path), str(path))
 
 
 def read_registry_params(path: Path) -> RegistryParams:
-    """Read what concerns the registry alone from a parameter file."""
+    """Read and validate only the sections for the registry."""
     return check_section(RegistryParams, read_yaml(path), str(path))
 
 
 def require_shares(params: Params, processes: int) -> None:
-    """Raise a :class:`UserError` where a batch of some stage cannot be divided among the processes of a training."""
+    """Raise UserError if a batch of some stage cannot be divided evenly among the training processes."""
     train = params.train
     for stage in train.plan(params.preprocess.size):
         if stage.batch_size % (processes * train.accumulation):
@@ -291,7 +291,7 @@ def main(params: cli.ParamsFile = Path("params.yaml"), processes: Processes = 1)
 
 
 def params_hash(params: BaseModel) -> str:
-    """Return 12 hexadecimal digits that two equal parameter sets share, whatever the file's layout and comments."""
+    """Return the first 12 hexadecimal digits of the SHA-256 of the values, independent of the file's layout."""
     text = json.dumps(params.model_dump(mode="json", by_alias=True), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -1,4 +1,4 @@
-"""Where a result comes from: code, data, parameters and machine."""
+"""Provenance of a result: code, data, versions and hardware."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from core.params import read_yaml
 
 PACKAGES = ("torch", "numpy", "opencv-python-headless", "mlflow", "dvc", "kfp", "great-expectations", "monai")
 ROOT = Path(__file__).parents[1]
-# What DVC and a run itself rewrite of what Git tracks: it is pinned by hash elsewhere, and makes no code dirty.
+# Tracked files that DVC and a run rewrite: they do not count as changed code.
 REWRITTEN = ("dvc.lock", "models", "evaluations", "reports")
 
 
 def git_state(root: Path = ROOT) -> tuple[str | None, bool]:
-    """Return the commit of the code that runs, and whether tracked files differ from it.
+    """Return the commit of the running code, and whether tracked files differ from it.
 
-    An image holds no repository: there the build hands on the commit as GIT_COMMIT. Without either it is None, True.
+    In an image without a repository, GIT_COMMIT and GIT_DIRTY are set at build time. Without both: (None, True).
     """
     if commit := os.environ.get("GIT_COMMIT"):
         return commit, os.environ.get("GIT_DIRTY", "") not in ("", "0", "false")
     try:
-        # Not of the present folder, which may belong to another repository.
+        # ``root`` and not the current folder, which may be in another repository.
         commit = _git(root, "rev-parse", "HEAD").strip()
         rewritten = [f":!{path}" for path in REWRITTEN]
         changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *rewritten)
@@ -41,9 +41,9 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def data_md5(pin: Path = Path("data.dvc")) -> str | None:
-    """Return the MD5 by which ``data.dvc`` pins the cohort, None where nothing is pinned (a step run by itself).
+    """Return the MD5 of the cohort in ``data.dvc``, None if the cohort is not pinned.
 
-    On a cluster there is no pin: whoever submits the run hands the MD5 on as DATA_MD5, empty for an unpinned source.
+    On a cluster there is no ``data.dvc``: the MD5 is in the variable DATA_MD5, empty for an unpinned source.
     """
     if (handed_on := os.environ.get("DATA_MD5")) is not None:
         return handed_on or None
@@ -69,7 +69,7 @@ def pinned_md5(source: str) -> str | None:
 
 
 def hardware() -> dict[str, Any]:
-    """Return the processor, its cores, the memory in GiB and the GPU that this process sees."""
+    """Return the CPU's name, the number of logical cores, the memory in GiB and the GPU's name or None."""
     import torch
 
     return {
@@ -90,5 +90,5 @@ def _cpu_name() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a result may depend on."""
+    """Return the versions of Python and of :data:`PACKAGES`."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}

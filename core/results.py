@@ -1,29 +1,29 @@
-"""What evaluations say: the row of ``results.json``, its metrics and groups, and the colours of the pictures."""
+"""The format of evaluation results: the row of ``results.json``, metrics, groups and colours of overlays."""
 
 from __future__ import annotations
 
 from typing import TypedDict
 
-# Of every image, and of every row as their mean; docs/evaluation.md defines each.
+# Metrics of an image; a row has their means. docs/evaluation.md defines them.
 METRICS = (
     *("dice", "accuracy", "jaccard", "precision", "recall", "f1", "auc", "paper_iou", "hd95", "assd"),
     *("soft_dice", "stored_dice", "stored_hd95", "stored_assd", "nsd2", "nsd4", "mirror_agreement", "expected_dice"),
 )
 ROW_METRICS = (*METRICS, "soft_dice_batch2")
-FEW = 20  # images; the interval of fewer is not reliable
+FEW = 20  # images; with fewer the confidence interval is not reliable
 SEXES = ("F", "M")
 AGES = ("<18", "18-60", ">60")  # years
 
 
 class Row(TypedDict):
-    """One line of every table. ``None`` stands where a figure is not defined, never 0 or 1 in its place.
+    """One row of the result tables. An undefined metric is ``None``, never 0 or 1.
 
-    ``reduction`` is ``pooled`` (pixels of all images counted together) or ``per_image`` (mean over images). ``site``
-    and ``label`` are ``all`` or one of them, ``sex`` is ``all`` or one of :data:`SEXES`, ``age`` ``all`` or one of
-    :data:`AGES`; of label, sex and age no two are other than ``all``. ``masks`` is ``original`` or ``dilated``. ``few``
-    says that there are fewer than :data:`FEW` images. ``hd95`` and ``assd`` are in pixels at the network's size,
-    ``stored_hd95`` and ``stored_assd`` in pixels of the stored picture. ``soft_dice_batch2`` is the soft Dice of
-    consecutive batches of 2 images, mean over batches. Pooled are the overlaps, ``auc`` and ``soft_dice`` alone.
+    ``reduction`` is ``pooled`` (over the pixels of all images) or ``per_image`` (mean over images). ``site``,
+    ``label``, ``sex`` (:data:`SEXES`) and ``age`` (:data:`AGES`) are one value or ``all``; at most one of label, sex
+    and age is not ``all``. ``masks`` is ``original`` or ``dilated``. ``few`` is True for fewer than :data:`FEW` images.
+    ``hd95`` and ``assd`` are in pixels at the network's size, ``stored_hd95`` and ``stored_assd`` in pixels of the
+    stored picture. ``soft_dice_batch2`` is the soft Dice of consecutive batches of 2 images, mean over batches. Only
+    overlap metrics, ``auc`` and ``soft_dice`` have pooled values.
     """
 
     network: str
@@ -60,7 +60,7 @@ class Row(TypedDict):
     soft_dice_batch2: float | None
 
 
-# What rows of an earlier version lack, and how they are read.
+# Keys that rows of an earlier version lack, and their defaults.
 ADDED: dict[str, object] = {
     **{"sex": "all", "age": "all", "few": False},
     **dict.fromkeys((*METRICS[10:], "soft_dice_batch2")),
@@ -68,13 +68,13 @@ ADDED: dict[str, object] = {
 
 
 def age_group(years: float | None) -> str:
-    """Return which of :data:`AGES` somebody of this age belongs to, empty where it is not known."""
+    """Return the group in :data:`AGES` of an age in years, empty if it is None or NaN."""
     if years is None or years != years:
         return ""
     return AGES[0] if years < 18 else AGES[1] if years <= 60 else AGES[2]
 
 
-# Regions laid over the grey X-ray, RGB 0 to 255: evaluate draws with these, report's legend names them. In ``figure``
-# the ground truth's outline lies over the prediction, in ``worst`` and ``best`` no two regions meet.
+# Colours of overlay regions, RGB 0 to 255, for evaluate and for report's legend. In ``figure`` the ground truth's
+# outline is drawn over the prediction; in ``worst`` and ``best`` regions do not overlap.
 DIFFERENCE_COLOURS = {"true positive": (0, 158, 115), "false positive": (230, 70, 20), "false negative": (250, 220, 60)}
 FIGURE_COLOURS = {"ground truth": (190, 190, 190), "prediction": (220, 40, 40)}

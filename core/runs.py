@@ -1,4 +1,4 @@
-"""What a training recorded of itself: its time, machine, commit and MLflow run, which no result depends on."""
+"""The record of a training run: its time, machine, commit and MLflow run. No result depends on it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from core.errors import UserError
 from core.files import read_json
 from core.inputs import read_record
 
-TIMES = ("seconds", "images_per_second")  # of an epoch: in MLflow and in RUN's ``per_epoch``, not in HISTORY
+TIMES = ("seconds", "images_per_second")  # per epoch; in MLflow and in RUN's ``per_epoch``, not in HISTORY
 
 
 def read_run(model: Path) -> dict[str, Any]:
-    """Return ``run.json`` of a trained cell, empty where nothing is recorded of the weights that are there now.
+    """Return ``run.json`` of a trained cell, empty if it is missing or belongs to other weights.
 
-    DVC does not track the file, so that two equal trainings leave equal outputs: a model that came by `dvc pull` has
-    none, one that came by `dvc checkout` has perhaps that of other weights.
+    DVC does not track the file, so that equal training runs have equal outputs. So after `dvc pull` there is none, and
+    after `dvc checkout` it may belong to other weights.
 
     Args:
-        model: the folder that training left, weights or not.
+        model: output folder of train.
 
     Raises:
-        UserError: it is damaged, or the training left no ``provenance.json``.
+        UserError: the file is damaged, or there is no ``provenance.json``.
     """
     if not (model / RUN).exists():
         return {}

@@ -1,4 +1,4 @@
-"""Templates: the one way in which pages and Markdown are filled in."""
+"""The Jinja environment for pages and Markdown."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 
 def environment(folder: Path, *, html: bool) -> Environment:
-    """Return what reads the templates of a folder; a name that is not given is an error and no empty place.
+    """Return the Jinja environment of a folder of templates; an undefined variable raises an error.
 
     Args:
-        folder: of the templates.
-        html: whether what is put in is escaped; Markdown is not.
+        folder: the folder of the templates.
+        html: True escapes values for HTML; False is for Markdown.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

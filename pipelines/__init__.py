@@ -1,1 +1,1 @@
-"""The same steps chained on a cluster: the Kubeflow graph."""
+"""The Kubeflow pipeline of the steps, its client and its local runners."""

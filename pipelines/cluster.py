@@ -1,7 +1,7 @@
-"""``pipelines/cluster.yaml``: what the steps ask of a cluster, typed and bounded, so that the graph names none of it.
+"""Typed and validated settings of ``pipelines/cluster.yaml``: the cluster resources of each step.
 
-Names, labels and amounts are held to Kubernetes' own rules here, where a mistake is told before anything is submitted,
-and not hours later by a pod that never starts.
+Names, labels and amounts must follow Kubernetes' rules. A mistake is reported before submission, not hours later by a
+pod that never starts.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ StepName = Literal[
 ]
 STEPS: tuple[StepName, ...] = get_args(StepName)
 
-# A DNS subdomain, as Kubernetes wants the names of Secrets, ConfigMaps, claims and service accounts.
+# A DNS subdomain: Kubernetes' rule for names of Secrets, ConfigMaps, claims and service accounts.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
-# A label's key, or a resource's: an optional DNS subdomain, a slash, up to 63 characters.
+# The key of a label or a resource: an optional DNS subdomain and slash, then up to 63 characters.
 Key = Annotated[
     str, Field(pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$")
 ]
@@ -35,7 +35,7 @@ Folder = Annotated[str, Field(pattern=r"^/[^:\s]*[^:\s/]$")]
 Place = Annotated[str, Field(pattern=r"^(s3:/)?/[^:\s]*[^:\s/]$")]
 Seconds = Annotated[int, Field(ge=1, le=2**31 - 1)]
 CpuAmount = Annotated[str, Field(pattern=r"^([1-9][0-9]*m|[0-9]+(\.[0-9]+)?)$")]
-# Powers of 1024 alone: kfp takes "K" and Kubernetes "k".
+# Only powers of 1024: kfp accepts "K", Kubernetes "k".
 MemoryAmount = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Mi|Gi|Ti)$")]
 
 
@@ -50,7 +50,7 @@ def mebibytes(amount: str) -> int:
 
 
 class Cpu(Section):
-    """Cores: ``request`` is what the scheduler keeps free, ``limit`` where the container is slowed down."""
+    """CPU cores: the scheduler reserves ``request``; above ``limit`` the container is throttled."""
 
     request: CpuAmount
     limit: CpuAmount
@@ -63,7 +63,7 @@ class Cpu(Section):
 
 
 class Memory(Section):
-    """Memory: ``request`` is what the scheduler keeps free, ``limit`` where the container is killed."""
+    """Memory: the scheduler reserves ``request``; above ``limit`` the container is killed."""
 
     request: MemoryAmount
     limit: MemoryAmount
@@ -76,14 +76,14 @@ class Memory(Section):
 
 
 class Gpus(Section):
-    """GPUs of a container; a training takes one process for each."""
+    """GPUs of a container; training runs one process per GPU."""
 
     resource: Key = Field(description="what the nodes' device plugin calls them")
     count: Annotated[int, Field(ge=0, le=16)]
 
 
 class Toleration(Section):
-    """Lets pods onto nodes with a taint; the fields and their rules are those of Kubernetes."""
+    """A Kubernetes toleration; ``seconds`` is Kubernetes' ``tolerationSeconds``."""
 
     key: Key | None = None
     operator: Literal["Equal", "Exists"] = "Equal"
@@ -103,7 +103,7 @@ class Toleration(Section):
 
 
 class Retries(Section):
-    """How often a failed attempt is followed by another, and when."""
+    """Retry policy of a step."""
 
     count: Annotated[int, Field(ge=0, le=100)] = Field(description="attempts after the first; 0: none")
     wait: Annotated[int, Field(ge=0)] = Field(description="seconds before the second attempt")
@@ -111,19 +111,19 @@ class Retries(Section):
     within: Seconds = Field(description="seconds from the first attempt's start; Argo ends the task then")
 
     def needs(self, timeout: int) -> float:
-        """Return the seconds that all attempts and waits take when every attempt ends at its timeout (seconds)."""
+        """Return the seconds of all attempts and waits if every attempt runs into ``timeout`` (seconds)."""
         return (self.count + 1) * timeout + sum(self.wait * self.factor**n for n in range(self.count))
 
 
 class Volume(Section):
-    """A PersistentVolumeClaim that is mounted into the step."""
+    """A PersistentVolumeClaim and its mount path."""
 
     claim: Name
     path: Folder
 
 
 class Step(Section):
-    """What one step asks for. What is left out is what ``every_step`` says, and else Kubernetes' default."""
+    """Resources of one step; a missing key has the value in ``every_step``, or else Kubernetes' default."""
 
     cpu: Cpu | None = None
     memory: Memory | None = None
@@ -137,7 +137,7 @@ class Step(Section):
 
 
 class Variables(Section):
-    """Environment variables whose values lie in a Secret or a ConfigMap of the run's namespace."""
+    """Environment variables from a Secret or a ConfigMap in the run's namespace."""
 
     name: Name
     variables: dict[Variable, Annotated[str, Field(pattern=r"^[-._A-Za-z0-9]+$", max_length=253)]] = Field(
@@ -148,7 +148,7 @@ class Variables(Section):
 
 
 class Cluster(Section):
-    """The whole of ``cluster.yaml``."""
+    """All settings of ``cluster.yaml``."""
 
     image: Annotated[str, Field(pattern=r"^[A-Za-z0-9][^\s]*$")]
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"]
@@ -165,11 +165,11 @@ class Cluster(Section):
 
     @property
     def digest(self) -> str:
-        """The digest that the image's name pins, ``sha256:...``; empty where it is a tag that may move."""
+        """The digest in the image's name, ``sha256:...``; empty if the name has only a tag."""
         return self.image.partition("@")[2]
 
     def step(self, name: StepName) -> Step:
-        """Return what a step asks for: its own keys over those of ``every_step``."""
+        """Return the settings of a step: its own keys override ``every_step``."""
         own = self.steps.get(name)
         return self.every_step if own is None else self.every_step.model_copy(update=_set_keys(own))
 
@@ -179,14 +179,14 @@ def _set_keys(step: Step) -> dict[str, Any]:
 
 
 def read_cluster(path: Path = CLUSTER) -> Cluster:
-    """Read and check ``cluster.yaml``; a :class:`UserError` lists every mistake in it, one a line."""
+    """Read and validate ``cluster.yaml``; raises a UserError that lists every mistake."""
     if not path.is_file():
         raise UserError(f"{path}: not found; run from the project's folder or say --cluster FILE")
     return check_cluster(read_yaml(path), str(path))
 
 
 def check_cluster(values: Any, origin: str) -> Cluster:
-    """Return ``values`` as typed settings, or raise a :class:`UserError` that lists every wrong key at once."""
+    """Return ``values`` as typed settings; raises a UserError that lists every wrong key."""
     cluster = check_section(Cluster, values, origin)
     problems = [*_given_twice(cluster), *_clashes("every_step", cluster.every_step, set(Step.model_fields))]
     for name, own in cluster.steps.items():
@@ -201,7 +201,7 @@ def check_cluster(values: Any, origin: str) -> Cluster:
 
 
 def _given_twice(cluster: Cluster) -> list[str]:
-    """Return the variables that one step would get from two places: which of them wins is nobody's choice."""
+    """Return the problems of variables that a step would get from two sources, with undefined precedence."""
     clashes: dict[tuple[str, str, str], list[str]] = {}
     given: dict[tuple[StepName, str], str] = {}
     for kind, references in (("secrets", cluster.secrets), ("config_maps", cluster.config_maps)):
@@ -217,20 +217,20 @@ def _given_twice(cluster: Cluster) -> list[str]:
     ]
 
 
-def _clashes(where: str, step: Step, said: set[str]) -> list[str]:
-    """Return what is wrong with settings taken together, as far as keys that are said in this place have a part."""
+def _clashes(where: str, step: Step, changed: set[str]) -> list[str]:
+    """Return the problems of keys that contradict each other, if at least one of them is in ``changed``."""
     problems = []
-    if said & {"shared_memory", "memory"} and step.shared_memory and step.memory:
+    if changed & {"shared_memory", "memory"} and step.shared_memory and step.memory:
         limit = step.memory.limit
         if mebibytes(step.shared_memory) >= mebibytes(limit):
             problems.append(f"{where}.shared_memory: must be below memory.limit, {limit}, of which it is a part")
-    if said & {"retries", "timeout"} and step.retries and step.retries.count:
+    if changed & {"retries", "timeout"} and step.retries and step.retries.count:
         if step.timeout is None:
             problems.append(f"{where}.timeout: must be given where there are retries")
         elif (least := step.retries.needs(step.timeout)) > step.retries.within:
             problems.append(f"{where}.retries.within: must be {least:.0f} or more, or the last attempts never come")
     for key in ("path", "claim"):
         values = [getattr(volume, key) for volume in step.volumes]
-        if "volumes" in said and len(set(values)) < len(values):
+        if "volumes" in changed and len(set(values)) < len(values):
             problems.append(f"{where}.volumes: two have the same {key}")
     return problems

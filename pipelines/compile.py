@@ -1,4 +1,4 @@
-"""``python -m pipelines.compile --out build/pipeline.yaml``: the Kubeflow pipeline as YAML, and each step alone."""
+"""``python -m pipelines.compile --out build/pipeline.yaml``: compile the Kubeflow pipeline, and each step, to YAML."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pipelines.cluster import CLUSTER, STEPS, Cluster, read_cluster
 
 
 def compiled(params: Params, image: str | None = None, git_commit: str = "", cluster: Cluster | None = None) -> str:
-    """Return the pipeline as the YAML that Kubeflow takes; equal arguments give equal text.
+    """Return the pipeline as YAML for Kubeflow; equal arguments give equal text.
 
     Args:
         params: the defaults of the pipeline's parameters.
-        image: what every step runs in; None is the cluster's.
-        git_commit: the code in the image.
-        cluster: what the steps ask of a cluster; None is what ``pipelines/cluster.yaml`` says.
+        image: the image of every step; None is the image in ``cluster``.
+        git_commit: the commit of the code in the image.
+        cluster: the cluster settings of the steps; None reads ``pipelines/cluster.yaml``.
     """
     from pipelines.graph import build
 
@@ -31,9 +31,9 @@ def compiled(params: Params, image: str | None = None, git_commit: str = "", clu
 
 
 def compiled_steps(image: str) -> dict[str, str]:
-    """Return every step as a reusable component of its own, by name, in the YAML that Kubeflow loads; all in ``image``.
+    """Return every step as a reusable Kubeflow component in YAML, by name, all with ``image``.
 
-    What a step asks of a cluster is no part of a component: whoever uses one in a pipeline says it there.
+    A component has no cluster settings: the pipeline that uses it sets them.
     """
     from pipelines import components as steps
 
@@ -49,13 +49,13 @@ def _text(component: Any) -> str:
     from kfp.compiler import Compiler
 
     with tempfile.TemporaryDirectory() as folder:
-        package = Path(folder) / "pipeline.yaml"  # the compiler goes by the name's ending
+        package = Path(folder) / "pipeline.yaml"  # the compiler reads the format from the suffix
         Compiler().compile(component, str(package))
         return package.read_text()
 
 
 def code_version() -> str:
-    """Return the commit of the code, marked where files differ from it, or ``unknown`` outside a repository."""
+    """Return the commit of the code, with ``-dirty`` if files differ from it; ``unknown`` outside a repository."""
     commit, dirty = git_state()
     return f"{commit}-dirty" if commit and dirty else commit or "unknown"
 

@@ -1,7 +1,7 @@
-"""The steps as Kubeflow components: each body imports its step's function and calls it, and does nothing else.
+"""The steps as Kubeflow components: each body imports its step's function and calls it.
 
-Kubeflow takes the source of each function alone, so every body imports what it uses, and annotations are evaluated
-here (no ``from __future__ import annotations``).
+Kubeflow copies only the source of each function, so every body has its own imports. kfp evaluates the annotations, so
+this module has no ``from __future__ import annotations``.
 """
 
 # mypy: disable-error-code="untyped-decorator"
@@ -22,7 +22,7 @@ from kfp.dsl import (
     component,
 )
 
-# The one image that runs every step. Its name holds "python", by which Kubeflow's local runner knows a Python image.
+# The image of every step. kfp's local runner recognises a Python image by "python" in its name.
 IMAGE = "defu-net-pipeline-python:0.1.0"
 
 
@@ -40,7 +40,7 @@ def plan(
     git_commit: str = "",
     image_digest: str = "",
 ) -> NamedTuple("Plan", [("Output", list[str]), ("scenarios", str), ("params", str)]):  # type: ignore[valid-type]
-    """Check all parameters before anything runs, and list the cells: every network, scenario and seed.
+    """Validate all parameters before any other step, and list the cells: every network, scenario and seed.
 
     Args:
         ingest: Section of params.yaml as JSON.
@@ -56,8 +56,8 @@ def plan(
         image_digest: Part of the cache key: another image under the same name runs again.
 
     Returns:
-        Output: The cells, each as network/scenario/seed-n. Kubeflow's local runner loops over no other name.
-        scenarios: The scenarios that the matrix names, as JSON.
+        Output: The cells, each as network/scenario/seed-n. Kubeflow's local runner can loop only over this name.
+        scenarios: The scenarios of the matrix, as JSON.
         params: All sections, as JSON.
     """
     parts = {name: text for name, text in locals().items() if name not in ("git_commit", "image_digest")}
@@ -73,12 +73,12 @@ def plan(
 def ingest(
     source: str, params: str, data_md5: str, raw: Output[Dataset], git_commit: str = "", image_digest: str = ""
 ) -> None:
-    """Read a cohort in its publishers' layouts: images, masks and a manifest.
+    """Read a cohort in its publishers' layouts and write images, masks and a manifest.
 
     Args:
         source: A folder, a ZIP file or s3://bucket/prefix.
         params: Section ingest of params.yaml as JSON.
-        data_md5: Pins the cohort. Part of the cache key: other data run again.
+        data_md5: MD5 of the cohort. Part of the cache key: other data run again.
         raw: The raw cohort.
         git_commit: Part of the cache key: other code runs again.
         image_digest: Part of the cache key: another image under the same name runs again.
@@ -97,13 +97,13 @@ def ingest(
 
 @component(base_image=IMAGE, install_kfp_package=False)
 def validate(raw: Input[Dataset], params: str, validation: Output[Artifact], summary: Output[Markdown]) -> None:
-    """Hold the cohort to its expectations (Great Expectations); a failed one stops the run and names the images.
+    """Validate the cohort with Great Expectations; a failed expectation stops the run and names the images.
 
     Args:
         raw: The raw cohort.
         params: Section validate of params.yaml as JSON.
         validation: The result and the Data Docs.
-        summary: Every expectation with its outcome.
+        summary: Every expectation with its result.
     """
     from pathlib import Path
 
@@ -125,15 +125,15 @@ def preprocess(
     arrays: Output[Dataset],
     splits: Output[Dataset],
 ) -> None:
-    """Bring images and masks to one size, and freeze who is trained, tuned and tested on.
+    """Resize images and masks to one size, and write the train, validation and test splits.
 
     Args:
         raw: The raw cohort.
-        validation: What validate left for this very cohort.
+        validation: Output of validate for the same cohort.
         params: Section preprocess of params.yaml as JSON.
         scenarios: The scenarios of this run as JSON.
         arrays: Images and masks as arrays of one size.
-        splits: One frozen split a scenario.
+        splits: One split per scenario.
     """
     from pathlib import Path
 
@@ -162,17 +162,17 @@ def train(
     model: Output[Model],
     training: Output[Metrics],
 ) -> None:
-    """Train one network in one scenario with one seed, in as many processes as TRAIN_PROCESSES says.
+    """Train one network in one scenario with one seed, in TRAIN_PROCESSES processes.
 
     Args:
         cell: network/scenario/seed-n.
         arrays: Images and masks as arrays of one size.
-        splits: One frozen split a scenario.
+        splits: One split per scenario.
         params: Section train of params.yaml as JSON.
-        experiment: Section register of params.yaml as JSON: its experiment is MLflow's.
-        checkpoints: Where the full states of all cells outlive an attempt: a folder on a volume, or s3://bucket/prefix;
-            empty, beside the model, where no other attempt finds them.
-        data_md5: Pins the cohort, for the lineage.
+        experiment: Section register of params.yaml as JSON; it names the MLflow experiment.
+        checkpoints: A folder on a volume or s3://bucket/prefix for the checkpoints of all cells, so that another
+            attempt can resume. Empty writes them next to the model, where another attempt does not find them.
+        data_md5: MD5 of the cohort, for the lineage.
         model: Weights, configuration and history.
         training: The best epoch and its validation Dice.
     """
@@ -215,13 +215,13 @@ def evaluate(
     """Score a trained network on its splits, against original and dilated masks, at two sizes.
 
     Args:
-        model: What train left.
+        model: Output of train.
         arrays: Images and masks as arrays of one size.
-        raw: The cohort with the masks at their own size.
-        splits: One frozen split a scenario.
+        raw: The cohort with the masks at their original size.
+        splits: One split per scenario.
         params: Section evaluate of params.yaml as JSON.
-        evaluation: Rows of every table, one line an image, overlays.
-        test: The test split's figures, means over images.
+        evaluation: Rows of every table, one row per image, overlays.
+        test: Metrics of the test split, means over images.
         roc: The ROC curve of the test split's pixels.
     """
     from pathlib import Path
@@ -261,15 +261,15 @@ def report(
     page: Output[HTML],
     tables: Output[Markdown],
 ) -> None:
-    """Put all evaluations beside the paper's: tables, figures, curves, overlays.
+    """Report all evaluations next to the paper's results: tables, figures, curves, overlays.
 
     Args:
         cells: The cells of this run.
-        models: What train left, a cell each.
-        evaluations: What evaluate left, a cell each.
+        models: Outputs of train, one per cell.
+        evaluations: Outputs of evaluate, one per cell.
         arrays: Images and masks as arrays of one size.
-        splits: One frozen split a scenario.
-        params: Section evaluate of params.yaml as JSON: how the networks are compared.
+        splits: One split per scenario.
+        params: Section evaluate of params.yaml as JSON, with the settings of the comparison of networks.
         folder: results.json, comparisons.json, results.md, index.html and the plots' points.
         page: The report as one self-contained page.
         tables: The tables as Markdown.
@@ -301,14 +301,14 @@ def register(
     data_md5: str,
     version: Output[Artifact],
 ) -> None:
-    """Offer the best cell for production: a version in the MLflow registry with the alias challenger.
+    """Register the best cell as a version in the MLflow model registry with the alias challenger.
 
     Args:
-        models: What train left, a cell each.
-        evaluations: What evaluate left, a cell each.
+        models: Outputs of train, one per cell.
+        evaluations: Outputs of evaluate, one per cell.
         arrays: Images and masks as arrays of one size, for the input example.
         params: All sections of params.yaml as JSON.
-        data_md5: Pins the cohort, for the lineage.
+        data_md5: MD5 of the cohort, for the lineage.
         version: The registered version as JSON.
     """
     from dataclasses import asdict
@@ -333,16 +333,16 @@ def promote(
     wanted: bool,
     champion: Output[Markdown],
 ) -> None:
-    """Put the registered version into production where that is wanted and it passes the gate: the alias champion.
+    """Give the registered version the alias champion if ``wanted`` is set and it passes the gate.
 
     Args:
-        version: What register left.
+        version: Output of register.
         arrays: Images and masks as arrays of one size, for the comparison with the champion.
-        splits: One frozen split a scenario.
+        splits: One split per scenario.
         params: All sections of params.yaml as JSON.
-        data_md5: Pins the cohort, which must be the version's own.
-        wanted: False leaves the champion what it was.
-        champion: Every rule of the gate with its figures, and what was done.
+        data_md5: MD5 of the cohort; must be the one of the version.
+        wanted: False does not change the champion.
+        champion: Every rule of the gate with its figures, and the action.
     """
     from functools import partial
     from pathlib import Path
@@ -354,22 +354,22 @@ def promote(
     with task(data_md5):
         choices = check(from_json(params, "params"), "pipeline parameters")
         gate = partial(promote, choices, Path(arrays.path), Path(splits.path), reason="last step of the pipeline")
-        told = promoted(Path(version.path), gate if wanted else None)
-    Path(champion.path).write_text(told)
+        page = promoted(Path(version.path), gate if wanted else None)
+    Path(champion.path).write_text(page)
 
 
 @component(base_image=IMAGE, install_kfp_package=False)
 def outcome(
     status: PipelineTaskFinalStatus, source: str, data_md5: str, git_commit: str, summary: Output[Markdown]
 ) -> None:
-    """Say how the run ended, whether it succeeded or failed.
+    """Report how the run ended, also if it failed.
 
     Args:
-        status: How the other steps ended, all together.
-        source: Where the cohort came from.
-        data_md5: What pins it.
-        git_commit: The code that ran.
-        summary: How the run ended, and what it ran on.
+        status: Final status of the other steps together.
+        source: Address of the cohort.
+        data_md5: MD5 of the cohort.
+        git_commit: Commit of the code.
+        summary: Final status of the run, with its data and code.
     """
     from pathlib import Path
 

@@ -1,7 +1,7 @@
-"""The steps chained on a cluster: the graph of ``dvc.yaml`` as a Kubeflow pipeline.
+"""The stages of ``dvc.yaml`` as a Kubeflow pipeline.
 
-Nothing is decided in Kubeflow's own conditions: they count as False when they fail to evaluate. What is run follows
-from the parameters, in :func:`pipelines.components.plan`.
+The graph has no Kubeflow conditions, because a condition that fails to evaluate counts as False.
+:func:`pipelines.components.plan` derives the cells from the parameters.
 """
 
 # mypy: disable-error-code="untyped-decorator"
@@ -19,20 +19,20 @@ SHARED_MEMORY = "/dev/shm"  # noqa: S108
 
 
 def build(params: Params, image: str | None = None, git_commit: str = "", cluster: Cluster | None = None) -> Any:
-    """Return the pipeline, ready to be compiled, run or submitted.
+    """Return the pipeline as kfp's object, to compile or to run.
 
-    Every section of ``params.yaml`` is a pipeline parameter of its own, JSON, with these values as its default: each
-    step is given no more than it reads, so that a change runs again only what depends on it, as with DVC. The plan
-    step holds all of them to account before anything else runs.
+    Every section of ``params.yaml`` is one pipeline parameter in JSON, with the values of ``params`` as default. Each
+    step gets only the sections that it reads, so that a change reruns only the dependent steps, as with DVC. The plan
+    step validates all sections first.
 
     Args:
         params: the defaults of the pipeline's parameters.
-        image: what every step runs in; None is the cluster's image, or none, where processes run the steps.
-        git_commit: the code in ``image``: the default of the pipeline parameter that is part of every cache key.
-        cluster: what the steps ask of a cluster; None asks for nothing, as on one machine.
+        image: the image of every step; None is the image in ``cluster``, or none if the steps run as processes.
+        git_commit: commit of the code in ``image``; default of a pipeline parameter that is part of every cache key.
+        cluster: the cluster settings of the steps; None sets none, for runs on one machine.
     """
     default = sections(params)
-    used = image or (cluster.image if cluster else None)  # None: processes of this machine, in no image
+    used = image or (cluster.image if cluster else None)  # None: the steps run as local processes
     image = used or steps.IMAGE
     digest = image.partition("@")[2]
     states = (cluster.checkpoints if cluster else None) or ""
@@ -65,11 +65,11 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
 
         Args:
             source: A folder, a ZIP file or s3://bucket/prefix with X-rays in their publishers' layouts.
-            data_md5: What pins the source: data.dvc has it. Other data under an old value would be taken from caches.
-            git_commit: The code in the image. Part of every cache key.
-            image_digest: What pins the image where its name is a tag that may move. Part of every cache key.
-            checkpoints: For full states: a folder on a volume of train or s3://bucket/prefix; empty, beside each model.
-            promote: Whether the registered model becomes champion if it passes the gate; else it is only registered.
+            data_md5: MD5 of the source, from data.dvc. Other data with an old value would give stale cache hits.
+            git_commit: Commit of the code in the image. Part of every cache key.
+            image_digest: Digest of the image, since a tag can move. Part of every cache key.
+            checkpoints: A folder on a volume of train or s3://bucket/prefix for checkpoints; empty, next to each model.
+            promote: True makes the registered model champion if it passes the gate; False only registers it.
             ingest: Section of params.yaml as JSON.
             validate: Section of params.yaml as JSON.
             preprocess: Section of params.yaml as JSON.
@@ -82,10 +82,10 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
         """
 
         def traced(task: dsl.PipelineTask) -> dsl.PipelineTask:
-            """Tell a step that writes to the registry where it runs, for the lineage that it records."""
+            """Set the variables with the image and the run id, which register and promote record in the lineage."""
             if used:
                 task.set_env_variable("IMAGE", used)
-            if cluster:  # by the label of the pod, since Kubeflow fills in no placeholder in variables
+            if cluster:  # from the pod's label, since Kubeflow fills no placeholders in variables
                 kubernetes.use_field_path_as_env(task, "KUBEFLOW_RUN_ID", "metadata.labels['pipeline/runid']")
             return task
 
@@ -161,7 +161,7 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
                 )
 
             def gathered() -> dict[str, Any]:
-                # Made anew for each consumer: the compiler changes a Collected when it has used it.
+                # New objects for each consumer: the compiler modifies a Collected when it uses it.
                 models, evaluations = trained.outputs["model"], evaluated.outputs["evaluation"]
                 return {"models": dsl.Collected(models), "evaluations": dsl.Collected(evaluations)}
 
@@ -169,7 +169,7 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
                 steps.report(**gathered(), cells=cells, arrays=arrays, splits=splits, params=evaluate),
                 "Report, beside the paper",
             )
-            # The registry is outside the cache's sight: every run offers its model anew.
+            # The cache does not see the registry, so every run registers its model.
             whole = planned.outputs["params"]
             registered = step(
                 traced(steps.register(**gathered(), arrays=arrays, params=whole, data_md5=data_md5)),
@@ -195,7 +195,7 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
 
 
 def place(task: dsl.PipelineTask, cluster: Cluster) -> None:
-    """Put what the cluster's settings say of a step onto its task: image, node, resources, variables, retries."""
+    """Apply the cluster settings of a step to its task: image, node, resources, variables, retries."""
     name = cast(StepName, task.component_spec.name)
     asked = cluster.step(name)
     kubernetes.set_image_pull_policy(task, cluster.image_pull_policy)
@@ -220,12 +220,12 @@ def place(task: dsl.PipelineTask, cluster: Cluster) -> None:
     if asked.timeout:
         kubernetes.set_timeout(task, asked.timeout)
     if (retries := asked.retries) and retries.count:
-        # kfp's own default for the last is an hour, in which a long training would never come to its second attempt.
+        # kfp's default for the last argument is an hour; a long training run would never get a second attempt.
         task.set_retry(retries.count, f"{retries.wait}s", retries.factor, f"{retries.within}s")
 
 
 def _give(task: dsl.PipelineTask, asked: Step) -> None:
-    """Give a task cores, memory, GPUs and folders."""
+    """Set cores, memory, GPUs and volumes of a task."""
     if asked.cpu:
         task.set_cpu_request(asked.cpu.request).set_cpu_limit(asked.cpu.limit)
     if asked.memory:

@@ -1,4 +1,4 @@
-"""What every Kubeflow task needs around its step: its parameters, its last words, and cells gathered into one tree."""
+"""Helpers of the Kubeflow tasks: parameters, error reports, several processes, and the artifacts of all cells."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from model.threads import settle
 if TYPE_CHECKING:
     from components.promote import Promotion
 
-# Kubernetes shows what a container writes here as the reason of its end; pipelines.local.run names a file of its own.
+# Kubernetes shows this file's text as the container's termination message; pipelines.local.run sets another file.
 TERMINATION_LOG = "TERMINATION_LOG"
 KUBERNETES_TERMINATION_LOG = "/dev/termination-log"
 TERMINATION_LOG_BYTES = 4096  # Kubernetes reads no more
 
 PROCESSES = "TRAIN_PROCESSES"  # how many processes train one cell, one a GPU; `python -m components.train` reads it too
-TOLD = 3  # the exit code of one of several processes that has told its user's error
+TOLD = 3  # exit code of a training process that has already printed a UserError
 
-CELL = "cell"  # the artifact metadata that says which cell it belongs to: <network>/<scenario>/seed-<seed>
+CELL = "cell"  # key of the artifact metadata with the cell, <network>/<scenario>/seed-<seed>
 
 
 Result = TypeVar("Result")
 
 
 class Artifact(Protocol):
-    """The part of Kubeflow's artifacts that is used here."""
+    """The attributes of a Kubeflow artifact that are used here."""
 
     path: str
     metadata: dict[str, Any]
@@ -46,10 +46,10 @@ class Artifact(Protocol):
 
 @contextmanager
 def task(data_md5: str | None = None) -> Iterator[None]:
-    """Run a step inside a Kubeflow task: a user's error is one line in the log and the task's last words, exit code 1.
+    """Run a step in a Kubeflow task; a UserError is one log line and the termination message, with exit code 1.
 
     Args:
-        data_md5: what pins the cohort, for the lineage that the step records; empty where nothing does.
+        data_md5: MD5 of the cohort, for the lineage; empty if the cohort is not pinned.
     """
     if data_md5 is not None:
         os.environ["DATA_MD5"] = data_md5
@@ -69,26 +69,25 @@ def _leave_last_words(message: str) -> None:
 
 
 def in_processes(function: Callable[..., Result], *arguments: Any) -> Result:
-    """Return ``function(*arguments)``, called in as many processes as TRAIN_PROCESSES says; a single one is this one.
+    """Call ``function(*arguments)`` in TRAIN_PROCESSES processes and return the result of rank 0.
 
-    Several are started and watched as ``torchrun`` does it, and the first one's result is returned. When one fails, the
-    others are ended.
+    One process is this process. Several are started as by ``torchrun``; if one fails, the others are stopped.
 
     Args:
-        function: a fresh process finds it, and its arguments' types, by their names.
-        *arguments: its arguments.
+        function: a picklable function.
+        *arguments: its arguments, picklable.
 
     Raises:
-        SystemExit: one of several processes has told its user's error.
+        SystemExit: one of several processes has printed a UserError.
     """
     count = int(os.environ.get(PROCESSES) or 1)
     if count == 1:
         return function(*arguments)
-    settle(count)  # the new processes import torch before they come to any code of ours
+    settle(count)  # the new processes import torch before they run this project's code
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # What `torchrun --standalone` stands for: a meeting point of its own on a free port.
+    # As `torchrun --standalone`: a rendezvous on a free port.
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -96,7 +95,7 @@ def in_processes(function: Callable[..., Result], *arguments: Any) -> Result:
         run_id=str(uuid.uuid4()),
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
-        max_restarts=0,  # another attempt is Kubeflow's to make
+        max_restarts=0,  # Kubeflow makes the retries
         start_method="spawn",
     )
     try:
@@ -118,10 +117,10 @@ def _one_of_several(function: Callable[..., Result], arguments: Sequence[Any]) -
 
 
 def to_json(values: Any) -> str:
-    """Return plain values as the JSON in which parameters travel.
+    """Return plain values as the JSON text of a pipeline parameter; raises ValueError on NaN.
 
-    Text, because Kubeflow's own structures turn every integer into a floating-point number. In the file's order,
-    because the splits' order decides ties.
+    Text, because Kubeflow's structures turn every integer into a floating-point number. The order of the keys is kept,
+    because the order of the splits decides ties.
     """
     return json.dumps(values, allow_nan=False)
 
@@ -132,7 +131,7 @@ def sections(params: Params) -> dict[str, str]:
 
 
 def from_json(text: str, name: str) -> Any:
-    """Return the values of the pipeline parameter ``name``; text that is no JSON is a :class:`UserError`."""
+    """Parse the pipeline parameter ``name``; raises a UserError on invalid JSON."""
     try:
         return json.loads(text)
     except ValueError as error:
@@ -140,25 +139,25 @@ def from_json(text: str, name: str) -> Any:
 
 
 def section(kind: type[Sections], text: str, name: str) -> Sections:
-    """Return the pipeline parameter ``name`` as typed parameters; wrong values are a :class:`UserError`."""
+    """Return the pipeline parameter ``name`` as typed parameters; raises a UserError on wrong values."""
     return check_section(kind, from_json(text, name), f"pipeline parameter {name}")
 
 
 def whole(parts: dict[str, str]) -> Params:
-    """Return all sections together as typed parameters; a wrong value in any of them is a :class:`UserError`."""
+    """Return all sections together as typed parameters; raises a UserError on a wrong value in any section."""
     return check({name: from_json(text, name) for name, text in parts.items()}, "pipeline parameters")
 
 
 def cells(matrix: Matrix) -> list[str]:
-    """Return the cells of the matrix as ``<network>/<scenario>/seed-<seed>``, in its order."""
+    """Return the cells of the matrix as ``<network>/<scenario>/seed-<seed>``, in the matrix's order."""
     return [cell.folder.as_posix() for cell in Cell.every(matrix.networks, matrix.scenarios, matrix.seeds)]
 
 
 @contextmanager
 def gathered(artifacts: Sequence[Artifact]) -> Iterator[Path]:
-    """Yield a folder in which the artifacts of all cells lie as ``<network>/<scenario>/seed-<seed>``.
+    """Yield a temporary folder with the artifacts of all cells as ``<network>/<scenario>/seed-<seed>``.
 
-    The files are hard links where the file system can and else copies: MLflow refuses what a symbolic link leads to.
+    The files are hard links, or copies if the file system has no hard links. MLflow does not accept symbolic links.
     """
     with tempfile.TemporaryDirectory() as name:
         for artifact in artifacts:
@@ -174,7 +173,7 @@ def _link_or_copy(source: str, target: str) -> None:
 
 
 def validation_table(result: Path) -> str:
-    """Return what validate left in ``validation.json`` as Markdown: counts, and each expectation's outcome."""
+    """Render ``validation.json`` as Markdown: counts, and the result of each expectation."""
     content = read_json(result)
     counts = content["statistics"]
     lines = [
@@ -188,9 +187,13 @@ def validation_table(result: Path) -> str:
 
 
 def promoted(version: Path, promote: Callable[[int], Promotion] | None) -> str:
-    """Promote what register left in ``version``, by ``promote`` or not at all, and return what was done as Markdown.
+    """Promote the version that register wrote to ``version`` and return the result as Markdown.
 
-    A version that does not pass the gate is no failure of the run.
+    A version that does not pass the gate does not fail the run.
+
+    Args:
+        version: the JSON file of the registered version.
+        promote: called with the version's number; None does not promote.
     """
     registered = read_json(version)
     name, number = str(registered["name"]), int(registered["version"])
@@ -205,12 +208,12 @@ def promoted(version: Path, promote: Callable[[int], Promotion] | None) -> str:
 
 
 def ended(state: str, message: str | None, facts: Mapping[str, str]) -> tuple[str, str]:
-    """Return how a run ended in one line, and the same as Markdown with what it ran on.
+    """Return the final state of a run as one line, and as Markdown with ``facts``.
 
     Args:
-        state: Kubeflow's word for it: SUCCEEDED, FAILED, CANCELLED.
-        message: what Kubeflow says went wrong.
-        facts: what the run ran on; empty values are left out.
+        state: Kubeflow's state: SUCCEEDED, FAILED, CANCELLED.
+        message: Kubeflow's error message.
+        facts: data and code of the run; empty values are omitted.
     """
     words = " ".join((message or "").split())
     line = f"run {state.lower()}" + (f": {words}" if words else "")

@@ -1,4 +1,4 @@
-"""The MLflow registry, read: versions, who is champion and since when, and where each version comes from."""
+"""Read the MLflow model registry: versions, the history of champions, and the lineage of each version."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ if TYPE_CHECKING:
 
 __all__ = ["CHALLENGER", "CHAMPION", "WIDTH", "answered", "champion_uri", "wide_console"]
 
-MODEL = "lung-segmentation"  # as params.yaml is shipped
+MODEL = "lung-segmentation"  # the default in params.yaml
 CHAMPION = "champion"
 CHALLENGER = "challenger"
-WIDTH = 200  # characters of a table that no terminal bounds
+WIDTH = 200  # characters; width of tables without a terminal
 
 
 def champion_uri(params: Path = Path("params.yaml")) -> str:
-    """Return the address of the champion of the model that ``register.model`` names.
+    """Return the URI of the champion of the model in ``register.model``.
 
     Args:
-        params: the parameter file; where there is none, as outside the project, the shipped name is taken.
+        params: the parameter file; if it is missing, as outside the project, the default name is used.
 
     Raises:
-        UserError: the file's sections on the registry are not valid.
+        UserError: the sections register and promotion of the file are invalid.
     """
     name = read_registry_params(params).register_.model if params.exists() else MODEL
     return f"models:/{name}@{CHAMPION}"
 
 
 def wide_console() -> Console:
-    """Return a console as wide as the terminal, and wide enough for whole tables where there is none."""
+    """Return a console with the terminal's width, or :data:`WIDTH` without a terminal."""
     from rich.console import Console
 
     return Console(highlight=False, width=None if Console().is_terminal else WIDTH)

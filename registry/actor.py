@@ -1,4 +1,4 @@
-"""Who decides, as the history names them."""
+"""The actor of a decision, as recorded in the history."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 
 
 def who() -> str:
-    """Return user and machine, and the Kubeflow run where KUBEFLOW_RUN_ID names one."""
+    """Return user and host, and the Kubeflow run if KUBEFLOW_RUN_ID is set."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):

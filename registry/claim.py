@@ -1,10 +1,10 @@
-"""The right to move a model's champion, held by one process at a time, wherever it runs.
+"""A distributed lock for a model's champion alias: the claim.
 
-MLflow sets an alias unconditionally. What its database does guarantee is that the versions of one registered model are
-numbered one by one and that a number is never given twice, deleted versions included. So a claim is a version of the
-registered model ``<model>-promotion-claims``: whoever has the lowest number that is neither given back nor expired
-holds the right (Lamport's bakery, with the database handing out the numbers). Age is told by the server's own time
-stamps, so that clocks of clients do not matter.
+MLflow sets an alias unconditionally. Its database guarantees only that the versions of a registered model have
+consecutive numbers and that no number is reused, even after deletion. So a claim is a version of the registered model
+``<model>-promotion-claims``. The lowest number that is neither released nor expired holds the lock (Lamport's bakery
+algorithm, with numbers from the database). Ages are computed from the server's timestamps, so client clocks do not
+matter.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ DESCRIPTION = "Not a model: each version is the right to move a champion, held f
 
 
 class UnconfirmedError(UserError):
-    """A write was sent and never answered: it may still arrive, so the claim is left to expire."""
+    """A write got no response. It may still be applied, so the claim is not released but expires."""
 
 
 class Claim:
-    """A held right.
+    """A held lock.
 
     Attributes:
-        number: rises with every claim of a model, so that decisions have an order.
+        number: increases with every claim of a model, so that it orders decisions.
     """
 
     def __init__(self, name: str, number: int, since: float, lease: float) -> None:
         self.name, self.number, self._since, self._lease = name, number, since, lease
 
     def check(self) -> None:
-        """Make sure that the right lasts well beyond the next write.
+        """Check that the claim does not expire during the next write.
 
         Raises:
-            UserError: half of the lease is over.
+            UserError: more than half of the lease is over.
         """
         if time.monotonic() - self._since > self._lease / 2:
             raise UserError(
@@ -53,21 +53,21 @@ class Claim:
 
 
 def claims_of(name: str) -> str:
-    """Return the registered model that holds the claims on ``name``'s champion."""
+    """Return the name of the registered model whose versions are the claims for ``name``."""
     return f"{name}-promotion-claims"
 
 
 @contextmanager
 def claim(client: MlflowClient, name: str, lease: float) -> Iterator[Claim]:
-    """Hold the right to move the champion of ``name`` inside the block.
+    """Hold the lock for the champion of ``name`` inside the block.
 
     Args:
-        client: of the registry.
+        client: the MLflow client.
         name: the registered model.
-        lease: seconds after which a claim whose holder died counts no more.
+        lease: seconds after which a claim expires.
 
     Raises:
-        UserError: another process holds it, or the registry does not answer.
+        UserError: another process holds the lock, or the registry does not answer.
     """
     from mlflow.exceptions import MlflowException
 
@@ -96,9 +96,9 @@ def claim(client: MlflowClient, name: str, lease: float) -> Iterator[Claim]:
 
 
 def _held(client: MlflowClient, model: str, mine: Any, token: str, lease: float) -> list[Any]:
-    """Return this process's claims, or raise a :class:`UserError` that names who came before it.
+    """Return this process's claims, or raise a UserError that names the holder of an earlier claim.
 
-    There is more than one where the answer to a request was lost and MLflow's client asked again.
+    There are several if a response was lost and MLflow's client retried the request.
     """
     every = list(client.search_model_versions(f"name='{model}'"))
     ours = [each for each in every if each.tags.get("token") == token]
@@ -129,7 +129,7 @@ def _give_back(client: MlflowClient, model: str, claims: list[Any], lease: float
 
 
 def live_claims(client: MlflowClient, name: str, lease: float) -> set[int]:
-    """Return the numbers of the claims that are held, by this machine's clock; for showing, not for deciding."""
+    """Return the numbers of the unexpired claims, by the local clock; only for display."""
     with answered(f"model {claims_of(name)}"):
         every = client.search_model_versions(f"name='{claims_of(name)}'")
     return {int(each.version) for each in every if time.time() * 1000 - each.creation_timestamp <= lease * 1000}

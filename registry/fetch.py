@@ -1,4 +1,4 @@
-"""From a name in the registry to a folder on the disk."""
+"""Download model versions from the registry to local folders."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 LOCK = ".fetch.lock"
-PACKAGE = "package"  # the artifact of the logged model that is the package
+PACKAGE = "package"  # name of the package in the artifacts of the logged model
 
 
 def fetch(uri: str, to: Path, mark: str = "") -> Path:
-    """Return a package's folder, downloaded if it lies in a registry.
+    """Return a package's folder; a registered version is downloaded first.
 
     Args:
-        uri: ``models:/name@alias``, ``models:/name/3``, or a local folder, which is returned as it is.
-        to: below which a downloaded version is kept, in a folder of its own; one that is there already is not
-            downloaded again, since a version never changes.
-        mark: the name of an empty file that a version gets which is downloaded now; none where it is empty.
+        uri: ``models:/name@alias``, ``models:/name/3``, or a local folder, which is returned unchanged.
+        to: parent folder of the downloads. A version that is already there is not downloaded again, since versions
+            are immutable.
+        mark: name of an empty file to add to a new download; empty adds none.
 
     Raises:
-        UserError: there is no such version, it holds no package, or the registry cannot be reached.
+        UserError: there is no such version, it has no package, or the registry cannot be reached.
     """
     if not uri.startswith("models:"):
         folder = Path(uri)
@@ -47,7 +47,7 @@ def fetch(uri: str, to: Path, mark: str = "") -> Path:
     with answered(uri), explain_full_disk(to):
         version = version_of(client, name, asked["alias"]) if asked["alias"] else asked["version"]
         found = client.get_model_version(name, version)
-        # Another registry may have another model of this name and version: the source's id is in the folder's name.
+        # Another registry may have another model of this name and version, so the folder's name has the source's id.
         folder = to / name / f"{found.version}-{found.source.rpartition('/')[2]}"
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(_lock(folder)):
@@ -57,10 +57,10 @@ def fetch(uri: str, to: Path, mark: str = "") -> Path:
 
 
 def version_of(client: MlflowClient, name: str, alias: str) -> str:
-    """Return the version that an alias names.
+    """Return the version number of an alias.
 
     Raises:
-        UserError: none has it.
+        UserError: no version has the alias.
         MlflowException: the registry does not answer, or has no such model.
     """
     aliases = client.get_registered_model(name).aliases
@@ -73,22 +73,22 @@ def version_of(client: MlflowClient, name: str, alias: str) -> str:
 
 
 def remove(folder: Path) -> None:
-    """Remove a version that :func:`fetch` has downloaded; it may be fetched again, by other processes at once.
+    """Remove a version that :func:`fetch` has downloaded; safe while other processes fetch it.
 
     Raises:
         OSError: it cannot be removed.
     """
     with FileLock(_lock(folder)), _scratch(folder) as beside:
-        # Moved away whole first: nobody finds half a package under its name.
+        # Rename before deletion, so that no process finds a partly deleted package.
         if folder.exists():
             folder.replace(Path(beside) / folder.name)
 
 
 def sweep(to: Path) -> None:
-    """Remove what killed processes have left unfinished below a folder of downloaded versions.
+    """Remove the partial downloads of killed processes from a folder of downloaded versions.
 
     Raises:
-        OSError: something cannot be removed.
+        OSError: a folder cannot be removed.
     """
     for lock in to.glob(f"*/.*{LOCK}"):
         folder = lock.parent / lock.name[1:].removesuffix(LOCK)
@@ -118,7 +118,7 @@ def _download(uri: str, folder: Path, mark: str) -> None:
         if not (package / CONTRACT).is_file():
             raise UserError(f"{uri}: holds no model package; register the model again")
         with write_folder(folder) as partial:
-            # With a destination MLflow always copies, from a folder of this machine too: what is moved is our own.
+            # With dst_path MLflow always copies, even from a local folder, so this moves only the copy.
             package.replace(partial)
             if mark:
                 (partial / mark).touch()

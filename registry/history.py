@@ -1,8 +1,8 @@
-"""Every decision about the champion, one MLflow run each in the experiment ``<model>-promotions``; none is deleted.
+"""The history of champion decisions: one MLflow run per decision in the experiment ``<model>-promotions``.
 
-The alias is the one thing that makes a champion. A decision is written down whole before the alias moves and closed
-after it. One that was never closed tells by what came next whether its alias moved: the following decision recorded
-which champion it found, and after the last one there is the alias itself.
+The champion is defined only by the alias. A decision is recorded before the alias moves and closed after it. For a
+decision that was never closed, the next decision shows whether the alias moved, because it recorded the champion that
+it found; for the last decision the alias itself shows it.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 JSON, MARKDOWN = "decision.json", "decision.md"
-# How a decision ended. INTENDED: written down, its alias not known to have moved.
+# States of a decision. INTENDED: recorded, but it is unknown whether the alias moved.
 INTENDED, DONE, FAILED, REFUSED = "intended", "done", "failed", "refused"
 PROMOTE, ROLLBACK = "promote", "rollback"
 
 
 @dataclass(frozen=True)
 class Decision:
-    """One line of the history.
+    """One decision of the history.
 
     Attributes:
-        id: its MLflow run.
-        number: of the claim under which it was made, so that decisions have an order; 0 for a refusal, without a claim.
-        when: ISO 8601, UTC.
-        who: user and machine.
+        id: id of its MLflow run.
+        number: number of its claim, which orders decisions; 0 for a refusal, which has no claim.
+        when: time in ISO 8601, UTC.
+        who: user and host.
         kind: promote or rollback.
         state: intended, done, failed or refused.
-        previous: the champion it found, None for none.
-        version: which was to become champion.
+        previous: the champion before the decision, None for none.
+        version: the version to become champion.
         forced: whether a failed gate was overridden.
-        reason: in the words of who decided.
-        figures: the gate's headline figures by name, Dice from 0 to 1.
-        closed: whether its state is written in the registry, and not only told by what came next.
+        reason: the reason given by the user.
+        figures: the gate's main figures by name, Dice from 0 to 1.
+        closed: whether the state is recorded in the registry, and not inferred from the next decision.
     """
 
     id: str
@@ -60,7 +60,7 @@ class Decision:
 
 
 def experiment_of(name: str) -> str:
-    """Return the experiment that holds the history of ``name``."""
+    """Return the name of the experiment with the history of ``name``."""
     return f"{name}-promotions"
 
 
@@ -79,7 +79,7 @@ def write(
     details: dict[str, Any] | None = None,
     text: str = "",
 ) -> Decision:
-    """Write a decision down, with ``decision.json`` and ``decision.md`` as its artifacts.
+    """Record a decision, with ``decision.json`` and ``decision.md`` as artifacts.
 
     Raises:
         UserError: the registry does not answer.
@@ -109,7 +109,7 @@ def write(
             client.log_metric(decision.id, key, value)
         client.log_dict(decision.id, {**asdict(decision), "model": name, "gate": details}, JSON)
         client.log_text(decision.id, text, MARKDOWN)
-        # Last: without it the run is no decision, only what a dying process left.
+        # Last: a run without this tag, from a process that died, does not count as a decision.
         client.set_tag(decision.id, "decision.state", state)
         if state == REFUSED:
             client.set_terminated(decision.id, "FINISHED")
@@ -117,7 +117,7 @@ def write(
 
 
 def close(client: MlflowClient, decision: Decision, state: str) -> None:
-    """Say how an intended decision ended; :class:`UserError` where the registry does not answer."""
+    """Record the final state of an intended decision; raises UserError if the registry does not answer."""
     with answered(f"run {decision.id}"):
         client.set_tag(decision.id, "decision.state", state)
         client.set_terminated(decision.id, "FINISHED" if state == DONE else "FAILED")
@@ -136,12 +136,12 @@ def _experiment(client: MlflowClient, name: str) -> str:
 
 
 def read(client: MlflowClient, name: str, champion: int | None) -> list[Decision]:
-    """Return the history, the oldest first, every decision with how it ended as far as it can be told now.
+    """Return the history, oldest first, with the state of unclosed decisions inferred.
 
     Args:
-        client: of the registry.
+        client: the MLflow client.
         name: the registered model.
-        champion: which version has the alias now.
+        champion: the version that has the alias now.
 
     Raises:
         UserError: the registry does not answer.
@@ -179,7 +179,7 @@ def _decision(run: Any) -> Decision:
 
 
 def _settled(decisions: list[Decision], champion: int | None) -> list[Decision]:
-    """Return the decisions with every intended one judged by the champion that was found next."""
+    """Infer the state of every intended decision from the champion that the next decision found."""
     claimed = sorted((each for each in decisions if each.number), key=lambda each: each.number)
     found_next = {each.id: following.previous for each, following in itertools.pairwise(claimed)}
     result = []
@@ -192,10 +192,10 @@ def _settled(decisions: list[Decision], champion: int | None) -> list[Decision]:
 
 
 def line_of_champions(decisions: list[Decision], champion: int | None) -> list[int]:
-    """Return the champions that rollbacks go back through, the present one last.
+    """Return the stack of champions for rollbacks, the current champion last.
 
-    A promotion adds its version, a rollback takes the last one away: so one rollback after another goes further back,
-    and none puts back a version that was rolled back from. A champion that was set by hand counts as promoted.
+    A promotion pushes its version, a rollback pops the last one. So repeated rollbacks go further back, and none
+    restores a version that was rolled back. A champion that was set by hand counts as promoted.
     """
     line: list[int] = []
     for each in sorted((each for each in decisions if each.state == DONE), key=lambda each: each.number):
@@ -213,11 +213,11 @@ def line_of_champions(decisions: list[Decision], champion: int | None) -> list[i
 
 
 def rolled_back(decisions: list[Decision], champion: int | None) -> dict[int, Decision]:
-    """Return the versions that were rolled back from and not promoted since, each with the decision that did it.
+    """Return the versions that were rolled back and not promoted since, with the decision of the rollback.
 
     Args:
         decisions: the history.
-        champion: which version has the alias now. One that was set by hand counts as promoted.
+        champion: the version that has the alias now; one that was set by hand counts as promoted.
     """
     gone: dict[int, Decision] = {}
     for each in sorted((each for each in decisions if each.state == DONE), key=lambda each: each.number):

@@ -1,4 +1,4 @@
-"""Whether what a version says of its origin can be shown here: commit, data, parameters, code, weights and training."""
+"""Verify the lineage of a version: commit, data, parameters, code, weights and training."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ PIN, PARAMS = "data.dvc", "params.yaml"
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing that a version says of its origin.
+    """One recorded property of a version's lineage, and its verification.
 
     Attributes:
         name: commit, data, parameters, code, weights or training.
-        says: what the version says.
-        proved: whether it is shown to be so.
-        at_hand: whether what shows it is available here without asking anyone.
-        found: what was found, and where.
-        differs: whether something other than what the version says was found.
+        says: the recorded value.
+        proved: whether the value was verified.
+        at_hand: whether the evidence is available locally.
+        found: the evidence, and where it was found.
+        differs: whether the evidence contradicts the recorded value.
     """
 
     name: str
@@ -49,17 +49,17 @@ class Fact:
 
     @property
     def status(self) -> str:
-        """``verified``, ``differs`` (something else than the version says was found) or ``not available``."""
+        """``verified``, ``differs`` (the evidence contradicts the recorded value) or ``not available``."""
         return "verified" if self.proved else "differs" if self.differs else "not available"
 
 
 def lineage(params: Params, number: int | None, file: Path = Path(PARAMS)) -> tuple[Version, list[Fact]]:
-    """Return a version with what it says of its origin, each fact proved or not; nothing is checked out.
+    """Verify every recorded property of a version; does not change the working tree.
 
     Args:
-        params: the model's name.
-        number: which version; None is the challenger.
-        file: the parameters in use here.
+        params: all parameters; only the model's name is used.
+        number: the version's number; None is the challenger.
+        file: the current parameter file.
 
     Raises:
         UserError: there is no such version, its files cannot be fetched, or the registry does not answer.
@@ -83,7 +83,7 @@ def lineage(params: Params, number: int | None, file: Path = Path(PARAMS)) -> tu
 
 
 def _git(*arguments: str) -> str | None:
-    """Return what git says, None where it refuses or there is no repository."""
+    """Return git's output, None if the command fails or there is no git."""
     try:
         return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
@@ -91,7 +91,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def _at(commit: str, name: str) -> str | None:
-    """Return a file of this folder as it was at a commit."""
+    """Return the text of a file of the current folder at a commit, None if it does not exist."""
     return _git("show", f"{commit}:./{name}")
 
 
@@ -116,14 +116,14 @@ def _data(version: Version, commit: str | None) -> Fact:
         there = _pinned(_at(commit, PIN))
         if there == md5:
             return Fact("data", md5, True, bool(held), f"{PIN} at {commit[:8]} pins it; {bytes_}")
-        said = f"{PIN} at {commit[:8]} pins {there or 'nothing'}"
-        return Fact("data", md5, False, bool(held), f"{said}, not this; {_elsewhere(md5)}; {bytes_}", True)
+        found = f"{PIN} at {commit[:8]} pins {there or 'nothing'}"
+        return Fact("data", md5, False, bool(held), f"{found}, not this; {_elsewhere(md5)}; {bytes_}", True)
     where = _elsewhere(md5)
     return Fact("data", md5, where.startswith(PIN), bool(held), f"{where}; {bytes_}")
 
 
 def _elsewhere(md5: str) -> str:
-    """Return where else than at its own commit the data's MD5 is pinned."""
+    """Return where the data's MD5 is pinned, other than at the version's commit."""
     pin = Path(PIN)
     if pin.exists() and _pinned(pin.read_text()) == md5:
         return f"{PIN} pins it now"
@@ -146,7 +146,7 @@ def _yaml(text: str) -> Any:
 
 
 def _in_cache(md5: str) -> Path | None:
-    """Return the cache's entry for an MD5, None where it has none; a folder's list of files stands for its files."""
+    """Return the path of an MD5 in DVC's cache, None if it is not there; for a folder only its ``.dir`` file counts."""
     try:
         done = subprocess.run(["dvc", "cache", "dir"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -156,10 +156,10 @@ def _in_cache(md5: str) -> Path | None:
 
 
 def _parameters(version: Version, commit: str | None, file: Path, folder: Path) -> Fact:
-    """Look for the parameters' hash at the version's commit, then anywhere in the history, then here.
+    """Look for the parameters' hash at the version's commit, then in the whole history, then in the current file.
 
-    Later sections may change and be evaluated and registered without a new training: then the section ``train`` at the
-    commit, which is the training's, must be what the weights learnt with, and another commit may have the hash.
+    Other sections than ``train`` may change after training, with a new evaluation and registration. Then the section
+    ``train`` at the training's commit must equal the one recorded in the package, and another commit may have the hash.
     """
     says = version.tags.get("params.hash", "")
     if not says:
@@ -172,7 +172,7 @@ def _parameters(version: Version, commit: str | None, file: Path, folder: Path) 
     if there is not None and params_hash(there) == says:
         return Fact("parameters", says, True, True, f"{PARAMS} at {commit[:8]} has this hash")
     found = f"{PARAMS} at {commit[:8]} " + (f"has {params_hash(there)}" if there else "does not fit this code")
-    if there is not None and _learnt_with(folder) == there.train.model_dump(mode="json"):
+    if there is not None and _trained_with(folder) == there.train.model_dump(mode="json"):
         for later in (_git("log", "--all", "--format=%H", "--", PARAMS) or "").split():
             if (other := _params_at(later)) is not None and params_hash(other) == says:
                 where = f"{PARAMS} at {later[:8]} has this hash"
@@ -182,14 +182,14 @@ def _parameters(version: Version, commit: str | None, file: Path, folder: Path) 
 
 
 def _params_at(commit: str) -> Params | None:
-    """Return the parameters of a commit, None where they do not fit this code."""
+    """Return the parameters at a commit, None if this code does not accept them."""
     try:
         return check(_yaml(_at(commit, PARAMS) or ""), f"{PARAMS} at {commit[:8]}")
     except UserError:
         return None
 
 
-def _learnt_with(folder: Path) -> dict[str, Any] | None:
+def _trained_with(folder: Path) -> dict[str, Any] | None:
     try:
         params: dict[str, Any] = read_record(folder / PROVENANCE, "train")["params"]
     except UserError:
@@ -205,7 +205,7 @@ def _hash_of(read: Callable[[], Params]) -> str | None:
 
 
 def _code(version: Version, commit: str | None, folder: Path) -> Fact:
-    """Compare the digests of the code that trained and evaluated with the files of the version's commit."""
+    """Compare the digests of the training and evaluation code with the files at the version's commit."""
     says = [version.tags.get(name, "") for name in ("code.train", "code.evaluate")]
     shown = ", ".join(digest[:12] for digest in says)
     if not all(says):
@@ -218,7 +218,7 @@ def _code(version: Version, commit: str | None, folder: Path) -> Fact:
         return Fact("code", shown, False, False, "its package does not say which files these are")
     there = [_code_at(commit, list(record["code"])) for record in records]
     if there[0] == says[0] and there[1] != says[1]:
-        # Evaluated later than trained: the code of that may be what is here now.
+        # The evaluation may be later than the training, with the current code.
         now = code_digest(code_files([name for name in records[1]["code"] if (ROOT / name).exists()]))
         if now == says[1]:
             found = f"training's files at {commit[:8]} and evaluation's files here have these hashes"
@@ -232,7 +232,7 @@ def _code(version: Version, commit: str | None, folder: Path) -> Fact:
 
 
 def _code_at(commit: str, names: Sequence[str]) -> str | None:
-    """Return :func:`core.inputs.code_digest` of the files of a commit, None where one is missing there."""
+    """Return :func:`core.inputs.code_digest` of files at a commit, None if one is missing."""
     with tempfile.TemporaryDirectory(prefix="code-") as scratch:
         archive = Path(scratch) / "code.zip"
         if _git("archive", f"--output={archive}", commit, "--", *names) is None:
@@ -242,23 +242,23 @@ def _code_at(commit: str, names: Sequence[str]) -> str | None:
 
 
 def _training(version: Version, folder: Path) -> Fact:
-    """Compare what train and evaluate recorded, which lies in the version's package, with the version's own tags."""
+    """Compare the records of train and evaluate in the version's package with the version's tags."""
     try:
-        learnt, scored = read_record(folder / PROVENANCE, "train"), read_record(folder / SCORED, "evaluate")
+        trained, scored = read_record(folder / PROVENANCE, "train"), read_record(folder / SCORED, "evaluate")
     except UserError:
         return Fact("training", "-", False, False, "its package holds no record of its training and evaluation")
     weights, tags = sha256(folder / WEIGHTS), version.tags
-    says = str(learnt.get("weights", ""))
+    says = str(trained.get("weights", ""))
     wrong = [
         name
         for name, one, other in (
             ("weights that training left", says, weights),
             ("weights that were evaluated", scored["files"].get("weights"), weights),
-            ("code of training", code_digest(learnt["code"]), tags.get("code.train")),
+            ("code of training", code_digest(trained["code"]), tags.get("code.train")),
             ("code of evaluation", code_digest(scored["code"]), tags.get("code.evaluate")),
-            ("split", learnt["files"].get("split"), tags.get("split.sha256")),
-            ("images", learnt["files"].get("images"), tags.get("images.sha256")),
-            ("cohort of training", learnt["manifest"], tags.get(MANIFEST_TAG)),
+            ("split", trained["files"].get("split"), tags.get("split.sha256")),
+            ("images", trained["files"].get("images"), tags.get("images.sha256")),
+            ("cohort of training", trained["manifest"], tags.get(MANIFEST_TAG)),
             ("cohort of evaluation", scored["manifest"], tags.get(MANIFEST_TAG)),
         )
         if one != other
@@ -281,7 +281,7 @@ def _weights(version: Version, folder: Path) -> Fact:
 
 
 def show_lineage(version: Version, facts: list[Fact]) -> None:
-    """Print each fact with its proof."""
+    """Print a table of the facts with their evidence."""
     from rich.table import Table
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""All versions of the model, the newest first, and the history of its champions."""
+"""List all versions of the model and the history of its champions."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ UNDER_WAY = "under way"
 
 @dataclass(frozen=True)
 class Listed:
-    """A version as it is listed.
+    """A version in the list.
 
     Attributes:
         version: its number.
-        aliases: those that name it.
-        created: ISO 8601, UTC.
+        aliases: its aliases.
+        created: time of registration in ISO 8601, UTC.
         cell: network, scenario and seed.
-        figures: its evaluation's Dice by split and masks, 0 to 1, as registered.
-        gate: what the gate said of it last, by rule; empty where it never stood before one.
-        lineage: where it comes from; a tag that it lacks is None.
+        figures: Dice by split and masks, 0 to 1, from the evaluation at registration.
+        gate: the last result of the gate, by rule; empty if the gate never ran.
+        lineage: the tags in :data:`LINEAGE`; a missing tag is None.
     """
 
     version: int
@@ -41,7 +41,7 @@ class Listed:
 
 
 def models(params: RegistryParams) -> list[Listed]:
-    """Return all versions of the registered model, the newest first.
+    """Return all versions of the registered model, newest first.
 
     Raises:
         UserError: there is no such model, or the registry does not answer.
@@ -67,7 +67,7 @@ def _listed(version: Version) -> Listed:
 
 
 def decisions(params: RegistryParams) -> list[history.Decision]:
-    """Return the history of champions, the newest first; one that is being made right now is ``under way``.
+    """Return the history of champions, newest first; a decision in progress has the state ``under way``.
 
     Raises:
         UserError: there is no such model, or the registry does not answer.
@@ -87,7 +87,7 @@ def decisions(params: RegistryParams) -> list[history.Decision]:
 
 
 def show_models(listed: list[Listed]) -> None:
-    """Print versions as a table."""
+    """Print the versions as a table."""
     from rich.table import Table
 
     table = Table("version", "alias", "created (UTC)", "network, scenario, seed")

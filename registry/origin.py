@@ -1,4 +1,4 @@
-"""Where a version comes from, as its own files say: never what happens to be there at the moment of registering."""
+"""Lineage tags of a version, from the records in its files and not from the state at registration."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from model.weights import WEIGHTS
 
 
 def origin_tags(model: Path, evaluation: Path, cohort: Arrays, params: Params) -> dict[str, str]:
-    """Return code, data and parameters of a trained and evaluated cell, as tags of its version.
+    """Return code, data and parameters of a trained and evaluated cell as tags of its version.
 
-    Commit and whether files differed from it are those of the training, ``unknown`` where it is not recorded
-    (:func:`core.runs.read_run`), as of a model that came by `dvc pull`. ``image`` and ``kubeflow.run`` are what
-    the environment says in IMAGE and KUBEFLOW_RUN_ID, else ``none``.
+    ``git.commit`` and ``git.dirty`` are from the training run, ``unknown`` if they are not recorded
+    (:func:`core.runs.read_run`), as for a model from `dvc pull`. ``image`` and ``kubeflow.run`` are the environment
+    variables IMAGE and KUBEFLOW_RUN_ID, else ``none``.
 
     Args:
-        model: the folder that training left.
-        evaluation: the folder that evaluation left.
+        model: output folder of train.
+        evaluation: output folder of evaluate.
         cohort: the arrays.
-        params: all parameters, which must be those of the files: their hash becomes a tag.
+        params: all parameters; must equal those in the records. Their hash is a tag.
 
     Raises:
-        UserError: weights, evaluation, arrays and parameters do not belong together; every difference is a line.
+        UserError: weights, evaluation, arrays and parameters do not match; every difference is one line.
     """
-    learnt, scored = read_record(model / PROVENANCE, "train"), read_record(evaluation / SCORED, "evaluate")
+    trained, scored = read_record(model / PROVENANCE, "train"), read_record(evaluation / SCORED, "evaluate")
     run = read_run(model)
-    problems = [*_files(model, learnt, scored, cohort), *_params(params, learnt, scored, cohort.info)]
+    problems = [*_files(model, trained, scored, cohort), *_params(params, trained, scored, cohort.info)]
     if problems:
         raise UserError(
             f"{model}: what is here now is not what its weights were made of, so no version is registered; run "
@@ -46,35 +46,35 @@ def origin_tags(model: Path, evaluation: Path, cohort: Arrays, params: Params) -
         "git.dirty": str(run.get("dirty", "unknown")).lower(),
         "data.md5": cohort.info.get("data_md5") or "not pinned",
         "params.hash": params_hash(params),
-        "code.train": code_digest(learnt["code"]),
+        "code.train": code_digest(trained["code"]),
         "code.evaluate": code_digest(scored["code"]),
-        "split.sha256": learnt["files"]["split"],
-        "images.sha256": learnt["files"]["images"],
+        "split.sha256": trained["files"]["split"],
+        "images.sha256": trained["files"]["images"],
         "image": os.environ.get("IMAGE") or "none",
         "kubeflow.run": os.environ.get("KUBEFLOW_RUN_ID") or "none",
     }
 
 
-def _files(model: Path, learnt: dict[str, Any], scored: dict[str, Any], cohort: Arrays) -> list[str]:
+def _files(model: Path, trained: dict[str, Any], scored: dict[str, Any], cohort: Arrays) -> list[str]:
     found = []
     weights = sha256(model / WEIGHTS)
-    for whose, digest in (("its training left", learnt["weights"]), ("were evaluated", scored["files"]["weights"])):
+    for whose, digest in (("its training left", trained["weights"]), ("were evaluated", scored["files"]["weights"])):
         if weights != digest:
             found.append(f"{model / WEIGHTS} has sha256 {weights[:12]}, those that {whose} {digest[:12]}")
-    for whose, record in (("training", learnt), ("evaluation", scored)):
+    for whose, record in (("training", trained), ("evaluation", scored)):
         if record["manifest"] != cohort.info["manifest_sha256"]:
             found.append(f"the {whose} had another cohort than the arrays (manifest {record['manifest'][:12]})")
     return found
 
 
-def _params(params: Params, learnt: dict[str, Any], scored: dict[str, Any], info: dict[str, Any]) -> list[str]:
-    """Return where the parameters differ from those of the files: ``train.epochs: 24 in the files, 12 now``."""
+def _params(params: Params, trained: dict[str, Any], scored: dict[str, Any], info: dict[str, Any]) -> list[str]:
+    """Return one line per parameter that differs from the records."""
     preprocess = params.preprocess.model_dump(mode="json")
-    kept = ("size", "interpolation", "intensity_percentiles", "dilation", "splits", "seed")
+    names = ("size", "interpolation", "intensity_percentiles", "dilation", "splits", "seed")
     pairs = {
-        "train": (learnt["params"], params.train.model_dump(mode="json")),
+        "train": (trained["params"], params.train.model_dump(mode="json")),
         "evaluate": (scored["params"], params.evaluate.model_dump(mode="json")),
-        "preprocess": ({name: info.get(name) for name in kept}, {name: preprocess[name] for name in kept}),
+        "preprocess": ({name: info.get(name) for name in names}, {name: preprocess[name] for name in names}),
     }
     lines = [line for name, (was, now) in pairs.items() for line in differences(was, now, f"{name}.")]
     return [line.replace(" -> ", " in the files, ") + " in the parameters now" for line in lines]

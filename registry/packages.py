@@ -1,4 +1,4 @@
-"""The registered model as one self-contained folder: opened and fetched from a registry."""
+"""Fetch and open model packages."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def load(folder: Path, engine: str = "auto", threads: int | None = None) -> Pack
     """Open a package.
 
     Args:
-        folder: as the register step wrote it, or :func:`fetch` found it.
-        engine: ``auto``, the fastest on this machine, or a key of :data:`model.inference.engines.ENGINES`.
-        threads: that it may compute with at most; None: those of :mod:`model.threads`.
+        folder: the package of the register step, or the result of :func:`fetch`.
+        engine: ``auto`` or a key of :data:`model.inference.engines.ENGINES`.
+        threads: maximum number of threads of the engine; None: as set by :mod:`model.threads`.
 
     Raises:
         UserError: a file is missing or damaged, or the engine is unknown or not installed.

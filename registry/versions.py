@@ -1,4 +1,4 @@
-"""Versions of a registered model: their aliases, tags and files, and which images their training saw."""
+"""Versions of a registered model: aliases, tags, and the images of their training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPLITS_TAG = "splits.sha256"
 
 @dataclass(frozen=True)
 class Version:
-    """A model version as it is in the registry now; ``created`` is in milliseconds since 1970."""
+    """A model version in the registry; ``created`` is in milliseconds since 1970 (UTC)."""
 
     name: str
     number: int
@@ -37,12 +37,12 @@ class Version:
 
     @property
     def uri(self) -> str:
-        """Its address in the registry."""
+        """Its URI in the registry."""
         return f"models:/{self.name}/{self.number}"
 
 
 def read_aliases(client: MlflowClient, name: str) -> dict[str, int]:
-    """Return which version each alias of a model names.
+    """Return the version number of each alias of a model.
 
     Raises:
         UserError: there is no such model, or the registry does not answer.
@@ -52,7 +52,7 @@ def read_aliases(client: MlflowClient, name: str) -> dict[str, int]:
 
 
 def read_versions(client: MlflowClient, name: str) -> list[Version]:
-    """Return all versions of a model, the newest first; :class:`UserError` as :func:`read_aliases`."""
+    """Return all versions of a model, newest first; raises as :func:`read_aliases`."""
     aliases = read_aliases(client, name)
     found, token = [], None
     with answered(f"model {name}"):
@@ -64,7 +64,7 @@ def read_versions(client: MlflowClient, name: str) -> list[Version]:
 
 
 def read_version(client: MlflowClient, name: str, number: int | None) -> Version:
-    """Return one version of a model, the challenger where ``number`` is None.
+    """Return one version of a model; None is the challenger.
 
     Raises:
         UserError: there is no such model or version, or the registry does not answer.
@@ -77,7 +77,7 @@ def read_version(client: MlflowClient, name: str, number: int | None) -> Version
 
 
 def read_champion(client: MlflowClient, name: str) -> Version | None:
-    """Return the champion, None where there is none; :class:`UserError` as :func:`read_version`."""
+    """Return the champion, None if there is none; raises as :func:`read_version`."""
     number = read_aliases(client, name).get(CHAMPION)
     return None if number is None else read_version(client, name, number)
 
@@ -92,12 +92,12 @@ def _version(version: Any, aliases: dict[str, int]) -> Version:
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """What the registry knows of a version's training data; None where it does not.
+    """A version's training data as recorded in MLflow; None if not recorded.
 
     Attributes:
-        data_md5: what pinned the cohort in ``data.dvc``.
-        manifest_sha256: of the raw cohort's manifest, which holds the hash of every image and mask.
-        ids: the images of the training and validation splits.
+        data_md5: MD5 of the cohort in ``data.dvc``.
+        manifest_sha256: SHA-256 of the raw cohort's manifest, which has the hash of every image and mask.
+        ids: ids of the images in the training and validation splits.
         splits_sha256: :func:`splits_digest` of all three splits.
     """
 
@@ -108,9 +108,9 @@ class TrainedOn:
 
 
 def trained_on(client: MlflowClient, version: Version) -> TrainedOn:
-    """Return what a version's tags and its run say of the data it was trained on.
+    """Return the training data from a version's tags and its MLflow run.
 
-    A run that this store does not have, or no longer has, leaves its part None.
+    Fields from the run are None if the store does not have the run.
 
     Raises:
         UserError: the registry does not answer.
@@ -119,7 +119,7 @@ def trained_on(client: MlflowClient, version: Version) -> TrainedOn:
     manifest, ids = version.tags.get(MANIFEST_TAG), None
     if (run := _run(client, version)) is not None:
         for given in run.inputs.dataset_inputs:
-            # The newest run of a training comes first; all name the cohort that they read.
+            # Inputs of the newest training attempt come first; each has the manifest of its cohort.
             manifest = manifest or _in_json(given.dataset.source).get("manifest.sha256")
         ids = _training_ids(client, version.run_id)
     return TrainedOn(None if pinned == "not pinned" else pinned, manifest, ids, version.tags.get(SPLITS_TAG))
@@ -140,7 +140,7 @@ def _run(client: MlflowClient, version: Version) -> Any | None:
 
 
 def _in_json(text: str) -> dict[str, Any]:
-    """Return the innermost tags of a data set's source as MLflow stores it."""
+    """Return the tags in the JSON source of an MLflow data set."""
     values = json.loads(text)
     return dict(values.get("tags", values)) if isinstance(values, dict) else {}
 
@@ -156,6 +156,6 @@ def _training_ids(client: MlflowClient, run_id: str) -> frozenset[str] | None:
 
 
 def splits_digest(splits: Mapping[str, Iterable[str]]) -> str:
-    """Return the SHA-256 of who is in which split, whatever the order: of one sorted line ``split id`` an image."""
+    """Return the SHA-256 of the splits, independent of order: of one line ``split id`` per image, sorted."""
     lines = sorted(f"{split} {image}\n" for split, images in splits.items() for image in set(images))
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,1 +1,1 @@
-"""The model in use: reading a picture, predicting on files, and the HTTP service."""
+"""Inference: read X-rays, predict on files, and serve over HTTP."""

@@ -1,4 +1,4 @@
-"""Where Kubeflow answers and which token opens it: said, found in a pod, or read from a kubeconfig."""
+"""Address and credentials of Kubeflow Pipelines: from options, from the pod, or from a kubeconfig."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import kfp_server_api  # type: ignore[import-untyped]
 
 from core.errors import UserError
 
-POD_TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")  # where Kubeflow's pod default puts it
+POD_TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")  # the mount path of Kubeflow's PodDefault
 POD_TOKEN_VARIABLE = "KF_PIPELINES_SA_TOKEN_PATH"  # noqa: S105 - the name is kfp's
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 IN_CLUSTER = "http://ml-pipeline.{}.svc.cluster.local:8888"
@@ -21,16 +21,16 @@ THROUGH_KUBERNETES = "/api/v1/namespaces/{}/services/ml-pipeline:http/proxy"
 
 @dataclass(frozen=True)
 class Address:
-    """What a user says about the Kubeflow to talk to; None is looked for.
+    """Connection options of a Kubeflow Pipelines installation; None means detect it.
 
     Args:
-        host: address of the Pipelines API or of its page.
-        namespace: the user's (profile's) namespace, where one Kubeflow serves several.
+        host: URL of the Pipelines API or of its web page.
+        namespace: the user's profile namespace, for a multi-user installation.
         token: a bearer token.
-        token_file: a file with one, read anew before every request so that a renewed token is taken up.
-        kube_context: of the kubeconfig; None is its current one.
-        system_namespace: where Kubeflow Pipelines itself is installed.
-        ca_file: certificates of the authority that vouches for the host.
+        token_file: a file with a bearer token; read before every request, so that a renewed token is used.
+        kube_context: context of the kubeconfig; None is the current context.
+        system_namespace: the namespace in which Kubeflow Pipelines is installed.
+        ca_file: CA certificates that verify the host.
     """
 
     host: str | None = None
@@ -42,7 +42,7 @@ class Address:
     ca_file: Path | None = None
 
     def configuration(self) -> Any:
-        """Return kfp's configuration, or raise a :class:`UserError` that says what is missing."""
+        """Return kfp's client configuration; raises UserError if an option is missing or wrong."""
         configuration = kfp_server_api.Configuration()
         if self.ca_file:
             if not self.ca_file.is_file():
@@ -62,17 +62,17 @@ class Address:
         return configuration
 
     def user_namespace(self) -> str | None:
-        """Return the namespace that was said, or else the pod's."""
+        """Return the namespace option, or the pod's namespace if the option is None."""
         if self.namespace is None and POD_NAMESPACE.exists():
             return POD_NAMESPACE.read_text().strip()
         return self.namespace
 
     def _through_kubernetes(self, configuration: Any) -> None:
-        """Go through the Kubernetes API server, with the user's rights there."""
+        """Connect through the proxy of the Kubernetes API server, with the user's kubeconfig."""
         from kubernetes import config  # type: ignore[import-untyped]
 
         try:
-            # Said here, because its own default was read when it was imported.
+            # Passed here because the library read its default when it was imported.
             file = os.environ.get("KUBECONFIG") or None
             config.load_kube_config(config_file=file, client_configuration=configuration, context=self.kube_context)
         except config.ConfigException as error:
@@ -83,7 +83,7 @@ class Address:
         renew = configuration.refresh_api_key_hook
 
         def renewed(those: Any) -> None:
-            # Kubernetes' hook renews a token that expired, and puts its own host back with it.
+            # The hook of the Kubernetes client renews an expired token and resets the host.
             if renew is not None:
                 renew(those)
             those.host, those.refresh_api_key_hook = host, renewed

@@ -1,4 +1,4 @@
-"""Exchanges with Kubeflow over HTTP: time limits, another try where that is safe, and errors that say what to do."""
+"""HTTP requests to Kubeflow: timeouts, retries where they are safe, and errors that name the fix."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from urllib3 import exceptions as http
 
 from core.errors import UserError
 
-CONNECT, READ = 10.0, 60.0  # seconds that a connection and an answer may take
-FIRST_CONTACT = 5.0  # seconds of patience with a host that has not answered yet: its name is likely wrong
+CONNECT, READ = 10.0, 60.0  # timeouts of the connection and of the response, in seconds
+FIRST_CONTACT = 5.0  # seconds of retries for a host that has never answered: its name is probably wrong
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 BUSY = (429, 500, 502, 503, 504)
-# A server that fails inside does so again more often than not, where a gateway's error passes by itself.
+# An internal server error (500) usually persists; a gateway error usually passes.
 TRIES_AT_500 = 4
 
 Tell = Callable[[str], None]
@@ -26,15 +26,15 @@ Found = TypeVar("Found")
 
 
 class RequestError(UserError):
-    """A request that got no useful answer.
+    """A failed request.
 
     Args:
-        message: what a user is told.
-        status: of the answer; 0 where none came.
-        sent: whether the server may have carried it out.
-        passing: whether the same request may succeed later.
-        from_api: whether Kubeflow itself refused, and not something on the way.
-        pause: seconds the server asks to wait.
+        message: the text for the user.
+        status: HTTP status; 0 if there was no response.
+        sent: whether the server may have processed the request.
+        passing: whether the error is transient, so that a retry may succeed.
+        from_api: whether the error is from Kubeflow's API and not from a proxy or gateway.
+        pause: seconds from the Retry-After header.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class RequestError(UserError):
 
 
 class Backoff:
-    """Pauses between tries: each twice as long as the last, until patience is over."""
+    """Exponential backoff: each pause is twice the last, up to ``patience`` seconds in all."""
 
     def __init__(self, patience: float, tell: Tell) -> None:
         self._end = time.monotonic() + patience
@@ -60,11 +60,11 @@ class Backoff:
         self._pause, self._tries = FIRST_PAUSE, 0
 
     def wait(self, trouble: RequestError, patience: float = float("inf")) -> None:
-        """Sleep before the next try, or raise the trouble where no further try is due.
+        """Sleep before the next attempt, or raise ``trouble`` if there is no further attempt.
 
         Args:
-            trouble: what the last try ended with.
-            patience: seconds of patience that are left at most, for troubles that seldom pass.
+            trouble: the error of the last attempt.
+            patience: upper limit, in seconds, on the remaining time for retries; applied at the first error.
         """
         self._tries += 1
         pause = max(self._pause, trouble.pause)
@@ -78,31 +78,31 @@ class Backoff:
 
 
 class PatientClient(kfp_server_api.ApiClient):  # type: ignore[misc]
-    """kfp's REST client that tries again where this cannot do a thing twice, and raises :class:`RequestError` alone."""
+    """kfp's REST client with safe retries; every error is a :class:`RequestError`."""
 
     def __init__(self, configuration: Any, patience: float, tell: Tell) -> None:
-        configuration.retries = False  # urllib3's own tries know neither patience nor what Kubeflow's errors mean
+        configuration.retries = False  # urllib3's retries have no time limit and do not parse Kubeflow's errors
         super().__init__(configuration)
         self.patience, self.tell = patience, tell
         self.reached = False
 
     def request(self, method: str, url: str, **options: Any) -> Any:
-        """Send a request; reads, and whatever the server cannot have carried out, are tried again."""
+        """Send a request; retries a GET, and any request that the server cannot have processed."""
         return self._request(method, url, True, **options)
 
     def text(self, path: str) -> str:
-        """Return the body of an answer that is no JSON, for instance a log."""
+        """Return the body of a response that is not JSON, for example a log."""
         headers: dict[str, Any] = {"Accept": "*/*"}
         self.update_params_for_auth(headers, [], ["Bearer"])
         answer = self._request("GET", self.configuration.host + path, False, headers=headers)
         return str(answer.data.decode(errors="replace"))
 
     def once(self, send: Callable[[], Found], look: Callable[[], Found | None]) -> Found:
-        """Have something done that must not be done twice, though the answer may get lost.
+        """Send a request that is not idempotent, with retries.
 
         Args:
-            send: asks for it.
-            look: returns what was done, None where nothing was; asked before it is sent again.
+            send: sends the request.
+            look: returns the result if the lost request was processed, else None; called before each retry.
         """
         backoff = Backoff(self.patience, self.tell)
         while True:
@@ -133,7 +133,7 @@ class PatientClient(kfp_server_api.ApiClient):  # type: ignore[misc]
             if method != "GET" and trouble.sent:
                 raise trouble
             if not expects_json and trouble.from_api:
-                raise trouble  # a log that is gone is told as an error of the server, which does not pass
+                raise trouble  # the API answers a missing log with a server error, which is permanent
             backoff.wait(trouble, self.patience if self.reached else FIRST_CONTACT)
 
     @property
@@ -141,7 +141,7 @@ class PatientClient(kfp_server_api.ApiClient):  # type: ignore[misc]
         return str(self.configuration.host)
 
     def _renewed(self, options: dict[str, Any]) -> bool:
-        """Put a token that was renewed meanwhile into the request; False where there is no other one."""
+        """Put a renewed token into the request; False if the token has not changed."""
         headers = options.get("headers") or {}
         token = self.configuration.get_api_key_with_prefix("authorization")
         if not token or token == headers.get("authorization"):
@@ -159,12 +159,15 @@ _WRONG_PLACE = "the host is wrong (it often ends in /pipeline), or it wants a lo
 
 
 def wrong_place(host: str) -> RequestError:
-    """Return what is told where something answers that does not know the API."""
+    """Return the error for a host that answers but has no Kubeflow Pipelines API."""
     return RequestError(f"{host}: has no Kubeflow Pipelines API (404); {_WRONG_PLACE}", status=404)
 
 
 def _lost(error: Exception, host: str, reached: bool) -> RequestError:
-    """Return what is told of a request that no answer came to; a host that was reached once has a right name."""
+    """Return the error of a request without a response.
+
+    A failed name lookup is transient only if the host was reached before.
+    """
     name = urlsplit(host).hostname or host
     match error:
         case http.NameResolutionError():
@@ -187,10 +190,10 @@ def _lost(error: Exception, host: str, reached: bool) -> RequestError:
 
 
 def _refused(error: Any, host: str) -> RequestError:
-    """Return what is told of an answer that is an error."""
+    """Return the error of a response with an error status."""
     status, (message, from_api) = error.status, _message(error.body)
     headers = error.headers or {}
-    # Where nobody is logged in, some versions of Kubeflow answer 500.
+    # Some versions of Kubeflow answer 500 without a login.
     if status == 401 or (status == 500 and ("Unauthenticated" in message or "no user identity" in message)):
         return RequestError(
             f"{host}: the token is missing, wrong or expired; get a new one", status=401, from_api=from_api
@@ -218,18 +221,18 @@ def _refused(error: Any, host: str) -> RequestError:
 
 
 def _message(body: bytes | str | None) -> tuple[str, bool]:
-    """Return the first line of the server's words, and whether they have the form of Kubeflow's API."""
+    """Return the first line of the server's message, and whether the body has the format of Kubeflow's API."""
     try:
         content = json.loads(body or "")
     except ValueError:
         return "", False
     if not isinstance(content, dict):
         return "", False
-    # The message for users stands in the details; the outer one holds Go's stack.
+    # The message for users is in ``details``; the outer message has Go's stack trace.
     details = [detail.get("error_message") or detail.get("message") for detail in content.get("details") or ()]
     words = [*details, content.get("error_message"), content.get("message"), content.get("error")]
-    said = next((str(word) for word in words if word), "")
-    return said.strip().split("\n")[0], bool(said) or "code" in content
+    text = next((str(word) for word in words if word), "")
+    return text.strip().split("\n")[0], bool(text) or "code" in content
 
 
 def _is_json(body: bytes) -> bool:

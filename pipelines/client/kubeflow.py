@@ -1,7 +1,7 @@
 """Talk to Kubeflow Pipelines: submit, schedule, list, watch, cancel and retry runs.
 
-Built on the REST client that kfp is built on, not on ``kfp.Client``: that one knows no time limits, tries nothing
-again, prints, writes into the home folder, and has neither a retry nor a wait that ends when a run was cancelled.
+Uses kfp's generated REST client and not ``kfp.Client``: ``kfp.Client`` has no timeouts and no HTTP retries, prints,
+writes to the home folder, cannot retry a run, and its wait does not end when a run is cancelled.
 """
 
 from __future__ import annotations
@@ -20,20 +20,22 @@ from pipelines.client.http import PatientClient, RequestError, Tell, wrong_place
 from pipelines.client.runs import CANCELED, ENDED, FAILED, Run, Schedule, run_of, schedule_of
 
 LOG = "/apis/v1alpha1/runs/{}/nodes/{}/log"
-# Argo's pods are named <workflow>-<template>-<hash> and its nodes, which the API lists, <workflow>-<hash>.
+# Argo names pods <workflow>-<template>-<hash>; the API lists nodes, which are named <workflow>-<hash>.
 TEMPLATES = ("system-container-impl", "retry-system-container-impl")
 
 
 class Kubeflow:
-    """One Kubeflow Pipelines installation, reached once at the start so that a wrong address is told at once.
+    """Client of one Kubeflow Pipelines installation.
+
+    The constructor checks the connection, so that a wrong address fails early.
 
     Args:
-        address: where it is and what opens it.
-        patience: seconds for which lost connections and passing errors are tried again.
-        tell: gets a line for each such try.
+        address: host and credentials.
+        patience: seconds during which lost connections and transient errors are retried.
+        tell: called with one line for each retry.
 
     Raises:
-        UserError: it cannot be reached, or asks for a namespace.
+        UserError: the host cannot be reached, or it is multi-user and there is no namespace.
     """
 
     def __init__(self, address: Address, patience: float, tell: Tell) -> None:
@@ -51,7 +53,7 @@ class Kubeflow:
             raise UserError(f"{self.host}: serves several users; say --namespace, the name of your profile")
 
     def experiment(self, name: str, create: bool = False) -> str:
-        """Return the id of an experiment; a missing one is made or is a :class:`UserError` that lists the others."""
+        """Return the id of an experiment; if it is missing, create it or raise a UserError that lists the others."""
         predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
         found = self._listed_experiments(filter=json.dumps({"predicates": [predicate]}))
         if found:
@@ -76,7 +78,7 @@ class Kubeflow:
         service_account: str | None = None,
         pipeline_root: str | None = None,
     ) -> str:
-        """Start a run and return its id; a lost answer does not start it twice."""
+        """Start a run and return its id; a lost response does not start it twice."""
         mark = _mark()
         body = api.V2beta1Run(
             experiment_id=experiment_id,
@@ -107,7 +109,7 @@ class Kubeflow:
         service_account: str | None = None,
         pipeline_root: str | None = None,
     ) -> str:
-        """Start a recurring run and return its id; a lost answer does not start it twice."""
+        """Create a recurring run and return its id; a lost response does not create it twice."""
         mark = _mark()
         body = api.V2beta1RecurringRun(
             experiment_id=experiment_id,
@@ -132,14 +134,14 @@ class Kubeflow:
         return [schedule_of(each) for each in self._listed_schedules()]
 
     def unschedule(self, schedule_id: str) -> None:
-        """Delete a recurring run; runs that it started go on."""
+        """Delete a recurring run; the runs that it started continue."""
         try:
             self._schedules.recurring_run_service_delete_recurring_run(recurring_run_id=schedule_id)
         except RequestError as trouble:
             raise _named(trouble, "schedule", schedule_id, "schedules") from None
 
     def runs(self, limit: int, experiment_id: str | None = None) -> list[Run]:
-        """Return the newest runs, page by page."""
+        """Return the newest ``limit`` runs, newest first."""
         where: dict[str, Any] = {"experiment_id": experiment_id} if experiment_id else self._everywhere
         listed = _paged(self._runs.run_service_list_runs, "runs", limit, sort_by="created_at desc", **where)
         return [run_of(each) for each in listed]
@@ -152,7 +154,7 @@ class Kubeflow:
             raise _named(trouble, "run", run_id, "runs") from None
 
     def cancel(self, run_id: str) -> None:
-        """Ask for the end of a run."""
+        """Request the termination of a run."""
         run = self.run(run_id)
         if run.state in ENDED:
             raise UserError(f"run {run_id}: has ended ({run.state}); there is nothing to cancel")
@@ -172,13 +174,13 @@ class Kubeflow:
         )
 
     def log(self, run_id: str, node: str) -> str | None:
-        """Return the log of a task's pod, None where the API has none (any more)."""
+        """Return the log of a task's pod, None if the API does not have it."""
         workflow, _, digest = node.rpartition("-")
         for pod in (*(f"{workflow}-{template}-{digest}" for template in TEMPLATES if workflow), node):
             try:
                 return self._client.text(LOG.format(quote(run_id), quote(pod)))
             except RequestError as trouble:
-                # A pod that is gone is told as an error of the server.
+                # The API answers with a server error if the pod is gone.
                 if trouble.status not in (404, 409, 500) or not (trouble.from_api or trouble.status == 404):
                     raise
         return None
@@ -197,7 +199,7 @@ class Kubeflow:
 
 
 def _paged(ask: Callable[..., Any], what: str, limit: int | None = None, **options: Any) -> list[Any]:
-    """Return what the server lists, page by page, all of it or the first ``limit``."""
+    """Return the entries of a paged list, all of them or the first ``limit``."""
     found: list[Any] = []
     token = ""
     while limit is None or len(found) < limit:
@@ -211,7 +213,7 @@ def _paged(ask: Callable[..., Any], what: str, limit: int | None = None, **optio
 
 
 def _mark() -> str:
-    """Return a description by which a submission is known again when its answer was lost."""
+    """Return a unique description, by which a submission is found again if its response was lost."""
     return f"Submitted by defunet, number {uuid.uuid4()}"
 
 
@@ -220,7 +222,7 @@ def _marked(listed: Sequence[Any] | None, mark: str) -> Any:
 
 
 def _named(trouble: RequestError, kind: str, name: str, command: str) -> UserError:
-    # An id that is none is a bad request to some versions and unknown to others.
+    # For an unknown id, some versions answer 400 and others 404.
     if trouble.from_api and trouble.status in (400, 404):
         return UserError(f"{kind} {name}: not found; `defunet {command}` lists those that are there")
     return trouble

@@ -1,4 +1,4 @@
-"""The logs of a run's tasks, as far as Kubeflow's API has them."""
+"""Logs of a run's tasks from Kubeflow's API."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pipelines.client.watch import numbered
 
 
 def logs(kubeflow: Kubeflow, run_id: str, name: str | None) -> None:
-    """Print the logs of the tasks whose name holds ``name``, or of those that failed.
+    """Print the logs of the tasks whose name contains ``name``; None: of the failed tasks.
 
     Raises:
-        UserError: no task has such a name.
+        UserError: no task name contains ``name``.
     """
     run = kubeflow.run(run_id)
     names = numbered(run.tasks)

@@ -1,4 +1,4 @@
-"""What is sent to Kubeflow: the pipeline, compiled with the parameters of a file and what was set over them."""
+"""Compile the pipeline for submission, with the parameters of a file and of ``--set``."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Package:
     """A compiled pipeline.
 
     Args:
-        text: as ``compile`` writes it.
-        spec: as Kubeflow's API takes it.
-        parameters: their names, and whether a run must give them.
-        service_account: that the cluster's settings want a run to have.
+        text: the YAML that ``python -m pipelines.compile`` writes.
+        spec: the specification for Kubeflow's API.
+        parameters: the pipeline parameters by name, True if a run must set it.
+        service_account: the service account in the cluster's settings.
     """
 
     text: str
@@ -41,17 +41,17 @@ class Package:
 
 
 def overridden(path: Path, changes: Sequence[str]) -> tuple[Params, set[str]]:
-    """Read a parameter file, set ``section.key=value`` over it, and check the whole.
+    """Read a parameter file, apply ``section.key=value`` overrides, and validate the result.
 
     Args:
         path: the file.
-        changes: each a dotted key and a value in YAML, for instance ``matrix.networks=[unet]``.
+        changes: overrides, each a dotted key and a YAML value, for example ``matrix.networks=[unet]``.
 
     Returns:
-        The parameters, and the names of the sections that were touched.
+        The parameters, and the names of the changed sections.
 
     Raises:
-        UserError: a change cannot be read, or what comes out is wrong; every wrong key is listed.
+        UserError: a change cannot be parsed, or the result is invalid; every wrong key is listed.
     """
     values, touched = read_yaml(path), set()
     for change in changes:
@@ -77,7 +77,7 @@ def _value(change: str, text: str) -> Any:
 
 
 def package(params: Params, cluster: Path, image: str | None) -> Package:
-    """Compile the pipeline with these parameters as its defaults: the one place that knows the compiler."""
+    """Compile the pipeline with these parameters as its defaults."""
     settings = read_cluster(cluster)
     text = compiler.compiled(params, image, compiler.code_version(), settings)
     pipeline, *platform = [document for document in yaml.safe_load_all(text) if document]
@@ -88,7 +88,11 @@ def package(params: Params, cluster: Path, image: str | None) -> Package:
 
 
 def arguments(built: Package, params: Params, touched: set[str], given: dict[str, Any]) -> dict[str, Any]:
-    """Return what the run gives the pipeline: the said values, and each touched section so that Kubeflow shows it."""
+    """Return the arguments of a run: the given values and the changed sections, so that Kubeflow shows them.
+
+    Raises:
+        UserError: the pipeline has no such parameter, or a required one is missing.
+    """
     values: dict[str, Any] = {name: text for name, text in sections(params).items() if name in touched}
     values |= {name: value for name, value in given.items() if value is not None}
     if unknown := sorted(set(values) - set(built.parameters)):
@@ -99,7 +103,11 @@ def arguments(built: Package, params: Params, touched: set[str], given: dict[str
 
 
 def cohort(source: str | None, md5: str | None) -> tuple[str, str]:
-    """Return where the cluster finds the cohort and what pins it, both from ``data.dvc`` unless they were said."""
+    """Return the cohort's address and its MD5; ``data.dvc`` has the defaults.
+
+    Raises:
+        UserError: no S3 address, or no MD5.
+    """
     pinned = _pinned_source()
     source = source or (pinned if pinned and is_s3(pinned) else None)
     if source is None:
@@ -109,7 +117,7 @@ def cohort(source: str | None, md5: str | None) -> tuple[str, str]:
     if (md5 := data_md5(PIN)) is None:
         raise UserError(f"{source}: nothing pins it here; say --data-md5, or pin it in {PIN}: make data DATA={source}")
     if source != pinned:
-        # Nobody compares the two: the bucket may hold a copy of what is pinned, or something else.
+        # Nothing compares the two: the bucket may have a copy of the pinned data, or other data.
         say(f"data_md5 is that of {pinned or 'data'} in {PIN}; if {source} holds other data, say --data-md5")
     return source, md5
 
@@ -120,5 +128,5 @@ def _pinned_source() -> str | None:
 
 
 def shown(values: dict[str, Any]) -> str:
-    """Return arguments in one line, sections of parameters by their name alone."""
+    """Return the arguments in one line; sections of parameters only by name."""
     return ", ".join(name if str(value).startswith("{") else f"{name} {value}" for name, value in values.items())

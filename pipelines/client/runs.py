@@ -1,4 +1,4 @@
-"""Runs and schedules as Kubeflow's API tells of them, and what it leaves out or garbles put right."""
+"""Typed runs and schedules, from the responses of Kubeflow's API."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 SUCCEEDED, FAILED, CANCELED, SKIPPED = "SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"
 ENDED = (SUCCEEDED, FAILED, CANCELED, SKIPPED)
-# What Argo lists beside the steps: drivers, containers, and the groups that steps stand in.
+# Argo's internal nodes, which are not steps: drivers, containers and groups of steps.
 INTERNAL = re.compile(r"^(root|executor.*|.*-driver|iteration-.*|.*(for-loop|exit-handler|condition)-\d+.*)$")
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task of a run, as far as the API tells."""
+    """A task of a run; times are None and texts empty if the API does not have them."""
 
     key: str
     name: str
@@ -28,7 +28,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Run:
-    """A run with its tasks in the order of their start."""
+    """A run with its tasks, in order of start time."""
 
     id: str
     name: str
@@ -52,7 +52,7 @@ class Schedule:
 
 
 def run_of(found: Any) -> Run:
-    """Return a run of the API as one of ours."""
+    """Convert a run of kfp's client."""
     titles = _titles(found.pipeline_spec or {})
     details = (found.run_details and found.run_details.task_details) or ()
     tasks = [
@@ -77,7 +77,7 @@ def run_of(found: Any) -> Run:
 
 
 def _titles(spec: dict[str, Any]) -> dict[str, str]:
-    """Return the display names of all tasks by the names under which Argo lists them."""
+    """Return the display names of all tasks by their names in Argo."""
     pipeline = spec.get("pipeline_spec", spec)
     graphs = [pipeline.get("root", {}), *pipeline.get("components", {}).values()]
     tasks = [task for graph in graphs for task in graph.get("dag", {}).get("tasks", {}).items()]
@@ -85,12 +85,12 @@ def _titles(spec: dict[str, Any]) -> dict[str, str]:
 
 
 def _time(moment: datetime | None) -> datetime | None:
-    """Return a moment; what has not happened yet is the year 1970 to the API."""
+    """Return a time, or None for the API's placeholder, the year 1970."""
     return None if moment is None or moment.year <= 1970 else moment
 
 
 def schedule_of(found: Any) -> Schedule:
-    """Return a recurring run of the API as one of ours."""
+    """Convert a recurring run of kfp's client."""
     cron = (found.trigger and found.trigger.cron_schedule and found.trigger.cron_schedule.cron) or ""
     return Schedule(
         found.recurring_run_id,

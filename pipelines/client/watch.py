@@ -1,4 +1,4 @@
-"""Show runs in a terminal or a log, and wait for their end."""
+"""Show runs in a terminal or a log, and wait until they end."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from rich.text import Text
 
 from pipelines.client.runs import CANCELED, ENDED, FAILED, SUCCEEDED, Run, Task
 
-# The exit codes of --wait; 0 stands for success, 1 for a user's error, 2 for a wrong call.
+# The exit codes of --wait; 0 is success, 1 a user error, 2 a usage error.
 CODES = {SUCCEEDED: 0, CANCELED: 4}
 FAILURE, TIMED_OUT = 3, 5
 COLOURS = {SUCCEEDED: "green", FAILED: "red", CANCELED: "yellow", "RUNNING": "cyan"}
 
 
 class View(Protocol):
-    """Something that shows a run again and again."""
+    """Shows the progress of a run."""
 
     def show(self, run: Run) -> None:
-        """Show what is new."""
+        """Show the current state."""
 
     def close(self) -> None:
-        """Leave the last state standing."""
+        """Stop; the last state stays on the screen."""
 
 
 class Lines:
-    """A line for every change of a state: for logs."""
+    """One line for every change of state: for logs."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._seen = console, dict[str, str]()
 
     def show(self, run: Run) -> None:
-        """Print what changed since the last call."""
+        """Print the states that changed since the last call."""
         names = numbered(run.tasks)
         for key, name, state in [
             *((task.key, names[task.key], task.state) for task in run.tasks),
@@ -49,18 +49,18 @@ class Lines:
                 self._console.print(Text(f"{now}  {state:<10} {name}"), soft_wrap=True)
 
     def close(self) -> None:
-        """Nothing is left to do."""
+        """Do nothing."""
 
 
 class Board:
-    """A table that is drawn over itself: for terminals."""
+    """A table that is updated in place: for terminals."""
 
     def __init__(self, console: Console) -> None:
         self._live = Live(console=console, auto_refresh=False)
         self._live.start()
 
     def show(self, run: Run) -> None:
-        """Draw all tasks."""
+        """Redraw the table of all tasks."""
         table = Table(title=Text(f"{run.name}: {run.state}"), title_justify="left", box=None)
         for head in ("task", "state", "time"):
             table.add_column(head)
@@ -70,38 +70,45 @@ class Board:
         self._live.update(table, refresh=True)
 
     def close(self) -> None:
-        """Give the terminal back."""
+        """Stop the live display."""
         self._live.stop()
 
 
 def view() -> View:
-    """Return what suits standard error; results alone go to standard output."""
+    """Return a table if standard error is a terminal, else lines; standard output has only results."""
     console = Console(stderr=True)
     return Board(console) if console.is_terminal else Lines(console)
 
 
 def wait(get: Callable[[], Run], shown: View, every: float, limit: float | None) -> Run:
-    """Show a run until it has ended or the limit (seconds) is over, and return its last state."""
+    """Poll and show a run until it ends or the time limit is over, and return its last state.
+
+    Args:
+        get: fetches the run.
+        shown: shows it.
+        every: polling interval in seconds.
+        limit: time limit in seconds; None: none.
+    """
     end = None if limit is None else time.monotonic() + limit
     try:
         while True:
             run = get()
             shown.show(run)
-            left = every if end is None else end - time.monotonic()
-            if run.state in ENDED or left <= 0:
+            remaining = every if end is None else end - time.monotonic()
+            if run.state in ENDED or remaining <= 0:
                 return run
-            time.sleep(min(every, left))
+            time.sleep(min(every, remaining))
     finally:
         shown.close()
 
 
 def code(run: Run) -> int:
-    """Return the exit code that stands for the state of a run after waiting."""
+    """Return the exit code for the state of a run after :func:`wait`."""
     return CODES.get(run.state, FAILURE if run.state in ENDED else TIMED_OUT)
 
 
 def numbered(tasks: Iterable[Task]) -> dict[str, str]:
-    """Return the tasks' names by key, those that a loop repeats with a number."""
+    """Return the tasks' names by key; repeated names, from a loop, get a number."""
     keys: dict[str, list[str]] = {}
     for task in tasks:
         keys.setdefault(task.name, []).append(task.key)
@@ -113,7 +120,7 @@ def numbered(tasks: Iterable[Task]) -> dict[str, str]:
 
 
 def duration(span: Run | Task) -> str:
-    """Return how long something ran or has been running, for instance ``1 h 02 min``."""
+    """Return the duration of a run or task until its end or now, for example ``1 h 02 min``."""
     start = span.created if isinstance(span, Run) else span.started
     if start is None:
         return ""
@@ -130,7 +137,7 @@ def moment(time_: datetime | None) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as text whose columns stand below each other."""
+    """Return rows as text with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

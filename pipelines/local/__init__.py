@@ -1,1 +1,1 @@
-"""The Kubeflow graph on one machine: in processes or in containers."""
+"""Run the Kubeflow pipeline on one machine, in processes or in containers."""

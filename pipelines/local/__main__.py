@@ -1,4 +1,4 @@
-"""``python -m pipelines.local``: the whole graph on this machine."""
+"""``python -m pipelines.local``: run the whole Kubeflow pipeline on this machine."""
 
 from core import cli
 from pipelines.local.run import main

@@ -1,7 +1,7 @@
-"""Kubeflow tasks in containers on this machine: kfp's DockerRunner, with exit codes that can be relied on.
+"""Kubeflow tasks in local containers: kfp's DockerRunner with reliable exit codes.
 
-kfp 2.17.0 has Docker remove each container by itself and asks for its exit code afterwards. When the container is gone
-by then, it takes a failed task for a success. Here a container is removed once its exit code is known.
+kfp 2.17.0 lets Docker remove each container automatically and then asks for its exit code. If the container is already
+gone, kfp takes a failed task for a success. Here a container is removed after its exit code is known.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from pipelines.local.tasks import Tasks, taken_over
 if TYPE_CHECKING:
     from docker import DockerClient  # type: ignore[import-untyped]
 
-PATIENCE = 600.0  # seconds until the engine must have answered: one that builds or removes large images takes minutes
-ENGINE_FAILED = 125  # what `docker run` exits with when the fault is Docker's own
-CODE = ("/app", "/opt/venv")  # where the image has it
-HANDED_ON = ("AWS_", "GOMP_", "MLFLOW_", "OMP_", "TRAIN_")  # variables that steps read
+PATIENCE = 600.0  # API timeout in seconds: an engine that builds or removes large images answers after minutes
+ENGINE_FAILED = 125  # exit code of `docker run` for an error of Docker itself
+CODE = ("/app", "/opt/venv")  # paths of the code in the image
+HANDED_ON = ("AWS_", "GOMP_", "MLFLOW_", "OMP_", "TRAIN_")  # prefixes of the variables that steps read
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image that the engine holds: its id, and the commit of the code in it (empty where its label is missing)."""
+    """A local image: its id, and the commit of its code (empty if the label is missing)."""
 
     name: str
     id: str
@@ -38,7 +38,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Mount:
-    """A file or folder of this machine that containers see, by default under the same path."""
+    """A bind mount of a file or folder; an empty ``target`` is the same path in the container."""
 
     path: Path
     writable: bool = False
@@ -53,9 +53,9 @@ class Containers(Tasks):
         self._running: set[str] = set()
 
     def run(self, client: DockerClient, image: str, command: list[str], volumes: dict[str, Any], **options: Any) -> int:
-        """Run a command in a container, print what it says as it says it, and return its exit code.
+        """Run a command in a container, stream its output, and return its exit code.
 
-        In the place of ``kfp.local.docker_task_handler.run_docker_container``; the image is one that the engine holds.
+        Replaces ``kfp.local.docker_task_handler.run_docker_container``. The image must be local.
         """
         from docker.errors import DockerException  # type: ignore[import-untyped]
         from requests import RequestException  # type: ignore[import-untyped]
@@ -79,7 +79,7 @@ class Containers(Tasks):
             container.start()
             if self.ended:  # in the meantime
                 container.kill()
-            # Whole lines, since kfp indents whatever is printed at once; a character may come in two pieces.
+            # Print whole lines, since kfp indents each print; a UTF-8 character may be split between two chunks.
             text, begun, seen = codecs.getincrementaldecoder("utf-8")(errors="replace"), "", 0
             for piece in container.logs(stream=True):
                 seen += len(piece)
@@ -87,7 +87,7 @@ class Containers(Tasks):
                 for line in lines:
                     print(line, flush=True)
             code = int(container.wait()["StatusCode"])
-            # The stream may end before the engine has written the last words down; once it has waited, it has.
+            # The stream may end before the engine has stored the last output; after wait() the log is complete.
             begun += text.decode(container.logs()[seen:], final=True)
             if begun:
                 print(begun.removesuffix("\n"), flush=True)
@@ -97,7 +97,7 @@ class Containers(Tasks):
             container.remove(force=True)
 
     def end(self) -> None:
-        """Kill what runs and start nothing more."""
+        """Kill the running containers and start no more."""
         from docker.errors import APIError
 
         self.ended = True
@@ -112,10 +112,10 @@ class Containers(Tasks):
 
 @contextmanager
 def connected() -> Iterator[DockerClient]:
-    """Connect to the engine that Docker's own command would take (DOCKER_HOST, else the local socket).
+    """Connect to the Docker engine of DOCKER_HOST, or else of the local socket.
 
     Raises:
-        UserError: none answers.
+        UserError: no engine answers.
     """
     import docker
     from docker.errors import DockerException
@@ -131,10 +131,10 @@ def connected() -> Iterator[DockerClient]:
 
 
 def find_image(name: str) -> Image:
-    """Return the image ``name``.
+    """Return the local image ``name``.
 
     Raises:
-        UserError: no engine answers, or it does not hold the image.
+        UserError: no engine answers, or it does not have the image.
     """
     from docker.errors import DockerException, NotFound
 
@@ -152,13 +152,13 @@ def find_image(name: str) -> Image:
 
 @contextmanager
 def reliable(last_words: Path) -> Iterator[Containers]:
-    """Let kfp's DockerRunner use :class:`Containers` inside the block; an interrupt ends what runs in them.
+    """Make kfp's DockerRunner use :class:`Containers` inside the block; an interrupt kills the running containers.
 
     Args:
-        last_words: a file that gets a line for what no task can say itself: Docker failed, or killed it.
+        last_words: a file for errors that a task cannot report itself: Docker failed, or the task was killed.
 
     Raises:
-        UserError: this is another kfp than the one whose function is replaced.
+        UserError: the installed kfp is not the patched version.
     """
     from kfp.local import docker_task_handler
 
@@ -168,16 +168,16 @@ def reliable(last_words: Path) -> Iterator[Containers]:
 
 
 def options(owner: tuple[int, int], mounts: Sequence[Mount], network: bool, **environment: str) -> dict[str, Any]:
-    """Return how DockerRunner runs each container: no rights, and nothing to write but what is named and ``/tmp``.
+    """Return DockerRunner's container options: no capabilities, and a read-only root with a writable ``/tmp``.
 
     Args:
-        owner: as which user and group; what a container writes is theirs.
-        mounts: what a container sees besides its image.
-        network: whether it has this machine's network, or none.
-        **environment: variables, besides those of this process that steps read.
+        owner: user and group id of the container's process.
+        mounts: bind mounts.
+        network: True uses the host's network, False none.
+        **environment: variables, in addition to those of this process that steps read.
 
     Raises:
-        UserError: a mount would hide the image's own code.
+        UserError: a mount would hide the code in the image.
     """
     from docker.types import Mount as Bind  # type: ignore[import-untyped]
 
@@ -196,7 +196,7 @@ def options(owner: tuple[int, int], mounts: Sequence[Mount], network: bool, **en
         "network_mode": "host" if network else "none",
         "read_only": True,
         "tmpfs": {"/tmp": ""},  # noqa: S108
-        # Python finds modules in the current folder first, and the image's code is what is run.
+        # Python imports from the current folder first; the steps must import the code of the image.
         "working_dir": "/tmp",  # noqa: S108
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges"],

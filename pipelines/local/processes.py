@@ -1,4 +1,4 @@
-"""Kubeflow tasks in processes of this machine: kfp's SubprocessRunner, which an interrupt can end."""
+"""Kubeflow tasks in local processes: kfp's SubprocessRunner with handling of interrupts."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Processes(Tasks):
         self._running: set[int] = set()
 
     def run(self, full_command: Sequence[str], env_vars: Mapping[str, str] | None = None) -> int:
-        """Run a command, print what it says as it says it, and return its exit code.
+        """Run a command, stream its output, and return its exit code.
 
-        In the place of ``kfp.local.subprocess_task_handler.run_local_subprocess``.
+        Replaces ``kfp.local.subprocess_task_handler.run_local_subprocess``.
         """
         if self.ended:
             return FAILED
@@ -34,7 +34,7 @@ class Processes(Tasks):
             text=True,
             errors="replace",
             bufsize=1,
-            start_new_session=True,  # a Ctrl+C is for us, who end it with all that it has started
+            start_new_session=True,  # Ctrl+C reaches only this process, which then stops the whole process group
         ) as process:
             self._running.add(process.pid)
             try:
@@ -45,13 +45,13 @@ class Processes(Tasks):
                 print("\n", flush=True)
                 code = process.wait()
             finally:
-                # Waited for before the number is forgotten: nobody else may have it while end() can come.
+                # Wait before the pid is removed: while end() can be called, the pid must not be reused.
                 process.wait()
                 self._running.discard(process.pid)
         return self.judged(code, "process")
 
     def end(self) -> None:
-        """Interrupt what runs, or kill it if that was done before, and start nothing more."""
+        """Interrupt the running processes, or kill them on the second call; start no more."""
         number = signal.SIGKILL if self.ended else signal.SIGINT
         self.ended = True
         for pid in list(self._running):
@@ -65,13 +65,13 @@ def _signal(group: int, number: signal.Signals) -> None:
 
 @contextmanager
 def interruptible(last_words: Path) -> Iterator[Processes]:
-    """Let kfp's SubprocessRunner use :class:`Processes` inside the block; an interrupt ends what runs in them.
+    """Make kfp's SubprocessRunner use :class:`Processes` inside the block; an interrupt ends the running processes.
 
     Args:
-        last_words: a file that gets a line for what no task can say itself: something killed it.
+        last_words: a file for errors that a task cannot report itself: a signal killed it.
 
     Raises:
-        UserError: this is another kfp than the one whose function is replaced.
+        UserError: the installed kfp is not the patched version.
     """
     from kfp.local import subprocess_task_handler
 

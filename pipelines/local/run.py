@@ -1,4 +1,4 @@
-"""``python -m pipelines.local --source data``: the whole Kubeflow graph on this machine, in processes or containers."""
+"""``python -m pipelines.local --source data``: run the whole Kubeflow pipeline on this machine."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ REGISTERED = "registered.json"
 
 
 class Runner(StrEnum):
-    """Kubeflow's local runners: each task a process of this machine, or a container."""
+    """kfp's local runners: each task in a process or in a container."""
 
     subprocess = "subprocess"
     docker = "docker"
@@ -47,14 +47,14 @@ class Runner(StrEnum):
 
 @dataclass(frozen=True)
 class Choices:
-    """What a run is asked for.
+    """The arguments of a run.
 
     Attributes:
-        source: the cohort, as ingest takes it.
+        source: the cohort: a folder, a ZIP file or ``s3://bucket/prefix``.
         params: all parameters.
-        checkpoints: a folder or ``s3://bucket/prefix`` of the full states of all cells, which outlive the run; empty,
-            they lie beside each model and go with the run.
-        promote: whether the registered version becomes champion if it passes the gate.
+        checkpoints: a folder or ``s3://bucket/prefix`` for the checkpoints of all cells, which outlive the run; empty
+            writes them next to each model, and the next run deletes them.
+        promote: True makes the registered version champion if it passes the gate.
     """
 
     source: str
@@ -65,7 +65,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Done:
-    """What a run left: the folder of its report, and what became of the registered version in one line."""
+    """Result of a run: the folder of its report, and one line on the registered version."""
 
     report: Path
     promotion: str
@@ -73,7 +73,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its choices, and where tasks write."""
+    """One run: its arguments, and the paths that tasks write to."""
 
     asked: Choices
     artifacts: Path
@@ -84,7 +84,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Setting:
-    """What tasks run in: the cohort as seen there, kfp's runner, the code's commit, the image where there is one."""
+    """Environment of the tasks: path of the cohort there, kfp's runner, commit of the code, and the image, if any."""
 
     source: str
     runner: Any
@@ -94,22 +94,22 @@ class Setting:
 
 
 def run_locally(asked: Choices, out: Path, image: str | None = None) -> Done:
-    """Run the Kubeflow graph with one of kfp's local runners.
+    """Run the Kubeflow pipeline with one of kfp's local runners.
 
     Args:
-        asked: the cohort, the parameters, and what else the pipeline is asked for.
-        out: gets ``tasks/`` with every artifact as Kubeflow lays them out, ``reports/`` and ``registered.json``; those
-            of an earlier run are replaced.
-        image: what each task runs in, a container of its own (DockerRunner); None, in a process (SubprocessRunner).
+        asked: the cohort, the parameters and the other arguments of the run.
+        out: output folder for ``tasks/`` with every artifact in Kubeflow's layout, ``reports/`` and
+            ``registered.json``; the outputs of an earlier run are replaced.
+        image: the image of the tasks' containers (DockerRunner); None runs processes (SubprocessRunner).
 
     Raises:
-        UserError: a step failed; what it said is repeated.
+        UserError: a step failed; the message is the step's.
     """
     if image is None:
-        # It puts the interpreter's path in the place of the word wherever it stands, in the steps' arguments too.
+        # kfp replaces the word by the interpreter's path everywhere, also in the steps' arguments.
         _refuse("python3", asked.source, asked.checkpoints, out)
     else:
-        _refuse(":", asked.checkpoints.removeprefix("s3:"), out)  # Docker's own mark between the two ends of a mount
+        _refuse(":", asked.checkpoints.removeprefix("s3:"), out)  # Docker separates the two paths of a mount by a colon
     if asked.checkpoints and not is_s3(asked.checkpoints):
         asked = replace(asked, checkpoints=str(Path(asked.checkpoints).absolute()))
     found = None if image is None else containers.find_image(image)
@@ -138,15 +138,15 @@ def _refuse(word: str, *paths: str | Path) -> None:
 
 @contextmanager
 def _processes(run: Run) -> Iterator[Setting]:
-    """Let every task be a process that finds the code of this checkout."""
+    """Run every task as a process that imports the code of this checkout."""
     from kfp import local
 
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    # Every task leaves a folder there, which kfp never removes.
+    # kfp makes a folder there for every task and never removes it.
     os.environ["TMPDIR"] = str(run.scratch)
     os.environ["PYTHONUNBUFFERED"] = "1"
     os.environ[TERMINATION_LOG] = str(run.last_words)
-    # The first to come makes the database, and two trainings would come at the same time.
+    # Create the database here: two training tasks would create it at the same time.
     connect(run.asked.params.register_.experiment)
     with processes.interruptible(run.last_words):
         yield Setting(run.asked.source, local.SubprocessRunner(use_venv=False), code_version())
@@ -154,7 +154,7 @@ def _processes(run: Run) -> Iterator[Setting]:
 
 @contextmanager
 def _containers(run: Run, image: Image) -> Iterator[Setting]:
-    """Let every task be a container that sees the cohort, the artifacts and the store under their own paths."""
+    """Run every task as a container that mounts the cohort, the artifacts and the MLflow store at their host paths."""
     from kfp import local
 
     owner = _owner(run.artifacts.parent)
@@ -167,7 +167,7 @@ def _containers(run: Run, image: Image) -> Iterator[Setting]:
         if not path.exists():
             path.mkdir(parents=True)
             os.chown(path, *owner)
-        folder = path if path.is_dir() else path.parent  # SQLite writes beside its file
+        folder = path if path.is_dir() else path.parent  # SQLite writes more files next to its database
         for taken in (path, folder):
             if os.geteuid() == 0 and taken.stat().st_uid != owner[0]:
                 raise UserError(f"{taken}: must belong to the owner of {run.artifacts.parent}, as whom tasks write")
@@ -175,7 +175,7 @@ def _containers(run: Run, image: Image) -> Iterator[Setting]:
     mounts = [Mount(folder, writable=True) for folder in dict.fromkeys(folders)]
     mounts.append(Mount(run.last_words, writable=True, target=KUBERNETES_TERMINATION_LOG))
     remote = remote or any(map(is_s3, (source, states)))
-    if not is_s3(source) and Path(source).exists():  # else ingest says so
+    if not is_s3(source) and Path(source).exists():  # else ingest raises the error
         source = str(Path(source).resolve())
         mounts.append(Mount(Path(source)))
     for path in (run.artifacts, run.workspace, run.last_words):
@@ -186,7 +186,7 @@ def _containers(run: Run, image: Image) -> Iterator[Setting]:
 
 
 def _owner(folder: Path) -> tuple[int, int]:
-    """Return as which user and group tasks write: this process's, and for root those of whoever owns ``folder``."""
+    """Return the user and group id for the tasks: this process's, or for root the owner of ``folder``."""
     if os.geteuid():
         return os.geteuid(), os.getegid()
     found = folder.stat()
@@ -194,7 +194,7 @@ def _owner(folder: Path) -> tuple[int, int]:
 
 
 def _store(client: MlflowClient, experiment: str) -> tuple[str, list[Path], bool]:
-    """Return MLflow's address for a container, the paths that it writes to, and whether it is reached by network."""
+    """Return MLflow's tracking URI for a container, the local paths it writes to, and whether it needs the network."""
     from mlflow.utils.file_utils import local_file_uri_to_path
     from sqlalchemy.engine import make_url
 
@@ -211,14 +211,14 @@ def _store(client: MlflowClient, experiment: str) -> tuple[str, list[Path], bool
 
 
 def _run(run: Run, setting: Setting) -> Path:
-    """Run the graph and return the folder in which each task has one of its own."""
+    """Run the pipeline and return the folder with one subfolder per task."""
     from kfp import local
 
     from pipelines.graph import build
 
-    # Said of every task: the names that Kubeflow's page shows do nothing here.
+    # kfp warns for every task that display names have no effect here.
     warnings.filterwarnings("ignore", message=".*have no effect in the current local runner")
-    # The workspace is removed after the run, whatever it is.
+    # kfp removes the workspace after the run.
     local.init(runner=setting.runner, pipeline_root=str(run.artifacts), workspace_root=str(run.workspace))
     asked = run.asked
     pipeline = build(asked.params, setting.image, setting.git_commit)
@@ -231,15 +231,15 @@ def _run(run: Run, setting: Setting) -> Path:
             promote=asked.promote,
         )
     except RuntimeError as error:
-        said = run.last_words.read_text().strip()
-        raise UserError(said or "a task of the graph failed; its own output, above, says why") from error
-    # A pipeline with an exit handler has no outputs of its own.
+        message = run.last_words.read_text().strip()
+        raise UserError(message or "a task of the graph failed; its own output, above, says why") from error
+    # A pipeline with an exit handler has no outputs.
     (results,) = run.artifacts.iterdir()
     return results
 
 
 def _md5_of(source: str) -> str:
-    """Return the MD5 that pins the source, empty where it is not what ``data.dvc`` pins."""
+    """Return the MD5 of the source from ``data.dvc``, empty for any other source."""
     pinned = data_md5() if Path(source).resolve() == PINNED.resolve() else None
     return pinned or ""
 

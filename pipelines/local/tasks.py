@@ -1,6 +1,6 @@
-"""What kfp's local runners lack, whatever a task runs in: an interrupt that ends it, and a word on how it was ended.
+"""Additions to kfp's local runners: an interrupt stops the tasks, and a killed task is reported.
 
-kfp 2.17.0 waits for parallel tasks after an interrupt, those that are still to come included.
+After an interrupt, kfp 2.17.0 waits for all parallel tasks, including those not started yet.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 from core.errors import UserError
 
-KFP = "2.17.0"  # whose functions are replaced
-SIGNALLED = 128  # a process that a signal has ended exits, as its shell says, with this and the signal's number
+KFP = "2.17.0"  # the patched version
+SIGNALLED = 128  # a process killed by signal n has the shell's exit code 128 + n
 FAILED = 1
 
 
@@ -24,7 +24,7 @@ class Tasks(ABC):
     """The tasks of one run.
 
     Args:
-        last_words: a file that gets a line for what no task can say itself.
+        last_words: a file for errors that a task cannot report itself.
     """
 
     def __init__(self, last_words: Path) -> None:
@@ -32,12 +32,12 @@ class Tasks(ABC):
         self.ended = False
 
     def tell(self, words: str) -> None:
-        """Add a line to the last words."""
+        """Append a line to the file of errors."""
         with self._last_words.open("a") as file:
             file.write(f"{words}\n")
 
     def judged(self, code: int, what: str) -> int:
-        """Return a task's exit code; tell of one that was ended by a signal, and not by :meth:`end`."""
+        """Return a task's exit code; report a task that was killed by a signal, except by :meth:`end`."""
         number = -code if code < 0 else code - SIGNALLED
         if number > 0 and not self.ended:
             self.tell(f"a task's {what} was ended by signal {number}: out of memory, or by hand")
@@ -45,23 +45,23 @@ class Tasks(ABC):
 
     @abstractmethod
     def end(self) -> None:
-        """End what runs and start nothing more."""
+        """Stop the running tasks and start no more."""
 
 
 @contextmanager
 def taken_over(module: ModuleType, name: str, run: Callable[..., Any], tasks: Tasks) -> Iterator[None]:
-    """Let kfp run tasks by ``run`` inside the block; an interrupt, or SIGTERM, ends them.
+    """Replace kfp's function that runs a task by ``run`` inside the block; SIGINT and SIGTERM stop the tasks.
 
-    In the main thread alone, since signals are handled.
+    Only for the main thread, since it sets signal handlers.
 
     Args:
-        module: of kfp's local runner.
-        name: of its function that runs a task.
-        run: called in its place.
-        tasks: what an interrupt ends.
+        module: kfp's module of the local runner.
+        name: name of its function that runs a task.
+        run: the replacement.
+        tasks: the tasks that an interrupt stops.
 
     Raises:
-        UserError: this is another kfp than the one whose function is replaced.
+        UserError: the installed kfp is not the patched version.
     """
     import kfp
 

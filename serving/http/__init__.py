@@ -1,4 +1,4 @@
-"""Segment X-rays over HTTP, with the model that the registry's alias names."""
+"""Segment X-rays over HTTP with the model of a registry alias."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ if TYPE_CHECKING:
 
 
 def serve(settings: Settings, log_level: str = "info") -> None:
-    """Serve until SIGTERM or SIGINT; then answer all requests that were accepted, and return.
+    """Serve until SIGTERM or SIGINT; then answer all accepted requests and return.
 
-    ``/health`` answers while the model is being loaded, ``/ready`` once it is. With ``reuse_port`` nothing does before.
+    ``/health`` answers while the model loads, ``/ready`` answers 200 when it is loaded. With ``reuse_port`` the port
+    is opened only after the model is loaded.
 
     Args:
         settings: see :class:`Settings`.
         log_level: of the log on standard output: debug, info, warning or error.
 
     Raises:
-        UserError: the address cannot be listened at, or the first model cannot be loaded.
+        UserError: the address cannot be bound, or the first model cannot be loaded.
     """
     import os
 
-    # A registry that is away is told within seconds, not after minutes of MLflow's own patience.
+    # Report an unreachable registry within seconds; MLflow's default retries take minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
@@ -36,7 +37,7 @@ def serve(settings: Settings, log_level: str = "info") -> None:
     service = Service(settings)
     failed: list[BaseException] = []
     if settings.reuse_port:
-        # The port is shared with a service that is ready: nobody may be sent here before this one is.
+        # The port is shared with a ready service: this one must not get requests before it is ready.
         service.follower.first()
     sock = listen(settings)
     server = make_server(make_app(service), settings, service.stop)

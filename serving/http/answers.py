@@ -1,4 +1,4 @@
-"""What is answered: the mask, an overlay, or JSON with the findings."""
+"""Responses: the mask, an overlay, or JSON with the findings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Form = Literal["json", "mask", "overlay"]
 Picture = Literal["mask", "image", "overlay"]
-LARGEST_SIDE = 1600  # pixels of a picture that is for looking at
+LARGEST_SIDE = 1600  # pixels; size limit of pictures for display
 
 
 class ModelUsed(BaseModel):
@@ -66,10 +66,10 @@ class Answer:
 
 
 def choose(form: Form | None, accept: str) -> Form:
-    """Return the form that is answered: the one asked for by name, else what an Accept header likes best.
+    """Return the response format: ``form`` if it is set, else the preferred type of the Accept header.
 
     Raises:
-        HTTPException: 406, none of what it accepts is made here.
+        HTTPException: 406, no accepted type is supported.
     """
     if form is not None:
         return form
@@ -101,7 +101,7 @@ def mask_png(segmentation: Segmentation) -> bytes:
 def make(
     form: Form, include: Collection[Picture], xray: Xray, segmentation: Segmentation, findings: Findings, model: Loaded
 ) -> Answer:
-    """Make an answer."""
+    """Build the response in the given format; ``include`` adds pictures to JSON."""
     from serving.xray.drawing import overlay, visible
 
     if form == "mask":
@@ -115,10 +115,10 @@ def make(
     }
     pictures: dict[str, Any] = {name: base64.b64encode(makers[name]()).decode() for name in set(include)}
     height, width = xray.pixels.shape
-    told = Prediction(
+    prediction = Prediction(
         model=ModelUsed(name=model.name, version=model.version, engine=model.engine),
         picture=PictureRead(kind=xray.kind, width=width, height=height),
         findings=findings,
         **pictures,
     )
-    return Answer(told.model_dump_json().encode(), "application/json")
+    return Answer(prediction.model_dump_json().encode(), "application/json")

@@ -1,4 +1,4 @@
-"""The HTTP interface."""
+"""The routes of the HTTP API."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def make_app(service: Service) -> Middleware:
     @app.exception_handler(RequestValidationError)
     async def wrong(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        # Where it stands, its name, and in a list its place. What was sent is not repeated: it may be a patient's.
+        # loc is (source, name, index in a list). The value is not repeated: it may be patient data.
         name = first["loc"][1] if len(first["loc"]) > 1 else first["loc"][0]
         return JSONResponse({"detail": f"{name}: {first['msg']}"}, 422)
 
@@ -68,14 +68,14 @@ def make_app(service: Service) -> Middleware:
 
 
 def _predict(app: FastAPI, service: Service) -> None:
-    said: dict[int | str, dict[str, Any]] = {
+    responses: dict[int | str, dict[str, Any]] = {
         status: {"model": Problem, "description": text} for status, text in REFUSALS.items()
     }
-    said[200] = {"description": "what was found", "model": Prediction, "content": {"image/png": {"schema": FILE}}}
+    responses[200] = {"description": "what was found", "model": Prediction, "content": {"image/png": {"schema": FILE}}}
 
     @app.post(
         "/predict",
-        responses=said,
+        responses=responses,
         response_class=Response,
         openapi_extra={"requestBody": BODY},
         summary="Find the lungs in one X-ray",
@@ -97,7 +97,7 @@ def _predict(app: FastAPI, service: Service) -> None:
         done = await service.predict(request, form, include)
         request.scope.setdefault("state", {})["said"] = {"model_version": done.model.version, "flags": done.flags}
         headers = {
-            "X-Model-Name": quote(done.model.name),  # a header holds Latin-1, a name anything
+            "X-Model-Name": quote(done.model.name),  # headers are Latin-1, names any Unicode
             "X-Model-Version": done.model.version,
             "X-Quality-Flags": ",".join(done.flags),
         }

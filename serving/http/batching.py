@@ -1,4 +1,4 @@
-"""Requests that come at about the same time are computed together."""
+"""Dynamic batching of concurrent requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Job:
-    """An image that waits, and the future of what is found in it."""
+    """A queued image and the future of its result."""
 
     image: np.ndarray
     done: Future[tuple[Loaded, Any]] = field(default_factory=Future)
@@ -26,13 +26,13 @@ class Job:
 
 
 class Batcher:
-    """Threads that take what waits, several images at a time.
+    """Worker threads that run queued images in batches.
 
     Args:
-        current: returns the model to use; asked once for each batch, so that a batch never mixes two versions.
-        max_batch: images of a batch at most.
+        current: returns the model; called once per batch, so that a batch never mixes two versions.
+        max_batch: maximum number of images in a batch.
         max_wait: seconds that the first image of a batch waits for others.
-        workers: the number of threads.
+        workers: number of threads.
         ran: called with the size of every batch.
     """
 
@@ -44,19 +44,19 @@ class Batcher:
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        # Daemons: a service that is told to stop twice need not wait for a batch.
+        # Daemon threads, so that a second stop signal does not wait for a batch.
         self._threads = [threading.Thread(target=self._work, name=f"batch-{n}", daemon=True) for n in range(workers)]
         for thread in self._threads:
             thread.start()
 
     def __len__(self) -> int:
-        """Return how many images wait."""
+        """Return the number of queued images."""
         return len(self._jobs)
 
     def submit(self, image: np.ndarray) -> Future[tuple[Loaded, Any]]:
-        """Queue an image (H, W); the future gives the model that was used and its :class:`Segmentation`.
+        """Queue an image (H, W); the future's result is the model and its :class:`Segmentation`.
 
-        A future that is cancelled before its batch begins costs nothing more.
+        An image is not computed if its future is cancelled before its batch starts.
         """
         job = Job(image)
         with self._changed:
@@ -67,13 +67,13 @@ class Batcher:
         return job.done
 
     def hurry(self) -> None:
-        """Let no image wait for others any more."""
+        """Run the queued and all later images without waiting for others."""
         with self._changed:
             self._max_wait = 0.0
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Compute what waits, then end the threads."""
+        """Compute the queued images, then stop the threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -95,10 +95,10 @@ class Batcher:
                         return None
                     self._changed.wait()
                     continue
-                left = self._jobs[0].since + self._max_wait - time.monotonic()
-                if left <= 0 or len(self._jobs) >= self._max_batch or self._closed:
+                remaining = self._jobs[0].since + self._max_wait - time.monotonic()
+                if remaining <= 0 or len(self._jobs) >= self._max_batch or self._closed:
                     return [self._jobs.popleft() for _ in range(min(self._max_batch, len(self._jobs)))]
-                self._changed.wait(left)
+                self._changed.wait(remaining)
 
     def _run(self, jobs: list[Job]) -> None:
         try:
@@ -108,7 +108,7 @@ class Batcher:
             if len(jobs) == 1:
                 jobs[0].done.set_exception(error)
                 return
-            for job in jobs:  # an image that cannot be computed must not fail its neighbours
+            for job in jobs:  # an image that fails must not fail the others of its batch
                 self._run([job])
             return
         for job, segmentation in zip(jobs, found, strict=True):

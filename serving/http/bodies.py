@@ -1,4 +1,4 @@
-"""The one file that a request brings, read within limits of size and time."""
+"""Read the file of a request, with limits on size, memory and time."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 MEGA = 1_000_000
-MULTIPART_EXTRA = 64 * 1024  # bytes of boundaries and headers that a file of the largest size may come in
+MULTIPART_EXTRA = 64 * 1024  # bytes allowed for the boundaries and headers of a form
 RETRY = {"Retry-After": "1"}
 
 
 class Budget:
-    """An amount that all requests together may have; who asks for more than is left is answered 503."""
+    """A limit that all requests share; a request that exceeds it is answered 503."""
 
     def __init__(self, whole: float, what: str) -> None:
         self.whole, self.what, self.taken = whole, what, 0.0
 
     @contextmanager
     def share(self) -> Iterator[Share]:
-        """Yield a share of the amount, which is given back when the block ends."""
+        """Yield a share of the budget, released at the end of the block."""
         share = Share(self)
         try:
             yield share
@@ -34,16 +34,16 @@ class Budget:
 
 
 class Share:
-    """What one request has of a :class:`Budget`."""
+    """The part of a :class:`Budget` that one request uses."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget, self.taken = budget, 0.0
 
     def take(self, amount: float) -> None:
-        """Take more.
+        """Add ``amount`` to the share.
 
         Raises:
-            HTTPException: 503, there is not so much left.
+            HTTPException: 503, the budget is used up.
         """
         if self.budget.taken + amount > self.budget.whole:
             raise HTTPException(503, f"the service is busy: too many {self.budget.what} at once; try again", RETRY)
@@ -52,7 +52,7 @@ class Share:
 
 
 class _Form(MultiPartParser):
-    """Keeps the file in memory, since the disk is no place for a patient's picture, and knows whether all came."""
+    """Form parser that detects a truncated body. The file stays in memory, because it is patient data."""
 
     complete = False
 
@@ -61,7 +61,7 @@ class _Form(MultiPartParser):
 
 
 def is_form(request: Request) -> bool:
-    """Tell whether the body is a form with a file, rather than the file itself."""
+    """Return whether the body is a multipart form and not the file itself."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data"
 
 
@@ -69,14 +69,14 @@ async def read_file(request: Request, max_mb: float, seconds: float, share: Shar
     """Return the file of a request: the whole body, or the one file of a form.
 
     Args:
-        request: none of its body has been read.
-        max_mb: megabytes that the file may have; the first byte beyond ends the reading.
-        seconds: within which the body must have come.
-        share: of the memory for bodies; what is read is taken from it.
+        request: the request; its body must be unread.
+        max_mb: size limit in megabytes (10^6 bytes); reading stops at the first byte above it.
+        seconds: timeout for the body.
+        share: share of the memory budget; grows with the bytes read.
 
     Raises:
-        HTTPException: 400 a broken form or none with one file, 408 too slow, 413 too large, 415 packed, 503 no memory
-            left for it.
+        HTTPException: 400 invalid form or no file in it, 408 too slow, 413 too large, 415 compressed body, 503 no
+            memory budget left.
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
@@ -101,7 +101,7 @@ async def read_file(request: Request, max_mb: float, seconds: float, share: Shar
 
 
 def too_large(max_mb: float) -> HTTPException:
-    """Return the error that a body is too large."""
+    """Return the 413 error."""
     return HTTPException(413, f"the file is larger than the {max_mb:g} MB allowed")
 
 

@@ -1,4 +1,4 @@
-"""The downloaded versions on the disk, in a folder that several services may share."""
+"""Disk cache of downloaded model versions, in a folder that several services may share."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import IO
 from serving.http.logs import say
 from tracking.store import first_line
 
-# Lies in each version that a service has downloaded; who uses the version holds a shared lock on it. The kernel lets go
-# of a lock when its process ends, however it ends, so that a version nobody holds is one that no service uses.
+# A file in each version that a service has downloaded; a service that uses the version holds a shared lock on it. The
+# kernel releases the lock when the process ends, even if it is killed: an unlocked version is not in use.
 USED = ".used-by-services"
 
 
 class Cache:
-    """What one service uses of the folder ``folder``.
+    """The versions in ``folder`` that one service uses.
 
-    A version that something else than a service has put there is used and never removed.
+    A version that another program has put there is used but never removed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -27,10 +27,10 @@ class Cache:
         self._held: dict[Path, IO[bytes]] = {}
 
     def take(self, uri: str) -> Path:
-        """Return a package's folder as :func:`registry.fetch.fetch` does; nobody removes it from now on.
+        """Return a package's folder from :func:`registry.fetch.fetch` and lock it against removal.
 
         Raises:
-            UserError: what fetch raises.
+            UserError: as :func:`registry.fetch.fetch`.
         """
         from registry.fetch import fetch
 
@@ -51,17 +51,17 @@ class Cache:
             file.close()
 
     def keep(self, kept: Collection[Path]) -> None:
-        """Let go of all versions but these, and remove what no service uses: what killed ones have left behind too."""
+        """Unlock all versions except ``kept``, and remove all that no service uses, also those of killed services."""
         from registry.fetch import sweep
 
         for folder in self._held.keys() - set(kept):
             self._held.pop(folder).close()
         try:
             sweep(self.folder)
-            for mark in self.folder.glob(f"*/[0-9]*/{USED}"):  # none of what is being written: that begins with a dot
+            for mark in self.folder.glob(f"*/[0-9]*/{USED}"):  # skips partial downloads: their names begin with a dot
                 if mark.parent not in self._held:
                     _remove_unused(mark)
-        except OSError as error:  # no reason to refuse the new version, and tried again after the next one
+        except OSError as error:  # the new version is still usable; removal is retried after the next swap
             say("old version not removed", 30, folder=str(self.folder), error=first_line(error))
 
 
@@ -82,7 +82,7 @@ def _remove_unused(mark: Path) -> None:
 
 
 def _is(file: IO[bytes], path: Path) -> bool:
-    """Tell whether an open file is still the one of that path."""
+    """Return whether an open file is still the file at ``path``."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:

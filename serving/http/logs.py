@@ -1,4 +1,4 @@
-"""One JSON object a line on standard output; nothing of a patient in any: no file names, no pixels, no query."""
+"""Log as JSON lines on standard output. Logs have no patient data: no file names, no pixels, no query strings."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ LOGGER = logging.getLogger("defunet.serve")
 
 
 class JsonLines(logging.Formatter):
-    """A record as one line of JSON."""
+    """Format a record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line: time, level, event, the fields that were given, and a traceback where there is one."""
+        """Return the line: time, level, event, the record's fields, and the traceback, if any."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -28,7 +28,7 @@ class JsonLines(logging.Formatter):
 
 
 def configure(level: str) -> None:
-    """Send this service's and its server's records to standard output."""
+    """Send the records of the service and of uvicorn to standard output."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())
     for name in ("defunet.serve", "uvicorn.error"):

@@ -1,4 +1,4 @@
-"""What a service counts, for Prometheus."""
+"""Prometheus metrics of the service."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class Metrics:
-    """The metrics of one service, in a registry of their own."""
+    """The metrics of one service, in their own Prometheus registry."""
 
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
-        # A second series for each, which only says when it began.
+        # Without this, each metric has a second series with only its creation time.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -55,11 +55,11 @@ class Metrics:
         self.swaps = Counter("defunet_model_swaps", "Versions taken into use.", registry=self._registry)
 
     def watch_queue(self, length: Callable[[], int]) -> None:
-        """Ask ``length`` for the queue's length whenever the metrics are read."""
+        """Set the function that returns the queue's length; it is called at each scrape."""
         self._queue.set_function(length)
 
     def use(self, name: str, version: str, engine: str) -> None:
-        """Say which model is in use from now on."""
+        """Set the model in use and count the swap."""
         self._model.clear()
         self._model.labels(name, version, engine).set(1)
         self.swaps.inc()

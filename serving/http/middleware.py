@@ -1,4 +1,4 @@
-"""What every request passes on its way in and out: counting, logging, security headers, and bodies nobody reads."""
+"""ASGI middleware: metrics, logging, security headers, and draining of unread bodies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serving.http.metrics import Metrics
 
 Message = MutableMapping[str, Any]
 
-# Nothing on a page may come from anywhere else; pictures that the page makes of an answer are blobs.
+# Pages load only from this service; the pictures that the page makes from a response are blobs.
 SECURITY = {
     "content-security-policy": "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'",
@@ -24,8 +24,9 @@ SECURITY = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
-PROBES = ("/health", "/ready", "/metrics")  # asked every few seconds, and worth a line only when they fail
-# So many seconds and bytes that a client sends after its answer are thrown away, so that it can read the answer.
+PROBES = ("/health", "/ready", "/metrics")  # polled every few seconds; logged at level info only on failure
+# Limits, in seconds and bytes, on reading and discarding an unread body after the response, so that the client can
+# read the response.
 LINGER, LINGER_BYTES = 2.0, 32_000_000
 
 
@@ -33,16 +34,16 @@ class Middleware:
     """The outermost ASGI application.
 
     Args:
-        app: what answers.
-        metrics: what is counted.
-        stopping: whether the service is stopping: each answer then closes its connection.
+        app: the inner ASGI application.
+        metrics: the metrics to update.
+        stopping: returns whether the service is stopping; each response then closes its connection.
     """
 
     def __init__(self, app: Any, metrics: Metrics, stopping: Callable[[], bool]) -> None:
         self.app, self.metrics, self.stopping = app, metrics, stopping
 
     async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
-        """Answer one request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -69,13 +70,13 @@ class Middleware:
 
 
 class _Passing:
-    """One request and its answer."""
+    """Wraps ``receive`` and ``send`` of one request."""
 
     def __init__(self, scope: Message, receive: Any, send: Any, stopping: Callable[[], bool]) -> None:
         headers = dict(scope["headers"])
         self._receive, self._send, self._stopping = receive, send, stopping
         self.unread = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
-        self.status, self.bytes_in = 499, 0  # 499: the client went away before its answer
+        self.status, self.bytes_in = 499, 0  # 499: the client disconnected before the response
 
     async def receive(self) -> Message:
         message: Message = await self._receive()
@@ -95,7 +96,7 @@ class _Passing:
                 headers.append((b"connection", b"close"))
             await self._send({**message, "headers": headers})
         elif self.unread and message["type"] == "http.response.body" and not message.get("more_body"):
-            # A connection that is closed while its client still sends is reset, and the answer lost with it.
+            # Closing a connection while the client still sends resets it, and the client loses the response.
             await self._send({**message, "more_body": True})
             await self._throw_away()
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})

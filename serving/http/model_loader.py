@@ -1,4 +1,4 @@
-"""The model in use, and the registry's alias that it follows."""
+"""Load the model and follow its registry alias."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from registry.packages import Package
     from serving.http.settings import Settings
 
-LONGEST_WAIT = 600  # seconds until a version that could not be loaded is tried again, after some failures
+LONGEST_WAIT = 600  # seconds; upper limit of the backoff for a version that fails to load
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model that is in memory and has computed something.
+    """A loaded and tested model.
 
     Attributes:
-        name: of the registered model, or of the folder.
-        version: in the registry; for a package that comes from none the beginning of its weights' SHA-256.
-        package: what computes.
+        name: name of the registered model, or of the folder.
+        version: version in the registry; for a folder the first 12 hex digits of the weights' SHA-256.
+        package: the model package.
     """
 
     name: str
@@ -40,13 +40,13 @@ class Loaded:
 
     @property
     def engine(self) -> str:
-        """Return the name of the engine that computes."""
+        """Return the name of the inference engine."""
         return str(self.package.engine.name)
 
 
 @dataclass(frozen=True)
 class Look:
-    """The last look at the registry: when, whether it answered, and what was wrong."""
+    """The last poll of the registry: its time, whether the registry answered, and the error."""
 
     at: str
     ok: bool
@@ -54,10 +54,10 @@ class Look:
 
 
 class Follower:
-    """Loads a model, and again whenever its alias names another version, in a thread of its own.
+    """Loads a model, and in a background thread loads each new version of its alias.
 
-    The model in use is replaced only by one that has been loaded and tried. A registry that is away or a version that
-    does not load leaves it as it is; :meth:`status` says so.
+    A new version replaces the model in use only after it has been loaded and tested. If the registry is down or a
+    version fails to load, the current model stays in use and :meth:`status` has the error.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
@@ -72,21 +72,21 @@ class Follower:
 
     @property
     def model(self) -> Loaded | None:
-        """Return the model in use; None before the first is loaded."""
+        """Return the model in use; None before the first one is loaded."""
         return self._model
 
     def current(self) -> Loaded:
         """Return the model in use.
 
         Raises:
-            RuntimeError: none has been loaded yet.
+            RuntimeError: no model is loaded yet.
         """
         if self._model is None:
             raise RuntimeError("no model is loaded yet")
         return self._model
 
     def status(self) -> dict[str, Any]:
-        """Return what ``/ready`` says of the model and of the registry."""
+        """Return the state of the model and the registry for ``/ready``."""
         model = self._model
         return {
             "source": self._settings.model,
@@ -99,12 +99,12 @@ class Follower:
         """Load the first model.
 
         Raises:
-            UserError: it cannot be found or loaded.
+            UserError: the model cannot be found or loaded.
         """
         self._use(*self._named())
 
     def start(self) -> None:
-        """Follow the alias from now on; a fixed version and a folder have nothing to follow."""
+        """Start following the alias; does nothing for a fixed version or a folder."""
         if self._asked is not None and self._asked["alias"]:
             threading.Thread(target=self._follow, name="follow", daemon=True).start()
 
@@ -114,7 +114,7 @@ class Follower:
 
     def _follow(self) -> None:
         while not self._stop.wait(self._settings.poll):
-            # Whatever a registry does, the model in use goes on.
+            # An error of the registry must not stop the model in use.
             try:
                 name, version = self._named()
             except Exception as error:
@@ -123,7 +123,7 @@ class Follower:
             self._take(name, version)
 
     def _take(self, name: str, version: str) -> None:
-        """Take a version into use if it is another than the one in use and has not just failed."""
+        """Load a version if it differs from the one in use and is not waiting for a retry."""
         if version == self.current().version:
             self._failed = None
             return
@@ -139,7 +139,7 @@ class Follower:
             say("model not loaded", 40, exc_info=None if isinstance(error, UserError) else error, **self._failed)
 
     def _named(self) -> tuple[str, str]:
-        """Return the name and the version that are to be in use; for a folder its name and no version."""
+        """Return name and version of the model to use; for a folder its name and an empty version."""
         if self._asked is None:
             return Path(self._settings.model).resolve().name, ""
         name, alias, version = self._asked.group("name", "alias", "version")
@@ -176,7 +176,7 @@ class Follower:
             threads=self._settings.threads or wanted(),
             seconds=round(time.monotonic() - began, 2),
         )
-        # The one before it stays too, for a rollback.
+        # The previous version stays in the cache for a rollback.
         self._cache.keep({folder, before.package.folder} if before else {folder})
 
     def _seen(self, ok: bool, error: str | None = None) -> None:
@@ -187,10 +187,10 @@ class Follower:
 
 
 def try_out(package: Package, name: str) -> None:
-    """Let a package compute once, so that no request waits for its warming up or meets a broken one.
+    """Run a package once on a test image, to warm it up and to reject a broken one.
 
     Raises:
-        UserError: it does not give a mask of its input's size, or probabilities that are none.
+        UserError: the mask does not have the size of the input, or the probabilities are not in [0, 1].
     """
     import numpy as np
 
@@ -202,5 +202,5 @@ def try_out(package: Package, name: str) -> None:
 
 
 def now() -> str:
-    """Return the time, UTC, as ISO 8601."""
+    """Return the current time in UTC as ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")

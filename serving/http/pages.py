@@ -1,4 +1,4 @@
-"""The page for people, and the page about the interface: files of this package, and nothing from outside."""
+"""The web page and the API documentation, served only from files of this package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi import FastAPI, Response
 from fastapi.responses import HTMLResponse
 
 TEMPLATES = Path(__file__).parent / "templates"
-# The only files that can be asked for, whatever the address says.
+# The only static files that are served.
 FILES = {
     "page.css": "text/css",
     "page.js": "text/javascript",
@@ -20,7 +20,7 @@ FILES = {
 
 
 def add(app: FastAPI) -> None:
-    """Add ``/``, ``/docs`` and the files they need."""
+    """Add the routes ``/``, ``/docs`` and ``/static``."""
 
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:
@@ -49,7 +49,7 @@ def _read(name: str) -> str:
 def _docs(app: FastAPI) -> str:
     from jinja2 import Environment, FileSystemLoader
 
-    # Most of OpenAPI's fields may be missing: no StrictUndefined.
+    # No StrictUndefined, since most fields of OpenAPI are optional.
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -61,7 +61,7 @@ def _docs(app: FastAPI) -> str:
 
 
 def kind_of(schema: dict[str, Any]) -> str:
-    """Return an OpenAPI schema in a few words: ``number or null``, ``list of Flag``, ``json | mask``."""
+    """Return the type of an OpenAPI schema as text: ``number or null``, ``list of Flag``, ``json | mask``."""
     if "$ref" in schema:
         return str(schema["$ref"].rpartition("/")[2])
     if "anyOf" in schema:

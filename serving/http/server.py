@@ -1,4 +1,4 @@
-"""uvicorn with bounds on slow clients, and a stop that loses no request that was accepted."""
+"""uvicorn with timeouts for slow clients and a graceful stop that answers every accepted request."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from serving.http.settings import Settings
 
 MAX_HEADERS = 16 * 1024  # bytes
-QUIET = 0.5  # seconds that a stopping service waits for requests on their way over connections it has
-UNREAD = 30.0  # seconds that a closed connection may take to fetch the rest of its answer
+QUIET = 0.5  # seconds that a stopping service waits for requests in flight on open connections
+UNREAD = 30.0  # seconds that a client may take to read the rest of its response before the connection is aborted
 SLOW = b'{"detail":"the request\'s headers did not come in time"}'
 SLOW_ANSWER = (
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\n"
@@ -29,7 +29,7 @@ SLOW_ANSWER = (
 
 
 def protocol(header_timeout: float) -> type[H11Protocol]:
-    """Return uvicorn's protocol with a limit, seconds, on the time that a request's headers take."""
+    """Return uvicorn's HTTP protocol class with a timeout, in seconds, for a request's headers."""
 
     class Bounded(H11Protocol):
         _slow: asyncio.TimerHandle | None = None
@@ -76,12 +76,12 @@ def protocol(header_timeout: float) -> type[H11Protocol]:
 
 
 class StoppableServer(Server):
-    """A server that, told to stop, first answers all that it or the kernel has accepted."""
+    """A server that, before it stops, answers all connections that it or the kernel has accepted."""
 
     on_stop: Callable[[], None]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the door, answer who is inside, and end."""
+        """Stop accepting, answer the accepted requests, and shut down."""
         self.on_stop()
         waiting = [connection for sock in sockets or [] for connection in _accept_all(sock)]
         for server in self.servers:
@@ -100,7 +100,7 @@ class StoppableServer(Server):
 
 
 def _accept_all(sock: socket.socket) -> list[socket.socket]:
-    """Return the connections that the kernel has accepted for us; closing the socket would reset them."""
+    """Return the connections in the kernel's accept queue; closing the socket would reset them."""
     found: list[socket.socket] = []
     while True:
         try:
@@ -112,10 +112,10 @@ def _accept_all(sock: socket.socket) -> list[socket.socket]:
 
 
 def listen(settings: Settings) -> socket.socket:
-    """Return a socket that is bound to the address; connections are taken from when the server starts.
+    """Return a socket bound to the address; it accepts connections when the server starts.
 
     Raises:
-        UserError: the address is taken, not ours, or unknown.
+        UserError: the address is in use, not local, or unknown.
     """
     host, port = settings.host, settings.port
     try:
@@ -134,7 +134,7 @@ def listen(settings: Settings) -> socket.socket:
 
 
 def make_server(app: Any, settings: Settings, on_stop: Callable[[], None]) -> StoppableServer:
-    """Return the server of an ASGI application; ``on_stop`` is called when it is told to stop."""
+    """Return the server of an ASGI application; ``on_stop`` is called at the start of its shutdown."""
     config = Config(
         app,
         http=protocol(settings.header_timeout),
@@ -155,7 +155,10 @@ def make_server(app: Any, settings: Settings, on_stop: Callable[[], None]) -> St
 
 
 def prepare_process(max_connections: int) -> None:
-    """Allow so many connections, and let a signal that uvicorn has obeyed and sends again not end the process."""
+    """Raise the limit on open files for ``max_connections``, and ignore SIGTERM and SIGINT outside of uvicorn.
+
+    After a graceful stop uvicorn raises the signal again, which would kill the process.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = max_connections + 256
     if hard != resource.RLIM_INFINITY:

@@ -1,4 +1,4 @@
-"""From a request's file to its answer: read, wait for a batch, describe."""
+"""Process a request: read the file, run the model in a batch, compute the findings."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from serving.http.settings import Settings
 from serving.xray.decoding import Decoders
 from serving.xray.sides import KEYWORDS
 
-NAME = "the file"  # messages and logs must not hold a file's own: it may be a patient's
-MOST_READERS = 4  # threads that decode and describe: each may hold a picture of the largest size
+NAME = "the file"  # messages and logs must not have the real file name: it may be patient data
+MOST_READERS = 4  # limit on the threads that decode and describe, as each may hold an image of the largest size
 
 
 @dataclass(frozen=True)
 class Done:
-    """An answer, and what is said of it in headers and in the log."""
+    """A response, with the model and the flags for headers and log."""
 
     answer: answers.Answer
     model: Loaded
@@ -37,7 +37,7 @@ class Done:
 
 
 class Service:
-    """What one process serves with."""
+    """The model, queues and limits of one service process."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.metrics = settings, Metrics()
@@ -52,7 +52,7 @@ class Service:
         self.metrics.watch_queue(lambda: len(self.batcher))
         count = min(MOST_READERS, cores())
         self.readers = ThreadPoolExecutor(count, thread_name_prefix="read")
-        self.decoders = Decoders(count, settings.max_megapixels, KEYWORDS)  # the rest of a DICOM's words is a patient's
+        self.decoders = Decoders(count, settings.max_megapixels, KEYWORDS)  # others may be patient data
         self.bodies = Budget(settings.max_mb_at_once * MEGA, "files are being sent")
         self.pixels = Budget(settings.max_megapixels_at_once * MEGA, "large images are being worked on")
         self.stopping = False
@@ -60,29 +60,28 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Return whether new requests should come here."""
+        """Return whether the service accepts new requests."""
         return self.follower.model is not None and not self.stopping
 
     def stop(self) -> None:
-        """Say that no new requests should come: :attr:`ready` is False from now on."""
+        """Start stopping: :attr:`ready` becomes False and queued images run at once."""
         self.stopping = True
         self.batcher.hurry()
 
     def close(self) -> None:
-        """End what runs beside the server, once it has answered all requests."""
+        """Stop the threads and processes, after the server has answered all requests."""
         self.follower.stop()
         self.batcher.close()
         self.readers.shutdown()
         self.decoders.close()
 
     async def predict(self, request: Request, form: answers.Form, include: Collection[answers.Picture]) -> Done:
-        """Answer one request.
+        """Process one request.
 
         Raises:
-            HTTPException: what :func:`read_file` raises; 413 or 422 for a picture that cannot be used; 503 not loaded
-                yet or busy; 504 not done in time.
+            HTTPException: as :func:`read_file`; 413 or 422 unusable picture; 503 no model yet, or busy; 504 timeout.
         """
-        self._check_room()  # before the body: who is refused need not send it
+        self._check_room()  # before the body, so that a refused client need not send it
         with self.bodies.share() as body, self.pixels.share() as pixels:
             data = await read_file(request, self.settings.max_mb, self.settings.body_timeout, body)
             with self._place():
@@ -126,7 +125,7 @@ class Service:
 
     @contextmanager
     def _place(self) -> Iterator[None]:
-        """Hold one of the places of those whose body has come; a client that sends slowly holds none."""
+        """Count a request as in flight; only after its body is read, so that slow clients do not fill the queue."""
         self._check_room()
         self._in_flight += 1
         self.metrics.in_flight.set(self._in_flight)

@@ -1,4 +1,4 @@
-"""What a service is started with."""
+"""Settings of the service."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Settings:
-    """Every choice of a service; the command's options, and their defaults.
+    """The options of the command ``serve`` and their defaults.
 
     Attributes:
-        model: ``models:/name@alias``, whose promotions are followed, ``models:/name/3``, or a package's folder.
-        host: the address to listen at.
-        port: the port to listen at; 0 takes a free one.
-        reuse_port: share the port with another process, so that a new service can take over from an old one.
-        engine: what computes: a key of ``model.inference.engines.ENGINES``, or ``auto``.
-        threads: that the engine may compute with at most; None: those of :mod:`model.threads`.
-        workers: threads that run batches.
-        max_batch: images that are computed together at most; 1 is no batching.
+        model: ``models:/name@alias``, which follows promotions, ``models:/name/3``, or a package's folder.
+        host: address to listen on.
+        port: port to listen on; 0 takes a free one.
+        reuse_port: share the port with another process, so that a new service can replace a running one.
+        engine: a key of ``model.inference.engines.ENGINES``, or ``auto``.
+        threads: maximum number of threads of the engine; None: as set by :mod:`model.threads`.
+        workers: number of threads that run batches.
+        max_batch: maximum number of images in a batch; 1 is no batching.
         max_wait: seconds that the first image of a batch waits for others.
-        max_queue: requests that are worked on or wait at most; the next is answered 503.
-        max_mb: megabytes (10^6) that a request's body may have.
-        max_mb_at_once: megabytes that all bodies being read may have together.
-        max_megapixels: that one image may have.
-        max_megapixels_at_once: that all images being worked on may have together: it bounds the memory.
-        max_connections: that are open at a time; a request on the next is answered 503.
-        header_timeout: seconds within which a request's headers must have come.
-        body_timeout: seconds within which a request's body must have come, counted from its headers.
-        request_timeout: seconds from a whole body to its answer.
-        stop_timeout: seconds that a stopping service gives the requests that it has.
-        poll: seconds from one look at the registry to the next.
-        cache: the folder in which downloaded versions are kept.
+        max_queue: maximum number of requests in flight; above it 503.
+        max_mb: maximum size of a file in megabytes (10^6 bytes).
+        max_mb_at_once: maximum size of all bodies being read, in megabytes.
+        max_megapixels: maximum size of one image, in megapixels.
+        max_megapixels_at_once: maximum size of all images in flight, in megapixels; it bounds the memory.
+        max_connections: maximum number of open connections; above it 503.
+        header_timeout: seconds for a request's headers.
+        body_timeout: seconds for a request's body, after its headers.
+        request_timeout: seconds from the whole body to the response.
+        stop_timeout: seconds for the accepted requests after a stop signal.
+        poll: seconds between two polls of the registry.
+        cache: folder of the downloaded versions.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""Find the lungs in files and folders of X-rays: masks, DICOM SEG, areas and doubts, one bad file or many."""
+"""Predict on files and folders of X-rays: masks, DICOM SEG, areas and quality flags."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ if TYPE_CHECKING:
     from model.inference.package import Package, Segmentation
     from model.lungs import Mask
 
-# A batch that has so many is not filled up any further. It bounds that batch alone: up to ``batch_size`` and one a core
-# more X-rays are decoded ahead of it, and as many wait to be written.
+# A batch with at least this many pixels is full. This bounds only the batch: up to ``batch_size`` + cores X-rays are
+# decoded ahead of it, and as many wait to be written.
 BATCH_PIXELS = 64_000_000
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to predict.
+    """Options of a prediction run.
 
     Attributes:
-        overlays: write a picture of every mask over its X-ray.
+        overlays: write an overlay of every mask on its X-ray.
         seg: write a DICOM SEG for every DICOM.
-        overwrite: do everything again.
-        resume: keep what an earlier run has finished, by the files' content, and do the rest.
-        batch_size: X-rays that go through the network at once.
+        overwrite: replace all results of an earlier run.
+        resume: skip inputs that an earlier run has finished, by the files' SHA-256.
+        batch_size: number of X-rays per batch.
         max_megapixels: larger pictures are refused before they are decoded.
-        timeout: seconds after which a file that is still being decoded is given up.
-        engine: what computes, ``auto`` for the fastest on this machine.
+        timeout: timeout of decoding one file, in seconds.
+        engine: a key of ``model.inference.engines.ENGINES``, or ``auto``.
     """
 
     overlays: bool = False
@@ -60,7 +60,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Counted:
-    """How many inputs there were, and what became of them; ``skipped`` had been finished before."""
+    """Numbers of inputs by result; ``skipped`` were finished by an earlier run."""
 
     inputs: int
     done: int
@@ -71,7 +71,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class _Read:
-    """An input as far as reading came: an X-ray, a row that is final, or neither where it was finished before."""
+    """A read input: it has an X-ray, or an error, or neither if an earlier run finished it."""
 
     source: Input
     sha256: str = ""
@@ -80,28 +80,28 @@ class _Read:
 
 
 def predict(paths: Sequence[str], model: str, out: Path, options: Options) -> Counted:
-    """Write the lungs of all X-rays that ``paths`` stand for into ``out``.
+    """Predict on all X-rays in ``paths`` and write the results to ``out``.
 
-    ``masks/`` has one PNG of 0 and 255 an X-ray, at its size; ``overlays/`` and ``seg/`` what the options ask for;
-    ``results.csv`` and ``results.json`` one row an X-ray, the failed ones too. Each file's name is that of its input
-    below the folder that all inputs have in common. A file that cannot be used is told in one line on the error stream,
-    and the others go on.
+    ``masks/`` has one PNG per X-ray, of 0 and 255, at the X-ray's size. ``overlays/`` and ``seg/`` depend on the
+    options. ``results.csv`` and ``results.json`` have one row per X-ray, including failed ones. Output names are the
+    inputs' paths relative to their common folder. A file that cannot be used is reported in one line on standard error
+    and does not stop the run.
 
     Args:
-        paths: files, folders and patterns.
-        model: a package's folder, or what the registry calls it: ``models:/lung-segmentation@champion``.
-        out: the folder of results.
+        paths: files, folders and glob patterns.
+        model: a package's folder, or a registry URI: ``models:/lung-segmentation@champion``.
+        out: output folder.
         options: see :class:`Options`.
 
     Raises:
-        UserError: nothing to predict on; the model cannot be had; ``out`` cannot be used.
+        UserError: no input; the model cannot be loaded; ``out`` cannot be used.
     """
     from model.weights import WEIGHTS
     from registry.fetch import fetch
     from registry.packages import load
 
     inputs = find(paths, out)
-    decoders = Decoders(min(cores(), len(inputs)), options.max_megapixels)  # they start while the model is loaded
+    decoders = Decoders(min(cores(), len(inputs)), options.max_megapixels)  # they start while the model loads
     with closing(decoders), tempfile.TemporaryDirectory() as scratch:
         folder = fetch(model, Path(scratch))
         package = load(folder, options.engine)
@@ -123,7 +123,7 @@ def predict(paths: Sequence[str], model: str, out: Path, options: Options) -> Co
 
 
 class _Run:
-    """Three kinds of work at once: decoders read, the engine computes batches, threads write."""
+    """Three concurrent stages: processes decode, the engine runs batches, threads write."""
 
     def __init__(self, package: Package, results: Results, options: Options, decoders: Decoders) -> None:
         self.package, self.results, self.options, self.decoders = package, results, options, decoders
@@ -135,7 +135,7 @@ class _Run:
         """Predict on all inputs and count."""
         names = {each.name for each in inputs}
         masks: dict[Path, str] = {}
-        for name in sorted(names):  # a.dcm and a.dcm.png would have the same one
+        for name in sorted(names):  # a.dcm and a.dcm.png would have the same mask file
             first = masks.setdefault(place("mask", name), name)
             if first != name:
                 self.twins[name] = first
@@ -164,7 +164,7 @@ class _Run:
             self.results.forget(source.name)
             if source.name in self.twins:
                 raise ImageError(f"{source.name}: its mask would replace that of {self.twins[source.name]}; rename one")
-            # Now rather than after the work: whether its results have a place.
+            # Check the output paths before the work.
             for kind in self.kinds:
                 self.results.path(kind, source.name)
             until = time.monotonic() + self.options.timeout
@@ -237,7 +237,7 @@ class _Run:
 def _ahead(
     pool: ThreadPoolExecutor, job: Callable[[Input], _Read], items: Sequence[Input], window: int
 ) -> Iterator[_Read]:
-    """Yield the job's results in order while threads work on the next ``window`` items, and on no more."""
+    """Yield the job's results in order, while threads work on at most ``window`` items ahead."""
     waiting: deque[Future[_Read]] = deque()
     for item in items:
         waiting.append(pool.submit(job, item))

@@ -1,4 +1,4 @@
-"""``python -m serving.predict``: find the lungs in files and folders of X-rays."""
+"""``python -m serving.predict``: predict on files and folders of X-rays."""
 
 from core import cli
 from serving.predict.command import predict

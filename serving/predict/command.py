@@ -1,4 +1,4 @@
-"""The command ``predict``, of this step and of ``defunet``."""
+"""The command ``predict``."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Which X-rays a user means, and the name that each one's results get."""
+"""Find the input X-rays and derive the names of their results."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from serving.predict.outputs import FOLDERS
 from serving.xray.reading import looks_like_dicom
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".dcm", ".dicom", ".ima"})
-BYTES_A_PIXEL = 8  # of the widest pictures there are
-OTHER_BYTES = 64 << 20  # room for all of a file that is not pixels
+BYTES_A_PIXEL = 8  # of the widest pixel format
+OTHER_BYTES = 64 << 20  # allowance for the part of a file that is not pixels
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Input:
     """One file to predict on.
 
     Attributes:
-        path: where it lies.
-        name: its path below the folder that all inputs have in common, with ``/``; no two inputs share one.
+        path: path of the file.
+        name: its path relative to the common folder of all inputs, with ``/``; unique.
     """
 
     path: Path
@@ -33,20 +33,20 @@ class Input:
 
 
 def find(paths: Sequence[str], out: Path) -> list[Input]:
-    """Return the files that files, folders and patterns stand for, each once, ordered by name.
+    """Return the files of files, folders and patterns, each once, sorted by name.
 
-    Of a folder come, from all depths, the files whose extension is a picture's and DICOMs without one; hidden files,
-    links to folders and what lies in ``out`` are left alone, and results in ``out`` also where a pattern, or ``out``
-    itself, names them. A path that does not exist stays in the list: reading it says so, and the others go on.
+    A folder is searched recursively for files with a picture's extension and for DICOMs without one. Hidden files,
+    links to folders and files in ``out`` are skipped. Results in ``out`` are skipped even if a pattern or path names
+    them. A path that does not exist stays in the list: reading it fails, and the other inputs continue.
 
     Args:
-        paths: as the user gave them; ``*``, ``?``, ``[...]`` and ``**`` are patterns where no file has that very name.
+        paths: from the user; ``*``, ``?``, ``[...]`` and ``**`` are patterns, unless a file has exactly that name.
         out: the folder of the results.
 
     Raises:
-        UserError: nothing was found, or a pattern matches nothing.
+        UserError: no file was found, or a pattern matches nothing.
     """
-    roots: list[Path] = []  # the folders below which names begin
+    roots: list[Path] = []  # the folders that names are relative to
     files: dict[Path, None] = {}
     results = {_absolute(out / folder) for folder, _ in FOLDERS.values()}
     avoided = {_absolute(out), *results}
@@ -63,7 +63,7 @@ def find(paths: Sequence[str], out: Path) -> list[Input]:
                 continue
             if path.is_dir():
                 found = list(_below(path, avoided))
-                # A pattern may match folders on the way to its files.
+                # A pattern may match parent folders of its files.
                 roots += [path] if found or not matches else []
                 files |= dict.fromkeys(found)
             else:
@@ -76,7 +76,7 @@ def find(paths: Sequence[str], out: Path) -> list[Input]:
 
 
 def _absolute(path: str | Path) -> Path:
-    # As written, not as links resolve: a link's target must not decide where results go.
+    # Links are not resolved: a link's target must not decide the output path.
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 
@@ -91,23 +91,23 @@ def _below(folder: Path, avoided: AbstractSet[Path]) -> Iterator[Path]:
 
 
 def _is_bare_dicom(path: Path) -> bool:
-    """Tell whether a file without a picture's extension is a DICOM, as those on a CD are; not the CD's directory."""
+    """Return whether a file without a picture's extension is a DICOM, as on CDs; False for DICOMDIR."""
     if path.name.upper() == "DICOMDIR" or (path.suffix and not path.suffix[1:].isdecimal()):
         return False
     try:
-        if not path.is_file():  # a pipe that nobody writes to would hold this for ever
+        if not path.is_file():  # reading a pipe without a writer would block forever
             return False
         with path.open("rb") as file:
             return looks_like_dicom(file.read(132))
     except OSError:
-        return False  # a file that nobody named, and that may be anything
+        return False  # no error, since the user did not name this file
 
 
 def read_bytes(path: Path, name: str, max_megapixels: float) -> bytes:
-    """Return a file's bytes, unless it is no plain file or larger than any X-ray of that many megapixels.
+    """Return a file's bytes.
 
     Raises:
-        ImageError: one line.
+        ImageError: not a regular file, unreadable, or larger than an X-ray of ``max_megapixels`` can be.
     """
     most = int(max_megapixels * 1e6) * BYTES_A_PIXEL + OTHER_BYTES
     try:

@@ -1,4 +1,4 @@
-"""The folder of results: masks, overlays and DICOM SEG under their inputs' names, and one table of all."""
+"""The output folder: masks, overlays and DICOM SEG under their inputs' names, and one table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.files import exclusive, explain_full_disk, write_file, write_json
 from core.images import ImageError
 
 TABLE, DOCUMENT = "results.csv", "results.json"
-JOURNAL = ".results.jsonl"  # rows of a run that has not ended, each with the model's digest
+JOURNAL = ".results.jsonl"  # rows of an unfinished run, each with the SHA-256 of the weights
 FOLDERS = {"mask": ("masks", ".png"), "overlay": ("overlays", ".png"), "seg": ("seg", ".dcm")}
 AREAS = ("pixels", "share", "cm2")
 COLUMNS = (
@@ -23,23 +23,23 @@ COLUMNS = (
     *(f"{part}_{unit}" for part in ("lungs", "left", "right") for unit in AREAS),
     *("symmetry", "components", "solidity", "uncertain", "flags", "reasons", "note", *FOLDERS),
 )
-REQUIRED = frozenset({"file", "status", "error", "sha256"})  # of every row, a failed one too
+REQUIRED = frozenset({"file", "status", "error", "sha256"})  # keys of every row, also of a failed one
 Row = dict[str, Any]
 
 
 def place(kind: str, name: str) -> Path:
-    """Return the path below the folder of results that one kind of result of an input has: ``masks/a/b.dcm.png``."""
+    """Return the relative output path of one kind of result of an input: ``masks/a/b.dcm.png``."""
     folder, suffix = FOLDERS[kind]
     relative = Path(folder, name)
     return relative if relative.suffix.lower() == suffix else relative.with_name(relative.name + suffix)
 
 
 class Results:
-    """What a run has found so far, in a folder that it alone writes.
+    """The results of a run so far, in a folder that only this run writes.
 
     Attributes:
         out: the folder.
-        rows: one an input, by its name.
+        rows: one row per input, by name.
     """
 
     def __init__(self, out: Path, model: dict[str, Any]) -> None:
@@ -48,10 +48,10 @@ class Results:
         self.lock = threading.Lock()
 
     def path(self, kind: str, name: str) -> Path:
-        """Return where one result of an input belongs, below ``out`` even if somebody has laid links there.
+        """Return the output path of one result of an input; links must not lead out of ``out``.
 
         Raises:
-            ImageError: the place is outside of ``out``, cannot be, or something else is there.
+            ImageError: the path is outside of ``out``, invalid, or a folder.
         """
         relative = place(kind, name)
         path = self.out / relative
@@ -66,10 +66,10 @@ class Results:
         return path
 
     def write(self, kind: str, name: str, data: bytes) -> str:
-        """Write one result, whole or not at all, and return its path below ``out``.
+        """Write one result atomically and return its path relative to ``out``.
 
         Raises:
-            ImageError: this one cannot be written.
+            ImageError: the file cannot be written.
             UserError: the disk is full.
         """
         path = self.path(kind, name)
@@ -78,14 +78,14 @@ class Results:
         return path.relative_to(self.out).as_posix()
 
     def add(self, row: Row) -> None:
-        """Keep a finished input's row, also should this process be killed; threads may call it."""
+        """Add a finished input's row, also to the journal on disk; thread-safe."""
         line = json.dumps({"weights_sha256": self.model["weights_sha256"], "row": row}, allow_nan=False) + "\n"
         with self.lock, explain_full_disk(self.out), (self.out / JOURNAL).open("a", encoding="utf-8") as file:
             self.rows[row["file"]] = row
             file.write(line)
 
     def finished(self, name: str, sha256: str, kinds: Iterable[str]) -> bool:
-        """Tell whether an input with these bytes has its results of all these kinds; a DICOM alone has a SEG."""
+        """Return whether an input with this SHA-256 has all results of ``kinds``; only a DICOM has a SEG."""
         row = self.rows.get(name)
         if row is None or row["status"] != "ok" or row["sha256"] != sha256:
             return False
@@ -93,10 +93,10 @@ class Results:
         return all(kind in row and self.path(kind, name).is_file() for kind in wanted)
 
     def forget(self, name: str) -> None:
-        """Remove what an earlier run wrote for an input.
+        """Remove the results of an earlier run for an input.
 
         Raises:
-            ImageError: it cannot be removed.
+            ImageError: a file cannot be removed.
         """
         row = self.rows.pop(name, {})
         for kind in FOLDERS:
@@ -106,20 +106,20 @@ class Results:
                     path.unlink(missing_ok=True)
 
     def forget_all(self) -> None:
-        """Remove what an earlier run wrote and its tables; what cannot be removed is a failed row of this run."""
+        """Remove the results and tables of an earlier run; a file that cannot be removed becomes a failed row."""
         for name in list(self.rows):
             try:
                 self.forget(name)
             except ImageError as error:
                 self.rows[name] = {"file": name, "status": "failed", "error": str(error), "sha256": ""}
-        # Now, not when this run ends: should it be killed, they would stand for what it has written.
+        # Now and not at the end: if this run is killed, old tables would not match the new files.
         for table in (DOCUMENT, TABLE):
             (self.out / table).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Write the table and the document of all rows, and drop the journal that they replace."""
+        """Write ``results.csv`` and ``results.json`` and remove the journal."""
         rows = [self.rows[name] for name in sorted(self.rows)]
-        # A file's name may be any bytes: those that are no text are written as they are.
+        # A file name may be any bytes; invalid UTF-8 is written unchanged.
         with (
             write_file(self.out / TABLE) as partial,
             partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
@@ -136,11 +136,11 @@ SIDES = "left and right are the patient's: a frontal X-ray shows the left lung o
 
 @contextmanager
 def _of_one_file(path: Path, kind: str, name: str) -> Iterator[None]:
-    """Make what goes wrong with one input's result that input's error; a full disk is everybody's."""
+    """Turn an OSError on one result into an ImageError of its input; a full disk raises UserError."""
     try:
         with explain_full_disk(path):
             yield
-    except (OSError, RuntimeError) as error:  # RuntimeError: links that lead round in a circle
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
         reason = getattr(error, "strerror", None) or error
         raise ImageError(
             f"{name}: its {kind} cannot be written or replaced ({reason}); rename it or choose another --out"
@@ -149,11 +149,11 @@ def _of_one_file(path: Path, kind: str, name: str) -> Iterator[None]:
 
 @contextmanager
 def opened(out: Path, model: dict[str, Any], *, overwrite: bool, resume: bool) -> Iterator[Results]:
-    """Yield the results in ``out``; however the block ends, what is finished is written as table and document.
+    """Yield the results in ``out``; the tables are written at the end of the block, also after an error.
 
     Raises:
-        UserError: no folder can be there; another run writes there; or there are results already, and neither
-            ``overwrite`` nor ``resume`` was said; or they come from another model or another program.
+        UserError: the folder cannot be made; another run writes there; it has results and neither ``overwrite`` nor
+            ``resume`` is set; or its results are from another model or program.
     """
     with ExitStack() as stack:
         try:
@@ -183,7 +183,7 @@ def opened(out: Path, model: dict[str, Any], *, overwrite: bool, resume: bool) -
 
 
 def _earlier(out: Path, weights: str | None) -> Iterator[Row]:
-    """Yield the rows of earlier runs; refuse those of other weights, where ``weights`` says which are wanted."""
+    """Yield the rows of earlier runs; raises a UserError if they are not from ``weights`` (None: any)."""
     for path, read in ((out / DOCUMENT, _document), (out / JOURNAL, _journal)):
         if not path.exists():
             continue
@@ -209,14 +209,14 @@ def _document(text: str) -> Iterator[tuple[str, Row]]:
 def _journal(text: str) -> Iterator[tuple[str, Row]]:
     for line in text.splitlines():
         try:
-            kept = json.loads(line)
+            entry = json.loads(line)
         except ValueError:
             return  # the line that a killed run was writing
-        yield kept["weights_sha256"], kept["row"]
+        yield entry["weights_sha256"], entry["row"]
 
 
 def flat(row: Row) -> Row:
-    """Return a row with one value a column, numbers as they are and unknown ones empty."""
+    """Return a row of the CSV, with one value per column; unknown values are empty."""
     values = {key: value for key, value in row.items() if key in COLUMNS}
     for part in ("lungs", "left", "right"):
         values |= {f"{part}_{unit}": row[part][unit] for unit in AREAS} if part in row else {}

@@ -1,4 +1,4 @@
-"""A mask as a DICOM Segmentation object that refers to its X-ray (PS3.3, A.51; SNOMED CT codes as in PS3.16)."""
+"""Encode a mask as a DICOM Segmentation that refers to its X-ray (PS3.3, A.51; SNOMED CT codes as in PS3.16)."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ LUNG, LEFT, RIGHT = (
     Code("3341006", "SCT", "Right lung"),
 )
 STRUCTURE = Code("123037004", "SCT", "Anatomical Structure")
-# Every image has them, empty where nothing is known (type 2 of PS3.3, C.7.1.1 and C.7.2.1); exports leave some out.
+# Required attributes that may be empty (type 2 of PS3.3, C.7.1.1 and C.7.2.1); some exports omit them.
 MAY_BE_EMPTY = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
 )
-SERIES = 9000  # series number: behind those of a modality
+SERIES = 9000  # series number, above those of a modality
 
 
 def to_seg(mask: Mask, source: Dataset, name: str, model: dict[str, Any]) -> bytes:
-    """Return a DICOM SEG: the patient's left and right lung, or one lung segment where no side is known.
+    """Return a DICOM SEG with segments for the patient's left and right lung, or one segment if the side is unknown.
 
-    It has the X-ray's patient and study, as DICOM requires of whatever belongs to one, and its rows and columns.
+    It has the patient, study, rows and columns of the X-ray.
 
     Args:
-        mask: uint8 (H, W), 1 where there is lung, at the X-ray's size.
-        source: the X-ray's dataset; what it lacks and may be empty is added to it, empty.
-        name: how the file is called in messages.
-        model: ``name``, ``version`` and ``weights_sha256`` of what found it.
+        mask: uint8 (H, W), 1 is lung, at the X-ray's size.
+        source: the X-ray's dataset; missing type 2 attributes are added to it, empty.
+        name: name of the file in messages.
+        model: ``name``, ``version`` and ``weights_sha256`` of the model.
 
     Raises:
-        ImageError: the X-ray lacks what a SEG has to state, such as its study.
+        ImageError: the X-ray lacks an attribute that a SEG requires, such as its study.
     """
     for keyword in MAY_BE_EMPTY:
         if keyword not in source:
@@ -70,16 +70,16 @@ def to_seg(mask: Mask, source: Dataset, name: str, model: dict[str, Any]) -> byt
         for number, label in enumerate(labels, 1)
     ]
     try:
-        # The same X-ray and model give the same identifiers: a second run replaces the first in an archive.
-        own = [str(source.SOPInstanceUID), model["weights_sha256"], hashlib.sha256(mask.tobytes()).hexdigest()]
+        # The same X-ray and model give the same UIDs: in an archive a second run replaces the first.
+        identity = [str(source.SOPInstanceUID), model["weights_sha256"], hashlib.sha256(mask.tobytes()).hexdigest()]
         seg = Segmentation(
             source_images=[source],
             pixel_array=np.stack(planes, axis=-1)[None],
             segmentation_type="BINARY",
             segment_descriptions=described,
-            series_instance_uid=generate_uid(entropy_srcs=["series", *own[:2]]),
+            series_instance_uid=generate_uid(entropy_srcs=["series", *identity[:2]]),
             series_number=SERIES,
-            sop_instance_uid=generate_uid(entropy_srcs=["instance", *own]),
+            sop_instance_uid=generate_uid(entropy_srcs=["instance", *identity]),
             instance_number=1,
             manufacturer="DEFU-Net pipeline",
             manufacturer_model_name=model["name"],
@@ -88,9 +88,9 @@ def to_seg(mask: Mask, source: Dataset, name: str, model: dict[str, Any]) -> byt
             omit_empty_frames=False,
         )
     except (AttributeError, KeyError, ValueError, TypeError) as error:
-        # Not its text, which may quote the patient's name or whatever else the header says.
-        lacking = getattr(error, "name", None)
-        reason = type(error).__name__ + (f": {lacking}" if lacking else "")
+        # Not the error's text, which may quote patient data of the header.
+        missing = getattr(error, "name", None)
+        reason = type(error).__name__ + (f": {missing}" if missing else "")
         raise ImageError(f"{name}: no DICOM SEG can refer to it ({reason}); its mask is written as PNG") from error
     _drop_half_measures(seg)
     file = io.BytesIO()
@@ -99,9 +99,9 @@ def to_seg(mask: Mask, source: Dataset, name: str, model: dict[str, Any]) -> byt
 
 
 def _drop_half_measures(seg: Segmentation) -> None:
-    """Remove pixel measures without a thickness: a projection has none, and highdicom does not read them back.
+    """Remove pixel measures without a slice thickness: an X-ray has none, and highdicom cannot read them back.
 
-    They are required only where there is a frame of reference (PS3.3, A.51.5.1); the X-ray referred to has the spacing.
+    They are required only with a frame of reference (PS3.3, A.51.5.1). The X-ray itself has the spacing.
     """
     shared = seg.SharedFunctionalGroupsSequence[0]
     if any("SliceThickness" not in item for item in shared.get("PixelMeasuresSequence", [])):

@@ -1,25 +1,24 @@
-"""How large a compressed picture inside a DICOM really is, read from its own headers before anything is decoded."""
+"""Read the size of a compressed picture in a DICOM from the codestream's headers, without decoding."""
 
 from __future__ import annotations
 
 import struct
 from itertools import pairwise
 
-# Start of frame: JPEG's own (ITU-T T.81, table B.1, without C4, C8 and CC) and that of JPEG-LS (T.87).
+# Start-of-frame markers of JPEG (ITU-T T.81, table B.1, without C4, C8 and CC) and JPEG-LS (T.87).
 FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7})
 BARE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
 JPEG = b"\xff\xd8"
 JPEG_2000 = b"\xff\x4f\xff\x51"  # start of codestream, then the image and tile size (T.800, A.5.1)
 JP2 = b"\0\0\0\x0cjP  "  # the signature box of a file around a codestream (T.800, I.5.1)
-MOST_CHANNELS = 4  # JPEG 2000 may have 16,384 of them, each as large as the picture
-RLE_HEADER = struct.Struct("<16I")  # the number of segments and where each begins (DICOM PS3.5, G.5)
+MOST_CHANNELS = 4  # JPEG 2000 allows 16,384 channels, each as large as the picture
+RLE_HEADER = struct.Struct("<16I")  # the number of segments and their offsets (DICOM PS3.5, G.5)
 
 
 def size(stream: bytes) -> tuple[int, int] | None:
-    """Return the width and height, pixels, that a JPEG, JPEG-LS or JPEG 2000 stream states; None where none is found.
+    """Return width and height in pixels from the header of a JPEG, JPEG-LS or JPEG 2000 stream; None if not found.
 
-    How a stream begins decides what it is, as for its decoders: what looks like a header elsewhere in it counts for
-    nothing.
+    The first bytes decide the format, as in the decoders. A header elsewhere in the stream is ignored.
 
     Args:
         stream: one frame, from its first byte.
@@ -35,7 +34,7 @@ def size(stream: bytes) -> tuple[int, int] | None:
 
 
 def _codestream(file: bytes) -> bytes:
-    """Return what the first codestream box of a JP2 file holds, or nothing (T.800, I.4)."""
+    """Return the content of the first codestream box of a JP2 file, or empty bytes (T.800, I.4)."""
     place = 0
     while place + 8 <= len(file):
         length, head = int.from_bytes(file[place : place + 4], "big"), 8
@@ -44,14 +43,14 @@ def _codestream(file: bytes) -> bytes:
             length, head = int.from_bytes(file[place + 8 : place + 16], "big"), 16
         if kind == b"jp2c":
             return file[place + head :]
-        if length < head:  # 0 is "to the end": no box follows
+        if length < head:  # 0 means up to the end of the file: no box follows
             break
         place += length
     return b""
 
 
 def _frame(stream: bytes) -> tuple[int, int] | None:
-    """Return the size in the first start of frame of a JPEG or JPEG-LS."""
+    """Return width and height from the first start-of-frame marker of a JPEG or JPEG-LS."""
     place = 2
     while place + 9 <= len(stream):
         if stream[place] != 0xFF:
@@ -60,7 +59,7 @@ def _frame(stream: bytes) -> tuple[int, int] | None:
         if marker in FRAMES:
             height, width = struct.unpack_from(">HH", stream, place + 5)
             return width, height
-        if marker == 0xFF:  # fill
+        if marker == 0xFF:  # fill byte
             place += 1
         elif marker in BARE:
             place += 2
@@ -70,19 +69,19 @@ def _frame(stream: bytes) -> tuple[int, int] | None:
 
 
 def fits(frame: bytes, most: int) -> bool:
-    """Tell whether an RLE frame unpacks to no more than ``most`` bytes (PackBits segments; DICOM PS3.5, G.3).
+    """Return whether an RLE frame unpacks to at most ``most`` bytes (PackBits segments; DICOM PS3.5, G.3).
 
-    Only the run headers are read. One that stands for nothing counts as a byte, so that they come to an end.
+    Reads only the run headers. A header without output counts as one byte, so that the loop ends.
     """
     count, *starts = RLE_HEADER.unpack_from(frame)
     for place, end in pairwise([*starts[:count], len(frame)]):
         stop = min(end, len(frame))
         while place < stop:
             header = frame[place]
-            if header < 128:  # so many bytes and one more, as they are; a writer's padding may end before them
+            if header < 128:  # header + 1 literal bytes; padding at the end may be shorter
                 most -= min(header + 1, max(stop - place - 1, 1))
                 place += header + 2
-            elif header > 128:  # the next byte, so many times
+            elif header > 128:  # the next byte, 257 - header times
                 most -= 257 - header
                 place += 2
             else:

@@ -1,4 +1,4 @@
-"""Reading X-rays in processes of their own: a hostile file may hold its decoder for hours, crash it, or fill memory."""
+"""Decode X-rays in separate processes: a hostile file may block its decoder for hours, crash it, or fill memory."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from core.images import ImageError
 if TYPE_CHECKING:
     from serving.xray.reading import Xray
 
-ROOT = Path(__file__).parents[2]  # from where the code is imported
+ROOT = Path(__file__).parents[2]  # added to PYTHONPATH of the processes
 MAIN = "import sys; from serving.xray.decoding import main; main(int(sys.argv[1]), float(sys.argv[2]))"
-# Bytes that a decoder may ask for beyond what it has before its first file: some, and for each pixel allowed so many.
-# The hungriest that was measured, a grey JPEG stored in colour, takes 31 a pixel.
+# Memory limit of a decoder above its use before the first file: a constant, plus bytes per allowed pixel. The largest
+# measured use is 31 bytes per pixel, for a grey JPEG stored in colour.
 ROOM, ROOM_A_PIXEL = 1 << 30, 48
 PICTURE = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
 class Decoders:
-    """Some processes that read X-rays, one a thread that calls :meth:`read` at the same time.
+    """A pool of decoder processes; at most ``count`` threads may call :meth:`read` concurrently without waiting.
 
     Args:
-        count: of the processes.
+        count: number of processes.
         max_megapixels: larger pictures are refused before they are decoded.
-        keywords: what of a DICOM's words comes along; None: all but its picture.
+        keywords: the DICOM attributes to return; None: all except the pixel data.
     """
 
     def __init__(self, count: int, max_megapixels: float, keywords: Collection[str] | None = None) -> None:
@@ -48,17 +48,17 @@ class Decoders:
             self._idle.put(each)
 
     def read(self, data: bytes, name: str, until: float) -> Xray:
-        """Read an X-ray from a whole file's bytes.
+        """Read an X-ray from the bytes of a file.
 
         Args:
             data: the file.
-            name: how the file is called in messages.
-            until: when to give up, on the clock of :func:`time.monotonic`; the process ends then, whatever it does.
+            name: name of the file in messages.
+            until: deadline on the clock of :func:`time.monotonic`; the process is killed then.
 
         Raises:
-            ImageError: as :func:`serving.xray.reading.read_xray`; or the file brought its decoder down, or wanted
-                more memory than any X-ray of the size allowed.
-            TimeoutError: the time is over.
+            ImageError: as :func:`serving.xray.reading.read_xray`; or the file crashed its decoder, or needed more
+                memory than an X-ray of the allowed size.
+            TimeoutError: the deadline is over.
         """
         decoder = self._idle.get()
         try:
@@ -67,13 +67,13 @@ class Decoders:
             self._idle.put(decoder)
 
     def close(self) -> None:
-        """End all processes, none of which reads any more."""
+        """Kill all processes; none may be in use."""
         for each in self._all:
             each.close()
 
 
 class _Decoder:
-    """One process, started again after a file has ended it."""
+    """One process, restarted after a file has crashed it."""
 
     def __init__(self, max_megapixels: float) -> None:
         self._max_megapixels = max_megapixels
@@ -87,15 +87,15 @@ class _Decoder:
                 env=os.environ
                 | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))},
                 pass_fds=[theirs.fileno()],
-                process_group=0,  # out of reach of a terminal's Ctrl+C, also while it starts
+                process_group=0,  # so that Ctrl+C in a terminal does not reach it, even during its start
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # standard output is its caller's
+                stdout=subprocess.DEVNULL,  # standard output belongs to the caller
             )
 
     def read(self, data: bytes, name: str, seconds: float, keywords: Collection[str] | None) -> Xray:
         if seconds <= 0:
             raise TimeoutError
-        if self._process.poll() is not None:  # while it had nothing to do, which is no file's fault
+        if self._process.poll() is not None:  # it ended while idle, so no file is at fault
             self.close()
             self._start()
         try:
@@ -120,17 +120,17 @@ class _Decoder:
         return replace(bare, pixels=pixels)
 
     def close(self) -> None:
-        self._process.kill()  # it has nothing to lose
+        self._process.kill()  # it has no state to save
         self._process.wait()
         self._pipe.close()
 
 
 def main(descriptor: int, max_megapixels: float) -> None:
-    """Read X-rays until the other end of the pipe is closed; end by SIGALRM where one takes longer than it may."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # the caller decides when: it may have requests to answer first
+    """Read X-rays until the other end of the pipe is closed; SIGALRM ends the process at a file's timeout."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # the caller stops this process after its last request
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    from serving.xray import dicom  # noqa: F401 - now, rather than while somebody waits
+    from serving.xray import dicom  # noqa: F401 - import before the first request
     from serving.xray.reading import read_xray
 
     pipe: Connection[Any, Any] = Connection(descriptor)
@@ -140,7 +140,7 @@ def main(descriptor: int, max_megapixels: float) -> None:
             name, seconds, keywords, length = pipe.recv()
         except (EOFError, OSError):
             return
-        # The kernel ends the process, deep inside a decoder too, and though nobody may be left to wait for it.
+        # The kernel kills the process, even inside a native decoder and even if the caller is gone.
         signal.setitimer(signal.ITIMER_REAL, seconds)
         data = bytearray(length)
         _read_into(pipe, memoryview(data))
@@ -157,7 +157,7 @@ def main(descriptor: int, max_megapixels: float) -> None:
 
 
 def _limit_memory(more: int) -> None:
-    """Let this process ask for so many bytes more than it has; only Linux says how many that are."""
+    """Limit the address space of this process to its current size plus ``more`` bytes; only on Linux."""
     if sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         _, most = resource.getrlimit(resource.RLIMIT_AS)
@@ -165,24 +165,24 @@ def _limit_memory(more: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
 
 
-# A pipe's own messages are copied several times, which of a large X-ray takes longer than the way through the pipe.
+# Pipe.send copies its message several times; for a large X-ray this takes longer than the transfer.
 def _write(pipe: Connection[Any, Any], data: memoryview) -> None:
-    left = data.cast("B")
-    while left:
-        left = left[os.write(pipe.fileno(), left) :]
+    rest = data.cast("B")
+    while rest:
+        rest = rest[os.write(pipe.fileno(), rest) :]
 
 
 def _read_into(pipe: Connection[Any, Any], data: memoryview) -> None:
-    left = data.cast("B")
-    while left:
-        came = os.readv(pipe.fileno(), [left])
-        if not came:
+    rest = data.cast("B")
+    while rest:
+        count = os.readv(pipe.fileno(), [rest])
+        if not count:
             raise EOFError
-        left = left[came:]
+        rest = rest[count:]
 
 
 def _slim(xray: Xray, keywords: Collection[str] | None) -> Xray:
-    """Return an X-ray with these words of its DICOM alone, or with all but the picture."""
+    """Return an X-ray with only these DICOM attributes; None: all except the pixel data."""
     from pydicom import Dataset
 
     if xray.dicom is None:
@@ -192,8 +192,8 @@ def _slim(xray: Xray, keywords: Collection[str] | None) -> Xray:
             if keyword in xray.dicom:
                 del xray.dicom[keyword]
         return xray
-    said = Dataset()
+    chosen = Dataset()
     for keyword in keywords:
         if keyword in xray.dicom:
-            said[keyword] = xray.dicom[keyword]
-    return replace(xray, dicom=said)
+            chosen[keyword] = xray.dicom[keyword]
+    return replace(xray, dicom=chosen)

@@ -1,4 +1,4 @@
-"""A DICOM's one X-ray as its maker wants it seen: decoded, rescaled, windowed, lungs dark (DICOM PS3.3, PS3.4)."""
+"""Read the X-ray of a DICOM as its header defines its display: rescaled, windowed, lungs dark (PS3.3, PS3.4)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from core.images import ImageError
 from serving.xray import codestream
 from serving.xray.planes import check_size, grey_of
 
-# What a chest X-ray is stored as; secondary capture is what scanned films and public collections use.
+# Storage classes of chest X-rays; scanned films and public data sets use secondary capture.
 STORAGE = frozenset(
     {
         ComputedRadiographyImageStorage,
@@ -50,37 +50,36 @@ STORAGE = frozenset(
         MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
     }
 )
-# DR is not in the standard but in use; OT and none are what secondary captures may say. PS3.3, C.7.3.1.1.1.
+# DR is not in the standard but in use; secondary captures may have OT or no modality. PS3.3, C.7.3.1.1.1.
 MODALITIES = frozenset({"CR", "DX", "DR", "RG", "SC", "OT", ""})
 MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 CODE = re.compile(r"[A-Z0-9_ ]{1,16}")
 PIXEL_GROUPS = (0x0028, 0x7FE0)
 WIDEST_PIXEL = 8  # bytes
-OTHER_ELEMENTS = 16 << 20  # bytes; room for all of a DICOM that is not pixels
-RLE_PADDING = 1 << 10  # bytes; some writers fill up their segments
+OTHER_ELEMENTS = 16 << 20  # bytes; allowance for all elements that are not pixels
+RLE_PADDING = 1 << 10  # bytes; some writers pad their segments
 
-# pydicom warns of every value that breaks the standard; who predicts on a thousand files can change none of them.
+# pydicom warns of every value that breaks the standard, and the user cannot change the files.
 warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)\.")
 
 
 def read_dicom(data: bytes, name: str, most: int) -> tuple[np.ndarray, tuple[float, float] | None, Dataset]:
-    """Read a DICOM that holds one X-ray.
+    """Read a DICOM with one X-ray.
 
-    The stored values pass the modality LUT or rescale, then the first VOI LUT or window, and are turned round where
-    they are stored bright for air (``MONOCHROME1``, or a presentation LUT shape of ``INVERSE``: DICOM requires both
-    together for DX, so they are one statement). A window that no viewer could apply is passed over. Padding becomes as
-    dark as the darkest pixel.
+    Applies the modality LUT or rescale, then the first VOI LUT or window. Inverts the values for ``MONOCHROME1`` or a
+    presentation LUT shape of ``INVERSE``; DICOM requires both together for DX, so they invert once. An invalid window
+    is ignored. Padding gets the value of the darkest pixel.
 
     Args:
         data: the whole file.
-        name: how the file is called in messages.
-        most: pixels; larger pictures are refused before they are decoded.
+        name: name of the file in messages.
+        most: limit in pixels; larger pictures are refused before they are decoded.
 
     Returns:
-        uint8, uint16 or float32 (H, W), lungs dark; the spacing of rows and columns in mm, where known; the dataset.
+        Pixels, uint8, uint16 or float32 (H, W), lungs dark; row and column spacing in mm, or None; the dataset.
 
     Raises:
-        ImageError: it is damaged, too large, compressed in a way that cannot be read, or no single X-ray picture.
+        ImageError: damaged, too large, of an unsupported compression, or not a single X-ray.
     """
     dataset = _parse(data, name, most)
     _check_kind(dataset, name)
@@ -97,10 +96,10 @@ def read_dicom(data: bytes, name: str, most: int) -> tuple[np.ndarray, tuple[flo
 
 
 def spacing(dataset: Dataset) -> tuple[float, float] | None:
-    """Return the mm between rows and between columns, or None where a DICOM does not say.
+    """Return the distance between rows and between columns in mm, or None if the DICOM has none.
 
-    ``PixelSpacing`` is believed as it is; ``ImagerPixelSpacing`` holds at the detector and is divided by the
-    magnification, where that is known (PS3.3, 10.7.1.3).
+    ``PixelSpacing`` is used unchanged. ``ImagerPixelSpacing`` is at the detector and is divided by the magnification,
+    if that is known (PS3.3, 10.7.1.3).
     """
     for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
         values = _numbers(dataset.get(keyword))
@@ -118,14 +117,14 @@ def _numbers(value: Any) -> list[float]:
     try:
         return [float(each) for each in ([value] if isinstance(value, str | float | int) else value)]
     except (TypeError, ValueError):
-        return []  # text where a number belongs: as good as nothing
+        return []  # text instead of a number counts as missing
 
 
 @contextmanager
 def _explained(name: str, what: str) -> Iterator[None]:
-    """Turn whatever pydicom and its decoders raise on a damaged file into one line, without their own words.
+    """Turn any exception of pydicom and its decoders into an ImageError of one line, without the exception's text.
 
-    These may quote what the file holds, a patient's name or odd bytes, and tell a user nothing.
+    That text may quote patient data of the file.
     """
     try:
         yield
@@ -138,7 +137,7 @@ def _explained(name: str, what: str) -> Iterator[None]:
 def _parse(data: bytes, name: str, most: int) -> Dataset:
     file = io.BytesIO(data)
     with _explained(name, "it cannot be parsed"):
-        # As pydicom itself reads the head, with a preamble or without one, before it unpacks the rest whole.
+        # Read the file meta information as pydicom does, before dcmread unpacks the whole rest.
         read_preamble(file, force=True)
         meta = read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=_after_meta)
         if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
@@ -156,9 +155,9 @@ def _parse(data: bytes, name: str, most: int) -> Dataset:
 
 
 def _forget_unreadable(dataset: Dataset) -> None:
-    """Remove elements whose values pydicom cannot read, which it would tell whoever asks for them, however late.
+    """Remove elements whose values pydicom cannot read: they would raise at a later access.
 
-    What describes the pixels stays: without it they would be taken for others.
+    Elements that describe the pixels stay, because without them the pixels would be misread.
     """
     for tag in [tag for tag in dataset.keys() if tag.group not in PIXEL_GROUPS]:  # noqa: SIM118 - else its values
         try:
@@ -175,7 +174,7 @@ def _after_meta(tag: BaseTag, vr: str | None, length: int) -> bool:
 
 
 def _check_deflated(body: bytes, name: str, most: int) -> None:
-    """Refuse a deflated data set that unpacks to more than the largest picture could need."""
+    """Raise ImageError if a deflated data set unpacks to more than the largest allowed picture needs."""
     if body.startswith(b"\0\0"):  # a command set: pydicom would skip it and unpack what follows
         raise ImageError(f"{name}: damaged: network commands precede its compressed data set; export it again")
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -195,8 +194,8 @@ def _check_kind(dataset: Dataset, name: str) -> None:
         raise ImageError(f"{name}: does not say what it holds (no SOP Class UID); export it again")
     if storage not in STORAGE or modality.upper() not in MODALITIES:
         kind = storage.name if storage.name != storage else "of an unknown kind"
-        said = f", modality {_code(modality.upper())}" if modality else ""
-        raise ImageError(f"{name}: not a chest X-ray but {kind}{said}; remove it")
+        detail = f", modality {_code(modality.upper())}" if modality else ""
+        raise ImageError(f"{name}: not a chest X-ray but {kind}{detail}; remove it")
 
 
 def _check_pixels(dataset: Dataset, name: str, most: int) -> None:
@@ -219,20 +218,20 @@ def _check_pixels(dataset: Dataset, name: str, most: int) -> None:
     if not _can_decode(syntax):
         known = syntax.name if syntax.name != syntax else "in an unknown way"
         raise ImageError(f"{name}: compressed ({known}), which cannot be read here; export it uncompressed")
-    for table in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):  # of where frames lie: one needs none
+    for table in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):  # frame offsets, not needed for one frame
         dataset.pop(table, None)
-    # A small header before a huge picture would pass the check above and unpack all the same.
+    # A DICOM header that states a small size for a huge picture would pass the check above.
     with _explained(name, "its compressed picture cannot be found"):
         frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
         if syntax == RLELossless:
-            said = None if codestream.fits(frame, rows * columns * pixel_bytes + RLE_PADDING) else "unpacks to more"
+            mismatch = None if codestream.fits(frame, rows * columns * pixel_bytes + RLE_PADDING) else "unpacks to more"
         else:
             stated = codestream.size(frame)
-            said = "says {} x {}".format(*stated) if stated else "does not say how large it is"
-            said = None if stated == (columns, rows) else said
-    if said:
+            mismatch = "says {} x {}".format(*stated) if stated else "does not say how large it is"
+            mismatch = None if stated == (columns, rows) else mismatch
+    if mismatch:
         raise ImageError(
-            f"{name}: damaged: it says {columns} x {rows} pixels, its compressed picture {said}; export it again"
+            f"{name}: damaged: it says {columns} x {rows} pixels, its compressed picture {mismatch}; export it again"
         )
 
 
@@ -244,7 +243,7 @@ def _can_decode(syntax: UID) -> bool:
 
 
 def _code(value: str) -> str:
-    """Return a code string as a file has it (PS3.5, table 6.2-1, CS); a damaged one may hold anything there."""
+    """Return a valid code string (PS3.5, table 6.2-1, CS), else ``UNKNOWN``: the value may be patient data."""
     return value if CODE.fullmatch(value) else "UNKNOWN"
 
 
@@ -255,7 +254,7 @@ def _for_display(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
     if dataset.get("ModalityLUTSequence") or (slope or [1.0], intercept or [0.0]) != ([1.0], [0.0]):
         values = apply_modality_lut(stored, dataset)
     if dataset.get("VOILUTSequence") and values.dtype.kind == "f":
-        values = np.rint(values).astype(np.int64)  # a table is looked up by whole numbers
+        values = np.rint(values).astype(np.int64)  # a LUT is indexed by integers
     values = apply_voi_lut(values, dataset) if _has_window(dataset) else apply_voi(values, dataset)
     if dataset.PhotometricInterpretation == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE":
         seen = values[~padding] if padding.any() else values
@@ -266,12 +265,12 @@ def _for_display(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
 
 
 def _turned(values: np.ndarray) -> np.ndarray:
-    """Return integers with bright and dark exchanged, in the same range."""
+    """Return inverted integers in the same range."""
     return (int(values.max()) - (values.astype(np.int64) - int(values.min()))).astype(values.dtype)
 
 
 def _has_window(dataset: Dataset) -> bool:
-    """Tell whether the first window can be applied: below these widths its function is not defined (C.11.2.1)."""
+    """Return whether the first window is valid: its function is undefined for smaller widths (C.11.2.1)."""
     width, center = _numbers(dataset.get("WindowWidth")), _numbers(dataset.get("WindowCenter"))
     if not width or not center:
         return False
@@ -280,7 +279,7 @@ def _has_window(dataset: Dataset) -> bool:
 
 
 def _padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Return where stored pixels are padding, bool (H, W): one value, or from it to a limit (C.7.5.1.1.2)."""
+    """Return the padding pixels, bool (H, W): those with the padding value, or in its range (C.7.5.1.1.2)."""
     value = _numbers(dataset.get("PixelPaddingValue"))
     if not value:
         return np.zeros(stored.shape, bool)

@@ -1,4 +1,4 @@
-"""A picture of what was found: the X-ray with both lungs tinted and outlined."""
+"""Draw the predicted lungs on the X-ray."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from model.preprocessing import FLAT
 from serving.xray.reading import Xray
 from serving.xray.sides import mirrored
 
-LARGEST_SIDE = 1024  # pixels; enough to judge an outline by, and a tenth of a full X-ray's file
+LARGEST_SIDE = 1024  # pixels; enough to judge an outline, at a tenth of the full file size
 PERCENTILES = (0.5, 99.5)  # grey values shown as black and white
-COLOURS = {"left": (80, 170, 255), "right": (255, 160, 60)}  # RGB; told apart by the colour-blind too
+COLOURS = {"left": (80, 170, 255), "right": (255, 160, 60)}  # RGB; distinguishable with colour blindness
 OPACITY = 0.25
 
 
 def overlay(xray: Xray, mask: Mask) -> bytes:
-    """Return a PNG, RGB, of the X-ray under its mask: the patient's left lung blue, the right one orange.
+    """Return an RGB PNG of the X-ray with its mask: the patient's left lung is blue, the right lung orange.
 
     Args:
         xray: the X-ray.
-        mask: uint8 (H, W), 1 where there is lung, at the X-ray's size.
+        mask: uint8 (H, W), 1 is lung, at the X-ray's size.
 
     Returns:
-        The file. The longer side has at most :data:`LARGEST_SIDE` pixels.
+        The PNG's bytes. The longer side has at most :data:`LARGEST_SIDE` pixels.
     """
     grey = visible(xray.pixels, LARGEST_SIDE)
     height, width = grey.shape
@@ -46,12 +46,12 @@ def overlay(xray: Xray, mask: Mask) -> bytes:
 def visible(
     pixels: np.ndarray, largest_side: int, percentiles: tuple[float, float] = PERCENTILES
 ) -> npt.NDArray[np.uint8]:
-    """Return an X-ray for looking at, uint8: small enough, its grey values stretched.
+    """Return an X-ray for display, uint8: downscaled, with stretched contrast.
 
     Args:
         pixels: uint8, uint16 or float32 (H, W), any range.
-        largest_side: pixels that the longer side may have; a smaller picture keeps its size.
-        percentiles: of the grey values, shown as black and white.
+        largest_side: maximum of the longer side in pixels; smaller pictures are not resized.
+        percentiles: percentiles of the grey values that become black and white.
     """
     scale = min(1.0, largest_side / max(pixels.shape))
     height, width = (max(1, round(side * scale)) for side in pixels.shape)

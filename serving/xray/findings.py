@@ -1,4 +1,4 @@
-"""What a predicted mask says of the lungs, and what speaks against trusting it."""
+"""Measurements of a predicted mask, and quality flags."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FLAGS = ("size", "aspect", "view", "intensity", "shape", "certainty", "polarity"
 
 @dataclass(frozen=True)
 class Area:
-    """An area of lung: in pixels of the X-ray, as a share of it (0 to 1), and in cm2 where the spacing is known."""
+    """An area of lung: in pixels, as a share of the X-ray (0 to 1), and in cm2, None if the spacing is unknown."""
 
     pixels: int
     share: float
@@ -33,7 +33,7 @@ class Area:
 
 @dataclass(frozen=True)
 class Flag:
-    """A reason to look at the picture before its mask is used: one of :data:`FLAGS`, and the figures behind it."""
+    """A warning about a mask: its name, one of :data:`FLAGS`, and the reason with figures."""
 
     name: str
     reason: str
@@ -41,20 +41,20 @@ class Flag:
 
 @dataclass(frozen=True)
 class Findings:
-    """What is known of one X-ray and its mask.
+    """Measurements of one X-ray and its mask.
 
     Attributes:
-        height: of the X-ray, pixels.
-        width: of the X-ray, pixels.
-        spacing: mm between rows and between columns; None where unknown.
+        height: height of the X-ray in pixels.
+        width: width of the X-ray in pixels.
+        spacing: distance between rows and between columns in mm; None if unknown.
         lungs: both lungs.
-        left: the patient's left lung, which a frontal X-ray shows on its right side.
+        left: the patient's left lung, on the right side of a frontal X-ray.
         right: the patient's right lung.
-        symmetry: the smaller of the two areas over the larger, 0 to 1; None without lung.
-        components: 8-connected regions of the mask.
-        solidity: share of the convex hulls of the two lungs that is lung, 0 to 1; None without lung.
-        uncertain: share of the X-ray on which the probability of lung lies from 0.25 to 0.75.
-        flags: empty where nothing speaks against the mask.
+        symmetry: smaller area / larger area of the two lungs, 0 to 1; None without lung.
+        components: number of 8-connected regions of the mask.
+        solidity: lung area / area of the convex hulls of the two lungs, 0 to 1; None without lung.
+        uncertain: share of the pixels with a lung probability of 0.25 to 0.75.
+        flags: quality flags; empty if there are none.
     """
 
     height: int
@@ -71,15 +71,15 @@ class Findings:
 
 
 def describe(mask: Mask, probabilities: npt.NDArray[np.float32], xray: Xray, contract: Contract) -> Findings:
-    """Measure a mask and compare it, and its X-ray, with what the network was trained on.
+    """Measure a mask and compare mask and X-ray with the training images.
 
-    Every limit is a percentile of the training images that the contract states.
+    Every limit is from the percentiles of the training images in the contract.
 
     Args:
-        mask: uint8 (H, W), 1 where there is lung.
-        probabilities: of lung, float32 (H, W), 0 to 1.
-        xray: the X-ray that they belong to.
-        contract: of the package that found them.
+        mask: uint8 (H, W), 1 is lung.
+        probabilities: lung probabilities, float32 (H, W), 0 to 1.
+        xray: the X-ray.
+        contract: the contract of the model package.
     """
     height, width = mask.shape
     on_left, on_right = halves(mask)
@@ -116,7 +116,7 @@ def _flags(findings: Findings, xray: Xray, contract: Contract, turned: bool | No
     histogram = _histogram(xray, contract)
     doubts = [*_intensity_flags(histogram, contract), *_mask_flags(findings, contract, turned)]
     yield from doubts
-    # Some X-rays look alike either way round, so that alone says nothing.
+    # Some X-rays have similar histograms when inverted, so this check alone is no evidence.
     if doubts and _strangeness(histogram[::-1], contract) < _strangeness(histogram, contract):
         yield Flag("polarity", "inverted, its grey values would be more like those of the training images")
 
@@ -127,7 +127,7 @@ def _picture_flags(findings: Findings, contract: Contract, turned: bool | None) 
         yield Flag(
             "size", f"{width} x {height} pixels; the least that is known to do is {contract.minimum_size} a side"
         )
-    # Where all training images were of one size they had been squashed to it, and say nothing of proportions.
+    # Training images of one size were resized to it, and have no information on the aspect ratio.
     if training.width[0] < training.width[-1] or training.height[0] < training.height[-1]:
         least, most = training.width[0] / training.height[-1], training.width[-1] / training.height[0]
         if not least <= width / height <= most:
@@ -156,7 +156,7 @@ def _mask_flags(findings: Findings, contract: Contract, turned: bool | None) -> 
         return
     training = contract.training
     on_left, on_right = (findings.left, findings.right) if turned else (findings.right, findings.left)
-    # Lungs cannot be too much alike, nor too smooth.
+    # Symmetry and solidity have no upper limit.
     for text, value, row, most in (
         ("lungs cover {:.1%} of the picture", findings.lungs.share, training.lung_area, training.lung_area[MOST]),
         (
@@ -187,22 +187,22 @@ def _mask_flags(findings: Findings, contract: Contract, turned: bool | None) -> 
 
 
 def _reach(row: Sequence[float]) -> tuple[float, float]:
-    """Return the extremes of a row of percentiles, moved outwards by as far as their outermost twentieth reaches.
+    """Return minimum and maximum of a row of percentiles, extended by min to 5th and 95th to max percentile.
 
-    Of many figures at once, or of few images, some lie a little beyond the extremes.
+    With many values or few training images, some valid values are slightly outside of the training range.
     """
     return row[LEAST] - (row[P5] - row[LEAST]), row[MOST] + (row[MOST] - row[P95])
 
 
 def _histogram(xray: Xray, contract: Contract) -> np.ndarray:
-    """Return the share of the standardised pixels in each bin of grey values, float64 (BINS,)."""
+    """Return the share of standardised pixels per bin of grey values, float64 (BINS,)."""
     grey = standardise(xray.pixels, contract.size, contract.interpolation, contract.intensity_percentiles)
     counts: np.ndarray = np.histogram(grey, BINS, (0, 256))[0] / grey.size
     return counts
 
 
 def _strangeness(histogram: np.ndarray, contract: Contract) -> float:
-    """Return the share of pixels by which a histogram leaves the band in which nine of ten training images lie."""
+    """Return the share of pixels by which a histogram is outside of the 5th to 95th percentile of training images."""
     rows = np.asarray(contract.training.histogram)
     above, below = histogram - rows[:, P95], rows[:, P5] - histogram
     return float(np.maximum(above, 0).sum() + np.maximum(below, 0).sum())

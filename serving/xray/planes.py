@@ -1,4 +1,4 @@
-"""The plane of grey values of an X-ray: its size and its colours are checked."""
+"""Check an X-ray's size and convert it to one grey channel."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 
 from core.images import ImageError, check_pixels
 
-LEAST_SIDE = 16  # pixels; fewer show no chest, whatever they are: the networks halve an image four times
-COLOUR_TOLERANCE = 8  # grey levels by which the channels of a grey JPEG may differ: rounding of its colour planes
+LEAST_SIDE = 16  # pixels; too small for a chest, and the networks halve an image four times
+COLOUR_TOLERANCE = 8  # grey levels by which the channels of a grey JPEG may differ, from rounding
 
 
 def check_size(width: int, height: int, name: str, most: int) -> None:
@@ -18,10 +18,10 @@ def check_size(width: int, height: int, name: str, most: int) -> None:
 
 
 def grey_of(channels: np.ndarray, name: str) -> np.ndarray:
-    """Return (H, W) of a picture stored as RGB, (H, W, 3); one with colour is refused."""
+    """Return the grey values (H, W) of a grey picture stored as RGB (H, W, 3); raises ImageError on colour."""
     wide = channels.astype(np.int32)
     tolerance = COLOUR_TOLERANCE * int(np.iinfo(channels.dtype).max) // 255
     if (wide.max(axis=2) - wide.min(axis=2)).max(initial=0) > tolerance:
         raise ImageError(f"{name}: a colour picture, not a grey X-ray; save it as grey, or remove it")
-    # Of the three, green carries most of a JPEG's brightness.
+    # Green has the largest weight in a JPEG's luminance.
     return np.ascontiguousarray(channels[..., 1])

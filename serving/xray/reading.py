@@ -1,4 +1,4 @@
-"""Any file that a user has of a chest X-ray as one plane of grey values: PNG, JPEG, TIFF or DICOM, by its content."""
+"""Read an X-ray as one grey channel from PNG, JPEG, TIFF or DICOM; the content decides the format."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 JPEG = b"\xff\xd8\xff"
 TIFF = (b"II*\0", b"MM\0*")
-FIRST_GROUPS = (b"\x02\0", b"\x08\0")  # of a DICOM without preamble, little endian
-PHOTOMETRIC = 262  # the TIFF tag of that name; 0 is white is zero
+FIRST_GROUPS = (b"\x02\0", b"\x08\0")  # first group of a DICOM without preamble, little endian
+PHOTOMETRIC = 262  # TIFF tag PhotometricInterpretation; 0 is WhiteIsZero
 
 
 @dataclass(frozen=True)
 class Xray:
-    """One X-ray as it was stored, ready for a network.
+    """One X-ray at its original size.
 
     Attributes:
         pixels: uint8, uint16 or float32 (H, W), any range, lungs dark.
-        spacing: mm between the centres of neighbouring pixels, down the rows and along a row; None where unknown.
-        dicom: what a DICOM says of itself, pixel data included; None for pictures.
+        spacing: distance between rows and between columns in mm; None if unknown.
+        dicom: the DICOM dataset, including pixel data; None for other formats.
         kind: ``png``, ``jpeg``, ``tiff`` or ``dicom``.
     """
 
@@ -40,16 +40,16 @@ class Xray:
 
 
 def read_xray(data: bytes, name: str, max_megapixels: float) -> Xray:
-    """Read an X-ray from a whole file's bytes, whatever its name says.
+    """Read an X-ray from the bytes of a file.
 
     Args:
         data: the file.
-        name: how the file is called in messages.
+        name: name of the file in messages.
         max_megapixels: larger pictures are refused before they are decoded.
 
     Raises:
-        ImageError: one line: the file is empty, damaged or cut short, of another kind, too large or too small, in
-            colour, of one grey value, or no single X-ray picture.
+        ImageError: the file is empty, damaged, of another format, too large or too small, in colour, of one grey
+            value, or not a single X-ray.
     """
     if not data:
         raise ImageError(f"{name}: the file is empty (0 bytes); fetch it again")
@@ -63,7 +63,7 @@ def read_xray(data: bytes, name: str, max_megapixels: float) -> Xray:
 
         pixels, spacing, dataset = read_dicom(data, name, most)
         xray = Xray(pixels, spacing, dataset, "dicom")
-    elif data.startswith(TIFF):  # after DICOM, whose preamble may be the head of a TIFF as well
+    elif data.startswith(TIFF):  # after DICOM, whose preamble may be a TIFF header
         xray = Xray(_decode_picture(data, name, most), None, None, "tiff")
     elif data.lstrip()[:5] == b"%PDF-":
         raise ImageError(f"{name}: a PDF document, not an X-ray; export the picture as DICOM or PNG")
@@ -74,7 +74,7 @@ def read_xray(data: bytes, name: str, max_megapixels: float) -> Xray:
 
 
 def looks_like_dicom(data: bytes) -> bool:
-    """Tell whether a file begins as DICOM does: with the mark after its preamble, or at once with a first element."""
+    """Return whether a file begins as DICOM does: with a preamble and ``DICM``, or with a first element."""
     return data[128:132] == b"DICM" or (data[:2] in FIRST_GROUPS and data[3:4] == b"\0")
 
 
@@ -88,10 +88,10 @@ def _check_plane(pixels: np.ndarray, name: str) -> None:
 
 
 def _decode_picture(data: bytes, name: str, most: int) -> np.ndarray:
-    """Return the pixels of a JPEG or TIFF, turned upright as its orientation tag says."""
+    """Return the pixels of a JPEG or TIFF, rotated as its orientation tag says."""
     from PIL import Image, ImageOps
 
-    # Pillow's own limit is one for the whole process; this one knows the user's choice and is applied below.
+    # Pillow's limit is global; check_size below applies the user's limit.
     Image.MAX_IMAGE_PIXELS = None
     try:
         with Image.open(io.BytesIO(data)) as picture:
@@ -102,12 +102,12 @@ def _decode_picture(data: bytes, name: str, most: int) -> np.ndarray:
             return _plane(ImageOps.exif_transpose(picture), _white_is_zero(picture), name)
     except ImageError:
         raise
-    except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
+    except Exception as error:  # Pillow's decoders raise many types on a damaged file
         raise ImageError(f"{name}: damaged or cut short: its picture cannot be decoded; fetch it again") from error
 
 
 def _has_second(picture: Picture) -> bool:
-    # Counting them would walk through all of a file that may chain thousands.
+    # Counting the frames would read the whole file, which may have thousands.
     try:
         picture.seek(1)
     except EOFError:
@@ -116,7 +116,7 @@ def _has_second(picture: Picture) -> bool:
 
 
 def _white_is_zero(picture: Picture) -> bool:
-    """Tell whether a TIFF of more than 8 bits is stored inverted: Pillow turns 8 bits round, and no others."""
+    """Return whether a TIFF of more than 8 bits is stored inverted: Pillow inverts only 8-bit TIFFs."""
     return bool(picture.format == "TIFF" and picture.mode != "L" and picture.tag_v2.get(PHOTOMETRIC) == 0)
 
 
@@ -127,7 +127,7 @@ def _plane(picture: Picture, inverted: bool, name: str) -> np.ndarray:
             pixels = pixels.astype(np.uint16)
         elif pixels.dtype != np.uint8:
             pixels = pixels.astype(np.float32)
-        # A new array: a view of Pillow's memory cannot be written to.
+        # A copy, because a view of Pillow's memory is read-only.
         return pixels.max() - pixels if inverted else pixels.copy()
     if "A" in picture.getbands() and picture.getchannel("A").getextrema() != (255, 255):
         raise ImageError(f"{name}: has transparent parts; save it as plain grey")

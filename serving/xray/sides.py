@@ -1,17 +1,17 @@
-"""Which side of a picture shows the patient's left lung."""
+"""The side of a picture with the patient's left lung."""
 
 from __future__ import annotations
 
 from pydicom import Dataset
 
-KEYWORDS = ("PatientOrientation", "ViewPosition")  # of what a DICOM says, all that :func:`mirrored` looks at
+KEYWORDS = ("PatientOrientation", "ViewPosition")  # the DICOM attributes that :func:`mirrored` reads
 
 
 def mirrored(dataset: Dataset | None) -> bool | None:
-    """Tell whether a picture shows the patient's left on its left side; None where it is no upright frontal view.
+    """Return whether the patient's left is on the picture's left side; None if it is not an upright frontal view.
 
-    Seen from the front, as PA and AP views are shown, the patient's left lies on the picture's right: the rows of
-    ``PatientOrientation`` run to ``L`` and its columns to ``F``. A picture that says nothing is taken to be so.
+    PA and AP views are normally shown from the front, with the patient's left on the picture's right:
+    ``PatientOrientation`` is ``L`` for rows and ``F`` for columns. A picture without orientation counts as such.
     """
     pair, seen = (dataset.get(keyword) for keyword in KEYWORDS) if dataset else (None, None)
     orientation, view = [str(each).upper() for each in (pair or [])], str(seen or "").upper()
