@@ -30,7 +30,7 @@ pytestmark = [
 LONG = 20  # epochs, so that a training is under way still when its first state has come to S3
 
 # Where the project is not, by someone who knows the server's address and has no key of S3.
-ELSEWHERE = +"""
+ELSEWHERE = """
 import importlib.util, os
 import mlflow, numpy as np
 assert not any(importlib.util.find_spec(name) for name in ("components", "model", "tests")), sys.path

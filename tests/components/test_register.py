@@ -39,7 +39,7 @@ NAME = "lung-segmentation"
 SHAPES = [(32, 32), (40, 57), (121, 90), (1, 9)]
 
 # Run where the project is not: only MLflow knows where the model is.
-ELSEWHERE = +"""
+ELSEWHERE = """
 import importlib.util
 import mlflow, numpy as np
 assert not any(importlib.util.find_spec(name) for name in ("components", "model", "tests")), sys.path

@@ -270,7 +270,7 @@ def test_a_folder_is_fetched_as_it_is_and_what_is_none_is_told(built: tuple[Proj
 
 
 # As the card says it, with nothing else of the project at hand.
-PLAIN = +"""
+PLAIN = """
 import importlib.util; sys.path.insert(0, "code")
 import cv2; image = cv2.imread(sys.argv[1], cv2.IMREAD_UNCHANGED)
 from model.inference.package import load
