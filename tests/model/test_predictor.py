@@ -21,6 +21,8 @@ CONFIGURED: dict[str, Any] = {
     "network": "defu_net",
     "width": 0.0625,
     "in_channels": 1,
+    "norm": "batch",
+    "options": {},
     "input": {"size": 32, "interpolation": "area", "intensity_percentiles": [0.5, 99.5]},
 }
 WITHOUT_INCEPTION = {"inception": False, "recurrent": True, "shared": True, "bottom": 1024}
@@ -47,13 +49,12 @@ def predictor() -> Predictor:
 @pytest.mark.parametrize(
     ("network", "said"),
     [
-        ("defu_net", {}),  # as before norm and options were choices
         ("defu_net", {"norm": "group", "options": WITHOUT_INCEPTION}),
         ("defu_net", {"norm": "batch", "options": WITHOUT_INCEPTION | {"inception": True, "recurrent": False}}),
         ("res_unet", {"norm": "instance", "options": {}}),
         ("unet", {}),
     ],
-    ids=["old", "group-and-options", "options", "instance", "old-unet"],
+    ids=["group-and-options", "options", "instance", "unet"],
 )
 def test_a_network_is_rebuilt_from_its_folder(tmp_path: Path, network: str, said: dict[str, Any]) -> None:
     built = trained(network, said.get("norm", "batch"), **said.get("options", {}))
