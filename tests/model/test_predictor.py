@@ -106,9 +106,3 @@ def test_how_many_go_at_once_is_no_matter(predictor: Predictor, flip: bool) -> N
     for size in (1, 2, 5):
         np.testing.assert_allclose(predictor.probabilities(images, size, flip=flip), whole, atol=1e-6)
     assert predictor.probabilities(images[:0], flip=flip).shape == (0, 32, 32)
-
-
-def test_bfloat16_is_close(predictor: Predictor) -> None:
-    exact = predictor.probabilities(pictures(), flip=True)
-    rough = predictor.probabilities(pictures(), precision=torch.bfloat16, flip=True)
-    assert 0 < np.abs(rough - exact).max() < 0.03
