@@ -38,6 +38,7 @@ from model.inference.engines import BATCH, ENGINES, EXACT, FASTEST, ONNX, OnnxEn
 from model.inference.export import export
 from model.inference.package import probabilities
 from model.inference.predictor import Predictor
+from model.inputs import autocast
 from model.metrics import confusion, overlap_metrics
 from model.weights import CONFIG, WEIGHTS
 
@@ -71,7 +72,8 @@ class LowPrecision(TorchEngine):
 
     def probabilities(self, images: Pictures) -> Probabilities:
         """See :class:`model.inference.engines.Engine`."""
-        return self.predictor.probabilities(images, BATCH, torch.bfloat16)
+        with autocast(self.predictor.device, torch.bfloat16):
+            return self.predictor.probabilities(images, BATCH)
 
 
 @dataclass(frozen=True)

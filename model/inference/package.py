@@ -72,12 +72,11 @@ class Contract:
         threshold: probability from which a pixel is lung.
         flip: whether probabilities are the mean with the mirrored prediction of the mirrored image.
         largest_components: components of a mask that are kept; 0 keeps all.
+        least_component: share of the largest component's area, 0 to 1, below which another one is dropped.
+        fill_holes: whether holes of a mask become lung.
         engines: what ``auto`` chooses from: those whose Dice on the validation images lay within 0.001
             of float32's when the package was built.
         training: what the training images look like.
-        least_component: share of the largest component's area, 0 to 1, below which another one is dropped. Packages of
-            before this was a choice drop none.
-        fill_holes: whether holes of a mask become lung. Packages of before this was a choice fill none.
     """
 
     size: int
@@ -88,10 +87,10 @@ class Contract:
     threshold: float
     flip: bool
     largest_components: int
+    least_component: float
+    fill_holes: bool
     engines: tuple[str, ...]
     training: Training
-    least_component: float = 0.0
-    fill_holes: bool = False
 
     @classmethod
     def read(cls, folder: Path) -> Contract:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from model import networks
 from model.inference.engine import batches
-from model.inputs import autocast, to_input
+from model.inputs import to_input
 from model.weights import CONFIG, WEIGHTS
 
 
@@ -64,10 +64,8 @@ class Predictor:
             OSError, ValueError, KeyError, TypeError: a file is missing or damaged, or the two do not belong together.
         """
         config = json.loads((folder / CONFIG).read_text())
-        name, width, in_channels = config["network"], config["width"], config["in_channels"]
-        # Models of before these two were choices have neither.
-        norm, options = config.get("norm", "batch"), config.get("options", {})
-        network = networks.build(name, width, in_channels, norm, **options)
+        built = (config[name] for name in ("network", "width", "in_channels", "norm"))
+        network = networks.build(*built, **config["options"])
         try:
             network.load_state_dict(load_file(folder / WEIGHTS))
         except SafetensorError as error:
@@ -82,7 +80,6 @@ class Predictor:
         self,
         images: npt.NDArray[np.uint8],
         batch_size: int = 16,
-        precision: torch.dtype = torch.float32,
         *,
         flip: bool = False,
     ) -> npt.NDArray[np.float32]:
@@ -91,39 +88,34 @@ class Predictor:
         Args:
             images: as :func:`model.preprocessing.standardise` returns them.
             batch_size: how many go through the network at once.
-            precision: of the network.
             flip: take the mean with the mirrored prediction of the mirrored image, for twice the time.
         """
         result = np.empty(images.shape, np.float32)
         for part in batches(len(images), batch_size):
             if flip:
-                plain, mirrored = self.both_ways(images[part], precision)
+                plain, mirrored = self.both_ways(images[part])
                 result[part] = (plain + mirrored) / np.float32(2)
             else:
-                result[part] = self._batch(images[part], precision)
+                result[part] = self._batch(images[part])
         return result
 
-    def both_ways(
-        self, images: npt.NDArray[np.uint8], precision: torch.dtype = torch.float32
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def both_ways(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Return the probabilities of one batch and those of its mirror images, mirrored back.
 
         Their mean is what :meth:`probabilities` returns with ``flip``.
 
         Args:
             images: uint8 (N, size, size), all of which go through the network at once.
-            precision: of the network.
 
         Returns:
             float32 (N, size, size) each, 0 to 1.
         """
-        return self._batch(images, precision), self._batch(images[..., ::-1], precision)[..., ::-1]
+        return self._batch(images), self._batch(images[..., ::-1])[..., ::-1]
 
     @torch.inference_mode()
-    def _batch(self, images: npt.NDArray[np.uint8], precision: torch.dtype) -> npt.NDArray[np.float32]:
+    def _batch(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
-        with autocast(self.device, precision):
-            probabilities: Tensor = self.network(to_input(batch)).float().sigmoid()[:, 0]
+        probabilities: Tensor = self.network(to_input(batch)).float().sigmoid()[:, 0]
         found: npt.NDArray[np.float32] = probabilities.cpu().numpy()
         return found
 

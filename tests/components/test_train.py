@@ -172,16 +172,6 @@ def test_options_are_of_the_network_that_has_them(untrained: Project) -> None:
     Predictor.load(untrained.model)
 
 
-def test_a_model_of_before_norm_and_options_still_loads(scored: Project) -> None:
-    now = Predictor.load(scored.model).network.state_dict()
-    config = json.loads((scored.model / CONFIG).read_text())
-    del config["norm"], config["options"]
-    (scored.model / CONFIG).write_text(json.dumps(config))
-    before = Predictor.load(scored.model).network.state_dict()
-    assert all(torch.equal(value, before[name]) for name, value in now.items())
-    scored.do(scored.evaluate_line())
-
-
 # --- a terminal -----------------------------------------------------------------------------------------------------
 
 

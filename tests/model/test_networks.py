@@ -282,7 +282,7 @@ def test_saved_and_loaded_it_predicts_the_same(name: str, tmp_path: Path) -> Non
         expected = network(torch.from_numpy(images).unsqueeze(1).float() / 255).sigmoid()[:, 0].numpy()
     save_weights(tmp_path / WEIGHTS, network.state_dict())
     given = {"size": 32, "interpolation": "area", "intensity_percentiles": [0.5, 99.5]}
-    config = {"network": name, "width": 1 / 8, "in_channels": 1, "input": given}
+    config = {"network": name, "width": 1 / 8, "in_channels": 1, "norm": "batch", "options": {}, "input": given}
     (tmp_path / CONFIG).write_text(json.dumps(config))
     loaded = Predictor.load(tmp_path)
     weights = load_file(tmp_path / WEIGHTS)

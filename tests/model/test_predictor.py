@@ -21,6 +21,8 @@ CONFIGURED: dict[str, Any] = {
     "network": "defu_net",
     "width": 0.0625,
     "in_channels": 1,
+    "norm": "batch",
+    "options": {},
     "input": {"size": 32, "interpolation": "area", "intensity_percentiles": [0.5, 99.5]},
 }
 WITHOUT_INCEPTION = {"inception": False, "recurrent": True, "shared": True, "bottom": 1024}
@@ -47,13 +49,12 @@ def predictor() -> Predictor:
 @pytest.mark.parametrize(
     ("network", "said"),
     [
-        ("defu_net", {}),  # as before norm and options were choices
         ("defu_net", {"norm": "group", "options": WITHOUT_INCEPTION}),
         ("defu_net", {"norm": "batch", "options": WITHOUT_INCEPTION | {"inception": True, "recurrent": False}}),
         ("res_unet", {"norm": "instance", "options": {}}),
         ("unet", {}),
     ],
-    ids=["old", "group-and-options", "options", "instance", "old-unet"],
+    ids=["group-and-options", "options", "instance", "unet"],
 )
 def test_a_network_is_rebuilt_from_its_folder(tmp_path: Path, network: str, said: dict[str, Any]) -> None:
     built = trained(network, said.get("norm", "batch"), **said.get("options", {}))
@@ -105,9 +106,3 @@ def test_how_many_go_at_once_is_no_matter(predictor: Predictor, flip: bool) -> N
     for size in (1, 2, 5):
         np.testing.assert_allclose(predictor.probabilities(images, size, flip=flip), whole, atol=1e-6)
     assert predictor.probabilities(images[:0], flip=flip).shape == (0, 32, 32)
-
-
-def test_bfloat16_is_close(predictor: Predictor) -> None:
-    exact = predictor.probabilities(pictures(), flip=True)
-    rough = predictor.probabilities(pictures(), precision=torch.bfloat16, flip=True)
-    assert 0 < np.abs(rough - exact).max() < 0.03

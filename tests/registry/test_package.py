@@ -33,8 +33,6 @@ from tests.conftest import CELL, ROOT, Project, Trained, elsewhere, refused
 
 SHAPES = [(32, 32), (40, 57), (121, 90), (1, 9)]
 
-NEW = ("least_component", "fill_holes")  # of a contract, after its first version
-
 
 @pytest.fixture(scope="module")
 def built(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Path]:
@@ -117,14 +115,6 @@ def test_the_contract_says_what_training_saw(built: tuple[Project, Path]) -> Non
     validation = cohort.images[cohort.rows(read_split(project.split)["validation"])]
     p = Predictor.load(project.model).probabilities(validation, flip=params.evaluate.flip)
     same(training.uncertain, [float(np.mean((one >= 0.25) & (one <= 0.75))) for one in p])
-
-
-def test_a_package_of_an_earlier_version_cleans_as_it_did(built: tuple[Project, Path], tmp_path: Path) -> None:
-    before = {name: value for name, value in json.loads((built[1] / CONTRACT).read_text()).items() if name not in NEW}
-    (tmp_path / CONTRACT).write_text(json.dumps(before))
-    contract = Contract.read(tmp_path)
-    assert (contract.least_component, contract.fill_holes) == (0.0, False)
-    assert contract.training == Contract.read(built[1]).training
 
 
 def test_the_card_is_written_from_the_run(built: tuple[Project, Path]) -> None:

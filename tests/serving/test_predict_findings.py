@@ -53,7 +53,7 @@ def contract_of(chests: list[tuple[np.ndarray, np.ndarray]]) -> Contract:
     training = describe_training(
         sizes, np.stack([square(picture) for picture, _ in chests]), masks, np.stack([sure(mask) for mask in masks])
     )
-    return Contract(SIZE, "area", (0.5, 99.5), "lungs dark", SIZE, 0.5, False, 2, ("torch",), training)
+    return Contract(SIZE, "area", (0.5, 99.5), "lungs dark", SIZE, 0.5, False, 2, 0.0, False, ("torch",), training)
 
 
 CONTRACT = contract_of([chest(seed, 90 + seed % 12, 74 + seed % 12) for seed in range(1000, 1200)])
