@@ -286,6 +286,7 @@ def test_a_client_that_cannot_reach_s3_gets_files_through_the_server(
             assert python(fetched, tmp_path, there).splitlines()[-1].endswith("FINISHED 0.125 kept")
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_mlflow_on_postgresql(tmp_path: Path, s3_server: str) -> None:
     with postgres() as database, mlflow(tmp_path, database, s3_server, KEYS, free_ports(1)[0]) as server:

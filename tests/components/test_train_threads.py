@@ -66,6 +66,7 @@ def test_the_environment_of_a_training_has_passive_waiting_and_the_record_says_s
     assert said.splitlines()[1] == f"train defu_net mixed seed 0: {line}"
 
 
+@pytest.mark.full
 def test_weights_are_equal_with_either_waiting(
     passive: tuple[Project, dict[str, Any], str, str], untrained: Project
 ) -> None:

@@ -300,6 +300,7 @@ def test_never_up_until_the_next_step_needs_it(project: Project, server: Server,
     assert len(tracked(server, project)) == 1
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_server_that_hangs_holds_up_nothing(project: Project, server: Server, trained: Trained) -> None:
     server.up()
