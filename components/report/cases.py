@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: X-rays with the regions that a network got right and wrong laid over them."""
+"""Read the overlays of an evaluation: X-rays with coloured regions of correct and wrong pixels."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _KINDS = ("worst", "best", "figure")
 
 @dataclass(frozen=True)
 class Overlay:
-    """One X-ray with its prediction drawn over it.
+    """An X-ray and the regions of its prediction.
 
     Attributes:
-        path: PNG of the coloured regions, transparent elsewhere; with the X-ray under them where ``xray`` is ``None``.
-        xray: PNG of the X-ray, grey; ``None`` in what evaluate left before it kept the two apart.
+        path: PNG of the coloured regions, transparent elsewhere; includes the X-ray if ``xray`` is ``None``.
+        xray: grey PNG of the X-ray; ``None`` in evaluations of earlier versions.
         kind: ``worst``, ``best`` or ``figure`` (Figures 5 and 6).
-        id: of the X-ray.
-        site: of the X-ray.
-        label: of the X-ray.
-        dice: against the original mask, 0 to 1; ``None`` where it is not defined.
-        hd95: against the original mask, pixels at the size of evaluation; ``None`` where not defined or not told.
-        width: of the picture, pixels.
-        height: of the picture, pixels.
+        id: id of the X-ray.
+        site: site of the X-ray.
+        label: label of the X-ray.
+        dice: Dice against the original mask, 0 to 1; ``None`` if undefined.
+        hd95: HD95 against the original mask, in pixels of the evaluation's size; ``None`` if undefined or missing.
+        width: width of the picture in pixels.
+        height: height of the picture in pixels.
     """
 
     path: Path
@@ -46,7 +46,7 @@ class Overlay:
 
 
 def read_overlays(evaluation: Path) -> list[Overlay]:
-    """Read the list of pictures in a cell's folder; every picture that it names must be one."""
+    """Read the overlays of a cell; raises UserError if the list or a picture is missing or invalid."""
     path = evaluation / OVERLAYS
     values = read_json(path)
     overlays = []

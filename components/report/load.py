@@ -1,4 +1,4 @@
-"""Reading what train, evaluate and preprocess left, checked whole before anything is written."""
+"""Read and check the outputs of train, evaluate and preprocess."""
 
 from __future__ import annotations
 
@@ -30,12 +30,11 @@ HISTORY_COLUMNS = ("epoch", "learning_rate", "train_loss", "train_dice", "valida
 
 @dataclass(frozen=True)
 class Evaluated:
-    """All that one cell left: its rows, cases (one an image and kind of masks), curves, overlays and config.
+    """The outputs of one cell: rows, cases (one per image and kind of masks), curves, overlays and config.
 
-    ``run`` is what a kept study has of ``run.json``, empty elsewhere: a report says nothing that differs between two
-    equal runs. ``reliability`` is ``None`` where evaluate ran before it left these bins. ``learnt`` is train's
-    ``provenance.json`` and ``scored`` evaluate's ``scored.json``; studies that were kept by earlier versions have
-    neither.
+    ``run`` is the ``run.json`` of a stored study, else empty, because a report has no values that differ between equal
+    runs. ``reliability`` is ``None`` for evaluations of earlier versions. ``learnt`` is train's ``provenance.json`` and
+    ``scored`` is evaluate's ``scored.json``; both are empty for studies of earlier versions.
     """
 
     cell: Cell
@@ -53,16 +52,16 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Cohort:
-    """The cohort that was evaluated.
+    """The evaluated cohort.
 
     Attributes:
-        name: as its source calls itself; empty where it has no name.
-        synthetic: whether the X-rays are drawn by a program; ``None`` where nothing says.
-        description: one line about it, or empty.
+        name: its name, or empty.
+        synthetic: whether the X-rays are synthetic; ``None`` if unknown.
+        description: a description of one line, or empty.
         size: side of the square arrays in pixels, or ``None``.
-        kernel: side of the square that dilated the masks, in pixels of a 512-pixel image, or ``None``.
-        unpaired: X-rays that were left out because they have no mask.
-        manifest: one row a paired X-ray (:data:`core.cohort.COLUMNS`).
+        kernel: side of the dilation kernel in pixels of a 512-pixel image, or ``None``.
+        unpaired: number of X-rays without a mask, which are not in the arrays.
+        manifest: one row per X-ray with a mask (:data:`core.cohort.COLUMNS`).
         splits: {scenario: {split: ids}}.
     """
 
@@ -77,21 +76,21 @@ class Cohort:
 
 
 def scenario_order(scenario: str) -> tuple[int, str]:
-    """Return the sorting key that puts ``mixed`` first, then the paper's directions, then what a user added."""
+    """Return a sort key: ``mixed`` first, then the paper's scenarios, then others."""
     known = ["mixed", *paper.ACROSS]
     return (known.index(scenario) if scenario in known else len(known), scenario)
 
 
 def cell_order(cell: Cell) -> tuple[tuple[int, str], tuple[int, str], int]:
-    """Return the sorting key of a cell: scenario, network in the paper's order, seed."""
+    """Return the sort key of a cell: scenario, network in the paper's order, seed."""
     return (scenario_order(cell.scenario), paper.order(cell.network), cell.seed)
 
 
 def find_cells(evaluations: Path, wanted: list[Cell] | None) -> list[Cell]:
-    """Return the cells to report on, in order: those asked for, or every one below ``evaluations``.
+    """Return the cells of the report, sorted: ``wanted``, or all in ``evaluations``.
 
     Raises:
-        UserError: there is none, a folder's name is no cell's, or one that was asked for is missing (all are named).
+        UserError: there is none, a folder is not a cell's, or wanted cells are missing (all are listed).
     """
     if wanted is None:
         folders = sorted(path for path in evaluations.glob("*/*/seed-*") if path.is_dir())
@@ -110,7 +109,7 @@ def find_cells(evaluations: Path, wanted: list[Cell] | None) -> list[Cell]:
 
 
 def load_cells(evaluations: Path, models: Path, cells: list[Cell]) -> list[Evaluated]:
-    """Read every cell; raise one :class:`UserError` that lists every file that is missing or broken."""
+    """Read all cells; raises a UserError that lists every missing or invalid file."""
     problems: list[str] = []
 
     def attempt(read: Callable[..., T], *arguments: Any) -> T | None:
@@ -141,19 +140,18 @@ def load_cells(evaluations: Path, models: Path, cells: list[Cell]) -> list[Evalu
 
 
 def load_cohort(arrays: Path, splits: Path, cells: list[Evaluated]) -> Cohort:
-    """Read what the cohort says of itself and the frozen split of every scenario in ``cells``.
+    """Read the cohort's description and the split of every scenario in ``cells``.
 
-    A cohort counts as synthetic as soon as preprocess or the configuration of any model says so: the warning must not
-    be lost because one of them is silent.
+    A cohort is synthetic if preprocess or the configuration of any model says so, so that the warning is not lost.
     """
     info = _read_object(arrays / "arrays.json")
     card = info.get("cohort") if isinstance(info.get("cohort"), dict) else info
     trained_on = [data.config.get("cohort") for data in cells]
     cards = [value for value in [card, info, *trained_on] if isinstance(value, dict)]
-    said = [value["synthetic"] for value in cards if isinstance(value.get("synthetic"), bool)]
+    flags = [value["synthetic"] for value in cards if isinstance(value.get("synthetic"), bool)]
     return Cohort(
         name=next((str(value["name"]) for value in cards if value.get("name")), ""),
-        synthetic=any(said) if said else None,
+        synthetic=any(flags) if flags else None,
         description=next((str(value["description"]) for value in cards if value.get("description")), ""),
         size=_whole(info, "size"),
         kernel=_whole(info, "kernel"),
@@ -171,7 +169,7 @@ def _whole(value: dict[str, Any], name: str) -> int | None:
 
 
 def _objects(cards: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what the first card that counts its sites says of each."""
+    """Return the sites' counts of the first card that has them."""
     sites: dict[str, Any] = next((card["sites"] for card in cards if isinstance(card.get("sites"), dict)), {})
     return [site for site in sites.values() if isinstance(site, dict)]
 
@@ -208,7 +206,7 @@ def _read_csv(path: Path, columns: tuple[str, ...], step: str, types: dict[str, 
     missing = [column for column in columns if column not in frame]
     if missing:
         raise UserError(f"{path}: columns missing: {', '.join(missing)}; run the {step} step again")
-    texts = {"id", *TEXTS} - {"age"}  # of an image a number, of a row a group
+    texts = {"id", *TEXTS} - {"age"}  # age is a number for an image, a group for a row
     for column in columns:
         if column not in texts and not pd.api.types.is_numeric_dtype(frame[column]) and frame[column].notna().any():
             raise UserError(f"{path}: column {column} holds something that is no number; run the {step} step again")
