@@ -1,1 +1,1 @@
-"""One step = one function = one command = one Kubeflow component; nothing else is in here."""
+"""The pipeline's steps: each is one function, one command and one Kubeflow component."""

@@ -1,1 +1,1 @@
-"""What makes the project's environment, and what a person starts beside it."""
+"""Tools outside of the pipeline: sample data, publication of results, profiles, checks and local services."""

@@ -1,4 +1,4 @@
-"""Score one trained cell on its splits, against original and dilated masks, at two sizes."""
+"""The evaluate step: score a trained cell on its splits, against original and dilated masks, at two sizes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from model.inference.predictor import InputConfig
 
 ROC_POINTS = 201
-# The code that decides what an evaluation says, as dvc.yaml names it.
+# The code that determines the results, as in dvc.yaml.
 CODE = (
     "components/evaluate",
     "model/inference/engine.py",
@@ -64,27 +64,27 @@ def evaluate(
     out: Path,
     reread: Callable[[], EvaluateParams] | None = None,
 ) -> list[Row]:
-    """Score a cell and leave its rows, one line an image, curves and overlays; ``docs/evaluation.md`` defines it all.
+    """Score a cell and write its rows, cases, curves and overlays; ``docs/evaluation.md`` defines the metrics.
 
-    Images go by in batches: memory does not grow with their number but for a line of figures each.
+    Images are processed in batches; per image only one row of metrics stays in memory.
 
     Args:
-        cell: which network, scenario and seed.
-        arrays: the preprocessed cohort.
-        raw: the cohort as ingest left it, whose masks are read at their own size.
-        split: the scenario's frozen split, ``<scenario>.json``.
-        model: the folder that training left.
-        params: how to score.
-        out: the folder to write: ``rows.json``, ``cases.csv``, ``metrics.json``, ``split.json``, ``scored.json``,
+        cell: network, scenario and seed.
+        arrays: output of preprocess.
+        raw: output of ingest, for the masks at their original size.
+        split: the scenario's split, ``<scenario>.json``.
+        model: output of train.
+        params: section ``evaluate`` of ``params.yaml``.
+        out: output folder for ``rows.json``, ``cases.csv``, ``metrics.json``, ``split.json``, ``scored.json``,
             ``roc.csv``, ``reliability.csv``, ``risk_coverage.csv``, ``overlays.json`` and ``overlays/``.
-        reread: reads ``params`` again from its file, so that an edit during the evaluation is noticed.
+        reread: reads ``params`` again from its file, to detect an edit during the evaluation.
 
     Returns:
-        The rows of ``rows.json``: for every split, group of images, kind of masks and reduction.
+        The rows of ``rows.json``: one per split, group of images, kind of masks and reduction.
 
     Raises:
-        UserError: the model or the data are missing or do not belong together, the weights, arrays or split are not
-            those that training recorded, something changed during the evaluation, or MLflow cannot be reached.
+        UserError: model or data are missing or do not match, the weights, arrays or split differ from the record of
+            training, an input changed during the evaluation, or MLflow cannot be reached.
     """
     import torch
 
@@ -134,18 +134,18 @@ def evaluate(
 def _inputs(
     model: Path, arrays: Path, split: Path, params: EvaluateParams, reread: Callable[[], EvaluateParams] | None
 ) -> Inputs:
-    """Return what is evaluated, once it is seen to be what training recorded.
+    """Return the inputs of the evaluation, after a check against the record of training.
 
     Raises:
         UserError: the weights, arrays or split differ from ``provenance.json``.
     """
     from model.weights import WEIGHTS
 
-    learnt = read_record(model / PROVENANCE, "train")
+    trained = read_record(model / PROVENANCE, "train")
     files = {"weights": model / WEIGHTS, "config": model / CONFIG, "split": split}
     files |= {name: arrays / f"{name}.npy" for name in ("images", "masks-original", "masks-dilated")}
     inputs = Inputs(files, CODE, params, reread)
-    recorded = {"weights": learnt["weights"], "split": learnt["files"]["split"], "images": learnt["files"]["images"]}
+    recorded = {"weights": trained["weights"], "split": trained["files"]["split"], "images": trained["files"]["images"]}
     for name, digest in recorded.items():
         if inputs.files[name] != digest:
             raise UserError(
@@ -164,7 +164,7 @@ def _check_belongs(cell: Cell, model: Path, trained: InputConfig, arrays: Path, 
 
 
 def _log(client: MlflowClient, run_id: str, out: Path, rows: list[Row], risk: dict[str, float]) -> None:
-    """Add the figures and files of an evaluation to the MLflow run that trained the model."""
+    """Log the metrics and files of an evaluation to the MLflow run of the training."""
     from mlflow.entities import Metric
 
     figures = {

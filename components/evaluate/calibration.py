@@ -1,4 +1,4 @@
-"""Whether the probabilities mean what they say: how often a pixel is lung where the network says so."""
+"""Calibration: observed lung frequency by predicted probability."""
 
 from __future__ import annotations
 
@@ -9,48 +9,48 @@ BINS = 15  # as in Guo et al.
 
 
 def reliability(probabilities: np.ndarray, masks: np.ndarray, bins: int = BINS) -> pd.DataFrame:
-    """Return the points of a reliability diagram over all pixels, a line a bin of predicted probability.
+    """Return the points of a reliability diagram over all pixels, one row per bin of predicted probability.
 
-    The bins are of equal width and hold their lower edge, the last also 1. Source: Niculescu-Mizil and Caruana,
+    Bins have equal width and include their lower edge; the last bin includes 1. Source: Niculescu-Mizil and Caruana,
     "Predicting Good Probabilities with Supervised Learning", ICML 2005; Guo, Pleiss, Sun and Weinberger, "On
-    Calibration of Modern Neural Networks", ICML 2017, here of the probability of one class, lung.
+    Calibration of Modern Neural Networks", ICML 2017, here for the probability of one class, lung.
 
     Args:
         probabilities: float (N, H, W), 0 to 1.
         masks: uint8 or bool (N, H, W), 0 or 1.
-        bins: how many.
+        bins: number of bins.
 
     Returns:
         ``low`` and ``high``, the edges of the bin; ``predicted``, the mean of its probabilities; ``observed``, the
-        share of its pixels that are lung (both NaN in an empty bin); ``pixels``, how many it holds.
+        share of its pixels that are lung (both NaN in an empty bin); ``pixels``, their number.
     """
     return reliability_of(reliability_sums(probabilities, masks, bins))
 
 
 def reliability_sums(probabilities: np.ndarray, masks: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """Return what :func:`reliability_of` makes points of; the sums of several batches of images may be added.
+    """Return the sums for :func:`reliability_of`; sums of several batches can be added.
 
     Args:
         probabilities: float (N, H, W), 0 to 1.
         masks: uint8 or bool (N, H, W), 0 or 1.
-        bins: how many.
+        bins: number of bins.
 
     Returns:
-        float64 (3, bins): pixels, the sum of their probabilities, and how many of them are lung.
+        float64 (3, bins): number of pixels, sum of their probabilities, number of lung pixels.
     """
     sums = np.zeros((3, bins))
-    for said, mask in zip(probabilities, masks, strict=True):  # one image at a time: float64 copies of all are large
-        place = np.minimum((said.ravel() * bins).astype(np.intp), bins - 1)
-        for total, weights in zip(sums, (None, said.ravel(), mask.ravel()), strict=True):
+    for image, mask in zip(probabilities, masks, strict=True):  # one at a time, since float64 copies are large
+        place = np.minimum((image.ravel() * bins).astype(np.intp), bins - 1)
+        for total, weights in zip(sums, (None, image.ravel(), mask.ravel()), strict=True):
             total += np.bincount(place, weights, bins)
     return sums
 
 
 def reliability_of(sums: np.ndarray) -> pd.DataFrame:
-    """Return the points that :func:`reliability` describes from the sums of :func:`reliability_sums`."""
-    pixels, said_lung, lung = sums
+    """Return the points of :func:`reliability` from the sums of :func:`reliability_sums`."""
+    pixels, probability, lung = sums
     bins = len(pixels)
     with np.errstate(invalid="ignore"):
-        points = {"predicted": said_lung / pixels, "observed": lung / pixels}
+        points = {"predicted": probability / pixels, "observed": lung / pixels}
     edges = np.linspace(0, 1, bins + 1)
     return pd.DataFrame({"low": edges[:-1], "high": edges[1:], **points, "pixels": pixels.astype(np.int64)})

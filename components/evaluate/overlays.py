@@ -1,4 +1,4 @@
-"""Pictures of what a network got right and wrong: the worst and best cases, and the paper's Figures 5 and 6."""
+"""Overlays of correct and wrong pixels: the worst and best cases, and the paper's Figures 5 and 6."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from core.files import write_json
 from core.results import DIFFERENCE_COLOURS, FIGURE_COLOURS
 
 OPACITY = 0.45
-LEAST_SIDE = 256  # pixels; smaller pictures are enlarged, so that a page need not blur them
+LEAST_SIDE = 256  # pixels; smaller pictures are enlarged, so that a browser does not blur them
 
-Regions = list[tuple[np.ndarray, tuple[int, int, int]]]  # masks, bool (H, W), each with its colour, RGB 0 to 255
+Regions = list[tuple[np.ndarray, tuple[int, int, int]]]  # masks, bool (H, W), with their colour, RGB 0 to 255
 
 
 def difference_regions(predicted: np.ndarray, mask: np.ndarray) -> Regions:
-    """Return true positives, false positives and false negatives; true negatives are what is left."""
+    """Return the regions of true positives, false positives and false negatives."""
     p, g = predicted > 0, mask > 0
     named = {"true positive": p & g, "false positive": p & ~g, "false negative": g & ~p}
     return [(region, DIFFERENCE_COLOURS[name]) for name, region in named.items()]
 
 
 def figure_regions(predicted: np.ndarray, mask: np.ndarray) -> Regions:
-    """Return what Figures 5 and 6 show: ground truth in grey, prediction in red over it.
+    """Return the regions of Figures 5 and 6: ground truth in grey, prediction in red over it.
 
-    The ground truth's outline lies over both, so that red beyond it is seen to be wrong.
+    The ground truth's outline is drawn over both, so that false positives are visible.
     """
     p, g = predicted > 0, mask > 0
     outline = g & (cv2.erode(g.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0)
@@ -41,14 +41,15 @@ def figure_regions(predicted: np.ndarray, mask: np.ndarray) -> Regions:
 
 
 def blend(image: np.ndarray, regions: Regions) -> np.ndarray:
-    """Return an RGB picture of a grey image with coloured regions laid over it.
+    """Blend coloured regions over a grey image.
 
     Args:
         image: uint8 (H, W), 0 to 255.
-        regions: later ones lie over earlier ones.
+        regions: later regions cover earlier ones.
 
     Returns:
-        uint8 (H', W', 3), RGB, a whole number of times as large, at least :data:`LEAST_SIDE` pixels a side.
+        uint8 (H', W', 3), RGB, enlarged by an integer factor so that the longer side has :data:`LEAST_SIDE` pixels or
+        more.
     """
     colour = np.zeros((*image.shape, 3), np.float32)
     weight = np.zeros((*image.shape, 1), np.float32)
@@ -61,12 +62,12 @@ def blend(image: np.ndarray, regions: Regions) -> np.ndarray:
 
 
 def worst_overlay(image: np.ndarray, predicted: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return the image under :func:`difference_regions`, as :func:`blend` does."""
+    """Blend :func:`difference_regions` over the image."""
     return blend(image, difference_regions(predicted, mask))
 
 
 def write_regions(path: Path, regions: Regions) -> None:
-    """Write regions as a PNG with a palette, transparent where there is none; later ones lie over earlier ones."""
+    """Write regions as a PNG with a palette and a transparent background; later regions cover earlier ones."""
     numbers = np.zeros(regions[0][0].shape, np.uint8)
     for number, (mask, _) in enumerate(regions, start=1):
         numbers[mask] = number
@@ -77,11 +78,11 @@ def write_regions(path: Path, regions: Regions) -> None:
 
 @dataclass(frozen=True)
 class Shown:
-    """The masks that overlays may need, kept while a split goes by: their number does not depend on the split's.
+    """The masks for the overlays, collected while a split is processed; their number does not depend on the split's.
 
     Attributes:
-        worst: how many of the worst images are drawn, and as many of the best of the others.
-        figure: positions in the split of the images of Figures 5 and 6, the first by id of each site.
+        worst: number of worst images to draw, and of best images.
+        figure: positions in the split of the images of Figures 5 and 6, the first of each site by id.
         masks: {position in the split: (Dice, uint8 (H, W))}.
     """
 
@@ -91,41 +92,40 @@ class Shown:
 
     @classmethod
     def of(cls, manifest: pd.DataFrame, worst: int, figure_images: int) -> Shown:
-        """Return an empty one for the images of a split, whose rows of the manifest are given in its order."""
+        """Return an empty collection for a split; ``manifest`` has its rows in the split's order."""
         frame = manifest.reset_index(drop=True)
         first = [group.sort_values("id").head(figure_images) for _, group in frame.groupby("site", sort=True)]
         return cls(worst, [int(position) for part in first for position in part.index], {})
 
     def offer(self, start: int, dice: np.ndarray, masks: np.ndarray) -> None:
-        """Look at some more images, and let go of the masks that will not be drawn.
+        """Add a batch of images and drop the masks that will not be drawn.
 
         Args:
-            start: position of the first.
-            dice: float64 (N,).
-            masks: uint8 (N, H, W).
+            start: position of the first image in the split.
+            dice: Dice of the images, float64 (N,).
+            masks: predicted masks, uint8 (N, H, W).
         """
         for position, (value, mask) in enumerate(zip(dice, masks, strict=True), start):
             self.masks[position] = (float(value), mask.copy())
         up = sorted(self.masks, key=lambda position: (self.masks[position][0], position))
         down = sorted(self.masks, key=lambda position: (-self.masks[position][0], position))
-        # The best of those that are not among the worst are among twice as many.
-        kept = {*up[: self.worst], *down[: 2 * self.worst], *self.figure}
-        for position in set(self.masks) - kept:
+        # The best that are not among the worst are among the first 2 * worst.
+        needed = {*up[: self.worst], *down[: 2 * self.worst], *self.figure}
+        for position in set(self.masks) - needed:
             del self.masks[position]
 
 
 def write_overlays(folder: Path, cohort: Arrays, order: np.ndarray, shown: Shown, cases: pd.DataFrame) -> None:
-    """Write ``overlays.json`` and the PNGs it names: the worst test images, as many of the best of the others, and,
-    for each site, the first ones by id.
+    """Write ``overlays.json`` and its PNGs: the worst and best test images, and the first of each site by id.
 
-    Which images stand in the figures depends on the split alone, so that all networks show the same ones.
+    The images of the figures depend only on the split, so that all networks show the same ones.
 
     Args:
-        folder: where to write.
+        folder: output folder.
         cohort: the arrays.
-        order: int64 (N,), the test images' rows in the arrays.
-        shown: their masks, as far as they are drawn.
-        cases: the N test images' figures against original masks.
+        order: row numbers of the test images in the arrays, int64 (N,).
+        shown: the masks to draw.
+        cases: the cases of the N test images against original masks.
     """
     (folder / "overlays").mkdir()
     index: list[dict[str, Any]] = []
@@ -141,6 +141,6 @@ def write_overlays(folder: Path, cohort: Arrays, order: np.ndarray, shown: Shown
                 raise OSError(f"{folder / xray}: not written")
             regions = figure_regions if kind == "figure" else difference_regions
             write_regions(folder / name, regions(predicted, cohort.masks["original"][row]))
-            told = {key: case[key] for key in ("id", "site", "label", "dice", "hd95")}
-            index.append({"file": name, "xray": xray, "kind": kind, **told})
+            facts = {key: case[key] for key in ("id", "site", "label", "dice", "hd95")}
+            index.append({"file": name, "xray": xray, "kind": kind, **facts})
     write_json(folder / OVERLAYS, index)

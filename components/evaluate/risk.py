@@ -1,4 +1,4 @@
-"""Whether the network knows which of its masks are good: risk-coverage curves of what it says of itself."""
+"""Risk-coverage curves: quality of the masks at each coverage, by the network's confidence."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ CONFIDENCES = ("mirror_agreement", "expected_dice")
 
 
 def risk_curves(cases: pd.DataFrame) -> pd.DataFrame:
-    """Return the risk-coverage curves of some cases, one after the other.
+    """Return the risk-coverage curves for all confidence measures, concatenated.
 
     Args:
-        cases: of the test images against original masks; equally confident ones are kept in their order.
+        cases: cases of the test images against original masks; ties are in their order.
 
     Returns:
-        ``by``, one of :data:`CONFIDENCES`; ``images``, how many are kept; ``coverage``, their share, above 0 to 1;
-        ``stored_dice``, their mean.
+        ``by``, one of :data:`CONFIDENCES`; ``images``, the number of most confident images; ``coverage``, their share,
+        above 0 to 1; ``stored_dice``, their mean.
     """
     curves = []
     dice = cases["stored_dice"].to_numpy(np.float64)
     for name in CONFIDENCES:
         curve = risk_coverage(cases[name].to_numpy(np.float64), dice)
-        kept = {"by": name, "images": np.arange(1, len(cases) + 1), "coverage": curve["coverage"]}
-        curves.append(pd.DataFrame({**kept, "stored_dice": curve["quality"]}))
+        columns = {"by": name, "images": np.arange(1, len(cases) + 1), "coverage": curve["coverage"]}
+        curves.append(pd.DataFrame({**columns, "stored_dice": curve["quality"]}))
     return pd.concat(curves, ignore_index=True)
 
 
 def risk_areas(cases: pd.DataFrame) -> dict[str, float]:
-    """Return ``aurc_<confidence>``, the area under each of the curves of :func:`risk_curves`, with 1 - Dice as risk."""
+    """Return ``aurc_<confidence>``, the area under each curve of :func:`risk_curves`, with risk = 1 - Dice."""
     dice = cases["stored_dice"].to_numpy(np.float64)
     return {f"aurc_{name}": aurc(cases[name].to_numpy(np.float64), dice) for name in CONFIDENCES}

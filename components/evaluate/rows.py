@@ -1,4 +1,4 @@
-"""From one line an image to one row a group of images."""
+"""Summarise cases (one per image) to rows (one per group of images)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.results import AGES, FEW, METRICS, ROW_METRICS, SEXES, Row, age_group
 from model.curves import auc_of
 from model.metrics import COUNTS, SoftCounts, dice_interval, mean_of, overlap_metrics, soft_dice
 
-# What `dvc metrics` shows; of the test images against original masks also the areas under the risk-coverage curves.
+# Splits in metrics.json for `dvc metrics`; it also has the test split's areas under the risk-coverage curves.
 SUMMARISED = ("validation", "test")
 SHOWN = (
     *("dice", "stored_dice", "soft_dice_batch2", "precision", "recall", "auc"),
@@ -25,7 +25,7 @@ Summary = dict[str, dict[str, dict[str, float | None]]]
 
 
 class Group(NamedTuple):
-    """Whose images a row is about: ``all``, or one value of each."""
+    """The group of a row: one value or ``all`` for each field."""
 
     site: str = "all"
     label: str = "all"
@@ -34,15 +34,16 @@ class Group(NamedTuple):
 
 
 def summarise(scores: Scores, cell: Cell, resamples: int, seed: int) -> list[Row]:
-    """Return the rows of one split and kind of masks, each group reduced twice, pooled and per image.
+    """Return the rows of one split and kind of masks, two per group: pooled and per image.
 
-    The groups are all images, each site and label and both; and of all images and each site, each sex and age group.
+    The groups are: all images; each site, each label and each pair of both; each sex and each age group, for all images
+    and for each site.
 
     Args:
-        scores: of N images.
-        cell: which network, scenario and seed.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        scores: the scores of the split.
+        cell: network, scenario and seed.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
     """
     rows: list[Row] = []
     cases = scores.cases
@@ -77,7 +78,7 @@ def summarise(scores: Scores, cell: Cell, resamples: int, seed: int) -> list[Row
 
 
 def _groups(cases: pd.DataFrame) -> Iterator[tuple[Group, np.ndarray]]:
-    """Yield every group that has images, with which of the cases they are, bool (N,)."""
+    """Yield every group that has images, with a mask of its cases, bool (N,)."""
     ages = cases["age"].map(age_group)
     sites = ["all", *sorted(cases["site"].unique())]
     groups = [Group(site, label) for site in sites for label in ["all", *sorted(cases["label"].unique())]]
@@ -93,7 +94,7 @@ def _groups(cases: pd.DataFrame) -> Iterator[tuple[Group, np.ndarray]]:
 
 
 def of_all(row: Row) -> bool:
-    """Tell whether a row is about all images of its split, mean over them."""
+    """Return whether a row is the mean over all images of its split."""
     return (row["site"], row["label"], row["sex"], row["age"], row["reduction"]) == (*Group(), "per_image")
 
 
@@ -102,7 +103,7 @@ def _or_none(value: float) -> float | None:
 
 
 def summary_figures(rows: list[Row]) -> Summary:
-    """Return what ``dvc metrics`` shows: {split: {kind of masks: {metric: mean over all images}}}."""
+    """Return the content of ``metrics.json``: {split: {kind of masks: {metric: mean over all images}}}."""
     result: Summary = {}
     for row in filter(of_all, rows):
         if row["split"] in SUMMARISED:

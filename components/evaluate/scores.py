@@ -1,4 +1,4 @@
-"""One line an image, of one split against one kind of masks: added batch by batch, in memory that no pixel stays in."""
+"""Accumulate the metrics of one split against one kind of masks, one case per image, without storing pixels."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from model.metrics import (
 )
 from model.surface import surface_distances
 
-PERSON = ("site", "label", "sex", "age_group")  # what groups are made by
+PERSON = ("site", "label", "sex", "age_group")  # keys of the groups
 SOFT = ("soft_overlap", "soft_square")
 
 
 class Scores:
-    """The figures of one split against one kind of masks.
+    """The metrics of one split against one kind of masks.
 
     Args:
         split: train, validation or test.
@@ -45,14 +45,14 @@ class Scores:
         masks: np.ndarray,
         more: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """Score some more images.
+        """Score a batch of images.
 
         Args:
             manifest: the N images' rows of the cohort's manifest.
             probabilities: float32 (N, H, W), 0 to 1.
-            predicted: uint8 (N, H, W), 0 or 1: the final masks that were made of them.
-            masks: uint8 (N, H, W), 0 or 1, of this kind.
-            more: metrics that pixels of this size do not tell, float64 (N,); those that are missing are NaN.
+            predicted: post-processed masks, uint8 (N, H, W), 0 or 1.
+            masks: ground truth of this kind, uint8 (N, H, W), 0 or 1.
+            more: further metrics by name, float64 (N,), such as those at the stored size; missing ones are NaN.
         """
         frame = manifest[["id", "site", "label", "sex", "age"]].reset_index(drop=True)
         frame["age"] = frame["age"].to_numpy(np.float64, na_value=np.nan)
@@ -82,25 +82,25 @@ class Scores:
         )
 
     def _rated(self, person: tuple[str, ...], pixels: Counts) -> float:
-        """Add an image's pixels to those of its kind of person; return its own ROC area."""
+        """Add an image's histogram to the one of its group; return the image's ROC area."""
         held = self._histograms.setdefault(person, np.zeros((2, BINS), np.int64))
         held += pixels
         return auc_of(pixels)
 
     @property
     def newest(self) -> pd.DataFrame:
-        """The cases of the images that were added last."""
+        """The cases of the last batch."""
         return self._parts[-1]
 
     @property
     def cases(self) -> pd.DataFrame:
-        """One row an image, in the order in which they were added: the columns of ``cases.csv``."""
+        """One row per image in the order of addition, with the columns of ``cases.csv``."""
         return pd.concat(self._parts, ignore_index=True)
 
     def histogram(self, group: pd.DataFrame) -> Counts:
-        """Return the pixels of a group of the cases by class and probability (:func:`model.curves.class_histogram`).
+        """Return the histogram of a group's pixels by class and probability (:func:`model.curves.class_histogram`).
 
-        A group holds all images of a site, label, sex and age group, or none of them.
+        A group must have all or none of the images of each site, label, sex and age group.
         """
         people = set(zip(*_person(group), strict=True))
         total = np.zeros((2, BINS), np.int64)
@@ -114,6 +114,6 @@ def _person(frame: pd.DataFrame) -> list[list[str]]:
 
 
 def soft_of(cases: pd.DataFrame) -> SoftCounts:
-    """Return the sums of Eq. 2 of some cases."""
+    """Return the sums of the paper's Eq. 2 for some cases."""
     overlap, square = (cases[name].to_numpy(np.float64) for name in SOFT)
     return SoftCounts(overlap, square, (cases["tp"] + cases["fn"]).to_numpy(np.float64))

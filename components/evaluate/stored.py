@@ -1,4 +1,4 @@
-"""Scoring at the size at which each picture is stored: where its mask was drawn, and where predictions are used."""
+"""Score at the stored size of each picture, at which its mask was drawn and predictions are used."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ TOLERANCES = {"nsd2": 2.0, "nsd4": 4.0}  # pixels of a 512-pixel picture
 
 
 class StoredMasks:
-    """The masks of a cohort as ingest left them.
+    """The masks of a cohort at their original size.
 
     Args:
-        raw: the cohort as ingest left it.
-        cohort: the arrays that preprocess made of it.
-        arrays: where these lie, for messages.
-        params: how masks are made of probabilities.
+        raw: output of ingest.
+        cohort: the arrays of the same cohort.
+        arrays: folder of the arrays, for messages.
+        params: parameters of the post-processing.
 
     Raises:
-        UserError: ``raw`` is no cohort, or not the one that the arrays were made of.
+        UserError: ``raw`` is not a cohort, or not the one of the arrays.
     """
 
     def __init__(self, raw: Path, cohort: Arrays, arrays: Path, params: EvaluateParams) -> None:
@@ -43,18 +43,18 @@ class StoredMasks:
         self.dilation = int(cohort.info["dilation"])
 
     def score(self, row: int, probabilities: np.ndarray) -> dict[str, dict[str, float]]:
-        """Bring one image's probabilities to its stored size, draw its mask there and score it.
+        """Resize one image's probabilities to its stored size, post-process them to a mask and score it.
 
         Args:
-            row: of the image in the arrays.
+            row: row number of the image in the arrays.
             probabilities: float32 (S, S), 0 to 1.
 
         Returns:
-            {kind of masks: {metric: figure}}, the metrics of :data:`STORED`, distances in stored pixels. The dilated
-            mask is the stored one dilated, as preprocess dilates it.
+            {kind of masks: {metric: value}} with the metrics of :data:`STORED`, distances in stored pixels. The dilated
+            mask is the stored mask, dilated as in preprocess.
 
         Raises:
-            ImageError: the mask cannot be read (a :class:`UserError`).
+            ImageError: the mask cannot be read.
         """
         truth = read_mask(self.paths[row])
         predicted = self.params.to_masks(at_size(probabilities, truth.shape)[None])[0]

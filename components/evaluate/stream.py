@@ -1,4 +1,4 @@
-"""A split's images taken through the network batch by batch: no pixel of a batch outlives it but those to be shown."""
+"""Predict and score a split batch by batch; only the masks of overlays stay in memory."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SplitScores:
-    """What is left of a split when its images have gone by.
+    """The accumulated results of a split.
 
     Attributes:
-        scores: by kind of masks.
-        reliability: of all pixels against original masks (:func:`components.evaluate.calibration.reliability_sums`).
-        shown: the masks of the images that are drawn.
+        scores: scores by kind of masks.
+        reliability: sums over all pixels against original masks
+            (:func:`components.evaluate.calibration.reliability_sums`).
+        shown: the masks for overlays.
     """
 
     scores: dict[str, Scores]
@@ -45,14 +46,14 @@ def score_split(
 
     Args:
         predictor: the trained network.
-        model: where it lies, for messages.
+        model: folder of the model, for messages.
         cohort: the arrays.
-        stored: the masks at their stored size, and how masks are made.
-        name: of the split.
-        ids: its images.
+        stored: the masks at their stored size, with the parameters.
+        name: name of the split.
+        ids: ids of its images.
 
     Raises:
-        UserError: the network returns something that is no number, or a stored mask cannot be read.
+        UserError: the network returns NaN or infinity, or a stored mask cannot be read.
     """
     params, order = stored.params, cohort.rows(ids)
     found = SplitScores(
@@ -60,7 +61,7 @@ def score_split(
         np.zeros((3, BINS)),
         Shown.of(cohort.manifest.iloc[order], params.worst, params.figure_images),
     )
-    with ThreadPoolExecutor(cores()) as pool:  # decoding and resizing release Python's lock
+    with ThreadPoolExecutor(cores()) as pool:  # decoding and resizing release the GIL
         for part in batches(len(order), params.batch_size):
             _score_batch(found, pool, predictor, model, cohort, stored, order[part], part.start)
     return found

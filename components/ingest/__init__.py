@@ -1,4 +1,4 @@
-"""Ingest: from a publisher's folder, ZIP or bucket to the raw cohort that every later step reads."""
+"""The ingest step: read a cohort from a folder, a ZIP file or S3 and write the raw cohort."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from core.provenance import pinned_md5
 
 @dataclass(frozen=True)
 class SiteCount:
-    """How many X-rays of a site there are, how many have a mask and how many have none."""
+    """Numbers of X-rays of a site: all, with a mask, and without."""
 
     images: int
     masks: int
@@ -34,14 +34,14 @@ class SiteCount:
 
 @dataclass(frozen=True)
 class IngestResult:
-    """The raw cohort that :func:`ingest` wrote.
+    """Result of :func:`ingest`.
 
     Attributes:
-        folder: where it lies.
+        folder: folder of the raw cohort.
         name: the cohort's name.
-        synthetic: whether its X-rays are made up.
+        synthetic: whether its X-rays are synthetic.
         sites: counts by site.
-        ignored: files of the source that belong to no known layout.
+        ignored: files of the source that match no known layout.
     """
 
     folder: Path
@@ -52,7 +52,7 @@ class IngestResult:
 
 
 class Card(BaseModel):
-    """What a cohort may say of itself in ``cohort.json`` at its root."""
+    """The content of a source's optional ``cohort.json``."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -64,19 +64,18 @@ class Card(BaseModel):
 def ingest(source: str, params: IngestParams, out: Path) -> IngestResult:
     """Read a cohort in its publishers' layouts and write the raw cohort.
 
-    The folder holds ``images/<site>/<id>.png`` (as published, to the byte), ``masks/<site>/<id>.png`` (8-bit, 0 and
-    255, left and right united), ``manifest.csv`` (:data:`core.cohort.COLUMNS`) and ``cohort.json`` ({name,
-    synthetic, description, source, data_md5, sites: {site: {images, masks, unpaired}}}); ``data_md5`` is what pins the
-    source (:func:`core.provenance.pinned_md5`). The same source and pin give the same bytes.
+    The folder has ``images/<site>/<id>.png`` (unchanged copies), ``masks/<site>/<id>.png`` (8-bit, 0 and 255, left and
+    right lung in one mask), ``manifest.csv`` (:data:`core.cohort.COLUMNS`) and ``cohort.json`` ({name, synthetic,
+    description, source, data_md5, sites: {site: {images, masks, unpaired}}}). ``data_md5`` is from
+    :func:`core.provenance.pinned_md5`. The same source and MD5 give the same bytes.
 
     Args:
         source: a folder, a ZIP file, or ``s3://bucket/prefix`` of files or of a ZIP.
         params: section ``ingest`` of ``params.yaml``.
-        out: the folder to write; it appears whole or not at all.
+        out: output folder, written atomically.
 
     Raises:
-        UserError: the source cannot be read, follows no known layout, or holds files that cannot be used; every such
-            file is named.
+        UserError: the source cannot be read, matches no known layout, or has unusable files (all are listed).
     """
     with write_folder(out) as partial, open_source(source, out) as files:
         found = _survey(source, files)
@@ -138,7 +137,7 @@ def _count(frame: pd.DataFrame) -> dict[str, SiteCount]:
 
 
 def _is_card(name: str) -> bool:
-    """Tell whether a file is the cohort's card: at the root, or at that of the one or two folders it is packed in."""
+    """Return whether a file is the cohort's ``cohort.json``: at the root or up to two folders below it."""
     path = PurePosixPath(name)
     return path.name == COHORT and len(path.parts) <= 3
 
@@ -159,7 +158,7 @@ def _read_card(source: str, files: Source, name: str) -> Card:
 
 
 def _name_of(source: str) -> str:
-    """Return the last part of the source's path, or of what DVC imported it from: ``data`` says nothing."""
+    """Return the last part of the source's path; of its original path if DVC imported it."""
     imports = read_yaml(pin).get("deps") if (pin := Path(f"{source.rstrip('/')}.dvc")).is_file() else None
     path = PurePosixPath((imports[0]["path"] if imports else source).removeprefix("s3://"))
     return path.name.removesuffix(".zip") or "cohort"

@@ -1,4 +1,4 @@
-"""Reading a ZIP file that may be damaged or hostile, without unpacking it onto the disk."""
+"""Read a ZIP file that may be damaged or hostile, without unpacking it to disk."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from pathlib import Path
 
 from core.errors import UserError
 
-# A ZIP of pictures hardly shrinks them, since PNG is compressed already; a ZIP bomb grows a thousandfold.
+# PNGs are already compressed and hardly shrink in a ZIP; a ZIP bomb has a ratio of a thousand.
 MOST_INFLATION = 100
 ENCRYPTED = 0x1  # general purpose bit flag (PKWARE's APPNOTE, 4.4.4)
 
 
 def open_zip(path: Path, called: str, stack: ExitStack) -> dict[str, tuple[int, Callable[[], bytes]]]:
-    """Open a ZIP and check its directory whole, before anything of it is unpacked.
+    """Open a ZIP and check its whole directory before reading any file.
 
     Args:
         path: the archive.
-        called: how the archive is called in messages.
+        called: name of the archive in messages.
         stack: closes the archive.
 
     Returns:
-        By the names of its files: the declared size in bytes, and what reads and checks (CRC-32) the file. Reading
-        never returns more than the declared size.
+        By file name: the declared size in bytes, and a function that reads the file and checks its CRC-32. It never
+        returns more than the declared size.
 
     Raises:
-        UserError: it is no ZIP; or it holds names that lead outside of it, links, encrypted files, one name twice, or
-            unpacks to more than :data:`MOST_INFLATION` times its size. All offending members are listed.
+        UserError: not a ZIP; or it has names that lead outside of it, links, encrypted files or duplicate names, or
+            unpacks to more than :data:`MOST_INFLATION` times its size. All such members are listed.
     """
     try:
         archive = stack.enter_context(zipfile.ZipFile(path))
@@ -60,7 +60,7 @@ def open_zip(path: Path, called: str, stack: ExitStack) -> dict[str, tuple[int, 
 
 
 def _trouble(member: zipfile.ZipInfo) -> str:
-    """Say what is wrong with a member's directory entry; empty: nothing."""
+    """Return the problem of a member's directory entry; empty for none."""
     name = member.orig_filename.replace("\\", "/")
     if name.startswith("/") or (len(name) > 1 and name[1] == ":"):
         return "an absolute name"

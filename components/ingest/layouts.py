@@ -1,4 +1,4 @@
-"""How each publisher lays out a cohort. A further site is one more :class:`Layout` in :data:`LAYOUTS`."""
+"""The publishers' file layouts. To add a site, add a :class:`Layout` to :data:`LAYOUTS`."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pathlib import PurePosixPath
 from components.ingest.readings import Reading, read_montgomery, read_shenzhen
 
 LABELS = {"0": "normal", "1": "abnormal"}
-JUNK = ("thumbs.db", "desktop.ini", "readme", "readme.txt", "readme.md")  # what file managers and publishers leave
+JUNK = ("thumbs.db", "desktop.ini", "readme", "readme.txt", "readme.md")  # files of file managers and publishers
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One site's reader: where its files lie and what they are called.
+    """The file layout of one site.
 
     Attributes:
         site: the site's name in the manifest.
-        id: pattern of an X-ray's id, with the group ``label`` (0 or 1).
-        image: path of the X-ray below any folder, with ``{id}`` in place of the id.
-        masks: paths of the masks, all of which are united; an X-ray has all or none.
+        id: regular expression of an X-ray's id, with the group ``label`` (0 or 1).
+        image: path of the X-ray, relative to any folder, with ``{id}`` for the id.
+        masks: paths of the masks, which are combined; an X-ray has all or none.
         reading: path of the clinical reading.
-        read: what takes a reading apart.
-        example: a file name as the publisher writes it, for messages.
+        read: parser of the reading.
+        example: an example of a file name, for messages.
     """
 
     site: str
@@ -42,7 +42,7 @@ class Layout:
         return (self.image, *self.masks, self.reading)
 
     def patterns(self) -> list[tuple[str, re.Pattern[str]]]:
-        """Return each template with the pattern of the full paths it stands for."""
+        """Return each template with the regular expression of its full paths."""
         found = []
         for template in self.templates:
             before, after = template.split("{id}")
@@ -75,14 +75,14 @@ LAYOUTS: tuple[Layout, ...] = (
 
 @dataclass(frozen=True)
 class Case:
-    """One X-ray and what belongs to it; every path is one of the source's names."""
+    """One X-ray with its masks and reading, as names in the source."""
 
     layout: Layout
     id: str
     label: str
     image: str
-    masks: tuple[str, ...]  # empty: the X-ray has no mask
-    reading: str  # empty: there is none
+    masks: tuple[str, ...]  # empty: no mask
+    reading: str  # empty: no reading
 
     @property
     def files(self) -> list[str]:
@@ -92,12 +92,12 @@ class Case:
 
 @dataclass
 class Survey:
-    """What a list of names holds.
+    """Result of :func:`survey`.
 
     Attributes:
-        cases: ordered by site and id.
-        problems: one line per file that breaks its layout.
-        ignored: files that belong to no layout's folder.
+        cases: the X-rays, sorted by site and id.
+        problems: one line per file that violates its layout.
+        ignored: files outside of the layouts' folders.
     """
 
     cases: list[Case] = field(default_factory=list)
@@ -106,14 +106,13 @@ class Survey:
 
 
 def survey(names: Iterable[str], layouts: Sequence[Layout] = LAYOUTS) -> Survey:
-    """Sort the names of a source's files into X-rays with their masks and readings.
+    """Group the files of a source into X-rays with their masks and readings.
 
-    Files are known by their own names and those of their nearest folders, so that a cohort may lie any number of
-    folders deep, whole or in several pieces.
+    Only the names of a file and its nearest folders count, so a cohort may be at any depth and in several parts.
 
     Args:
-        names: paths below the source, with forward slashes.
-        layouts: the readers to try.
+        names: paths relative to the source, with forward slashes.
+        layouts: the layouts to match.
     """
     result = Survey()
     patterns = [(layout, layout.patterns()) for layout in layouts]
@@ -147,7 +146,7 @@ def survey(names: Iterable[str], layouts: Sequence[Layout] = LAYOUTS) -> Survey:
 
 
 def is_junk(name: str) -> bool:
-    """Tell whether a file is hidden, a Mac's resource fork, or one that file managers leave."""
+    """Return whether a file is hidden, a macOS resource fork, or in :data:`JUNK`."""
     parts = PurePosixPath(name).parts
     return any(part.startswith(".") or part == "__MACOSX" for part in parts) or parts[-1].lower() in JUNK
 
@@ -166,7 +165,7 @@ def _pair(layout: Layout, identity: str, files: dict[str, str], result: Survey) 
             f"{mask}: a mask without its image {layout.image.format(id=identity)}; add the image, or remove the mask"
             for mask in masks
         )
-        return  # a reading alone is no X-ray: publishers give readings of more patients than a subset holds
+        return  # a reading without an image is ignored: a subset may have the readings of all patients
     match = re.fullmatch(layout.id, identity)
     label = LABELS[match["label"]] if match else ""
     result.cases.append(

@@ -1,4 +1,4 @@
-"""One X-ray from its source to the raw cohort: checked, hashed, measured, its masks united."""
+"""Copy one X-ray and its mask to the raw cohort, with checks, hashes and measurements."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from components.ingest.source import File, Source, join
 from core.errors import UserError
 from core.images import MOST_BYTES_A_PIXEL, decode, encode, foreground, is_binary, pixel_sha256
 
-MOST_COMPONENTS = 16  # listed in the manifest; a mask that needs more than a few is refused in any case
+MOST_COMPONENTS = 16  # limit of the list in the manifest; validate refuses masks with more than a few
 MOST_READING = 1 << 20  # bytes: a reading is a few lines
 
 
 class Store:
-    """Writes cases into the raw cohort, one call a case, from as many threads as one likes.
+    """Writes cases to the raw cohort, one call per case; thread-safe.
 
     Args:
-        called: the source as the user gave it, for messages.
-        source: where the files are read.
-        out: the cohort's folder; ``images/<site>`` and ``masks/<site>`` are made in it.
+        called: the source's name in messages.
+        source: the files of the source.
+        out: the cohort's folder, for ``images/<site>`` and ``masks/<site>``.
         max_pixels: larger images and masks are refused before they are decoded.
     """
 
@@ -33,10 +33,10 @@ class Store:
         self.called, self.source, self.out, self.max_pixels = called, source, out, max_pixels
 
     def __call__(self, case: Case) -> tuple[dict[str, Any] | None, list[str]]:
-        """Store one X-ray and its mask.
+        """Write one X-ray and its mask.
 
         Returns:
-            The manifest's row, or None where a file of the case cannot be used; and one line for each such file.
+            The manifest's row, or None if a file of the case is unusable; and one line for each such file.
 
         Raises:
             OSError: writing failed.
@@ -47,7 +47,7 @@ class Store:
         return (None if problems else row), problems
 
     def _read(self, name: str, limit: int, problems: list[str]) -> bytes | None:
-        """Return a file's bytes; None, and a line in ``problems``, where it cannot be read or is beyond ``limit``."""
+        """Return a file's bytes; None, and a line in ``problems``, if it is unreadable or larger than ``limit``."""
         file: File = self.source.files[name]
         called = join(self.called, name)
         try:
@@ -63,8 +63,8 @@ class Store:
         return None
 
     def _picture(self, name: str, problems: list[str]) -> tuple[bytes, np.ndarray, int] | None:
-        """Return a picture's bytes, its pixels (H, W) and its bit depth; None where it cannot be used."""
-        # The largest PNG that max_pixels allow: every pixel incompressible, a filter byte a row, and ample metadata.
+        """Return a picture's bytes, its pixels (H, W) and its bit depth; None if it is unusable."""
+        # Size of the largest PNG with max_pixels: incompressible pixels, filter bytes and metadata.
         data = self._read(name, self.max_pixels * (MOST_BYTES_A_PIXEL + 1) + (1 << 20), problems)
         if data is None:
             return None
@@ -132,13 +132,13 @@ class Store:
 
 
 def component_fractions(mask: np.ndarray) -> str:
-    """Return the shares of a mask's picture that its largest 8-connected components cover.
+    """Return the areas of a mask's largest 8-connected components as shares of the picture.
 
     Args:
         mask: uint8 (H, W) of 0 and 1.
 
     Returns:
-        At most :data:`MOST_COMPONENTS` numbers, largest first, of six significant digits, separated by spaces.
+        At most :data:`MOST_COMPONENTS` numbers, largest first, with six significant digits, separated by spaces.
     """
     _, _, statistics, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     areas = sorted(statistics[1:, cv2.CC_STAT_AREA].tolist(), reverse=True)

@@ -1,16 +1,16 @@
-"""Clinical readings: a few lines of text by each X-ray, written by hand and therefore read with patience."""
+"""Parse the clinical reading of an X-ray, a few handwritten lines in varying forms."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-YEARS = {"y": 1.0, "m": 1 / 12, "w": 7 / 365.25, "d": 1 / 365.25}  # per unit of age, DICOM's letters (PS3.5, AS)
+YEARS = {"y": 1.0, "m": 1 / 12, "w": 7 / 365.25, "d": 1 / 365.25}  # years per unit, DICOM's letters (PS3.5, AS)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a radiologist wrote: age in years and sex (F, M) where they could be read, and all other text."""
+    """A parsed reading: age in years or None, sex (F, M, or empty), and the remaining text."""
 
     age: float | None = None
     sex: str = ""
@@ -18,7 +18,7 @@ class Reading:
 
 
 def decode_text(data: bytes) -> str:
-    """Return a reading's text; what is not UTF-8 is taken as Latin-1, which every sequence of bytes is."""
+    """Decode a reading as UTF-8, or else as Latin-1, which accepts any bytes."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -26,9 +26,9 @@ def decode_text(data: bytes) -> str:
 
 
 def read_montgomery(text: str) -> Reading:
-    """Read ``Patient's Sex: F``, ``Patient's Age: 033Y`` and the finding, each on its own line.
+    """Parse ``Patient's Sex: F``, ``Patient's Age: 033Y`` and the finding, each on its own line.
 
-    A line that cannot be read as sex or age stays part of the text.
+    A line that is not a valid sex or age is part of the text.
     """
     age: float | None = None
     sex = ""
@@ -44,9 +44,9 @@ def read_montgomery(text: str) -> Reading:
 
 
 def read_shenzhen(text: str) -> Reading:
-    """Read a first line such as ``male 45yrs`` or ``Female, 3 months``, then the finding.
+    """Parse a first line such as ``male 45yrs`` or ``Female, 3 months``, then the finding.
 
-    A first line that cannot be read so stays part of the text.
+    A first line in another form is part of the text.
     """
     pattern = r"\s*(male|female)[\s,.]*(\d{1,3}(?:\.\d+)?)\s*(y|m|w|d)[a-z]*[\s,.]*"
     first, *rest = text.lstrip().splitlines() or [""]

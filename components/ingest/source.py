@@ -1,4 +1,4 @@
-"""A cohort's source: names, sizes and a way to read each file."""
+"""A cohort's source: the names and sizes of its files, and functions to read them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class File:
     """One file of a source.
 
     Attributes:
-        size: bytes, as the folder, archive or bucket tells it.
-        read: returns its bytes; OSError or :class:`UserError` where that fails.
-        path: where it lies on this machine once fetched; None inside a ZIP.
+        size: size in bytes, from the folder, archive or bucket.
+        read: returns the file's bytes; raises OSError or UserError.
+        path: returns the local path after fetching; None for a file in a ZIP.
     """
 
     size: int
@@ -23,16 +23,16 @@ class File:
 
 
 def _nothing_to_fetch(names: Iterable[str]) -> None:
-    """Stand in for a fetch where the files are on this machine already."""
+    """Do nothing, for files that are already local."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A cohort's files by name (paths below the source, with forward slashes).
+    """The files of a source.
 
     Attributes:
-        files: what is there.
-        fetch: brings the named files near before they are read; returns when they are there.
+        files: the files by path relative to the source, with forward slashes.
+        fetch: downloads the named files before they are read.
     """
 
     files: dict[str, File]
@@ -40,5 +40,5 @@ class Source:
 
 
 def join(source: str, name: str) -> str:
-    """Return what a file is called in messages: the source as the user gave it, and the file's path below it."""
+    """Return a file's name in messages: the source from the user, and the path in it."""
     return f"{source.rstrip('/')}/{name}" if name else source

@@ -16,18 +16,18 @@ from core.s3 import is_s3
 
 @contextmanager
 def open_source(source: str, out: Path) -> Iterator[Source]:
-    """Yield the files of a folder, of a ZIP file, or below ``s3://bucket/prefix``.
+    """Yield the files of a folder, a ZIP file, or ``s3://bucket/prefix``.
 
-    ZIP files inside a folder or prefix are looked into as well (publishers hand out one a site). Nothing of a ZIP is
-    unpacked onto the disk, so no name in it can lead anywhere.
+    ZIP files in a folder or prefix are opened as well, because publishers distribute one per site. They are not
+    unpacked to disk, so path traversal is not possible.
 
     Args:
-        source: as the user gave it.
-        out: the folder that will be written; what comes from S3 lies beside it until all has gone well, so that a
-            broken run is resumed.
+        source: the source from the user.
+        out: the output folder; S3 downloads are stored next to it until the step succeeds, so that an interrupted run
+            resumes.
 
     Raises:
-        UserError: the source is not there, cannot be read, or is a ZIP that is damaged or hostile.
+        UserError: the source does not exist, cannot be read, or is a damaged or hostile ZIP.
     """
     with ExitStack() as stack:
         if is_s3(source):
@@ -39,14 +39,14 @@ def open_source(source: str, out: Path) -> Iterator[Source]:
         elif Path(source).is_dir():
             found = Source(_walk(Path(source)))
         elif Path(source).is_file():
-            found = Source({"": _local(Path(source))})  # whatever its name is: DVC may call it `data`
+            found = Source({"": _local(Path(source))})  # without regard to its suffix: DVC may name it `data`
         else:
             raise UserError(f"{source}: not found; give a folder, a ZIP file or s3://bucket/prefix")
         yield _look_into_zips(source, found, stack)
 
 
 def _walk(folder: Path) -> dict[str, File]:
-    """Return every file below a folder; links are followed (DVC may link a file into its cache), loops are not."""
+    """Return all files in a folder, recursively; follows links, because DVC may link to its cache, but not loops."""
     files: dict[str, File] = {}
     seen: set[str] = set()
 
@@ -67,13 +67,13 @@ def _walk(folder: Path) -> dict[str, File]:
 def _local(path: Path) -> File:
     try:
         size = path.stat().st_size
-    except OSError:  # a link that leads nowhere: reading it says so, among the other problems
+    except OSError:  # a broken link: reading it reports the error with the other problems
         size = 0
     return File(size, path.read_bytes, lambda: path)
 
 
 def _look_into_zips(source: str, found: Source, stack: ExitStack) -> Source:
-    """Replace every ZIP among the files by what it holds; a source that is one file must be a ZIP."""
+    """Replace every ZIP among the files by its content; a source of one file must be a ZIP."""
     archives = {
         name: file
         for name, file in sorted(found.files.items())

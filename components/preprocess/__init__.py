@@ -1,4 +1,4 @@
-"""Preprocess: from a validated cohort to arrays of one size, and to the frozen splits of every scenario."""
+"""The preprocess step: arrays of one size, and the splits of every scenario, from a validated cohort."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from core.parallel import cores, parallel
 from core.params import PreprocessParams, Scenario
 from model.preprocessing import REFERENCE_SIZE, dilate, kernel_size, resize_mask, standardise
 
-FROZEN = "frozen.csv"  # id, site, label, split: what the split of every scenario without a fold is taken from
+FROZEN = "frozen.csv"  # id, site, label, split: the frozen split, for every scenario without a fold
 ARRAYS = ("images", "masks-original", "masks-dilated")
 
 
 @dataclass(frozen=True)
 class PreprocessSummary:
-    """What preprocess wrote."""
+    """Counts and sizes of the output of preprocess."""
 
     images: int
     size: int  # pixels
-    kernel: int  # side for a 512-pixel image, pixels; 1 dilates nothing
-    splits: dict[str, dict[str, int]]  # images of each scenario's train, validation and test
+    kernel: int  # side in pixels of a 512-pixel image; 1 is no dilation
+    splits: dict[str, dict[str, int]]  # number of images by scenario and split
 
 
 def preprocess(
@@ -42,23 +42,23 @@ def preprocess(
     out: Path,
     splits: Path,
 ) -> PreprocessSummary:
-    """Write a cohort's images and masks as arrays, and each scenario's split; unpaired images are left out.
+    """Write a cohort's images and masks as arrays, and each scenario's split; images without a mask are omitted.
 
-    ``out`` gets ``images.npy``, ``masks-original.npy`` and ``masks-dilated.npy`` (uint8, (N, size, size)),
-    ``manifest.csv`` and ``arrays.json``: what :class:`core.cohort.Arrays` reads. ``splits`` gets one
-    ``<scenario>.json`` each and ``frozen.csv``. The same cohort and parameters give the same bytes.
+    ``out`` has ``images.npy``, ``masks-original.npy`` and ``masks-dilated.npy`` (uint8, (N, size, size)),
+    ``manifest.csv`` and ``arrays.json``, for :class:`core.cohort.Arrays`. ``splits`` has one ``<scenario>.json`` per
+    scenario and ``frozen.csv``. The same cohort and parameters give the same bytes.
 
     Args:
-        raw: the cohort as ingest left it.
-        validation: what validate left for this very cohort.
+        raw: output of ingest.
+        validation: output of validate for the same cohort.
         params: size, interpolation, dilation, shares and seed.
-        scenarios: those to write splits for.
-        out: the folder of the arrays; an earlier one is replaced.
-        splits: the folder of the splits; an earlier one is replaced.
+        scenarios: the scenarios to write splits for.
+        out: output folder of the arrays; an earlier one is replaced.
+        splits: output folder of the splits; an earlier one is replaced.
 
     Raises:
-        UserError: the cohort has not passed validation as it is now, files cannot be read or do not fit (all are
-            listed), a scenario cannot be filled, or the disk is full.
+        UserError: the cohort has not passed validation in its current state, files cannot be read or do not match (all
+            are listed), a split would be empty, or the disk is full.
     """
     require_pass(validation, raw)
     everything = read_manifest(raw)
@@ -81,7 +81,7 @@ def preprocess(
 
 
 def _write_arrays(raw: Path, manifest: pd.DataFrame, params: PreprocessParams, folder: Path) -> None:
-    """Fill the three arrays in threads; all images that cannot be used are listed in one :class:`UserError`."""
+    """Fill the three arrays in threads; raises a UserError that lists all unusable images."""
     shape = (len(manifest), params.size, params.size)
     images, originals, dilateds = (_reserve(folder / f"{name}.npy", shape) for name in ARRAYS)
     low, high = params.intensity_percentiles
@@ -108,10 +108,9 @@ def _write_arrays(raw: Path, manifest: pd.DataFrame, params: PreprocessParams, f
 
 
 def _reserve(path: Path, shape: tuple[int, int, int]) -> np.memmap[Any, np.dtype[np.uint8]]:
-    """Return a new memory-mapped uint8 array whose room on the disk is taken already.
+    """Return a new memory-mapped uint8 array with its disk space allocated.
 
-    A page of a mapping that finds the disk full kills the process with SIGBUS; reserving all of it first raises OSError
-    while something can still be said and cleaned up.
+    Writing to a mapped page on a full disk kills the process with SIGBUS. Allocating first raises OSError instead.
     """
     array: np.memmap[Any, np.dtype[np.uint8]] = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     with path.open("rb+") as file:
@@ -124,7 +123,7 @@ def _pixels(image: npt.NDArray[Any]) -> str:
 
 
 def _info(raw: Path, manifest: pd.DataFrame, params: PreprocessParams) -> dict[str, Any]:
-    """Return what ``arrays.json`` says: whose pictures these are, and how they were brought to one size."""
+    """Return the content of ``arrays.json``: the cohort, counts, and the parameters of the arrays."""
     cohort = read_json(raw / COHORT)
     counts: dict[str, dict[str, int]] = {}
     for (site, label), rows in manifest.groupby(["site", "label"]):

@@ -1,4 +1,4 @@
-"""Who is trained, tuned and tested on: shares of every site and label, frozen by what the pictures show."""
+"""Train, validation and test splits, stratified by site and label and determined by the pictures' content."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from core.cohort import SPLITS
 from core.errors import UserError
 from core.params import Fold, Scenario
 
-DECIMALS = 9  # shares such as 0.142 are no binary fractions: 1000 of them are 142, not 141.99999999999997
+DECIMALS = 9  # rounds floating-point errors: 1000 * 0.142 must be 142, not 141.99999999999997
 
 
 def totals(count: int, shares: Sequence[float]) -> list[int]:
-    """Share out ``count`` by largest remainder (Hamilton's method); the result adds up to ``count`` exactly."""
+    """Apportion ``count`` by largest remainder (Hamilton's method); the result adds up to exactly ``count``."""
     quotas = [round(count * share, DECIMALS) for share in shares]
     whole = [math.floor(quota) for quota in quotas]
     by_remainder = sorted(range(len(shares)), key=lambda split: (whole[split] - quotas[split], split))
@@ -26,17 +26,20 @@ def totals(count: int, shares: Sequence[float]) -> list[int]:
 
 
 def apportion(strata: Mapping[tuple[str, str], int], shares: Sequence[float]) -> dict[tuple[str, str], list[int]]:
-    """Share out every stratum so that the splits' totals are exact and each stratum is proportional.
+    """Apportion every stratum to the splits, with exact totals and proportional strata.
 
-    Each figure is its quota rounded down, or that and one; the columns add up to :func:`totals` of the whole, the rows
-    to the strata. What rounding down leaves over is given out split by split, to the strata that still lack most and of
-    those to the largest remainders: Ryser's construction of a 0-1 matrix with given margins (Combinatorial properties
-    of matrices of zeros and ones, 1957). It comes out even: there are three splits, no stratum lacks more than two, and
-    no split's remainders add up to more than there are strata.
+    Each count is its quota rounded down, or one more. The columns add up to :func:`totals`, the rows to the strata. The
+    remainder is assigned split by split, to the strata that lack most, and among those to the largest remainders:
+    Ryser's construction of a 0-1 matrix with given margins (Combinatorial properties of matrices of zeros and ones,
+    1957). A solution exists, because there are three splits, no stratum lacks more than two, and the remainders of a
+    split add up to at most the number of strata.
 
     Args:
-        strata: how many there are of each site and label.
-        shares: one per split, above 0, adding up to 1.
+        strata: number of pictures by site and label.
+        shares: one share per split, above 0, adding up to 1.
+
+    Returns:
+        The counts per split by site and label.
     """
     names = sorted(strata)
     quotas = {name: [round(strata[name] * share, DECIMALS) for share in shares] for name in names}
@@ -52,16 +55,16 @@ def apportion(strata: Mapping[tuple[str, str], int], shares: Sequence[float]) ->
 
 
 def freeze(manifest: pd.DataFrame, shares: Mapping[str, float], seed: int) -> dict[str, str]:
-    """Return the split of every image: stratified by site and label, whatever the order of the rows.
+    """Return the split of every image, stratified by site and label and independent of the order of the rows.
 
-    The order within a stratum is that of SHA-256 over the seed and the picture's own hash, so it depends on what the
-    pictures show and not on their names, and equal pictures lie in one split. Where several images are one picture, it
-    counts once, in the stratum of its first id.
+    Pictures within a stratum are sorted by the SHA-256 of the seed and the picture's hash. So the split depends on the
+    pixels and not on names, and duplicates of a picture are in one split. Duplicates count once, in the stratum of
+    their first id.
 
     Args:
-        manifest: the paired images: ``id``, ``site``, ``label``, ``pixel_sha256``.
-        shares: of ``train``, ``validation`` and ``test``.
-        seed: another seed gives another split.
+        manifest: the images with a mask: ``id``, ``site``, ``label``, ``pixel_sha256``.
+        shares: shares of ``train``, ``validation`` and ``test``.
+        seed: seed of the order.
 
     Returns:
         ``train``, ``validation`` or ``test`` for each id, in the order of the ids.
@@ -72,15 +75,15 @@ def freeze(manifest: pd.DataFrame, shares: Mapping[str, float], seed: int) -> di
 def freeze_fold(manifest: pd.DataFrame, shares: Mapping[str, float], seed: int, fold: Fold) -> dict[str, str]:
     """Return the split of every image in one fold of a cross-validation, stratified by site and label.
 
-    The pictures of all strata are dealt out to the folds one by one, in the order of :func:`freeze`, so that folds
-    differ by one picture at most, in each stratum too. The test split is the fold; what is left is trained and tuned on
-    in the proportion that the shares give.
+    The pictures of all strata are assigned to the folds in turn, in the order of :func:`freeze`. So the sizes of folds
+    differ by at most one picture, also within each stratum. The fold is the test split; the other pictures are split
+    into train and validation in proportion to the shares.
 
     Args:
         manifest: as for :func:`freeze`.
-        shares: of ``train`` and ``validation``, in what is not tested.
-        seed: another seed gives other folds.
-        fold: which one.
+        shares: shares of ``train`` and ``validation``; only their ratio counts.
+        seed: seed of the order.
+        fold: the fold to test on.
 
     Returns:
         ``train``, ``validation`` or ``test`` for each id, in the order of the ids.
@@ -100,7 +103,7 @@ def freeze_fold(manifest: pd.DataFrame, shares: Mapping[str, float], seed: int, 
 
 
 def _strata(manifest: pd.DataFrame, seed: int) -> dict[tuple[str, str], list[str]]:
-    """Return the pictures of every site and label, by their hashes, in the order that the seed gives."""
+    """Return the hashes of the pictures by site and label, in the seed's order, without duplicates."""
     pictures = manifest.sort_values("id").drop_duplicates("pixel_sha256")
     return {
         (str(site), str(label)): sorted(
@@ -112,7 +115,7 @@ def _strata(manifest: pd.DataFrame, seed: int) -> dict[tuple[str, str], list[str
 
 
 def _share_out(strata: Mapping[tuple[str, str], list[str]], shares: Mapping[str, float]) -> dict[str, str]:
-    """Return the split of every picture: each stratum's first ones train, and so on."""
+    """Return the split of every picture: the first pictures of a stratum get the first split, and so on."""
     counts = apportion({name: len(group) for name, group in strata.items()}, list(shares.values()))
     return {
         sha: split
@@ -131,11 +134,11 @@ def _by_id(manifest: pd.DataFrame, split_of: Mapping[str, str]) -> dict[str, str
 
 
 def scenario_split(manifest: pd.DataFrame, frozen: Mapping[str, str], scenario: Scenario) -> dict[str, list[str]]:
-    """Return the ids that a scenario trains, tunes and tests on, in the manifest's order.
+    """Return the ids of a scenario's train, validation and test images, in the manifest's order.
 
-    The same sites on both sides keep their frozen splits. Across sites all images of the sites tested on are tested,
-    and of the sites trained on the test part is trained on too: nothing else is measured on it. A picture that is
-    tested is never trained or tuned on, even where both sites have it.
+    If training and test sites are the same, the frozen split is used. Otherwise all images of the test sites are the
+    test split, and the frozen test part of the training sites is added to train. A test picture is never in train or
+    validation, even if a training site has a duplicate of it.
     """
     split = manifest["id"].map(lambda image: frozen[image])
     here = manifest["site"].isin(scenario.train)
@@ -155,11 +158,11 @@ def scenario_splits(
     shares: Mapping[str, float],
     seed: int,
 ) -> dict[str, dict[str, list[str]]]:
-    """Return :func:`scenario_split` of every scenario; one with a fold has that of :func:`freeze_fold`.
+    """Return :func:`scenario_split` of every scenario, from :func:`freeze_fold` for scenarios with a fold.
 
     Raises:
-        UserError: a scenario names a site of which there is no image with a mask, or one of its splits would be empty;
-            all such scenarios are listed.
+        UserError: a site of a scenario has no image with a mask, or a split would be empty; all such scenarios are
+            listed.
     """
     present = set(manifest["site"])
     splits, problems = {}, []

@@ -1,4 +1,4 @@
-"""Decide which registered version is in production: the alias ``champion``, moved by a gate or moved back."""
+"""Move the alias ``champion``: promote a version that passes the gate, or roll back."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from components.promote.gate import Gate
     from components.promote.scoring import TestSet
 
-PAGES = "promotion"  # the folder of a version's run that holds the gate's pages
+PAGES = "promotion"  # artifact folder of the gate's pages in a version's run
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """What a promotion or a rollback came to.
+    """Result of a promotion or a rollback.
 
     Attributes:
         name: the registered model.
-        version: the version that it was about.
+        version: the version to promote or to roll back to.
         previous: the champion before, None for none.
         champion: the champion now, None for none.
-        line: all of it in one line.
-        passed: whether the gate was passed; None where none was asked.
+        line: summary in one line.
+        passed: whether the version passed the gate; None without a gate.
         page: the decision as Markdown.
     """
 
@@ -56,30 +56,29 @@ def promote(
     force: bool = False,
     reason: str = "",
 ) -> Promotion:
-    """Make a version champion if it passes the gate; print every rule, its figures and its verdict.
+    """Make a version champion if it passes the gate; print every rule with its figures and verdict.
 
-    Challenger and champion are both downloaded from the registry and scored on the same test images, each with the
-    threshold, mirrored prediction and components that its own package carries. The rules are those of
-    :class:`core.params.PromotionParams`; where there is no champion, the floor, and that the version was not
-    rolled back. The decision, refusals included, goes into the history (:mod:`registry.history`) and onto
-    the version. The alias is written last: whatever fails before it leaves the champion what it was.
+    Challenger and champion are downloaded from the registry and scored on the same test images, each with the
+    post-processing of its own package. The bounds of the rules are in :class:`core.params.PromotionParams`. Without a
+    champion, only the floor applies and the rule that the version was not rolled back. The decision, also a refusal,
+    is recorded in the history (:mod:`registry.history`) and in the version's tags. The alias is set last, so that an
+    earlier error does not change the champion.
 
     Args:
-        params: all parameters: the model's name and the gate's bounds.
+        params: all parameters; the model's name and the gate's bounds are used.
         arrays: the preprocessed cohort.
-        splits: the folder of frozen splits; the one of the version's scenario is taken.
-        version: which version; None is the challenger.
-        dry_run: look and tell, change nothing.
+        splits: folder of the splits; the split of the version's scenario is used.
+        version: the version's number; None is the challenger.
+        dry_run: compare and print, but change nothing.
         force: promote even if a rule is not met; needs a reason.
-        reason: for the history.
+        reason: reason for the history.
 
     Returns:
-        What came of it; a gate that was not passed is no error but leaves ``champion`` what it was, and the caller is
-        the one to tell its line.
+        The result. A failed gate is not an error: ``champion`` is unchanged and the caller prints ``line``.
 
     Raises:
         UserError: there is no such version, it was trained on other data than the arrays or on their test images, the
-            champion was moved in the meantime, or the registry does not answer. The champion then stays what it was,
+            champion changed during the comparison, or the registry does not answer. The champion is then unchanged,
             unless the message says otherwise.
     """
     from components.promote.render import markdown, show
@@ -130,14 +129,14 @@ def promote(
 
 
 def rollback(params: RegistryParams, *, dry_run: bool = False, reason: str = "") -> Promotion:
-    """Make the champion's predecessor champion again, by the history and with no gate.
+    """Make the previous champion champion again, from the history and without the gate.
 
-    Rolled back twice in a row it goes further back; a version that was rolled back from is never put back by it.
+    A second rollback goes one champion further back. A version that was rolled back is never restored.
 
     Args:
-        params: the model's name.
-        dry_run: tell, and change nothing.
-        reason: for the history.
+        params: the parameters with the model's name.
+        dry_run: print, but change nothing.
+        reason: reason for the history.
 
     Raises:
         UserError: there is no predecessor, it was deleted, or the registry does not answer.
@@ -191,7 +190,7 @@ def _gate(
 
 
 def _rolled_back(client: MlflowClient, challenger: Version, champion: Version | None) -> str:
-    """Return when, by whom and why a version was rolled back from, and not promoted since; empty where it was not."""
+    """Return when, by whom and why a version was rolled back and not promoted since; empty if it was not."""
     now = champion.number if champion else None
     gone = history.rolled_back(history.read(client, challenger.name, now), now).get(challenger.number)
     return f"{gone.when[:10]} by {gone.who}: {gone.reason or 'no reason given'}" if gone else ""
@@ -207,10 +206,10 @@ def _about(known: TrainedOn, test: TestSet) -> dict[str, str]:
 
 
 def _move(client: MlflowClient, held: Claim, found: Version | None, decision: dict, gate: Gate | None) -> None:  # type: ignore[type-arg]
-    """Write the decision down, move the alias, close the decision: in this order.
+    """Record the decision, move the alias, close the decision, in this order.
 
     Raises:
-        UserError: the champion is another than ``found``, which the decision is about; nothing was changed then.
+        UserError: the champion is no longer ``found``; nothing was changed.
     """
     name, version = held.name, decision["version"]
     now = read_aliases(client, name).get(CHAMPION)
@@ -230,7 +229,7 @@ def _move(client: MlflowClient, held: Claim, found: Version | None, decision: di
         _mark(client, gate, written, "passed" if gate.passed else "forced", decision["text"])
     held.check()
     _set_champion(client, name, version, now)
-    # From here on the champion is what was decided, and the history knows it without the next line.
+    # The champion has moved; even if close() fails, the history infers it from the alias.
     try:
         history.close(client, written, history.DONE)
     except UserError as error:
@@ -238,29 +237,33 @@ def _move(client: MlflowClient, held: Claim, found: Version | None, decision: di
 
 
 def _set_champion(client: MlflowClient, name: str, version: int, before: int | None) -> None:
-    """Write the alias: the one request that makes a champion."""
+    """Set the alias, and check the champion if the request fails.
+
+    Raises:
+        UnconfirmedError: the alias is not set, or it is unknown whether it is.
+    """
     try:
         with answered(f"model {name}"):
             client.set_registered_model_alias(name, CHAMPION, str(version))
         return
     except UserError as error:
-        told = str(error)
+        cause = str(error)
     try:
         now = read_aliases(client, name).get(CHAMPION)
     except UserError:
         raise UnconfirmedError(
             f"{name}: champion was {before or 'none'}, version {version} was asked for, and the registry stopped "
-            f"answering ({told}); `defunet models` tells which one it is when the registry is back"
+            f"answering ({cause}); `defunet models` tells which one it is when the registry is back"
         ) from None
     if now != version:
         raise UnconfirmedError(
-            f"{name}: champion is still {now or 'none'}; the registry did not take version {version} ({told}). Should "
+            f"{name}: champion is still {now or 'none'}; the registry did not take version {version} ({cause}). Should "
             "the request arrive late, `defunet models --history` shows it"
         )
 
 
 def _mark(client: MlflowClient, gate: Gate, decision: history.Decision, verdict: str, page: str) -> None:
-    """Put a gate's verdict onto the version it is about: tags, and its page in the version's own run."""
+    """Record a gate's verdict on the version: as tags, and as a page in the version's run."""
     from mlflow.exceptions import MlflowException
 
     version, where = gate.challenger, f"{PAGES}/{decision.id}.md"
@@ -269,7 +272,7 @@ def _mark(client: MlflowClient, gate: Gate, decision: history.Decision, verdict:
         try:
             client.log_text(version.run_id, page, where)
         except MlflowException as error:
-            # The run may be of another store, or deleted; the history has the page too.
+            # The run may be in another store or deleted; the history has the page too.
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
             link = f"runs:/{decision.id}/{history.MARKDOWN}"

@@ -1,4 +1,4 @@
-"""``python -m components.promote``: put a registered version into production."""
+"""``python -m components.promote``: promote a registered version to champion."""
 
 from pathlib import Path
 from typing import Annotated

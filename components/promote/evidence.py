@@ -1,4 +1,4 @@
-"""Whether two versions may be compared on a test split: what the registry knows of their training data."""
+"""Check from the registry's records that versions were not trained on the test images or on other data."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 def require_same_data(challenger: Version, known: TrainedOn, test: TestSet, arrays: Path) -> None:
-    """Make sure that a challenger was trained on the very cohort of the arrays, and on none of its test images.
+    """Check that a challenger was trained on the cohort of the arrays, and on none of its test images.
 
     Args:
         challenger: the version.
-        known: what the registry knows of its training.
-        test: the split it is to be scored on.
-        arrays: where the arrays lie, for the message.
+        known: the registry's record of its training data.
+        test: the test split.
+        arrays: folder of the arrays, for the message.
 
     Raises:
-        UserError: it was trained on other data or on test images, or nothing tells which.
+        UserError: it was trained on other data or on test images, or its training data are not recorded.
     """
     pinned, manifest = data_md5(), str(test.cohort.info["manifest_sha256"])
     for what, theirs, ours in (("data md5", known.data_md5, pinned), ("manifest", known.manifest_sha256, manifest)):
@@ -42,9 +42,9 @@ def require_same_data(challenger: Version, known: TrainedOn, test: TestSet, arra
 
 
 def doubts_about(champion: Version, known: TrainedOn, test: TestSet) -> list[str]:
-    """Return why a champion's figures on a test split would not be fair; none where they are.
+    """Return the reasons why a champion's figures on a test split would not be fair; empty if there are none.
 
-    It may have been trained on other data, as long as none of the test images was among them.
+    A champion may be trained on other data, but not on the test images.
     """
     problem = _leak(known, test)
     return [f"{champion}: {problem}"] if problem else []

@@ -1,4 +1,4 @@
-"""The gate before production: its rules, each with what it compares, the figures and a verdict."""
+"""The promotion gate: its rules, with figures and verdicts."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Rule:
     """One rule of the gate.
 
     Attributes:
-        name: short, as in the version's tags.
-        asks: what must hold, with its bound.
-        found: what was found, with its figure.
-        passed: the verdict.
+        name: short name, as in the version's tags.
+        asks: the condition, with its bound.
+        found: the result, with its figures.
+        passed: whether the condition is met.
     """
 
     name: str
@@ -36,9 +36,9 @@ class Rule:
 class Group:
     """One line of the comparison: a site and a label, or ``all``; Dice against original masks.
 
-    ``mean`` is over images and ``pooled`` counts their pixels together. ``difference`` and ``interval`` (95 %, paired
-    bootstrap over images) are challenger less champion, means over images; None where there is no champion, and the
-    interval where there is a single image.
+    ``mean`` is over images, ``pooled`` over the pixels of all images. ``difference`` and ``interval`` (95 %, paired
+    bootstrap over images) are challenger minus champion, means over images. Both are None without a champion;
+    ``interval`` is also None for a single image.
     """
 
     site: str
@@ -53,19 +53,19 @@ class Group:
 
     @property
     def least(self) -> float | None:
-        """The least that the difference may be: the interval's lower end, or of a single image the difference."""
+        """The lower end of the interval, or the difference if there is no interval."""
         return self.interval[0] if self.interval else self.difference
 
 
 @dataclass(frozen=True)
 class Gate:
-    """A challenger before the gate.
+    """The result of the gate for a challenger.
 
     Attributes:
-        challenger: who wants to pass.
-        champion: who is there, None for none.
-        about: what both were scored on, by name.
-        rules: all of them, also those that need no look any more.
+        challenger: the version to promote.
+        champion: the current champion, None for none.
+        about: facts of the comparison by name, such as test images and splits.
+        rules: the evaluated rules.
         groups: the comparison, all images first.
     """
 
@@ -87,7 +87,7 @@ class Gate:
 
     @property
     def figures(self) -> dict[str, float]:
-        """The headline figures as MLflow's metrics."""
+        """The main figures, as MLflow metrics."""
         every = self.groups[0]
         named = {"challenger_dice": every.mean, "champion_dice": every.champion_mean, "difference": every.difference}
         if every.interval:
@@ -103,15 +103,18 @@ def judge(
     rolled_back: str,
     params: PromotionParams,
 ) -> tuple[list[Rule], list[Group]]:
-    """Hold a challenger to all rules.
+    """Evaluate all rules for a challenger.
 
     Args:
-        challenger: its figures.
-        champion: the champion's on the same images; None where there is none or it cannot be scored.
-        rival: the champion, scored or not.
-        doubts: why the champion cannot be compared fairly; none where it can.
-        rolled_back: when, by whom and why the challenger was rolled back from, and not promoted since; else empty.
+        challenger: the challenger's figures.
+        champion: the champion's figures on the same images; None if there is none or it cannot be scored.
+        rival: the champion's version, scored or not; None for none.
+        doubts: reasons against a fair comparison with the champion; empty for none.
+        rolled_back: when, by whom and why the challenger was rolled back and not promoted since; else empty.
         params: the bounds.
+
+    Returns:
+        The rules, and the comparison with all images first.
     """
     groups = list(_groups(challenger, champion, params))
     rules = [
@@ -194,13 +197,13 @@ def _groups(challenger: Scored, champion: Scored | None, params: PromotionParams
 
 
 def _rows(scored: Scored) -> dict[tuple[str, str], tuple[float, float]]:
-    """Return pooled and mean Dice by site and label, in the order in which they were summarised."""
+    """Return pooled and mean Dice by site and label, in the order of the rows."""
     found: dict[tuple[str, str], dict[str, Row]] = {}
     for row in scored.rows:
         if row["sex"] != "all" or row["age"] != "all":
             continue
         found.setdefault((row["site"], row["label"]), {})[row["reduction"]] = row
-    # Dice is defined for every image, two empty masks included.
+    # Dice is defined for every image, also for two empty masks.
     return {
         key: (float(rows["pooled"]["dice"] or 0.0), float(rows["per_image"]["dice"] or 0.0))
         for key, rows in found.items()

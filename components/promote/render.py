@@ -1,4 +1,4 @@
-"""A gate as people read it: tables on the terminal, Markdown in the registry."""
+"""Render a gate result as terminal tables and Markdown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ VERDICT = {True: "met", False: "NOT MET"}
 
 
 def show(gate: Gate) -> None:
-    """Print every rule with its figures and its verdict, and the comparison by site and label."""
+    """Print every rule with its figures and verdict, and the comparison by site and label."""
     console = wide_console()
     console.print(f"{gate.challenger} against {gate.champion or 'no champion'}")
     for name, value in gate.about.items():
@@ -62,12 +62,12 @@ def _number(value: float | None, sign: str = "") -> str:
 
 
 def markdown(gate: Gate, outcome: str, facts: dict[str, str]) -> str:
-    """Return a decision as a page of Markdown.
+    """Render a decision as Markdown.
 
     Args:
-        gate: what was compared.
-        outcome: what was decided, in one line.
-        facts: who, when, why.
+        gate: the result of the gate.
+        outcome: the decision in one line.
+        facts: facts of the decision, such as user and reason; empty ones are omitted.
     """
     about = {**facts, **gate.about}
     lines = [
@@ -93,5 +93,5 @@ def markdown(gate: Gate, outcome: str, facts: dict[str, str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return text that neither ends a cell nor a line of Markdown."""
+    """Return text in one line, escaped for a cell of a Markdown table."""
     return " ".join(text.split()).replace("|", "\\|")

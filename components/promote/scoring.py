@@ -1,4 +1,4 @@
-"""Two versions scored on the same test images, each as its own package's contract says that it is used."""
+"""Score registered versions on the same test images, each with the post-processing of its own contract."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ MASKS = "original"
 
 @dataclass(frozen=True)
 class TestSet:
-    """The frozen test split of one scenario.
+    """The test split of one scenario.
 
     Attributes:
-        scenario: whose split it is.
+        scenario: the scenario's name.
         cohort: the arrays.
         split: ids of train, validation and test.
-        order: int64 (N,), the test images' rows in the arrays.
+        order: row numbers of the test images in the arrays, int64 (N,).
     """
 
     scenario: str
@@ -43,18 +43,18 @@ class TestSet:
     split: dict[str, list[str]]
     order: np.ndarray
 
-    __test__ = False  # pytest looks for tests in classes of such names
+    __test__ = False  # pytest collects classes with such names
 
     @classmethod
     def read(cls, arrays: Path, splits: Path, scenario: str) -> TestSet:
-        """Read arrays and split; :class:`UserError` where they are missing or do not fit."""
+        """Read arrays and split; raises UserError if they are missing or do not match."""
         cohort, split = Arrays(arrays), read_split(splits / f"{scenario}.json", scenario)
         return cls(scenario, cohort, split, cohort.rows(split["test"]))
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A version's figures: its contract, one line an image, and the rows that the evaluate step would write."""
+    """A version's scores: its contract, one case per image, and rows as in the evaluate step."""
 
     version: Version
     contract: Contract
@@ -68,30 +68,29 @@ class Scored:
 
     @property
     def how(self) -> str:
-        """From probabilities to masks, as the contract says."""
-        kept = self.contract.largest_components
+        """The contract's post-processing in words."""
+        count = self.contract.largest_components
         mirrored = "mean with the mirrored prediction" if self.contract.flip else "one prediction"
         share = (
             f" of at least {self.contract.least_component:g} of the largest" if self.contract.least_component else ""
         )
         holes = ", holes filled" if self.contract.fill_holes else ""
-        return f"threshold {self.contract.threshold:g}, {mirrored}, {kept or 'all'} components{share}{holes}"
+        return f"threshold {self.contract.threshold:g}, {mirrored}, {count or 'all'} components{share}{holes}"
 
 
 def score(version: Version, test: TestSet, batch_size: int, promotion: PromotionParams) -> Scored:
     """Download a version and score it on the test images against original masks, in float32.
 
-    Threshold, mirrored prediction and components are those of its own contract: who uses the version gets these, and
-    neither today's parameters nor another version's.
+    Threshold, flip and components are from the version's contract, as in production, and not from the parameters.
 
     Args:
-        version: its files come from the registry, never from a folder of this machine.
-        test: what it is scored on.
-        batch_size: how many images go through the network at once.
-        promotion: resamples and seed of the intervals.
+        version: the version; its files are downloaded from the registry.
+        test: the test images.
+        batch_size: number of images per batch.
+        promotion: resamples and seed of the confidence intervals.
 
     Raises:
-        UserError: the version cannot be fetched, does not load, or takes other input than the arrays hold.
+        UserError: the version cannot be downloaded or loaded, or needs other input than the arrays.
     """
     import torch
 

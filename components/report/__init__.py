@@ -1,4 +1,4 @@
-"""The report step: all evaluations of a run as the paper's tables and figures, in one page and in Markdown."""
+"""The report step: tables and figures of all evaluations next to the paper's, as a web page and as Markdown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from core.results import Row
 
 RESULTS = "results.json"
 COMPARISONS = "comparisons.json"
-HEADLINES = "metrics.json"  # {network: {scenario: {test_dice, test_hd95}}}: what `dvc metrics` and `dvc exp` show
+HEADLINES = "metrics.json"  # {network: {scenario: {test_dice, test_hd95}}}, for `dvc metrics` and `dvc exp`
 PAGE = "index.html"
 MARKDOWN = "results.md"
 
@@ -37,31 +37,31 @@ def report(
     seed: int,
     mixed: bool = False,
 ) -> list[Row]:
-    """Gather the evaluations of a run and write them as tables, one page, and the points of its curves.
+    """Write the report of all evaluations of a run.
 
-    ``out`` takes the place of an earlier report. It holds ``results.json`` (every row of every cell, sorted),
-    ``comparisons.json`` (:class:`components.report.paired.Pair`, empty for a single network), ``results.md``,
-    ``index.html`` (one file that asks for nothing outside itself), and for DVC ``metrics.json`` (test Dice and HD95 of
-    every network in every scenario) and ``plots/dice.csv``. Equal evaluations give equal bytes: what differs between
-    two equal runs, such as the time they took, is what :mod:`tools.show.costs` prints.
+    ``out`` has ``results.json`` (every row of every cell, sorted), ``comparisons.json``
+    (:class:`components.report.paired.Pair`, empty for a single network), ``results.md``, ``index.html``
+    (self-contained), and for DVC ``metrics.json`` (test Dice and HD95 of every network in every scenario) and
+    ``plots/dice.csv``. Equal evaluations give equal bytes. Values that differ between equal runs, such as times, are
+    not in the report; :mod:`tools.show.costs` prints them.
 
     Args:
-        evaluations: what evaluate left, a folder a cell (:mod:`core.results`).
-        models: what train left, a folder a cell.
-        arrays: what preprocess left.
-        splits: one frozen split a scenario, ``<scenario>.json``.
-        out: the folder to write; it appears only when all of it is written.
-        cells: the cells to report on, so that those of an earlier matrix stay out; ``None`` takes all there are.
-        resamples: of the bootstrap that compares the networks with each other.
-        seed: of that bootstrap.
-        mixed: report on cells of differing parameters, data or code too.
+        evaluations: outputs of evaluate, one folder per cell (:mod:`core.results`).
+        models: outputs of train, one folder per cell.
+        arrays: output of preprocess.
+        splits: one split per scenario, ``<scenario>.json``.
+        out: output folder, written atomically; an earlier report is replaced.
+        cells: the cells of the report; ``None`` takes all in ``evaluations``, also those of an earlier matrix.
+        resamples: number of bootstrap resamples for the comparison of networks.
+        seed: seed of that bootstrap.
+        mixed: accept cells with different parameters, data or code.
 
     Returns:
         The rows of ``results.json``.
 
     Raises:
-        UserError: no evaluation is found, a cell is missing, files are missing or broken (all are named at once), or
-            cells differ in their parameters, data or code and ``mixed`` is not set.
+        UserError: there is no evaluation, a cell is missing, files are missing or invalid (all are listed), or the
+            cells differ in parameters, data or code and ``mixed`` is False.
     """
     loaded = load_cells(evaluations, models, find_cells(evaluations, cells))
     if not mixed:
@@ -80,9 +80,9 @@ def report(
 
 
 def headline_figures(results: Results) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the test Dice and HD95 (pixels) of every network in every scenario that are defined.
+    """Return the test Dice and HD95 (pixels) of every network in every scenario, if defined.
 
-    Means over images against original masks, of several seeds their mean: see :data:`HEADLINES`.
+    Means over images against original masks, then over seeds; the format of :data:`HEADLINES`.
     """
     found: dict[str, dict[str, dict[str, float]]] = {}
     for network in results.networks():

@@ -15,7 +15,7 @@ from core.params import read_params
 
 
 def parse_cell(text: str) -> Cell:
-    """Return ``network/scenario/seed`` as a cell; the seed may be written ``0`` or ``seed-0``."""
+    """Parse ``network/scenario/seed``; the seed is ``0`` or ``seed-0``. Raises UserError on other text."""
     parts = text.strip("/").split("/")
     if len(parts) != 3 or not all(parts) or not parts[2].removeprefix("seed-").isdecimal():
         raise UserError(f"--cell {text}: not a cell; write network/scenario/seed, for instance defu_net/mixed/0")

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: X-rays with the regions that a network got right and wrong laid over them."""
+"""Read the overlays of an evaluation: X-rays with coloured regions of correct and wrong pixels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KINDS = ("worst", "best", "figure")
 
 @dataclass(frozen=True)
 class Overlay:
-    """One X-ray with its prediction drawn over it.
+    """An X-ray and the regions of its prediction.
 
     Attributes:
         path: PNG of the coloured regions, transparent elsewhere.
@@ -46,7 +46,7 @@ class Overlay:
 
 
 def read_overlays(evaluation: Path) -> list[Overlay]:
-    """Read the list of pictures in a cell's folder; every picture that it names must be one."""
+    """Read the overlays of a cell; raises UserError if the list or a picture is missing or invalid."""
     path = evaluation / OVERLAYS
     values = read_json(path)
     overlays = []

@@ -1,4 +1,4 @@
-"""Curves and distributions as inline SVG that takes the page's colours, light or dark, and repeats to the byte."""
+"""Charts as reproducible inline SVG with the page's CSS colours, for light and dark mode."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from components.report.load import Evaluated
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# matplotlib draws in these stand-ins, and the page's own colours are put in their place afterwards.
+# matplotlib draws with these placeholder colours; CSS variables replace them afterwards.
 _STANDINS = {"#a1b2f0": "var(--ink)", "#a1b2f1": "var(--muted)", "#a1b2f2": "var(--rule)", "#a1b2f3": "var(--surface)"}
 _INK, MUTED, _RULE, _SURFACE = _STANDINS
-SERIES = 9  # colours that the page's style sheet defines as --s0, --s1 ...
+SERIES = 9  # number of colours in the page's style sheet, --s0, --s1 ...
 _SERIES = {f"#a1b2{number:02x}": f"var(--s{number})" for number in range(SERIES)}
 _FONT = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
-# Ids of groups that nothing refers to; they would be the same in every drawing of a page.
+# Unused ids of groups, which would repeat in every drawing of a page.
 _GROUP_ID = re.compile(r' id="[A-Za-z.]+_\d+"')
 
 
-# Up to so many cells share one chart of a scenario's learning curves.
+# Up to this number of cells, training and validation curves share one chart.
 TOGETHER = 3
 _CURVES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Loss", ("train_loss", "validation_loss")),
@@ -46,7 +46,7 @@ _SPLIT_CURVES = (
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing with its words: ``svg`` is markup of an ``<svg>`` element, ``alt`` says in words what it shows."""
+    """A chart: ``svg`` is the markup of an ``<svg>`` element, ``alt`` its text alternative."""
 
     title: str
     alt: str
@@ -54,17 +54,17 @@ class Chart:
 
 
 def colour_number(network: str) -> int:
-    """Return which of the page's series colours a network has: the same in every drawing of every report."""
+    """Return the number of a network's series colour, the same in every chart of every report."""
     return paper.order(network)[0] % SERIES
 
 
 def colour_of(network: str) -> str:
-    """Return the stand-in in which matplotlib draws a network."""
+    """Return the placeholder colour of a network."""
     return list(_SERIES)[colour_number(network)]
 
 
 def draw(name: str, inches: tuple[float, float], fill: Callable[[Axes], None]) -> str:
-    """Return the SVG of one set of axes that ``fill`` draws into, without date, ids in conflict or outside names."""
+    """Return the SVG of one set of axes that ``fill`` draws into, without date, conflicting ids or external fonts."""
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -97,13 +97,13 @@ def draw(name: str, inches: tuple[float, float], fill: Callable[[Axes], None]) -
         FigureCanvasSVG(figure)
         fill(figure.add_subplot())
         buffer = io.StringIO()
-        # A value of None leaves a piece of metadata out, among them the date.
+        # None omits a metadata entry, including the date.
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return _for_a_page(buffer.getvalue())
 
 
 def _for_a_page(text: str) -> str:
-    """Turn matplotlib's SVG document into an element that may stand in a page beside others."""
+    """Turn matplotlib's SVG document into an element for an HTML page."""
     text = text[text.index("<svg") :].strip()
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = _GROUP_ID.sub("", text)
@@ -118,10 +118,9 @@ def _for_a_page(text: str) -> str:
 
 
 def learning_curves(scenario: str, cells: Sequence[Evaluated]) -> list[Chart]:
-    """Return loss, Dice and learning rate over the epochs, one line a cell: training dashed, validation solid.
+    """Return charts of loss, Dice and learning rate per epoch, one line per cell: training dashed, validation solid.
 
-    Of more than :data:`TOGETHER` cells, training and validation get a chart each, all solid: so many lines in one chart
-    are not told apart.
+    With more than :data:`TOGETHER` cells, training and validation have separate charts with solid lines.
     """
     charts = []
     crowded = len(cells) > TOGETHER
@@ -155,12 +154,12 @@ def learning_curves(scenario: str, cells: Sequence[Evaluated]) -> list[Chart]:
 
 
 def plain_number(value: float, _position: float) -> str:
-    """Return a tick's label: four digits at most, without zeros that say nothing."""
+    """Return a tick's label: at most four digits, without trailing zeros."""
     return f"{value:.4g}"
 
 
 def roc_curve(scenario: str, cells: Sequence[Evaluated]) -> Chart:
-    """Return the ROC curves of the test pixels against original masks, with the steep corner drawn larger."""
+    """Return the ROC curves of the test pixels against original masks, with an inset of the upper left corner."""
 
     def fill(axes: Axes) -> None:
         corner = axes.inset_axes((0.34, 0.12, 0.62, 0.62), facecolor=_SURFACE)
@@ -183,7 +182,7 @@ def roc_curve(scenario: str, cells: Sequence[Evaluated]) -> Chart:
     return Chart(title, f"{title}: ROC curves of the test pixels; the inset enlarges the upper left corner", svg)
 
 
-Strip = tuple[str, str, np.ndarray]  # its name, the network, the Dice of its images ascending
+Strip = tuple[str, str, np.ndarray]  # its name, the network, the Dice of its images in ascending order
 
 
 def _strips(cells: Sequence[Evaluated]) -> list[Strip]:
@@ -198,10 +197,10 @@ def _strips(cells: Sequence[Evaluated]) -> list[Strip]:
 
 
 def dice_distributions(by_scenario: dict[str, list[Evaluated]]) -> dict[str, Chart]:
-    """Return every test image's Dice against original masks by scenario, a strip a network and site.
+    """Return charts of the test images' Dice against original masks by scenario, one strip per network and site.
 
-    Of several seeds an image's Dice is its mean over them. The bar spans the middle half of the images and the tick is
-    their median. All scenarios share one axis; one without images is left out.
+    An image's Dice is its mean over seeds. The bar is the interquartile range and the tick the median. All scenarios
+    share the range of the axis; scenarios without images are omitted.
     """
     strips = {name: found for name, cells in by_scenario.items() if (found := _strips(cells))}
     every = [strip for found in strips.values() for strip in found]
@@ -215,7 +214,7 @@ def _dice_distribution(scenario: str, strips: list[Strip], lowest: float, labels
 
     def fill(axes: Axes) -> None:
         for row, (_, network, dice) in enumerate(strips):
-            # Multiples of the golden ratio spread the points evenly and, unlike random numbers, always alike.
+            # Multiples of the golden ratio spread the points evenly and reproducibly.
             heights = row + 0.46 * ((np.arange(len(dice)) * 0.6180339887) % 1 - 0.5)
             low, middle, high = np.percentile(dice, [25, 50, 75])
             axes.barh(row, high - low, left=low, height=0.66, color=colour_of(network), alpha=0.2, linewidth=0)
@@ -233,7 +232,7 @@ def _dice_distribution(scenario: str, strips: list[Strip], lowest: float, labels
         axes.set_xlim(max(-0.01, lowest - margin), 1.0 + margin / 2)
         axes.xaxis.set_major_formatter(plain_number)
         axes.set_xlabel("Dice of one image")
-        # Placed by hand, so that the axes of all scenarios stand exactly below each other: inches, then shares.
+        # Set explicitly, so that the axes of all scenarios are aligned: inches, then shares of the figure.
         left, bottom = 0.2 + 0.082 * labels, 0.5
         axes.set_position(
             (left / width, bottom / height, (width - left - 0.15) / width, (height - bottom - 0.1) / height)

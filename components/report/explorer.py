@@ -1,4 +1,4 @@
-"""All test figures in one table, a line a group of images, for a reader to sort and filter."""
+"""One table of all test metrics, one line per group of images, to sort and filter."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ REDUCTIONS = {"per_image": "per image", "pooled": "pooled"}
 
 
 def explorer_table(results: Results, masks: str) -> Table:
-    """Return every test figure by network, scenario, site, group, masks and reduction, ``masks`` shown first.
+    """Return all test metrics by network, scenario, site, group, masks and reduction, filtered by ``masks`` at first.
 
-    A group is a label, a sex or an age.
-
-    Of several seeds a line of their mean comes first, a line of each seed after it.
+    A group is a label, a sex or an age. With several seeds a line with their mean is before the lines of the seeds.
     """
     lines: list[Line] = []
     for scenario in results.scenarios:
@@ -29,7 +27,7 @@ def explorer_table(results: Results, masks: str) -> Table:
             places += [(site, "all", sex, age) for cell in cells for site, sex, age in results.people[cell]]
             places = list(dict.fromkeys(places))
             if all(site != "all" for site, *_ in places):
-                # One site only: "all" says the same again, but must be found by who filters every scenario for it.
+                # With one site "all" repeats it, but filtering by site "all" must find every scenario.
                 places = [*(("all", label, sex, age) for _, label, sex, age in places), *places]
             for place, (against, reduction) in product(places, product(sorted(MASKS, reverse=True), REDUCTIONS)):
                 lines += _lines(results, cells, place, against, reduction)
@@ -55,8 +53,8 @@ def _lines(
         return []
     figures = [(cell, [figure_of(row, metric) for metric in METRICS]) for cell, row in evaluated]
     site, *of = place
-    group = next((one for one in of if one != "all"), "all")  # of label, sex and age no two are given
+    group = next((one for one in of if one != "all"), "all")  # at most one of label, sex and age is set
     heads = (scenario_title(cells[0].scenario), site, group, masks, REDUCTIONS[reduction])
-    # The number of images has no spread over seeds: it is put before what the seeds were averaged over.
+    # The number of images is not averaged over seeds, so it is added afterwards.
     images = Figure(max(row["n_images"] for _, row in evaluated), 0)
     return [replace(line, figures=[images, *line.figures]) for line in seed_lines(results, figures, heads)]

@@ -1,4 +1,4 @@
-"""What a table of the report is, and how its figures are found among the rows."""
+"""Data model of the report's tables, and lookup of rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FEW_NOTE = f"fewer than {FEW} images: the interval is not reliable"
 
 
 def scenario_title(scenario: str) -> str:
-    """Return a scenario's name for readers: ``montgomery-to-shenzhen`` is Montgomery → Shenzhen."""
+    """Return a scenario's display name: Montgomery → Shenzhen for ``montgomery-to-shenzhen``."""
     whole, _, fold = scenario.partition("-fold-")
     if fold.isdecimal():
         return f"{scenario_title(whole)}, fold {fold}"
@@ -23,7 +23,7 @@ def scenario_title(scenario: str) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of figures, with the numbers of the footnotes that hold for all of it."""
+    """One column of figures, with the numbers of its footnotes."""
 
     label: str
     notes: tuple[int, ...] = ()
@@ -31,18 +31,18 @@ class Column:
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of ours (``None``: not defined, or not evaluated) and what stands beside it in its place.
+    """The content of one table cell.
 
     Attributes:
-        value: our figure.
-        digits: after the decimal point.
+        value: our figure; ``None`` if undefined or not evaluated.
+        digits: number of decimals.
         paper: the paper's figure.
         interval: ends of the 95 % confidence interval.
-        deviation: standard deviation over seeds, where ``value`` is a mean of them.
+        deviation: standard deviation over seeds, if ``value`` is their mean.
         notes: numbers of the footnotes.
-        signed: whether it is a difference, to be written with its sign.
-        text: stands in the place of a figure.
-        few: whether the interval, or the deviation, is of too few images to be relied on.
+        signed: True for a difference, printed with its sign.
+        text: text to print instead of a figure.
+        few: True if there are too few images for a reliable interval or deviation.
     """
 
     value: float | None
@@ -58,7 +58,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Line:
-    """One row of a table: the texts of its head columns, then its figures; ``seed``: one of several seeds alone."""
+    """One row of a table: the texts of its head columns, then its figures; ``seed``: it has one of several seeds."""
 
     heads: tuple[str, ...]
     figures: list[Figure]
@@ -67,9 +67,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Group:
-    """Lines that belong together under a heading (or under none).
+    """Lines of a table with a common heading, which may be empty.
 
-    ``alone``: of the paper's figures only; ``seed``: of one of several seeds alone.
+    ``alone``: only the paper's figures; ``seed``: only one of several seeds.
     """
 
     title: str
@@ -82,8 +82,8 @@ class Group:
 class Table:
     """A table.
 
-    ``spans`` are headings over several columns of figures: (text, number of columns). ``filters`` says what the
-    filters of its head columns choose at first, by head; ``None`` is a table without filters.
+    ``spans`` are headings over several columns of figures: (text, number of columns). ``filters`` are the initial
+    filters by head column; ``None`` is a table without filters.
     """
 
     id: str
@@ -98,20 +98,20 @@ class Table:
 
     @property
     def few(self) -> str:
-        """What the marker of figures of few images means; empty where none has it."""
+        """The legend of the marker for few images; empty if no figure has the marker."""
         marked = any(figure.few for group in self.groups for line in group.lines for figure in line.figures)
         return FEW_NOTE if marked else ""
 
 
 class Results:
-    """All rows of a report, found by what they say.
+    """All rows of a report, with lookup by their keys.
 
     Attributes:
-        cells: in the order of the report.
+        cells: the cells, in the order of the report.
         sites: {cell: (site, label) of its test rows}, ``all`` first.
         people: {cell: (site, sex, age) of its test rows by sex or by age}, in the order of the rows.
-        several_seeds: whether a cell's name needs its seed.
-        scenarios: mixed first, then the paper's.
+        several_seeds: whether the report has several seeds.
+        scenarios: mixed first, then the paper's, then others.
     """
 
     def __init__(self, cells: Iterable[Evaluated]) -> None:
@@ -128,7 +128,7 @@ class Results:
             tested = {(row["site"], row["label"]) for row in test if row["sex"] == row["age"] == "all"}
             people = dict.fromkeys((row["site"], row["sex"], row["age"]) for row in test)
             if len({site for site, _ in tested} - {"all"}) == 1:
-                # One site only: its lines and those over all sites would say the same twice.
+                # With one site, the lines over all sites would repeat its lines.
                 tested = {(site, label) for site, label in tested if site != "all"}
                 people = {place: None for place in people if place[0] != "all"}
             self.people[data.cell] = [(site, sex, age) for site, sex, age in people if (sex, age) != ("all", "all")]
@@ -149,16 +149,16 @@ class Results:
         sex: str = "all",
         age: str = "all",
     ) -> Row | None:
-        """Return one row, or ``None`` where evaluate left none."""
+        """Return one row, or ``None`` if evaluate wrote none."""
         return self._rows.get((cell, split, site, label, sex, age, masks, reduction))
 
     def defined(self, metrics: Iterable[str]) -> tuple[str, ...]:
-        """Return those of some metrics that any row has: kept rows of an earlier version lack what came later."""
+        """Return the metrics that any row has; rows of earlier versions lack newer metrics."""
         rows: list[dict[str, object]] = [dict(row) for row in self._rows.values()]
         return tuple(metric for metric in metrics if any(row[metric] is not None for row in rows))
 
     def networks(self, scenario: str | None = None) -> list[str]:
-        """Return the networks evaluated in ``scenario`` (or in any), in the order of the paper's tables."""
+        """Return the networks evaluated in ``scenario`` (``None``: in any), in the order of the paper's tables."""
         found = {cell.network for cell in self.cells if scenario in (None, cell.scenario)}
         return sorted(found, key=paper.order)
 
@@ -168,11 +168,11 @@ class Results:
         return sorted(cells, key=lambda cell: cell.seed)
 
     def named(self, cell: Cell) -> str:
-        """Return the network's name, with the seed where the report holds several."""
+        """Return the network's name, with the seed if the report has several."""
         return f"{paper.name(cell.network)}, seed {cell.seed}" if self.several_seeds else paper.name(cell.network)
 
     def named_all(self, cells: list[Cell]) -> str:
-        """Return the name of what is the mean over the seeds of one network."""
+        """Return the name for the mean over the seeds of one network."""
         if len(cells) == 1:
             return self.named(cells[0])
         return f"{paper.name(cells[0].network)}, mean of {len(cells)} seeds"

@@ -1,4 +1,4 @@
-"""Reading what train, evaluate and preprocess left, checked whole before anything is written."""
+"""Read and check the outputs of train, evaluate and preprocess."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _HISTORY = ("epoch", "size", "learning_rate", "train_loss", "train_dice", "valid
 
 @dataclass(frozen=True)
 class Evaluated:
-    """All that one cell left: its rows, cases (one an image and kind of masks), curves, overlays and config.
+    """The outputs of one cell: rows, cases (one per image and kind of masks), curves, overlays and config.
 
     ``run`` is what a kept study has of ``run.json``, empty elsewhere: a report says nothing that differs between two
     equal runs. Of a kept study ``roc``, ``overlays``, ``learnt`` (train's ``provenance.json``) and ``scored``
@@ -52,7 +52,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Cohort:
-    """The cohort that was evaluated.
+    """The evaluated cohort.
 
     Attributes:
         name: as its source calls itself; empty where it has no name.
@@ -77,21 +77,21 @@ class Cohort:
 
 
 def scenario_order(scenario: str) -> tuple[int, str]:
-    """Return the sorting key that puts ``mixed`` first, then the paper's directions, then what a user added."""
+    """Return a sort key: ``mixed`` first, then the paper's scenarios, then others."""
     known = ["mixed", *paper.ACROSS]
     return (known.index(scenario) if scenario in known else len(known), scenario)
 
 
 def cell_order(cell: Cell) -> tuple[tuple[int, str], tuple[int, str], int]:
-    """Return the sorting key of a cell: scenario, network in the paper's order, seed."""
+    """Return the sort key of a cell: scenario, network in the paper's order, seed."""
     return (scenario_order(cell.scenario), paper.order(cell.network), cell.seed)
 
 
 def find_cells(evaluations: Path, wanted: list[Cell] | None) -> list[Cell]:
-    """Return the cells to report on, in order: those asked for, or every one below ``evaluations``.
+    """Return the cells of the report, sorted: ``wanted``, or all in ``evaluations``.
 
     Raises:
-        UserError: there is none, a folder's name is no cell's, or one that was asked for is missing (all are named).
+        UserError: there is none, a folder is not a cell's, or wanted cells are missing (all are listed).
     """
     if wanted is None:
         folders = sorted(path for path in evaluations.glob("*/*/seed-*") if path.is_dir())
@@ -110,7 +110,7 @@ def find_cells(evaluations: Path, wanted: list[Cell] | None) -> list[Cell]:
 
 
 def load_cells(evaluations: Path, models: Path, cells: list[Cell]) -> list[Evaluated]:
-    """Read every cell; raise one :class:`UserError` that lists every file that is missing or broken."""
+    """Read all cells; raises a UserError that lists every missing or invalid file."""
     problems: list[str] = []
 
     def attempt(read: Callable[..., T], *arguments: Any) -> T | None:
@@ -141,7 +141,7 @@ def load_cells(evaluations: Path, models: Path, cells: list[Cell]) -> list[Evalu
 
 
 def load_cohort(arrays: Path, splits: Path, cells: list[Evaluated]) -> Cohort:
-    """Read what the cohort says of itself and the frozen split of every scenario in ``cells``.
+    """Read the cohort's description and the split of every scenario in ``cells``.
 
     A cohort counts as synthetic as soon as preprocess or the configuration of any model says so.
     """
@@ -192,7 +192,7 @@ def _read_csv(path: Path, columns: tuple[str, ...], step: str, types: dict[str, 
     missing = [column for column in columns if column not in frame]
     if missing:
         raise UserError(f"{path}: columns missing: {', '.join(missing)}; run the {step} step again")
-    texts = {"id", *TEXTS} - {"age"}  # of an image a number, of a row a group
+    texts = {"id", *TEXTS} - {"age"}  # age is a number for an image, a group for a row
     for column in columns:
         if column not in texts and not pd.api.types.is_numeric_dtype(frame[column]) and frame[column].notna().any():
             raise UserError(f"{path}: column {column} holds something that is no number; run the {step} step again")

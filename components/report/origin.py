@@ -1,4 +1,4 @@
-"""Whether the cells of a report belong together: one set of parameters, one cohort, one state of the code."""
+"""Check that the cells of a report have the same parameters, cohort and code."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from core.inputs import flat
 
 
 def require_one_origin(cells: list[Evaluated]) -> None:
-    """Refuse cells whose figures cannot be compared.
+    """Check that the figures of the cells can be compared.
 
     Raises:
-        UserError: a cell's figures are of other weights than its model has, or cells differ in their parameters, cohort
-            or code; every difference is a line that says which cells have which.
+        UserError: an evaluation is of other weights than the model's, or cells differ in parameters, cohort or code;
+            every difference is one line with the cells.
     """
     names = [data.cell.folder.as_posix() for data in cells]
     problems = [
@@ -31,7 +31,7 @@ def require_one_origin(cells: list[Evaluated]) -> None:
             for record in records
         ]
         for key in sorted(set[str]().union(*lines)):
-            # Networks share most of the code but not all: what a cell does not read cannot differ.
+            # Networks share most code files but not all; files that a cell does not read are not compared.
             values = {name: json.dumps(line[key]) for name, line in zip(names, lines, strict=True) if key in line}
             if len(set(values.values())) > 1:
                 problems.append(f"{key}: {_whose(values)}")

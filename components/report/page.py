@@ -1,4 +1,4 @@
-"""From results to the page and the Markdown file: what the templates print, and how numbers are written."""
+"""Render the results as a web page and as Markdown."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from components.report.text import figure_text, parts, plain
 from core.results import DIFFERENCE_COLOURS, FIGURE_COLOURS
 from core.templating import environment as templates
 
-# What the viewer of cases draws of each of the regions, RGB 0 to 255; a region that a view lacks is not drawn.
+# Views of the case viewer: colour of each region, RGB 0 to 255; missing regions are not drawn.
 TRUTH, PREDICTION = (86, 180, 233), (230, 159, 0)
 VIEWS = {
     "xray": {},
@@ -44,18 +44,18 @@ def _environment() -> Environment:
         "cellsafe": lambda text: str(text).replace("|", "\\|").replace("\n", " "),
         "rgb": lambda colour: "rgb({}, {}, {})".format(*colour),
         "picture": picture,
-        "drawing": Markup,  # matplotlib's own markup: it escapes the names that it writes
+        "drawing": Markup,  # matplotlib's markup, in which text is escaped
     }
     return environment
 
 
 def render_markdown(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair]) -> str:
-    """Return ``results.md``: the tables and nothing that differs between two equal runs."""
+    """Return ``results.md``: the tables; equal runs give equal text."""
     return _environment().get_template("results.md.j2").render(**_shared(cohort, cells, pairs))
 
 
 def render_page(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair]) -> str:
-    """Return ``index.html``: one page with everything in it."""
+    """Return ``index.html``, one self-contained page."""
     shared = _shared(cohort, cells, pairs)
     results: Results = shared["results"]
     by_scenario = {name: [data for data in cells if data.cell.scenario == name] for name in results.scenarios}

@@ -1,4 +1,4 @@
-"""Which of two networks is better on the same X-rays, as far as these X-rays can tell."""
+"""Paired comparison of networks on the same X-rays."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from core.cell import CASES, Cell
 from core.errors import UserError
 from model.metrics import mean_of, paired_difference
 
-REFERENCE = "defu_net"  # the paper's own network: its claim is that it is better than the others
+REFERENCE = "defu_net"  # the paper's network, which it claims is better than the others
 MASKS = ("original", "dilated")
 BETTER, WORSE, NEITHER = "better", "worse", "no difference shown"
 
-# Below this many images the interval is too narrow by more than a twentieth: a percentile interval of a mean has the
-# normal distribution's quantile where Student's belongs, and misses the factor sqrt(N / (N - 1)).
+# With fewer images the interval is more than 5 % too narrow: a percentile interval of a mean uses the normal quantile
+# instead of Student's, and lacks the factor sqrt(N / (N - 1)).
 FEW_IMAGES = 30
 
 
 class Pair(TypedDict):
-    """One line of ``comparisons.json``: two networks on the test images of one scenario that both were tested on.
+    """One entry of ``comparisons.json``: two networks on their common test images of one scenario.
 
-    Dice is the mean over these images, an image's Dice being its mean over ``seeds`` for the reference and over
-    ``other_seeds`` for the other: the seeds that both networks have or, where they share none, all of their own.
-    ``difference`` is the reference's Dice less the other's, ``ci95`` its paired bootstrap interval over images and
-    ``verdict`` what this says of the reference. ``None`` stands where a figure is not defined.
+    Dice is the mean over these images. An image's Dice is its mean over ``seeds`` for the reference and over
+    ``other_seeds`` for the other network: the common seeds or, if there are none, all seeds of each. ``difference`` is
+    the reference's Dice minus the other's, ``ci95`` its paired bootstrap interval over images, and ``verdict`` the
+    result for the reference. Undefined figures are ``None``.
     """
 
     scenario: str
@@ -50,15 +50,15 @@ class Pair(TypedDict):
 
 
 def compare(cells: list[Evaluated], resamples: int, seed: int) -> list[Pair]:
-    """Compare DEFU-Net, or the first network in the paper's order without it, with every other in each scenario.
+    """Compare DEFU-Net with every other network in each scenario; without it, the first in the paper's order.
 
     Args:
         cells: all cells of the report.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
 
     Returns:
-        Two lines, original and dilated masks, for every other network; none for a scenario with a single network.
+        Two entries, original and dilated masks, per other network; none for a scenario with a single network.
     """
     results = Results(cells)
     loaded = {data.cell: data for data in cells}
@@ -82,7 +82,7 @@ def compare(cells: list[Evaluated], resamples: int, seed: int) -> list[Pair]:
 
 
 def pair_of(ours: list[Evaluated], theirs: list[Evaluated], masks: str, resamples: int, seed: int) -> Pair:
-    """Compare two lists of cells of one scenario, each the seeds of one network, image by image."""
+    """Compare two networks image by image; each list has the cells of one network's seeds in the same scenario."""
     dice = [_dice_of_images(cells, masks) for cells in (ours, theirs)]
     both = pd.concat(dice, axis=1, join="inner", keys=["reference", "other"]).sort_index()
     reference, other = (both[name].to_numpy(float) for name in ("reference", "other"))
@@ -106,20 +106,20 @@ def pair_of(ours: list[Evaluated], theirs: list[Evaluated], masks: str, resample
 
 
 def _dice_of_images(cells: list[Evaluated], masks: str) -> pd.Series[float]:
-    """Return the Dice of every test image by id, the mean over the cells; an image that one of them lacks is out."""
+    """Return the Dice of every test image by id, the mean over the cells; images missing in a cell are omitted."""
     return pd.concat([dice_of(data, masks) for data in cells], axis=1, join="inner").mean(axis=1)
 
 
 def dice_of(data: Evaluated, masks: str, column: str = "dice") -> pd.Series[float]:
-    """Return the test Dice of a cell's images by id, where it is defined.
+    """Return the test Dice of a cell's images by id, without undefined values.
 
     Args:
         data: the cell.
         masks: original or dilated.
-        column: ``dice`` is at the network's size, ``stored_dice`` at the size at which the X-ray is stored.
+        column: ``dice`` at the network's size, ``stored_dice`` at the stored size of the X-ray.
 
     Raises:
-        UserError: the cell's cases have no such column.
+        UserError: the cell's cases lack the column.
     """
     if column not in data.cases:
         raise UserError(f"{data.cell.folder}/{CASES}: no column {column}; evaluate the cell again with this version")
@@ -138,7 +138,7 @@ def _or_none(value: float) -> float | None:
 
 
 def paired_tables(pairs: list[Pair]) -> list[Table]:
-    """Return one table a scenario of :func:`compare`'s lines: a line a network, original and dilated masks beside."""
+    """Return one table per scenario: one line per network, with original and dilated masks side by side."""
     tables = []
     for scenario in dict.fromkeys(pair["scenario"] for pair in pairs):
         here = [pair for pair in pairs if pair["scenario"] == scenario]
@@ -174,7 +174,7 @@ def _figures(pair: Pair) -> list[Figure]:
 
 
 def _caption(reference: str, lines: list[Pair]) -> str:
-    """Return what the figures are of and what they do not tell: ``lines`` are those of one kind of masks."""
+    """Return the caption with the limits of the comparison; ``lines`` are the pairs of one kind of masks."""
     images = {pair["n_images"] for pair in lines}
     differing = [pair for pair in lines if {pair["n_images_reference"], pair["n_images_other"]} != {pair["n_images"]}]
     count = f"{images.pop()} " if len(images) == 1 else ""
@@ -183,12 +183,12 @@ def _caption(reference: str, lines: list[Pair]) -> str:
         f"95 % bootstrap interval over images. {reference} is called better or worse where the interval excludes 0."
     ]
     if differing:
-        told = "; ".join(
+        counts = "; ".join(
             f"{paper.name(pair['other'])} {pair['n_images']} of its {pair['n_images_other']} and of {reference}’s "
             f"{pair['n_images_reference']}"
             for pair in differing
         )
-        sentences.append(f"Not all were tested on the same images; the common ones count: {told}.")
+        sentences.append(f"Not all were tested on the same images; the common ones count: {counts}.")
     sentences += _about_seeds(reference, lines)
     sentences.append("The interval tells the chance in the images and not that in the training.")
     if min(pair["n_images"] for pair in lines) < FEW_IMAGES:

@@ -1,4 +1,4 @@
-"""The figures of the paper, typed from its tables, to stand beside ours.
+"""The results of the paper, copied from its tables.
 
 Source: L. Zhang, A. Liu, J. Xiao and P. Taylor, "Dual Encoder Fusion U-Net (DEFU-Net) for Cross-manufacturer Chest
 X-ray Segmentation", Tables I to IV. The published data are 138 Montgomery and 566 Shenzhen X-rays at 512x512, masks
@@ -11,7 +11,7 @@ SOURCE = (
     "Zhang, Liu, Xiao and Taylor: Dual Encoder Fusion U-Net (DEFU-Net) for Cross-manufacturer Chest X-ray Segmentation"
 )
 
-# The project's names, in the order of the paper's tables, and the paper's own.
+# The project's names of the networks, in the order of the paper's tables, and the paper's names.
 NAMES: dict[str, str] = {
     "unet": "U-Net",
     "res_unet": "Res-U-Net",
@@ -24,7 +24,7 @@ NAMES: dict[str, str] = {
 # Networks that the paper does not have.
 OTHERS = {"unet_bn": "U-Net with BatchNorm", "res_enc_unet": "Residual-encoder U-Net"}
 
-# Columns of Tables I to III. ``paper_iou`` is the column that the paper heads "IOU"; it is no Jaccard index.
+# Columns of Tables I to III. ``paper_iou`` is the paper's column "IOU", which is not the Jaccard index.
 COLUMNS = ("dice", "accuracy", "paper_iou", "precision", "recall", "f1", "auc")
 
 _TRAINING = {
@@ -92,8 +92,8 @@ ACROSS: dict[str, dict[str, dict[str, float]]] = {
     )
 }
 
-# What is known to be wrong, or other than it is called, in a figure of the paper. The keys are (table, network,
-# metric); ``*`` stands for every network. The texts are the tables' footnotes.
+# Known errors and misnomers in the paper's results, as footnotes of the tables. The keys are (table, network, metric);
+# ``*`` is every network.
 IOU_NOTE = (
     "The paper’s “IOU” column is no Jaccard index: it is (1 + AC) / 2 to within 0.0007 on all 21 rows of Tables I to "
     "III, which is what its Eq. 4 gives when the sums run over the channel axis of length 1. “paper’s IOU” here is "
@@ -124,11 +124,11 @@ NOTES: dict[tuple[str, str, str], str] = {
 
 
 def name(network: str) -> str:
-    """Return the name of a network for readers, or its own where it is not known."""
+    """Return the display name of a network, or ``network`` if it is unknown."""
     return (NAMES | OTHERS).get(network, network)
 
 
 def order(network: str) -> tuple[int, str]:
-    """Return the sorting key that puts networks in the order of the paper's tables, others after them."""
+    """Return a sort key: networks in the order of the paper's tables, then others."""
     names = [*NAMES, *OTHERS]
     return (names.index(network) if network in names else len(names), network)

@@ -1,4 +1,4 @@
-"""The pictures of a page: Figures 5 and 6, the worst and best cases, and how their bytes come into the page."""
+"""The pictures of the page: Figures 5 and 6 and the worst and best cases, embedded as data URIs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FIGURE_NUMBERS = {"shenzhen": "Figure 5", "montgomery": "Figure 6"}
 
 @dataclass(frozen=True)
 class Comparison:
-    """Figure 5 or 6: the X-rays of one site, one row each, with the prediction of every network side by side."""
+    """Figure 5 or 6: one row per X-ray of a site, with the predictions of all networks side by side."""
 
     title: str
     site: str
@@ -33,7 +33,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The test images of one cell that say most of it: the worst, worst first, and the best, best first."""
+    """The worst (worst first) and best (best first) test images of one cell."""
 
     title: str
     worst: list[Overlay]
@@ -41,7 +41,7 @@ class Gallery:
 
 
 class XRays:
-    """The X-rays of a page, each embedded once however many predictions lie over it."""
+    """The X-rays of a page, each embedded only once."""
 
     def __init__(self, overlays: list[Overlay]) -> None:
         self._keys = {item.xray: sha256(item.xray) for item in overlays}
@@ -50,13 +50,13 @@ class XRays:
         self._addresses = [_webp(path) for path in files.values()]
 
     def number(self, path: Path) -> int:
-        """Return the number of an X-ray; equal files have equal numbers."""
+        """Return the number of an X-ray; files with equal content have equal numbers."""
         return self._numbers[self._keys[path]]
 
     def rules(self) -> Markup:
-        """Return the style sheet that shows each of them: class ``x0``, ``x1`` ..."""
+        """Return the CSS rules with the X-rays as background images: class ``x0``, ``x1`` ..."""
         rules = (f".x{number}{{background-image:url({uri})}}" for number, uri in enumerate(self._addresses))
-        return Markup("\n".join(rules))  # noqa: S704 - numbers and base64 alone
+        return Markup("\n".join(rules))  # noqa: S704 - only numbers and base64
 
 
 def picture(overlay: Overlay) -> str:
@@ -73,7 +73,7 @@ def _webp(path: Path) -> str:
 
 
 def comparisons(cells: list[Evaluated], results: Results) -> list[Comparison]:
-    """Return Figures 5 and 6 from the mixed scenario, as in the paper; of several seeds the first."""
+    """Return Figures 5 and 6 from the mixed scenario, as in the paper, for the first seed."""
     shown = [data for data in cells if data.cell.scenario == "mixed"]
     shown = [data for data in shown if data.cell == results.seeds(data.cell.network, "mixed")[0]]
     by_cell = [{(item.site, item.id): item for item in data.overlays if item.kind == "figure"} for data in shown]
@@ -93,10 +93,10 @@ def comparisons(cells: list[Evaluated], results: Results) -> list[Comparison]:
 
 
 def galleries(cells: list[Evaluated], results: Results) -> dict[str, list[Gallery]]:
-    """Return the galleries by the title of their scenario."""
+    """Return the galleries by scenario title."""
     found: dict[str, list[Gallery]] = {}
     for data in cells:
-        # An image whose Dice is not defined cannot be ranked and comes last.
+        # Images with undefined Dice are last.
         ranked = sorted(data.overlays, key=lambda item: (item.dice is None, item.dice or 0.0, item.id))
         worst = [item for item in ranked if item.kind == "worst"]
         best = [item for item in reversed(ranked) if item.kind == "best"]

@@ -1,4 +1,4 @@
-"""The tables by site and label: where a network is good, with boundary distances and figures at the stored size."""
+"""The tables by site and label, with boundary distances and with metrics at the stored size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STORED_METRICS = ("stored_dice", "nsd2", "nsd4", "soft_dice")
 
 
 def place_table(results: Results, scenario: str) -> Table:
-    """Return the test figures of one scenario by site and label, with boundary distances, mean over images."""
+    """Return the test metrics of one scenario by site and label, with boundary distances, mean over images."""
     of_seeds = " or, of several seeds, their standard deviation below each figure" if results.several_seeds else ""
     return _table(
         results,
@@ -25,7 +25,7 @@ def place_table(results: Results, scenario: str) -> Table:
 
 
 def stored_table(results: Results, scenario: str) -> Table:
-    """Return the test figures of one scenario at the stored size by site and label, and soft Dice, mean over images."""
+    """Return test metrics of one scenario at the stored size by site and label, with soft Dice, mean over images."""
     return _table(
         results,
         scenario,
@@ -67,7 +67,7 @@ def _places(results: Results, cell: Cell, metrics: tuple[str, ...]) -> list[Line
 
 
 def _mean_places(parts: list[list[Line]]) -> list[Line]:
-    """Return the mean over seeds of every place that all of them have; the number of images stays as it is."""
+    """Return the mean over seeds of every site and label that all seeds have; the number of images is not averaged."""
     by_place = [{line.heads: line for line in part} for part in parts]
     lines = []
     for first in parts[0]:

@@ -1,4 +1,4 @@
-"""Whether the networks' probabilities mean what they say, as a drawing and as one figure a network."""
+"""Calibration of the networks' probabilities: reliability diagrams and the expected calibration error."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 def expected_calibration_error(bins: pd.DataFrame) -> float:
-    """Return the mean distance of what was predicted from what was observed, weighted by pixels; NaN without any.
+    """Return the expected calibration error (ECE); NaN without pixels.
 
     ECE = sum over bins of (pixels / all pixels) * abs(observed - predicted). Source: Naeini, Cooper and Hauskrecht,
     "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI 2015; Guo et al., ICML 2017, Eq. 3.
 
     Args:
-        bins: of :func:`components.evaluate.calibration.reliability`.
+        bins: the bins of :func:`components.evaluate.calibration.reliability`.
 
     Returns:
         0 to 1, smaller is better.
@@ -59,7 +59,7 @@ def reliability_curve(scenario: str, cells: Sequence[Evaluated]) -> Chart:
 
 
 def calibration_table(cells: Sequence[Evaluated], results: Results) -> Table:
-    """Return the expected calibration error of every network by scenario, of several seeds their mean."""
+    """Return the table of the expected calibration error by network and scenario, mean over seeds."""
     errors = {data.cell: expected_calibration_error(data.reliability) for data in cells if data.reliability is not None}
     lines = []
     for network in results.networks():

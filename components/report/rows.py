@@ -1,4 +1,4 @@
-"""The rows of an evaluation, each held to the contract of :class:`core.results.Row`."""
+"""Read and validate the rows of an evaluation (:class:`core.results.Row`)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CHOICES = {
 
 
 def read_rows(path: Path, cell: Cell) -> list[Row]:
-    """Read what evaluate left of a cell; a :class:`UserError` names the first rows that are wrong or stand twice."""
+    """Read the rows of a cell; raises a UserError that lists the first invalid or duplicate rows."""
     values = read_json(path)
     if not isinstance(values, list) or not values:
         raise UserError(f"{path}: not a list of rows; run the evaluate step again")
@@ -42,12 +42,15 @@ def read_rows(path: Path, cell: Cell) -> list[Row]:
 
 
 def check_row(value: Any, cell: Cell, kept: bool = False) -> Row:
-    """Return ``value`` as a :class:`Row` of ``cell``, NaN as ``None``, or raise a ValueError saying what is wrong.
+    """Return ``value`` as a :class:`Row` of ``cell``, with NaN as ``None``.
 
     Args:
-        value: what was read.
-        cell: whose row it must be.
-        kept: whether it may be of an earlier version, and lack what has come since: groups by sex and age, and figures.
+        value: the JSON value.
+        cell: the cell that the row must belong to.
+        kept: True accepts rows of earlier versions, which lack groups by sex and age and newer metrics.
+
+    Raises:
+        ValueError: the row is invalid.
     """
     if not isinstance(value, dict):
         raise ValueError("not an object")
@@ -79,7 +82,7 @@ def check_row(value: Any, cell: Cell, kept: bool = False) -> Row:
 
 
 def number_or_none(name: str, value: Any) -> float | None:
-    """Return a finite number as float, ``None`` for ``None`` and NaN; anything else is a ValueError with ``name``."""
+    """Return a finite number as float, ``None`` for ``None`` and NaN; raises ValueError on anything else."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value):
@@ -88,7 +91,7 @@ def number_or_none(name: str, value: Any) -> float | None:
 
 
 def row_key(row: Row) -> tuple[str, str, int, int, str, str, str, str, str, str]:
-    """Return what no two rows share, in the order in which ``results.json`` is sorted."""
+    """Return the unique key of a row, by which ``results.json`` is sorted."""
     split = SPLITS.index(row["split"])
     place = (row["site"], row["label"], row["sex"], row["age"], row["masks"], row["reduction"])
     return (row["network"], row["scenario"], row["seed"], split, *place)

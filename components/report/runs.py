@@ -1,4 +1,4 @@
-"""What ran: the lines of the table of runs, and in what the recipes of the cells differ."""
+"""The table of training runs, and the differences between the cells' configurations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from core.inputs import flat
 
 
 def run_line(data: Evaluated, results: Results) -> dict[str, Any]:
-    """Return what the table of runs prints of one cell: nothing that differs between two equal runs."""
+    """Return one line of the table of runs; it has no values that differ between equal runs."""
     history = data.history
     # The weights that are kept are those of the best epoch at the full size.
     full = history[history["size"] == history["size"].max()]
@@ -29,17 +29,17 @@ def run_line(data: Evaluated, results: Results) -> dict[str, Any]:
 
 
 def recipes(cells: list[Evaluated], results: Results) -> tuple[list[str], list[tuple[str, list[str]]], dict[str, str]]:
-    """Return in which keys the cells' configurations differ, whose values these are, and what all have in common.
+    """Return the keys in which the cells' configurations differ, their values by cell, and the common values.
 
-    A line is (whose, values of the keys); cells of equal values share one, so that seven networks in three scenarios
-    with some seeds each need seven lines and not a column a cell.
+    A line is (names of cells, values of the keys). Cells with equal values share a line, so that seven networks in
+    three scenarios with several seeds need only seven lines.
     """
-    told_elsewhere = ("network", "scenario", "seed")
+    other_columns = ("network", "scenario", "seed")
     configs = {
         data.cell: {
             key: plain(value)
             for key, value in flat(data.config).items()
-            if key not in told_elsewhere and not key.startswith("cohort.")
+            if key not in other_columns and not key.startswith("cohort.")
         }
         for data in cells
     }
@@ -54,7 +54,7 @@ def recipes(cells: list[Evaluated], results: Results) -> tuple[list[str], list[t
 
 
 def _whose(owners: list[Cell], results: Results) -> str:
-    """Return the names of cells, of a network alone where all of its cells are among them."""
+    """Return the names of cells; a network's name alone stands for all of its cells."""
     names = []
     for network in results.networks():
         here = [cell for cell in owners if cell.network == network]

@@ -1,4 +1,4 @@
-"""The tables of the report as data, which the page and the Markdown file print alike."""
+"""The tables of the report, for the page and for Markdown."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from core.results import Row
 MASKS = {"dilated": "dilated masks", "original": "original masks"}
 REDUCTIONS = {"pooled": "pooled over pixels", "per_image": "mean over images"}
 
-# How the paper was most likely scored comes first: its F1 lies below the harmonic mean of its precision and recall in
-# every row of Tables II and III, as it does of means over images or batches of two, and does not of pixels pooled.
+# The paper's most likely scoring is first. In every row of its Tables II and III, F1 is below the harmonic mean of
+# precision and recall, as for means over images or batches of two, but not for pooled pixels.
 VARIANTS = (("dilated", "per_image"), ("original", "per_image"), ("dilated", "pooled"), ("original", "pooled"))
 
 LABELS = {
@@ -49,7 +49,7 @@ SOFT_NOTE = (
 
 @dataclass(frozen=True)
 class Headline:
-    """Test Dice of one network: mean over images against one kind of masks, of several seeds their mean."""
+    """Test Dice of one network: mean over images against one kind of masks, then over seeds."""
 
     network: str
     images: int
@@ -57,7 +57,7 @@ class Headline:
 
 
 class _Notes:
-    """Footnotes of one table, numbered as they are first used."""
+    """Footnotes of one table, numbered in order of first use."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -77,7 +77,7 @@ def _variant_title(masks: str, reduction: str) -> str:
 
 
 def figure_of(row: Row | None, metric: str, theirs: float | None = None, notes: tuple[int, ...] = ()) -> Figure:
-    """Return one metric of a row, Dice with its interval; not defined where there is no row."""
+    """Return one metric of a row, Dice with its interval; undefined if there is no row."""
     digits = 2 if metric in DISTANCES else 4
     if row is None:
         return Figure(None, digits, theirs, notes=notes)
@@ -88,7 +88,7 @@ def figure_of(row: Row | None, metric: str, theirs: float | None = None, notes: 
 
 
 def mean_figure(figures: Sequence[Figure]) -> Figure:
-    """Return the mean of the figures of several seeds with its standard deviation; not defined where one is not."""
+    """Return mean and standard deviation over seeds; undefined if one seed's figure is undefined."""
     values = [figure.value for figure in figures if figure.value is not None]
     first, few = figures[0], any(figure.few for figure in figures)
     if len(values) < len(figures):
@@ -97,10 +97,10 @@ def mean_figure(figures: Sequence[Figure]) -> Figure:
 
 
 def seed_lines(results: Results, per_seed: list[tuple[Cell, list[Figure]]], more: tuple[str, ...] = ()) -> list[Line]:
-    """Return one line a seed, below their mean with the standard deviation where there are several.
+    """Return one line per seed; with several seeds the first line is their mean and standard deviation.
 
-    The paper's figures then stand beside the mean alone: it tells of one training and not which. ``more`` follows the
-    network's name in the head columns.
+    Then only the mean has the paper's figures, because the paper does not name its seed. ``more`` are the texts of
+    the head columns after the network's name.
     """
     if len(per_seed) == 1:
         return [Line((results.named(cell), *more), figures) for cell, figures in per_seed]
@@ -114,18 +114,18 @@ def seed_lines(results: Results, per_seed: list[tuple[Cell, list[Figure]]], more
 
 
 def _theirs(metric: str) -> str:
-    """Return what the paper calls a metric: :data:`SOFT_NOTE`."""
+    """Return the paper's name of a metric, see :data:`SOFT_NOTE`."""
     return "dice" if metric == "soft_dice_batch2" else metric
 
 
 def mixed_table(results: Results, split: str) -> Table:
-    """Return Table I (``train``), II (``validation``) or III (``test``): scenario mixed, ours beside the paper's."""
+    """Return Table I (``train``), II (``validation``) or III (``test``): scenario mixed, with the paper's figures."""
     numeral, what = {"train": ("I", "training"), "validation": ("II", "validation"), "test": ("III", "test")}[split]
     soft = results.defined(SOFT)
     metrics = ("dice", *soft, "accuracy", "jaccard", "paper_iou", "precision", "recall", "f1", "auc")
     notes = _Notes()
     columns = [Column(LABELS[metric], notes.number(split, "*", metric)) for metric in metrics]
-    # Which splits are scored is a choice: a network without rows of this one is as good as not in this run.
+    # The scored splits are a parameter: a network without rows of this split counts as not in this run.
     here = [
         network
         for network in results.networks("mixed")
@@ -135,7 +135,7 @@ def mixed_table(results: Results, split: str) -> Table:
     def figures(network: str, row: Row | None) -> list[Figure]:
         theirs = paper.MIXED[split].get(network, {})
         named = [(metric, _theirs(metric)) for metric in metrics]
-        return [figure_of(row, ours, theirs.get(said), notes.number(split, network, said)) for ours, said in named]
+        return [figure_of(row, ours, theirs.get(its), notes.number(split, network, its)) for ours, its in named]
 
     groups = []
     for masks, reduction in VARIANTS if here else ():
@@ -160,7 +160,7 @@ def mixed_table(results: Results, split: str) -> Table:
 
 
 def across_table(results: Results) -> Table | None:
-    """Return Table IV: trained on one site, tested on another; ``None`` where no such scenario was evaluated."""
+    """Return Table IV: trained on one site, tested on another; ``None`` if no such scenario was evaluated."""
     evaluated = [scenario for scenario in results.scenarios if scenario != "mixed"]
     if not evaluated:
         return None
@@ -175,8 +175,8 @@ def across_table(results: Results) -> Table | None:
             theirs = paper.ACROSS.get(scenario, {}).get(network, {})
             row = None if seed is None else results.row(Cell(network, scenario, seed), masks, reduction)
             for metric in metrics:
-                said = _theirs(metric)
-                found.append(figure_of(row, metric, theirs.get(said), notes.number(scenario, network, said)))
+                name = _theirs(metric)
+                found.append(figure_of(row, metric, theirs.get(name), notes.number(scenario, network, name)))
         return found
 
     here = [network for network in results.networks() if any(results.seeds(network, name) for name in evaluated)]
@@ -207,7 +207,7 @@ def across_table(results: Results) -> Table | None:
 
 
 def data_table(cohort: Cohort) -> Table:
-    """Return how many X-rays of each site and label each scenario trains, validates and tests on."""
+    """Return the table of the numbers of X-rays by site, label, scenario and split."""
     manifest = cohort.manifest
     places = sorted(set(zip(manifest["site"], manifest["label"], strict=True)))
     where = dict(zip(manifest["id"], zip(manifest["site"], manifest["label"], strict=True), strict=True))
@@ -237,9 +237,9 @@ def learnt_masks(cells: Sequence[Evaluated]) -> str:
 
 
 def bounds(cells: Sequence[Evaluated]) -> dict[str, float]:
-    """Return by scenario the Dice of the original masks against the dilated ones that hold them, mean over test images.
+    """Return by scenario the Dice of the original masks against the dilated ones, mean over test images.
 
-    About so much a network scores against dilated masks that has learnt to draw the original ones, and does it well.
+    It is about the best score against dilated masks for a network that was trained on original masks.
     """
     found = {}
     for data in cells:
@@ -251,7 +251,7 @@ def bounds(cells: Sequence[Evaluated]) -> dict[str, float]:
 
 
 def headlines(results: Results, masks: str) -> dict[str, list[Headline]]:
-    """Return the figures that a reader wants first, by scenario: test Dice an image against ``masks``."""
+    """Return the main results by scenario: test Dice per image against ``masks``."""
     found: dict[str, list[Headline]] = {}
     for scenario in results.scenarios:
         theirs = paper.MIXED["test"] if scenario == "mixed" else paper.ACROSS.get(scenario, {})

@@ -1,4 +1,4 @@
-"""How numbers, times and parameters are written for reading."""
+"""Format numbers, times and parameters for display."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 
 def figure_text(value: float | None, digits: int = 4, signed: bool = False) -> str:
-    """Return a figure as the tables print it, a difference with its sign; what is not defined is a dash."""
+    """Return a figure for the tables, a difference with its sign, an undefined figure as a dash."""
     if value is None or math.isnan(value):
         return "–"
     text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
-    # A difference keeps its sign when it is rounded to 0, so that an interval is seen to reach 0 or not.
+    # A difference that is rounded to 0 still has its sign, to show whether an interval includes 0.
     return (text if value else text.lstrip("+-")).replace("-", "−")
 
 
@@ -28,7 +28,7 @@ def digits_for(values: Iterable[float]) -> int:
 
 
 def duration(seconds: float | None) -> str:
-    """Return seconds in words: ``48 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    """Return seconds as text: ``48 s``, ``3 min 20 s``, ``2 h 05 min``."""
     if seconds is None:
         return "–"
     whole = round(seconds)
@@ -40,7 +40,7 @@ def duration(seconds: float | None) -> str:
 
 
 def moment(text: Any) -> str:
-    """Return an ISO time for reading, in UTC where it says its zone: ``2026-01-02 03:04 UTC``."""
+    """Return an ISO time as text, in UTC if it has a time zone: ``2026-01-02 03:04 UTC``."""
     try:
         time = datetime.fromisoformat(str(text))
     except ValueError:
@@ -49,12 +49,12 @@ def moment(text: Any) -> str:
 
 
 def parts(text: str) -> list[str]:
-    """Return a name where it may break into lines: between network and seed, and after a scenario's arrow."""
+    """Return the parts of a name between which a line may break: after a comma or a scenario's arrow."""
     return re.split("(?<=[,→]) ", text)
 
 
 def plain(value: Any) -> str:
-    """Return a parameter's value for reading: lists with commas, nothing as a dash."""
+    """Return a parameter's value as text: lists with commas, a missing value as a dash."""
     if value is None or value == "":
         return "–"
     if isinstance(value, bool):

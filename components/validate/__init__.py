@@ -1,4 +1,4 @@
-"""Validate: hold a raw cohort to a Great Expectations suite before anything is trained on it."""
+"""The validate step: check a raw cohort with a Great Expectations suite before training."""
 
 from __future__ import annotations
 
@@ -27,30 +27,29 @@ SHOWN = 5  # images named per site in the error
 
 @dataclass(frozen=True)
 class ValidationSummary:
-    """What a successful validation found."""
+    """Counts of a successful validation."""
 
     images: int
     paired: int
     unpaired: int
     sites: dict[str, dict[str, int]]  # images, paired and unpaired of each site
-    expectations: int  # evaluated, all of them met
+    expectations: int  # number of expectations, all met
     docs: Path
 
 
 def validate(raw: Path, params: ValidateParams, out: Path) -> ValidationSummary:
-    """Check a raw cohort's manifest and the presence of its files; leave the result and the Data Docs in ``out``.
+    """Validate a raw cohort's manifest and the presence of its files; write the result and the Data Docs.
 
-    ``out`` gets ``validation.json`` and ``docs/index.html`` whether the cohort passes or not, and ``passed.json`` only
-    if it does. Images without a mask are counted, and are no failure.
+    ``out`` always has ``validation.json`` and ``docs/index.html``, and ``passed.json`` only after success. Images
+    without a mask are counted but are not a failure.
 
     Args:
-        raw: the cohort as ingest left it.
-        params: the bounds; see :func:`components.validate.suite.expectations` for what is held to them.
-        out: the folder to write; an earlier one is replaced.
+        raw: output of ingest.
+        params: the bounds of the expectations (:func:`components.validate.suite.expectations`).
+        out: output folder; an earlier one is replaced.
 
     Raises:
-        UserError: there is no manifest, or an expectation failed; every failed one is named with its sites and first
-            images.
+        UserError: there is no manifest, or expectations failed; all are listed with their sites and first images.
     """
     manifest = read_manifest(raw)
     frame = table(raw, manifest, params.large_component)
@@ -69,7 +68,7 @@ def validate(raw: Path, params: ValidateParams, out: Path) -> ValidationSummary:
             },
         )
         if not failed:
-            # Of the cohort alone: other bounds that it passes as well give preprocess nothing to do again.
+            # Only facts of the cohort: if it passes other bounds as well, DVC does not rerun preprocess.
             write_json(partial / PASSED, {"manifest_sha256": sha256(raw / MANIFEST), **counts})
     if failed:
         raise UserError(
@@ -81,7 +80,7 @@ def validate(raw: Path, params: ValidateParams, out: Path) -> ValidationSummary:
 
 
 def _run(frame: pd.DataFrame, params: ValidateParams, docs: Path) -> list[ExpectationValidationResult]:
-    """Return Great Expectations' results over ``frame``, and build its Data Docs in ``docs``."""
+    """Run Great Expectations on ``frame``, return its results, and build the Data Docs in ``docs``."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # read when the library is imported
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
@@ -122,7 +121,7 @@ def _run(frame: pd.DataFrame, params: ValidateParams, docs: Path) -> list[Expect
 
 
 def _link_plainly(docs: Path) -> None:
-    """Put plain links on top of the Data Docs' start page: its own list needs scripts from the network."""
+    """Add plain links to the Data Docs' start page, because its own list loads scripts from the network."""
     index = docs / DOCS.name
     (page,) = docs.glob("validations/**/*.html")
     links = (
@@ -151,7 +150,7 @@ def _config(result: ExpectationValidationResult) -> ExpectationConfiguration:
 
 
 def _entry(result: ExpectationValidationResult) -> dict[str, Any]:
-    """Return one expectation's result in plain values: what failed, how often, at which site, in which images."""
+    """Return one expectation's result as plain values, with the failed images by site."""
     config = _config(result)
     found = result.result
     where = pd.DataFrame(found.get("unexpected_index_list") or [], columns=["site", "id"]).fillna("unknown")
@@ -171,7 +170,7 @@ def _entry(result: ExpectationValidationResult) -> dict[str, Any]:
 
 
 def _problem(entry: dict[str, Any]) -> str:
-    """Return one line for a failed expectation."""
+    """Return the error line of a failed expectation."""
     if not entry["by_site"]:
         return f"{entry['name']} (expected: {entry['title']}): found {entry['observed']}"
     sites = []

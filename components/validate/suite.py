@@ -1,4 +1,4 @@
-"""What a cohort is held to: the manifest as Great Expectations sees it, and the suite of expectations over it."""
+"""The Great Expectations suite of a cohort, and the table that it checks."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ MASK_FACTS = ("mask_width", "mask_height", "mask_binary", "lung_fraction")
 
 
 def table(raw: Path, manifest: pd.DataFrame, large_component: float) -> pd.DataFrame:
-    """Return the manifest with the columns that are expected something of; what is not known is ``None`` throughout.
+    """Return the manifest with the additional columns of the expectations; unknown values are ``None``.
 
-    Added to the manifest's own: ``size`` and ``mask_size`` ("512x512"), ``pairing`` (``paired``, ``unpaired``, or
-    ``incomplete`` where a mask is named without its facts or facts stand without a mask), ``large_components`` (how
-    many connected components of the mask cover at least ``large_component`` of it), ``image_exists`` and
-    ``mask_exists``. Great Expectations skips ``None`` in all of its per-row expectations but the ones about null.
+    Additional columns: ``size`` and ``mask_size`` ("512x512"), ``pairing`` (``paired``, ``unpaired``, or ``incomplete``
+    for a mask without measurements or measurements without a mask), ``large_components`` (number of the mask's
+    components that cover at least the share ``large_component`` of the picture), ``image_exists`` and ``mask_exists``.
+    Great Expectations skips ``None`` in all per-row expectations except those about null.
     """
     frame = manifest.astype(object).where(manifest.notna() & (manifest != "").fillna(True), None)
     frame["size"] = _sizes(manifest["width"], manifest["height"])
@@ -50,10 +50,9 @@ def _sizes(widths: pd.Series[int], heights: pd.Series[int]) -> list[str | None]:
 
 
 def expectations(params: ValidateParams) -> list[Expectation]:
-    """Return the suite's expectations over :func:`table`; ``meta`` holds their short name and the site they are about.
+    """Return the expectations for :func:`table`; ``meta`` has their short name and site.
 
-    Severity is ``critical`` throughout: whatever fails stops the run, as Great Expectations counts a failed ``warning``
-    as a failure too.
+    All have severity ``critical``, because every failure stops the run.
     """
     import great_expectations.expectations as gxe
     from great_expectations.expectations.row_conditions import Column

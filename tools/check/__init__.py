@@ -1,4 +1,4 @@
-"""Whether a machine or pod has what the steps need: MLflow, the cohort, a place for checkpoints, GPUs."""
+"""Check the requirements of the steps on a machine or pod: MLflow, the cohort, checkpoint storage, GPUs."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     import torch
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - no file of ours: its size is read
-LARGEST_ERROR = 0.05  # of a bfloat16 product, relative to the largest entry; its mantissa has 8 bits
+LARGEST_ERROR = 0.05  # of a bfloat16 product, relative to the largest entry; bfloat16 has 8 bits of precision
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """Result of one check.
 
     Attributes:
-        name: of what was checked.
-        good: whether the steps can work with it.
-        text: one line.
+        name: name of the check.
+        good: whether the check passed.
+        text: one line of details.
     """
 
     name: str
@@ -40,13 +40,12 @@ class Finding:
 
 
 def check(source: str | None, checkpoints: str | None, gpus: int) -> Iterator[Finding]:
-    """Yield what each check finds, as soon as it has.
+    """Run the checks and yield each result.
 
     Args:
-        source: of the cohort, a folder, a ZIP file or ``s3://bucket/prefix``; None: not checked.
-        checkpoints: a folder or ``s3://bucket/prefix``; a small file is written there, read and removed. None: not
-            checked.
-        gpus: how many CUDA GPUs there must be; each of them multiplies two matrices.
+        source: the cohort, a folder, a ZIP file or ``s3://bucket/prefix``; None: not checked.
+        checkpoints: a folder or ``s3://bucket/prefix``; a small file is written, read and removed. None: not checked.
+        gpus: required number of CUDA GPUs; each multiplies two matrices.
     """
     yield _try("MLflow", _mlflow)
     if source is not None:
@@ -124,7 +123,7 @@ def _gpus(wanted: int) -> str:
 
 
 def _multiply(device: torch.device) -> str:
-    """Multiply two matrices on a GPU, compare with the processor's product, and return the GPU's name and memory."""
+    """Multiply two matrices on a GPU, compare with the CPU's product, and return the GPU's name and memory."""
     import torch
 
     left, right = torch.randn((2, 256, 256), generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""``python -m tools.check``: whether a machine or pod has what the steps need."""
+"""``python -m tools.check``: check the requirements of the steps on a machine or pod."""
 
 from typing import Annotated
 

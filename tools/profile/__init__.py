@@ -1,4 +1,4 @@
-"""Put a named set of choices into ``params.yaml``, comments and everything else left as they are."""
+"""Apply a profile, a named set of parameters, to ``params.yaml``; comments and other values do not change."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ PROFILES = Path(__file__).parents[2] / "profiles"
 
 
 def apply_profile(name: str, params: Path) -> list[str]:
-    """Write a profile's values into a parameter file; the result is checked before anything is written.
+    """Write a profile's values to a parameter file, after validation of the result.
 
     Args:
-        name: of a file below ``profiles/``, without its extension.
+        name: name of a file in ``profiles/``, without suffix.
         params: the file to change.
 
     Returns:
-        What changed, as ``train.epochs: 16 -> 175``.
+        The changes, such as ``train.epochs: 16 -> 175``.
 
     Raises:
-        UserError: no such profile, or a value that the parameters do not allow.
+        UserError: there is no such profile, or a value is invalid.
     """
     known = sorted(path.stem for path in PROFILES.glob("*.yaml"))
     if name not in known:
@@ -59,7 +59,7 @@ def _merge(document: Any, values: dict[str, Any], where: str = "") -> list[str]:
 
 
 def _flow(values: list[Any]) -> CommentedSeq:
-    """Return a list that is written in one line, so that the comment behind it stays behind it."""
+    """Return a list in YAML's flow style, so that the comment after it stays on the same line."""
     sequence = CommentedSeq(CommentedMap(value) if isinstance(value, dict) else value for value in values)
     for part in (sequence, *(part for part in sequence if isinstance(part, CommentedMap))):
         part.fa.set_flow_style()

@@ -1,4 +1,4 @@
-"""``python -m tools.profile paper``: put a profile's choices into params.yaml."""
+"""``python -m tools.profile paper``: apply a profile to params.yaml."""
 
 from pathlib import Path
 from typing import Annotated

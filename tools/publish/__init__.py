@@ -1,4 +1,4 @@
-"""Publish what has been measured: ``docs/results.md``, its figures and a page a study, from the rows that are kept."""
+"""Publish the results of the studies: ``docs/results.md``, its figures, and one page per study."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ FOREST, ABLATIONS, ROBUSTNESS, COST = "forest.svg", "ablations.svg", "robustness
 
 
 def publish(results: Path, out: Path) -> list[str]:
-    """Write the page of all studies, and in the folder of its own name a page a study, two more and the figures.
+    """Write the page of all studies, one page per study, two more pages and the figures.
 
     Equal rows give equal bytes.
 
     Args:
-        results: the folder of the studies (:mod:`tools.publish.studies`) and, where somebody wrote them, of
-            ``summary.md``, the answer in words, ``targets.yaml`` and ``cost.csv``.
-        out: the page, ``docs/results.md``; the others lie in ``docs/results/``, figures in ``docs/results/figures/``.
+        results: folder of the studies (:mod:`tools.publish.studies`), with the optional files ``summary.md``,
+            ``targets.yaml`` and ``cost.csv``.
+        out: the main page, ``docs/results.md``; other pages are in ``docs/results/``, figures in
+            ``docs/results/figures/``.
 
     Returns:
         The studies' names.
 
     Raises:
-        UserError: a study is not whole, a file is broken, or a remark on a worst image is missing or stale.
+        UserError: a study is incomplete, a file is invalid, or a remark on a worst image is missing or outdated.
     """
     studies = read_studies(results)
     dropped = {study.name: differences.dropped(study) for study in studies}
@@ -59,11 +60,11 @@ def publish(results: Path, out: Path) -> list[str]:
 def _page(
     results: Path, studies: list[Study], dropped: dict[str, list[differences.Difference]], figures: Path
 ) -> dict[str, Any]:
-    """Draw the figures of the page and return what its template prints."""
+    """Draw the figures of the page and return the variables of its template."""
     first = next(study for study in studies if study.about.headline)
     found = scores.scores(first)
     charts.forest(found, figures / FOREST)
-    # Of several studies that have them: the first of the page, else the last.
+    # If several studies have them: those of the page's first study, else of the last.
     order = [*(study for study in studies if study is not first), first]
     ablated = next((study for study in reversed(order) if dropped[study.name]), None)
     if ablated:
@@ -132,9 +133,9 @@ def _part(study: Study, dropped: list[differences.Difference], folder: Path) -> 
 
 
 def _all_tables(study: Study) -> str:
-    # Comparisons are those of the page, over all training runs.
+    # No comparisons: the main page has them, over all training runs.
     text = re.sub(r"^# .*", "# All tables", render_markdown(study.cohort, study.cells, []), count=1)
-    # Cells are kept with the splits that were scored, which may leave out the training images.
+    # Stored cells have only the scored splits, which may exclude the training images.
     return text.replace(" X-rays with a mask (", " scored X-rays (", 1)
 
 
@@ -172,7 +173,7 @@ def _render(template: str, **values: Any) -> str:
 
 
 def _calibration(study: Study) -> Table | None:
-    # Evaluate counts these bins against original masks, and an earlier version left none.
+    # Evaluate computes these bins against original masks; earlier versions wrote none.
     if study.masks != "original" or any(data.reliability is None for data in study.cells):
         return None
     return calibration_table(study.cells, Results(study.cells))

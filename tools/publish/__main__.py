@@ -1,4 +1,4 @@
-"""``python -m tools.publish``: write the documents of results from the rows that are kept."""
+"""``python -m tools.publish``: write the pages of results from the stored rows."""
 
 from pathlib import Path
 from typing import Annotated

@@ -20,14 +20,14 @@ from tools.publish.scores import ALL, OVER_BOTH, Score
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DIGITS = 6  # of what is drawn: beyond them processors differ
-EDGE = 0.002  # a mark that is nearer to the edge would be cut
+DIGITS = 6  # decimals of drawn values; further decimals differ between CPUs
+EDGE = 0.002  # least distance of a mark from the edge, at which it is not cut
 
 
 def forest(found: Sequence[Score], path: Path) -> None:
-    """Draw the Dice of every network in every scenario with its 95 % interval, and the paper's.
+    """Draw the Dice of every network in every scenario with its 95 % interval, and the paper's Dice.
 
-    A figure of the paper that lies far below ours is a number with an arrow at the edge.
+    A figure of the paper far below ours is drawn as a number with an arrow at the edge.
     """
     scenarios = list(dict.fromkeys(score.scenario for score in found))
     networks = sorted({score.network for score in found}, key=paper.order)
@@ -78,12 +78,12 @@ def _legend_of_scores(figure: Figure, found: Sequence[Score]) -> None:
 
 
 def ablations(found: Sequence[Difference], titles: dict[str, str], path: Path) -> None:
-    """Draw what leaving out each ingredient changes, with the 95 % interval, a panel a scenario.
+    """Draw the change in Dice of each ablation with its 95 % interval, one panel per scenario.
 
     Args:
-        found: of :func:`tools.publish.differences.dropped`.
-        titles: what each ablation leaves out, by its name, in the order of the figure.
-        path: of the file.
+        found: result of :func:`tools.publish.differences.dropped`.
+        titles: titles of the ablations by name, in the order of the figure.
+        path: the output file.
     """
     from matplotlib.ticker import FixedLocator, NullLocator
 
@@ -115,13 +115,13 @@ def ablations(found: Sequence[Difference], titles: dict[str, str], path: Path) -
 
 
 def robustness(frame: pd.DataFrame, path: Path) -> None:
-    """Draw test Dice over severity, a panel a corruption and scenario, a line a network and site.
+    """Draw test Dice over severity, one panel per corruption and scenario, one line per network and site.
 
-    The band is the interval over images of one training run, of several from the lowest to the highest run.
+    The band is the interval over images for one training run, and the range of the runs for several.
 
     Args:
-        frame: of :func:`tools.publish.measured.read_robustness`.
-        path: of the file.
+        frame: result of :func:`tools.publish.measured.read_robustness`.
+        path: the output file.
     """
     whole = frame.groupby(["network", "scenario", "seed"])["site"].transform(lambda sites: ALL in set(sites))
     frame = frame[~whole | (frame["site"] == ALL)]
@@ -172,12 +172,12 @@ def _legend_of_lines(figure: Figure, networks: list[str], sites: list[str]) -> N
 
 
 def cost(frame: pd.DataFrame, found: Sequence[Score], path: Path) -> None:
-    """Draw Dice, mean over the scenarios, over what a prediction costs.
+    """Draw Dice, mean over the scenarios, over the cost of a prediction.
 
     Args:
-        frame: of :func:`tools.publish.measured.read_cost`, of the size and width of the scores.
-        found: a network without a score in every scenario is left out.
-        path: of the file.
+        frame: result of :func:`tools.publish.measured.read_cost`, for the size and width of the scores.
+        found: the scores; networks without a score in every scenario are omitted.
+        path: the output file.
     """
     dice = mean_dice(found)
     lines = [row for row in frame.to_dict("records") if row["network"] in dice]
@@ -202,7 +202,7 @@ def cost(frame: pd.DataFrame, found: Sequence[Score], path: Path) -> None:
 
 
 def mean_dice(found: Sequence[Score]) -> dict[str, float]:
-    """Return Dice, mean over the scenarios, of each network that has a score in all of them."""
+    """Return the mean Dice over the scenarios, for networks with a score in all scenarios."""
     scenarios = {score.scenario for score in found}
     by_network = {score.network: [item.dice for item in found if item.network == score.network] for score in found}
     return {network: fmean(dice) for network, dice in by_network.items() if len(dice) == len(scenarios)}

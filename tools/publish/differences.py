@@ -1,4 +1,4 @@
-"""Which of two sets of training runs has the better Dice on the same images: verdicts for whole tables."""
+"""Compare the Dice of two sets of training runs on the same images, with verdicts for whole tables."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ WORDS = {1: "one training run", 2: "two training runs"}
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean test Dice of some training runs less that of others in one scenario, over the same images.
+    """Difference in mean test Dice between two sets of training runs in one scenario, on the same images.
 
     Attributes:
-        scenario: in which all were trained and tested.
-        network: of ``ours``.
-        other: the other network, the same one, or what differs.
-        runs: how many of ours, how many of the others.
-        n_images: tested by all.
-        ours: mean over runs and images.
-        theirs: the same of the others.
+        scenario: the scenario of all runs.
+        network: the network of ``ours``.
+        other: name of the other side: a network, a study or an ablation.
+        runs: number of runs of each side.
+        n_images: number of common test images.
+        ours: mean Dice over runs and images.
+        theirs: the same for the other side.
         value: ``ours - theirs``.
-        interval: ends of its 95 % interval, not corrected for the number of comparisons; of one image ``None``.
-        over: what the interval is over.
-        p: two-sided, corrected for the comparisons of the table; ``None`` with too few runs for a verdict.
-        verdict: what is said of ours.
+        interval: ends of the 95 % interval, not corrected for the number of comparisons; ``None`` for one image.
+        over: the sources of variation in the interval.
+        p: two-sided p-value, corrected for the comparisons of the table; ``None`` with too few runs for a verdict.
+        verdict: the verdict on ``ours``.
     """
 
     scenario: str
@@ -54,7 +54,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two sides of a comparison; ``same``: what differs comes after training, so that run is compared with run."""
+    """Two sides of a comparison; ``same``: they differ only after training, so that runs are compared pairwise."""
 
     ours: list[Evaluated]
     theirs: list[Evaluated]
@@ -66,15 +66,15 @@ def compare(pairs: list[Pair], masks: str, column: str) -> list[Difference]:
     """Compare the pairs of one table.
 
     Args:
-        pairs: each of one scenario.
+        pairs: the pairs, each in one scenario.
         masks: original or dilated.
-        column: of the cases, ``dice`` or ``stored_dice``.
+        column: column of the cases, ``dice`` or ``stored_dice``.
 
     Raises:
-        UserError: two sides have no test image in common, or a cell has no such column.
+        UserError: two sides have no common test image, or a cell lacks the column.
     """
     sides = [(by_image(pair.ours, masks, column), by_image(pair.theirs, masks, column)) for pair in pairs]
-    separate = {  # each side once, however often it is compared
+    separate = {  # each side only once, even if it is in several pairs
         tuple(id(data) for data in cells): dice
         for pair, both in zip(pairs, sides, strict=True)
         if not pair.same
@@ -114,7 +114,7 @@ def _difference(pair: Pair, ours: pd.DataFrame, theirs: pd.DataFrame, spread: Ru
 
 
 def _judged(differences: list[Difference]) -> list[Difference]:
-    """Return the lines of a table with verdicts, their p-values corrected for the number of those that have one."""
+    """Return the differences with verdicts and p-values corrected for their number (:func:`holm`)."""
     corrected = iter(holm(np.array([item.p for item in differences if item.p is not None])).tolist())
     return [item if item.p is None else _with(item, next(corrected)) for item in differences]
 
@@ -124,7 +124,7 @@ def _with(item: Difference, p: float) -> Difference:
 
 
 def of_networks(study: Study) -> list[Difference]:
-    """Return DEFU-Net less every other network in each scenario, against the study's masks, all runs of both."""
+    """Return DEFU-Net minus every other network in each scenario, against the study's masks, over all runs."""
     return compare(
         [
             Pair(ours, theirs, network)
@@ -139,10 +139,9 @@ def of_networks(study: Study) -> list[Difference]:
 
 
 def beside(study: Study, other: Study) -> list[Difference]:
-    """Return this study's test Dice less another's, of every network and scenario that both have.
+    """Return this study's test Dice minus another's, for every common network and scenario.
 
-    Against this study's masks, and at the size at which X-rays are stored where both have such Dice; else each is
-    scored at its own size.
+    Dice is against this study's masks, at the stored size if both have it, else at each network's size.
     """
     return compare(
         [
@@ -157,19 +156,18 @@ def beside(study: Study, other: Study) -> list[Difference]:
 
 
 def common_column(*studies: Study) -> str:
-    """Return the column of Dice at the stored size where all cells of the studies have it, else of each one's own."""
+    """Return the column of Dice at the stored size if all cells have it, else at the network's size."""
     stored = COLUMNS["stored"]
     return stored if all(stored in data.cases for study in studies for data in study.cells) else COLUMNS["network"]
 
 
 def dropped(study: Study) -> list[Difference]:
-    """Return DEFU-Net's test Dice without each ingredient less the whole recipe's, against the study's masks.
+    """Return DEFU-Net's test Dice in each ablation minus the full recipe's, against the study's masks.
 
-    ``other`` is the ablation's name. What was left out after the steps of training alone (the losses are the same) is
-    compared with this very run.
+    ``other`` is the ablation's name. An ablation with the same training steps (equal losses) is compared run by run.
 
     Raises:
-        UserError: an ablation has a scenario that the study itself has not.
+        UserError: an ablation has a scenario that the study lacks.
     """
     pairs = []
     for name, cells in study.ablations.items():

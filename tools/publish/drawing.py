@@ -1,4 +1,4 @@
-"""How the figures of the page are drawn: SVG files that repeat to the byte, in colours that most eyes tell apart."""
+"""Style of the page's figures: reproducible SVG files in a colour-blind-safe palette."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 INK, MUTED, RULE = "#222222", "#5c5c5c", "#dddddd"
 PAPER_COLOUR = "#d55e00"
-# Okabe and Ito, Color Universal Design, 2008; DEFU-Net's is black.
+# Okabe and Ito, Color Universal Design, 2008; DEFU-Net is black.
 _COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#b8a800", "#0072b2", "#cc79a7", "#000000", "#d55e00", "#999999")
 _MARKERS = "^vsDP<oXp"
 
@@ -26,15 +26,15 @@ def colour(network: str) -> str:
 
 
 def marker(network: str) -> str:
-    """Return the mark of a network, the same in every figure."""
+    """Return the marker of a network, the same in every figure."""
     return _MARKERS[paper.order(network)[0] % len(_MARKERS)]
 
 
 def draw(path: Path, inches: tuple[float, float], fill: Callable[[Figure], None]) -> None:
-    """Write the SVG of what ``fill`` draws: letters as outlines, without a date, and equal for equal figures.
+    """Write a reproducible SVG of a figure, with text as outlines and without a date.
 
     Args:
-        path: of the file; its name is the seed of the ids in it.
+        path: the output file; its name is the seed of the SVG's ids.
         inches: width and height.
         fill: draws into an empty figure.
     """
@@ -73,6 +73,6 @@ def draw(path: Path, inches: tuple[float, float], fill: Callable[[Figure], None]
 
 
 def plain(axes: Axes) -> None:
-    """Take away what the points of a category axis do not need."""
+    """Remove spines, ticks and grid lines that a category axis does not need."""
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")

@@ -1,4 +1,4 @@
-"""What a study's page says beyond Dice: its worst images, the time to the paper's validation Dice, its pictures."""
+"""Further content of a study's page: worst images, time to the paper's validation Dice, and pictures."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tools.publish.scores import MIXED, runs_of
 from tools.publish.studies import FIGURES, WORST, Study
 
 PAPER_EPOCHS = 145  # section IV: "Our model can train 145 epochs"
-PAPER_IMAGES = 528  # of the mixed scenario's training split
+PAPER_IMAGES = 528  # in the mixed scenario's training split
 WORST_IMAGES = 10
-DIGITS = 5  # of the figures of a case, as they are kept
+DIGITS = 5  # decimals of the stored cases
 
 
 @dataclass(frozen=True)
 class Case:
-    """One of the worst test images of a scenario, with what a reader saw in it."""
+    """One of the worst test images of a scenario, with a reader's remark."""
 
     scenario: str
     id: str
@@ -37,7 +37,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Reaching:
-    """The first epoch whose validation Dice is the paper's, and the time until then; None: not reached."""
+    """The first epoch that reaches the paper's validation Dice, and the time until then; None if not reached."""
 
     cell: Evaluated
     target: float
@@ -54,10 +54,10 @@ def worst_images(data: Evaluated) -> pd.DataFrame:
 
 
 def worst(study: Study) -> list[Case]:
-    """Return the worst images of DEFU-Net's first seed in every scenario, each with the remark that was written of it.
+    """Return the worst images of DEFU-Net's first seed in every scenario, each with its remark.
 
     Raises:
-        UserError: an image among the worst has no remark, or a remark is about one that is not among them.
+        UserError: a worst image has no remark, or a remark is on another image.
     """
     path = study.folder / WORST
     if not path.exists():
@@ -80,13 +80,13 @@ def worst(study: Study) -> list[Case]:
 
 
 def reaching(study: Study) -> list[Reaching]:
-    """Return when each network's mixed validation Dice first is the paper's for that network (Table II)."""
+    """Return when each network first reaches the paper's validation Dice in scenario mixed (Table II)."""
     lines = []
     for data in study.cells:
         if data.cell.scenario != MIXED or data.cell.network not in paper.MIXED["validation"]:
             continue
         target = paper.MIXED["validation"][data.cell.network]["dice"]
-        # Of a run in stages only epochs at the full size are scored as the paper's are; earlier ones take time too.
+        # In a run with stages only epochs at the full size are comparable to the paper; earlier ones count as time.
         size = data.history.get("size", pd.Series(0, data.history.index))
         full = data.history[size == size.max()]
         best = float(full["validation_dice"].max())
@@ -102,12 +102,12 @@ def reaching(study: Study) -> list[Reaching]:
 
 
 def figures(study: Study) -> list[Path]:
-    """Return the study's pictures in the order of their names."""
+    """Return the study's pictures, sorted by name."""
     return sorted((study.folder / FIGURES).glob("*.jpg"))
 
 
 def figure_title(path: Path) -> str:
-    """Return what a picture is called from the name of its file: ``worst-mixed``, ``figure-5-shenzhen``."""
+    """Return the title of a picture from its file name: ``worst-mixed``, ``figure-5-shenzhen``."""
     kind, _, rest = path.stem.partition("-")
     if kind == "worst":
         return f"The {WORST_IMAGES} worst test images, {scenario_title(rest)}"

@@ -1,4 +1,4 @@
-"""``python -m tools.publish.keep``: keep finished cells' rows in the repository, and small pictures of them."""
+"""``python -m tools.publish.keep``: store the rows of finished cells, and small pictures, in the repository."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ def keep(
     params: EvaluateParams | None = None,
     only: Cell | None = None,
 ) -> list[Path]:
-    """Copy what documents each evaluated cell: rows, one line an image (rounded), history, configuration and run.
+    """Copy the records of each evaluated cell: rows, cases (rounded), history, configuration and run.
 
-    Weights, arrays and images stay where they are. Cells that are kept already are replaced.
+    Weights, arrays and images are not copied. Cells that are already stored are replaced.
 
     Args:
-        evaluations: the folder of the cells' evaluations.
-        models: the folder of their models.
-        out: the study's folder, or that of one of its ablations.
-        arrays: the preprocessed cohort: of these cells' Figures 5 and 6 and worst images, small pictures are kept too.
-        params: how they were evaluated, for the pictures.
-        only: keep this cell alone.
+        evaluations: folder of the cells' evaluations.
+        models: folder of the cells' models.
+        out: folder of the study or of one of its ablations.
+        arrays: the preprocessed cohort, for small pictures of Figures 5 and 6 and of the worst images; None: none.
+        params: section ``evaluate`` of the parameters, for the pictures.
+        only: store only this cell.
 
     Returns:
         The folders written.
 
     Raises:
-        UserError: a cell is not finished, or what its training took is not recorded.
+        UserError: a cell is not finished, or its ``run.json`` is missing.
     """
     cells = find_cells(evaluations, [only] if only else None)
     missing = [str(models / cell.folder) for cell in cells if not (models / cell.folder / PROVENANCE).exists()]
@@ -66,7 +66,7 @@ def keep(
             cases = pd.read_csv(evaluations / cell.folder / CASES, dtype={"id": "string"})
             cases.round(DIGITS).to_csv(folder / CASES, index=False)
             rows = [json.dumps(row) for row in read_json(evaluations / cell.folder / ROWS)]
-            (folder / ROWS).write_text("[\n" + ",\n".join(rows) + "\n]\n")  # a row a line, for diffs
+            (folder / ROWS).write_text("[\n" + ",\n".join(rows) + "\n]\n")  # one row per line, for diffs
             for name in (CONFIG, PROVENANCE):
                 shutil.copy(models / cell.folder / name, folder)
             history = pd.read_csv(models / cell.folder / HISTORY)

@@ -1,4 +1,4 @@
-"""Tables that are no rows of a study: robustness to corrupted images, and what a prediction costs."""
+"""Tables other than a study's rows: robustness to corrupted images, and the cost of a prediction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from core.errors import UserError
 from tools.publish.studies import Study
 
 ROBUSTNESS = "robustness.csv"  # in a cell's folder
-COST = "cost.csv"  # in the folder of the studies: benchmarks.cost writes it
+COST = "cost.csv"  # in the folder of the studies; written by benchmarks.cost
 SEVERITIES = 5
 CORRUPTIONS = {"noise": "Noise", "blur": "Blur", "gamma": "Gamma", "contrast": "Contrast", "jpeg": "JPEG"}
 
@@ -21,14 +21,14 @@ _COST_NUMBERS = ("width", "size", "parameters", "gmac", "milliseconds", "least",
 
 
 def read_robustness(study: Study) -> pd.DataFrame | None:
-    """Return test Dice on corrupted images of every cell of a study that has it; ``None`` where none has.
+    """Return the test Dice on corrupted images of a study's cells; ``None`` if no cell has it.
 
     Returns:
         ``network``, ``scenario``, ``seed``, ``corruption`` (a key of :data:`CORRUPTIONS`), ``severity`` (0, clean, to
         5), ``site`` (``all`` or one), ``dice`` and the ends of its interval over images, ``low`` and ``high``.
 
     Raises:
-        UserError: a file is broken, or holds a corruption or a severity that is not known.
+        UserError: a file is invalid, or has an unknown corruption or severity.
     """
     parts = []
     for data in study.cells:
@@ -48,15 +48,15 @@ def read_robustness(study: Study) -> pd.DataFrame | None:
 
 
 def read_cost(results: Path) -> pd.DataFrame | None:
-    """Return what ``benchmarks.cost`` wrote; ``None`` where it wrote nothing.
+    """Return the results of ``benchmarks.cost``; ``None`` if there are none.
 
     Returns:
-        ``network``, ``width`` (share of the paper's), ``size`` (pixels a side), ``parameters``, ``gmac`` (10^9
-        multiplications with addition a picture), ``milliseconds`` (a picture, median of rounds), ``least`` and ``most``
-        of the rounds, ``hardware``.
+        ``network``, ``width`` (share of the paper's), ``size`` (pixels per side), ``parameters``, ``gmac`` (10^9
+        multiply-accumulates per picture), ``milliseconds`` (per picture, median of rounds), ``least`` and ``most`` (of
+        the rounds), ``hardware``.
 
     Raises:
-        UserError: the file is broken.
+        UserError: the file is invalid.
     """
     path = results / COST
     return _read(path, _COST_TEXTS, _COST_NUMBERS) if path.exists() else None

@@ -1,4 +1,4 @@
-"""Small pictures of a study: Figures 5 and 6 of all its networks, and the worst test images of DEFU-Net."""
+"""Small pictures of a study: Figures 5 and 6 for all networks, and the worst test images of DEFU-Net."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 IMAGE_INCHES, DPI, QUALITY = 2.0, 100, 85
-TOLERANCE = 0.005  # of the Dice of a mask that is predicted anew, in another precision perhaps
+TOLERANCE = 0.005  # allowed difference in Dice of a repeated prediction, perhaps in another precision
 
 
 class _Scored:
-    """A cell's test cases against original masks, and its masks of chosen images, predicted anew."""
+    """A cell's test cases against original masks, and repeated predictions for chosen images."""
 
     def __init__(self, evaluations: Path, models: Path, cohort: Arrays, cell: Cell, params: EvaluateParams) -> None:
         from model.inference.predictor import Predictor
@@ -56,10 +56,10 @@ class _Scored:
 def draw(
     evaluations: Path, models: Path, arrays: Path, cells: list[Cell], params: EvaluateParams, folder: Path
 ) -> None:
-    """Write ``figure-<number>-<site>.jpg`` and ``worst-<scenario>.jpg``, of several seeds the first.
+    """Write ``figure-<number>-<site>.jpg`` and ``worst-<scenario>.jpg`` for the first seed.
 
     Raises:
-        UserError: a model's masks are not those that were evaluated.
+        UserError: a model's masks do not reproduce the evaluated Dice.
     """
     cohort = Arrays(arrays)
     first = {(cell.network, cell.scenario): cell for cell in sorted(cells, key=lambda cell: -cell.seed)}
@@ -77,7 +77,7 @@ def draw(
 
 
 def _side_by_side(cohort: Arrays, scored: dict[str, _Scored], ids: list[str]) -> Figure:
-    """Return a line an X-ray: itself, then what each network found; of one network a column an X-ray."""
+    """Return one row per X-ray: the X-ray, then each network's result; for one network, one column per X-ray."""
     from matplotlib.figure import Figure
 
     rows = cohort.rows(ids)
@@ -99,7 +99,7 @@ def _plain(cohort: Arrays, row: int) -> np.ndarray:
 
 
 def _worst(cohort: Arrays, scored: _Scored) -> Figure:
-    """Return the worst images in two bands of five: the X-ray, and below it the mask's right and wrong pixels."""
+    """Return the worst images in two bands of five: the X-ray, and below it the correct and wrong pixels."""
     from matplotlib.figure import Figure
 
     ids = sorted(scored.dice, key=lambda id: (round(scored.dice[id], DIGITS), id))[:WORST_IMAGES]

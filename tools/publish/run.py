@@ -1,8 +1,8 @@
-"""``python -m tools.publish.run``: train, evaluate and keep the studies that ``results/plan.yaml`` lists.
+"""``python -m tools.publish.run``: train, evaluate and store the studies of ``results/plan.yaml``.
 
-Each cell trains in one process on one thread, several at a time: on shared cores that is faster than several threads a
-training. Everything resumes: a cell whose rows are kept is not run again, one that was killed continues after its last
-checkpoint. The plan is worked off in its order, the first seed of all cells of a study before the second.
+Each cell trains in one process with one thread, and several cells run in parallel: on shared cores this is faster than
+several threads per cell. A stored cell is not run again, and a killed one resumes from its last checkpoint. Cells run
+in the plan's order, the first seed of all cells of a study before the second.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from tools.publish.studies import ABLATIONS
 
 PLAN = "plan.yaml"
 NICE = 10
-ONE_AT_A_TIME = Lock()  # of the threads that prepare what cells share
+ONE_AT_A_TIME = Lock()  # held by the thread that prepares arrays shared by cells
 
 
 class Planned(Section):
-    """One entry of the plan: cells of a study that share their parameters."""
+    """One entry of the plan: cells of a study with the same parameters."""
 
     study: Name
     ablation: Name | None = Field(default=None, description="keep the cells as this ablation of the study")
@@ -52,23 +52,23 @@ class Planned(Section):
 
     @property
     def name(self) -> str:
-        """The entry's folder below the work folder."""
+        """Name of the entry's folder in the work folder."""
         return f"{self.study}-{self.ablation}" if self.ablation else self.study
 
     def cells(self) -> list[Cell]:
-        """Return the cells, the first seed of all before the second."""
+        """Return the cells, with the first seed of all cells before the second."""
         return [cell for seed in self.seeds for cell in Cell.every(self.networks, self.scenarios, [seed])]
 
 
 class Plan(Section):
-    """``plan.yaml``."""
+    """The content of ``plan.yaml``."""
 
     studies: list[Planned]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One cell to train, evaluate and keep."""
+    """One cell to train, evaluate and store."""
 
     entry: Planned
     cell: Cell
@@ -77,20 +77,20 @@ class Job:
 
     @property
     def done(self) -> bool:
-        """Whether the cell's rows are kept already."""
+        """Whether the cell's rows are already stored."""
         return (self.kept / self.cell.folder / RUN).exists()
 
     @property
     def begun(self) -> bool:
-        """Whether a training of the cell has left a checkpoint."""
+        """Whether the cell has a checkpoint."""
         return (self.work / "checkpoints" / self.cell.folder / "state.pt").exists()
 
 
 def jobs(plan: Path, results: Path, work: Path) -> list[Job]:
-    """Return all cells of a plan in its order.
+    """Return all cells of a plan, in its order.
 
     Raises:
-        UserError: the plan cannot be read or names a key twice over.
+        UserError: the plan cannot be read or has duplicate entries.
     """
     found = []
     for entry in check_section(Plan, read_yaml(plan), str(plan)).studies:
@@ -100,10 +100,10 @@ def jobs(plan: Path, results: Path, work: Path) -> list[Job]:
 
 
 def parameters(entry: Planned, base: Path, out: Path) -> Params:
-    """Write the parameters of an entry: ``base`` with the profile and then the entry's own values.
+    """Write and return the parameters of an entry: ``base``, then the profile, then the entry's values.
 
     Raises:
-        UserError: a key is unknown or a value is not allowed.
+        UserError: a key is unknown or a value is invalid.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(base.read_bytes())
@@ -125,12 +125,12 @@ def parameters(entry: Planned, base: Path, out: Path) -> Params:
 
 
 def run_job(job: Job, raw: Path, validation: Path, base: Path, shared: Path) -> None:
-    """Train, evaluate and keep one cell.
+    """Train, evaluate and store one cell.
 
     Raises:
-        UserError: one of the commands failed; its log is named.
+        UserError: a command failed; the message names its log.
     """
-    # A file of the cell's own: a running training reads it again to see whether it changed.
+    # One file per cell: a training run reads its file again, to check that it has not changed.
     params = job.work / "params" / f"{'-'.join(job.cell.folder.parts)}.yaml"
     with ONE_AT_A_TIME:
         choices = parameters(job.entry, base, params)
@@ -146,7 +146,7 @@ def run_job(job: Job, raw: Path, validation: Path, base: Path, shared: Path) -> 
 
 
 def trained(model: Path, choices: Params) -> bool:
-    """Return whether a finished training of these very parameters lies in a folder."""
+    """Return whether a folder has a finished training run with exactly these parameters."""
     if not (model / RUN).exists():
         return False
     record = read_record(model / PROVENANCE, "train")
@@ -156,11 +156,11 @@ def trained(model: Path, choices: Params) -> bool:
 def preprocessed(
     choices: Params, entry: Planned, raw: Path, validation: Path, params: Path, shared: Path
 ) -> tuple[Path, Path]:
-    """Return the arrays and splits that an entry's parameters ask for, made once for all entries that share them."""
+    """Return the arrays and splits for an entry's parameters; made once for all entries with the same parameters."""
     folder = shared / "-".join([params_hash(choices.preprocess), *entry.scenarios])
     arrays, splits = folder / "arrays", folder / "splits"
     if not (arrays.exists() and splits.exists()):
-        # The command takes its scenarios from the matrix.
+        # The command reads the scenarios from the matrix.
         own = folder / "params.yaml"
         planned = entry.model_copy(update={"set": entry.set | {"matrix.scenarios": entry.scenarios}})
         parameters(planned, params, own)
@@ -170,7 +170,7 @@ def preprocessed(
 
 
 def call(step: str, log: Path, *arguments: object) -> None:
-    """Run a step's command on one thread, at low priority; what it prints is appended to a log."""
+    """Run a step's command with one thread at low priority; append its output to a log."""
     log.parent.mkdir(parents=True, exist_ok=True)
     line = [sys.executable, "-m", f"components.{step}", *map(str, arguments)]
     with log.open("a") as file:
@@ -183,7 +183,7 @@ def call(step: str, log: Path, *arguments: object) -> None:
 
 
 def work_off(todo: list[Job], processes: int, *given: Path) -> Iterator[tuple[bool, str]]:
-    """Run jobs, several at a time; yield whether each went well, with a line about it."""
+    """Run jobs in parallel; yield for each whether it succeeded, and a line about it."""
     with ThreadPoolExecutor(processes) as pool:
         running = {pool.submit(run_job, job, *given): job for job in todo}
         for future in as_completed(running):

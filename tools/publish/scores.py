@@ -1,4 +1,4 @@
-"""The test Dice of every network in every scenario, with what images and training runs leave open."""
+"""The test Dice of every network in every scenario, with its uncertainty over images and training runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tools.publish.studies import Study
 
 MIXED = "mixed"
 ALL = "all"
-ENOUGH = 3  # training runs of a side, for an interval over them and for a verdict
+ENOUGH = 3  # training runs per side for an interval over runs and for a verdict
 RESAMPLES, SEED = 10_000, 0
 OVER_IMAGES, OVER_BOTH = "images", "runs and images"
 
@@ -30,16 +30,16 @@ class Score:
     """The test Dice of one network in one scenario, mean over images and training runs.
 
     Attributes:
-        scenario: in which it was trained and tested; of folds, without their number.
+        scenario: its scenario; for folds, without their number.
         network: its name.
-        site: of the images, or ``all``.
-        n_images: tested.
-        runs: training runs, of folds for each fold.
-        dice: 0 to 1.
-        interval: ends of the 95 % interval; of a single image ``None``.
-        over: what the interval is over, :data:`OVER_IMAGES` or :data:`OVER_BOTH`.
-        deviation: standard deviation over the runs; of one ``None``.
-        paper: the paper's figure, which is against dilated masks.
+        site: site of the images, or ``all``.
+        n_images: number of test images.
+        runs: number of training runs; for folds, per fold.
+        dice: mean Dice, 0 to 1.
+        interval: ends of the 95 % interval; ``None`` for a single image.
+        over: the sources of variation in the interval, :data:`OVER_IMAGES` or :data:`OVER_BOTH`.
+        deviation: standard deviation over the runs; ``None`` for one run.
+        paper: the paper's Dice, against dilated masks.
     """
 
     scenario: str
@@ -61,7 +61,7 @@ def runs_of(cells: list[Evaluated], network: str, scenario: str) -> list[Evaluat
 
 
 def by_image(cells: Sequence[Evaluated], masks: str, column: str, site: str = ALL) -> pd.DataFrame:
-    """Return Dice, a line an image that all of these runs were tested on, sorted by id, and a column a run."""
+    """Return Dice with one row per common test image, sorted by id, and one column per run."""
     dice = [dice_of(data, masks, column) for data in cells]
     found = pd.concat(dice, axis=1, join="inner", keys=range(len(dice))).sort_index()
     if site != ALL:
@@ -71,24 +71,24 @@ def by_image(cells: Sequence[Evaluated], masks: str, column: str, site: str = AL
 
 
 def spread_of(sides: Sequence[pd.DataFrame]) -> RunSpread | None:
-    """Return how far runs lie apart over those sides that have several, each given once; ``None`` without any."""
+    """Return the spread of runs over all sides with several runs; ``None`` if there are none. Pass each side once."""
     several = [side.to_numpy(float).T for side in sides if side.shape[1] > 1 and len(side) > 1]
     return run_spread(several) if several else None
 
 
 def published(scenario: str, network: str) -> float | None:
-    """Return the test Dice that the paper has of a network in a scenario."""
+    """Return the paper's test Dice of a network in a scenario."""
     table = paper.MIXED["test"] if scenario == MIXED else paper.ACROSS.get(scenario, {})
     return table.get(network, {}).get("dice")
 
 
 def scores(study: Study) -> list[Score]:
-    """Return the scores of every network in every scenario, against the masks that they learnt to draw.
+    """Return the scores of every network in every scenario, against the kind of masks they were trained on.
 
-    How far the runs of a network lie apart is judged over all scenarios.
+    The spread of runs is pooled over all scenarios.
 
     Raises:
-        UserError: a cell has no Dice at the size that the study names.
+        UserError: a cell lacks Dice at the study's size.
     """
     sides = {
         (scenario, network): by_image(cells, study.masks, study.column)
@@ -102,17 +102,17 @@ def scores(study: Study) -> list[Score]:
 
 
 def score_at(study: Study, network: str, scenario: str, column: str, site: str = ALL) -> Score | None:
-    """Return one score, of folds that over all of them; ``None`` where the study has none.
+    """Return one score, for folds over all of them; ``None`` if the study has none.
 
     Args:
-        study: with its own masks.
-        network: its name.
-        scenario: of folds, without their number.
+        study: the study, with its kind of masks.
+        network: name of the network.
+        scenario: the scenario; for folds, without their number.
         column: ``dice`` or ``stored_dice``.
-        site: of the images.
+        site: site of the images, or ``all``.
 
     Raises:
-        UserError: a cell has no such column, or folds are not whole.
+        UserError: a cell lacks the column, or folds are incomplete.
     """
     if study.about.folds:
         dice = _pooled(study, network, scenario, column, site)
@@ -128,10 +128,10 @@ def score_at(study: Study, network: str, scenario: str, column: str, site: str =
 
 
 def folded(study: Study) -> list[Score]:
-    """Return the scores over the test images of all folds: a line for all images and one a site, of every network.
+    """Return every network's scores over the test images of all folds, for all images and for each site.
 
     Raises:
-        UserError: a fold is missing, or two folds test one image.
+        UserError: a fold is missing, or two folds have a common test image.
     """
     if not study.about.folds:
         return []
@@ -161,7 +161,7 @@ def _pooled(study: Study, network: str, scenario: str, column: str, site: str) -
 
 
 def _score(scenario: str, network: str, site: str, dice: pd.DataFrame, spread: RunSpread | None) -> Score:
-    """Return a score; without ``spread`` its interval is over images alone."""
+    """Return a score; without ``spread`` its interval is only over images."""
     images = dice.mean(axis=1).to_numpy(float)
     value, interval = paired_difference(images, np.zeros_like(images), resamples=RESAMPLES, seed=SEED)
     over = OVER_IMAGES

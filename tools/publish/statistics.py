@@ -1,17 +1,17 @@
-"""Differences of mean Dice between networks of which several training runs were tested on the same images.
+"""Differences in mean Dice between networks with several training runs, tested on the same images.
 
-An interval over images alone says nothing of the next training run. So training runs and images are resampled together
-(hierarchical bootstrap: Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8; Bouthillier et
-al., Accounting for Variance in Machine Learning Benchmarks, MLSys 2021). With three runs a side this alone gives false
-verdicts, for two reasons, each of which is corrected here:
+An interval over images ignores the variance of training runs. So runs and images are resampled together (hierarchical
+bootstrap: Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8; Bouthillier et al.,
+Accounting for Variance in Machine Learning Benchmarks, MLSys 2021). With three runs per side this gives too many false
+positives, for two reasons that are corrected here:
 
-- Resampling n runs finds (n - 1) / n of the variance among runs (Davison and Hinkley): the runs' deviations from their
-  mean are multiplied by sqrt(n / (n - 1)).
-- A variance of three runs is often far too small by chance. The mean variance among the runs of all networks of the
-  table takes its place where that is larger. Student's quantiles take the place of the normal ones, with the degrees of
-  freedom of that mean and of the images (Satterthwaite, Biometrics Bulletin 2, 1946).
+- Resampling n runs gives only (n - 1) / n of the variance among runs (Davison and Hinkley). So the runs' deviations
+  from their mean are multiplied by sqrt(n / (n - 1)).
+- The variance of three runs is often far too small by chance. It is replaced by the mean variance over all networks of
+  the table if that is larger. Student's quantiles replace the normal ones, with the degrees of freedom of that mean and
+  of the images (Satterthwaite, Biometrics Bulletin 2, 1946).
 
-``tests/tools/test_publish_statistics.py`` holds false verdicts between equal networks below 5 % of tables.
+``tests/tools/test_publish_statistics.py`` checks that fewer than 5 % of tables have a false verdict for equal networks.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ RESAMPLES, SEED = 4_000, 0
 
 @dataclass(frozen=True)
 class RunSpread:
-    """How far the training runs of one table lie apart.
+    """Spread of the training runs of one table.
 
     Attributes:
-        variance: of the mean Dice of one run, mean over the networks and scenarios of the table, (...).
+        variance: variance of a run's mean Dice, mean over the networks and scenarios of the table, (...).
         freedom: degrees of freedom of that mean, (...).
     """
 
@@ -43,7 +43,7 @@ class RunSpread:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean Dice or a difference of two, with what images and training runs leave open.
+    """A mean Dice or a difference of two, with its uncertainty over images and training runs.
 
     Attributes:
         value: -1 to 1, (...).
@@ -62,17 +62,17 @@ def run_spread(sides: Sequence[Floats]) -> RunSpread:
     """Return the mean variance among training runs over all sides of a table.
 
     Args:
-        sides: Dice of one network in one scenario, float64 (..., runs, images) with two runs or more; each side once.
+        sides: per network and scenario its Dice, float64 (..., runs, images) with two runs or more; each side once.
 
     Raises:
-        ValueError: there is no side, or one has a single run.
+        ValueError: there is no side, or a side has a single run.
     """
     if not sides or min(side.shape[-2] for side in sides) < 2:
         raise ValueError("the spread among training runs needs two runs of every side")
     variances = np.stack([_run_variance(side) for side in sides])
     freedom = np.array([side.shape[-2] - 1 for side in sides]).reshape(-1, *(1,) * (variances.ndim - 1))
     total, squares = variances.sum(0), (variances**2 / freedom).sum(0)
-    known = squares > 0  # runs that are all alike leave nothing to estimate
+    known = squares > 0  # without variance among runs there are no degrees of freedom to estimate
     found = np.where(known, total**2 / np.where(known, squares, 1), freedom.sum())
     return RunSpread(total / len(sides), found)
 
@@ -80,14 +80,14 @@ def run_spread(sides: Sequence[Floats]) -> RunSpread:
 def estimate(
     ours: Floats, theirs: Floats | None, spread: RunSpread, *, resamples: int = RESAMPLES, seed: int = SEED
 ) -> Estimate:
-    """Return mean Dice of a network, or how much it is above another's, over training runs and images.
+    """Estimate a network's mean Dice, or its difference to another network's, over training runs and images.
 
     Args:
         ours: Dice, float64 (..., runs, images), 0 to 1, or differences between pairs of runs.
         theirs: Dice of the other network on the same images, in the same order; ``None`` for a mean.
-        spread: of the table in which the estimate stands.
-        resamples: how often runs and images are drawn with replacement.
-        seed: of the draws.
+        spread: spread of the runs of the table.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
 
     Raises:
         ValueError: a side has fewer than two runs or images, or the images differ in number.
@@ -110,18 +110,18 @@ def estimate(
     parts = runs**2 / spread.freedom + over_images**2 / (ours.shape[-1] - 1)
     freedom = np.divide(variance**2, parts, out=np.ones_like(variance), where=parts > 0)
     reach = t.ppf(1 - LEVEL / 2, freedom) * error
-    # Without any spread a difference is certain, and none is none.
+    # Without any error, a nonzero difference is certain.
     ratio = np.divide(np.abs(value), error, out=np.where(value == 0, 0.0, np.inf), where=error > 0)
     return Estimate(value, value - reach, value + reach, 2 * t.sf(ratio, freedom))
 
 
 def holm(p: Floats) -> Floats:
-    """Return p-values that are corrected for their number, so that one false verdict a table stays below the level.
+    """Return p-values with Holm's correction, which controls the probability of any false verdict in a table.
 
     Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of Statistics 6, 1979.
 
     Args:
-        p: of the comparisons of one table, (..., comparisons), 0 to 1.
+        p: p-values of the comparisons of one table, (..., comparisons), 0 to 1.
     """
     order = np.argsort(p, -1)
     steps = np.take_along_axis(p, order, -1) * np.arange(p.shape[-1], 0, -1)
@@ -136,13 +136,13 @@ def _run_variance(side: Floats) -> Floats:
 
 
 def _draws(rng: np.random.Generator, resamples: int, count: int) -> Floats:
-    """Return the share of each of ``count`` things in each resample, (resamples, count)."""
+    """Return the weight of each of ``count`` items in each resample, (resamples, count)."""
     chosen = rng.integers(count, size=(resamples, count)) + count * np.arange(resamples)[:, None]
     return np.bincount(chosen.ravel(), minlength=resamples * count).reshape(resamples, count) / count
 
 
 def _resampled(side: Floats, images: Floats, rng: np.random.Generator) -> Floats:
-    """Return the means of one side, (resamples, ...): its runs drawn anew, on images that are drawn for both sides."""
+    """Return the means of one side, (resamples, ...), with its own draws of runs and the common draws of images."""
     count = side.shape[-2]
     mean = side.mean(-2, keepdims=True)
     wide = mean + np.sqrt(count / (count - 1)) * (side - mean)

@@ -1,8 +1,8 @@
-"""Studies as they are kept in the repository: rows, cases, history and configuration of every cell, and nothing heavy.
+"""Studies stored in the repository: rows, cases, history and configuration of every cell, without large files.
 
-``results/<study>/study.yaml`` says what the study is; beside it lies a folder a cell, as below ``models/``, and in
-``ablations/<name>/`` the same for each ablation. ``figures/`` holds small pictures and ``worst.csv`` what a reader of
-X-rays wrote of the worst of them.
+``results/<study>/study.yaml`` describes the study. The same folder has one folder per cell, as in ``models/``, and in
+``ablations/<name>/`` the same for each ablation. ``figures/`` has small pictures, and ``worst.csv`` a reader's remarks
+on the worst X-rays.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COLUMNS = {"network": "dice", "stored": "stored_dice"}
 
 
 class About(Section):
-    """``study.yaml``: what no file of a cell says."""
+    """The content of ``study.yaml``."""
 
     title: str
     text: str = Field(description="how it was run and what it says, Markdown")
@@ -48,7 +48,7 @@ class About(Section):
 
 @dataclass(frozen=True)
 class Study:
-    """One study: its cells and, of a network's ablations, theirs."""
+    """One study: its cells, and the cells of its ablations."""
 
     name: str
     folder: Path
@@ -58,7 +58,7 @@ class Study:
 
     @property
     def masks(self) -> str:
-        """The kind of masks that its networks learnt to draw, and are first judged by."""
+        """The kind of masks that its networks were trained on, used for the main results."""
         return learnt_masks(self.cells)
 
     @property
@@ -68,12 +68,12 @@ class Study:
 
     @property
     def width(self) -> float:
-        """Share of the paper's channels."""
+        """Number of channels as a share of the paper's."""
         return float(self.cells[0].config["width"])
 
     @property
     def column(self) -> str:
-        """The column of its cases that holds the Dice that counts."""
+        """The column of the cases with the Dice of the main results."""
         return COLUMNS[self.about.at]
 
     @property
@@ -88,7 +88,7 @@ class Study:
 
     @property
     def cohort(self) -> Cohort:
-        """The cohort as the cases tell it: every image of every split once."""
+        """The cohort, reconstructed from the cases: every image of every split once."""
         frames = {data.cell.scenario: data.cases for data in self.cells}
         manifest = pd.concat(frames.values())[["id", "site", "label"]].drop_duplicates("id", ignore_index=True)
         card = self.cells[0].config["cohort"]
@@ -109,10 +109,10 @@ def _split(cases: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def read_studies(results: Path) -> list[Study]:
-    """Return the studies below a folder by the number that their names begin with, then by name (128px before 1024px).
+    """Return the studies of a folder, sorted by the number in front of their names, then by name.
 
     Raises:
-        UserError: there is none, or files are missing or broken (all of a study are named at once).
+        UserError: there is none, or files are missing or invalid (all of a study are listed).
     """
     found = sorted((path.parent for path in results.glob(f"*/{STUDY}")), key=_order)
     if not found:
@@ -157,7 +157,7 @@ def _read_cells(folder: Path, problems: list[str]) -> list[Evaluated]:
 
 
 def _read_cell(folder: Path, cell: Cell) -> Evaluated:
-    """Return a kept cell; its ROC curve and its pictures are not kept, so it has none."""
+    """Return a stored cell, without ROC curve and pictures, which are not stored."""
     frames = {}
     for name, types in ((CASES, {"id": "string"}), (HISTORY, {})):
         try:

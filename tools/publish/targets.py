@@ -1,4 +1,4 @@
-"""``results/targets.yaml``: the Dice to be reached, and whether the studies show that it was."""
+"""Target Dice of ``results/targets.yaml``, and whether the studies reach them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REACHED, MISSED, NOT_SHOWN, NOT_RUN, NOT_SCORED = "reached", "**missed**", "not 
 
 
 class Target(Section):
-    """One Dice of DEFU-Net to be reached, and the study that it asks for."""
+    """A target Dice of DEFU-Net, and the requirements on a study."""
 
     label: str = Field(description="what the row is called")
     size: int = Field(gt=0, description="side of the network's input in pixels")
@@ -38,7 +38,7 @@ class Target(Section):
 
 @dataclass(frozen=True)
 class Reach:
-    """A target with the study and the score that answer it, where there are, and what they show."""
+    """A target with the matching study and score, if any, and the result."""
 
     target: Target
     study: Study | None
@@ -47,17 +47,17 @@ class Reach:
 
     @property
     def outside(self) -> str:
-        """What the paper and others reach."""
+        """The results of the paper and of others."""
         figure = published(self.target.scenario, REFERENCE) if self.target.paper else None
-        said = [self.target.outside] if figure is None else [f"{figure:.4f} (paper)", self.target.outside]
-        return "; ".join(text for text in said if text)
+        parts = [self.target.outside] if figure is None else [f"{figure:.4f} (paper)", self.target.outside]
+        return "; ".join(text for text in parts if text)
 
 
 def read_targets(results: Path) -> list[Target]:
-    """Return the targets in the order of the file; none without a file.
+    """Return the targets in the order of the file; empty without a file.
 
     Raises:
-        UserError: the file is no list of targets.
+        UserError: the file is not a list of targets.
     """
     path = results / TARGETS
     if not path.exists():
@@ -69,7 +69,7 @@ def read_targets(results: Path) -> list[Target]:
 
 
 def reach(targets: Sequence[Target], studies: Sequence[Study]) -> list[Reach]:
-    """Return what the studies show of each target: of several that fit, the one of the most runs, else the first."""
+    """Return the result for each target, from the matching study with the most runs, or the first of these."""
     return [_reach(target, studies) for target in targets]
 
 

@@ -1,7 +1,7 @@
 """The sample cohort: synthetic chest X-rays of two "manufacturers" with lung masks, in the publishers' layouts.
 
-It stands in for a real cohort where none is at hand, and tests make their own small ones with it. No part of it was
-measured on anyone: shapes, textures, readings, ages and sexes are drawn from a seeded generator.
+It replaces a real cohort in examples and tests. It has no patient data: shapes, textures, readings, ages and sexes are
+from a seeded random generator.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from tools.sample.radiograph import draw_lesions, expose
 
 COHORT = "cohort.json"
 ENTRIES = frozenset({"MontgomerySet", "ChinaSet_AllFiles", "mask", COHORT, "README.md"})
-UNPAIRED_EVERY = 11  # every so many Shenzhen X-rays one has no mask
-COLOUR_EVERY, COLOUR_FIRST = 40, 5  # and one is grey stored as RGB
-# Small files matter, since a sample cohort is committed: every filter is tried on every row.
+UNPAIRED_EVERY = 11  # every 11th Shenzhen X-ray has no mask
+COLOUR_EVERY, COLOUR_FIRST = 40, 5  # every 40th, from the 5th, is grey stored as RGB
+# Adaptive filters per row, for small files, since a sample cohort is committed.
 PNG = (
     *(cv2.IMWRITE_PNG_COMPRESSION, 9),
     *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_FILTERED),
@@ -67,8 +67,8 @@ class Xray:
     Attributes:
         name: the publisher's file name without its extension: MCUCXR_0001_0.
         picture: uint16 (height, width), 0 to 4095, or uint8 (height, width), or uint8 (height, width, 3) that is grey.
-        left: uint8 (height, width), 0 or 255: the patient's left lung, on the right of the picture.
-        right: the same of the patient's right lung.
+        left: mask of the patient's left lung, uint8 (height, width), 0 or 255, on the right of the picture.
+        right: mask of the patient's right lung, the same format.
         reading: the text of its clinical reading: sex, age, finding.
     """
 
@@ -80,12 +80,12 @@ class Xray:
 
 
 def draw_xray(site: str, number: int, seed: int = 0, scale: float = 1.0) -> Xray:
-    """Return X-ray ``number`` (from 1) of ``montgomery`` or ``shenzhen``; nothing else decides what it looks like.
+    """Return X-ray ``number`` (from 1) of ``montgomery`` or ``shenzhen``; equal arguments give equal pixels.
 
     Odd numbers are normal, even ones abnormal.
     """
     machine = MACHINES[site]
-    # The shapes and the pixels' noise have generators of their own: the same chest is drawn at every scale.
+    # Separate generators for shapes and noise, so that every scale shows the same chest.
     shapes, pixels = (np.random.default_rng([seed, list(MACHINES).index(site), number, part]) for part in (0, 1))
     chest = draw_chest(shapes)
     frame = machine.frame(shapes, scale)
@@ -154,26 +154,26 @@ def _check(out: Path, montgomery: int, shenzhen: int, seed: int, scale: float) -
         raise UserError(f"the sample cohort cannot be made: {len(problems)} value(s) to correct", problems)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; name a folder to make")
-    # What stands there is replaced whole, so it must be an earlier sample and nothing that someone else put there.
+    # The folder is replaced, so it must be an earlier sample and not other files.
     if out.exists() and any(out.iterdir()) and not _is_sample(out):
         raise UserError(f"{out}: holds files that are not a sample cohort; name an empty or a new folder")
 
 
 def make_sample(out: Path, montgomery: int = 44, shenzhen: int = 66, seed: int = 0, scale: float = 1.0) -> None:
-    """Make a synthetic cohort in the publishers' layouts; an earlier sample at ``out`` is replaced.
+    """Write a synthetic cohort in the publishers' layouts; an earlier sample at ``out`` is replaced.
 
     Odd numbers are normal, even ones abnormal. The same seed and scale give the same pixels, and X-ray ``k`` of a
-    site does not depend on how many are made.
+    site does not depend on the number of X-rays.
 
     Args:
-        out: the folder to make: ``MontgomerySet/``, ``ChinaSet_AllFiles/``, ``mask/``, ``cohort.json``, ``README.md``.
-        montgomery: X-rays in the Montgomery layout, uint16 of 0 to 4095, each with a left and a right mask.
-        shenzhen: X-rays in the Shenzhen layout, uint8; every eleventh has no mask.
-        seed: of all that is drawn at random.
-        scale: of the pictures' sides; 1 is about 320 x 390 pixels, 12.5 the publishers' 4020 x 4892.
+        out: output folder for ``MontgomerySet/``, ``ChinaSet_AllFiles/``, ``mask/``, ``cohort.json``, ``README.md``.
+        montgomery: number of X-rays in the Montgomery layout, uint16, 0 to 4095, each with a left and a right mask.
+        shenzhen: number of X-rays in the Shenzhen layout, uint8; every eleventh has no mask.
+        seed: seed of all random draws.
+        scale: scale of the pictures' sides; 1 is about 320 x 390 pixels, 12.5 the publishers' 4020 x 4892.
 
     Raises:
-        UserError: a value is out of range, ``out`` holds something else, or the disk is full.
+        UserError: a value is out of range, ``out`` has other files, or the disk is full.
     """
     out = Path(out)
     _check(out, montgomery, shenzhen, seed, scale)

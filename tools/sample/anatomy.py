@@ -1,9 +1,9 @@
-"""The shapes of a synthetic chest: where everything lies, before any of it has a grey value.
+"""The shapes of a synthetic chest.
 
-All shapes are drawn in chest coordinates, so that one description serves every picture size and aspect: ``u`` runs
-across, 0 at the midline and -1 and +1 at the lungs' outermost edges; ``v`` runs down, 0 at the lung apices and 1 at
-the costophrenic angles. A shape of one side is given by its distance from the midline, ``s >= 0``, and the side's sign:
--1 is the patient's right, on the left of the picture, +1 the patient's left.
+Shapes are in chest coordinates, independent of the picture's size and aspect ratio: ``u`` is horizontal, 0 at the
+midline and -1 and +1 at the lungs' outermost edges; ``v`` is vertical, 0 at the lung apices and 1 at the costophrenic
+angles. The shapes of one side use the distance from the midline, ``s >= 0``, and the side's sign: -1 is the patient's
+right, on the left of the picture, +1 the patient's left.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def on_side(points: Points, side: int) -> Points:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where the chest lies in a picture of ``height`` x ``width`` pixels, and how shapes are drawn there."""
+    """Position of the chest in a picture of ``height`` x ``width`` pixels, and methods to draw shapes there."""
 
     height: int
     width: int
@@ -49,7 +49,7 @@ class Frame:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width, as NumPy orders them."""
+        """Height and width, in NumPy's order."""
         return self.height, self.width
 
     def pixels(self, points: Points) -> Points:
@@ -70,25 +70,25 @@ class Frame:
         return np.rint(self.pixels(points) * (1 << SUBPIXEL_BITS)).astype(np.int32)
 
     def region(self, *polygons: Points) -> NDArray[np.uint8]:
-        """Return the union of closed polygons, 0 or 255 with hard edges: what a mask is made of."""
+        """Return the union of closed polygons as a mask, 0 or 255."""
         canvas = np.zeros(self.shape, np.uint8)
         for polygon in polygons:
             cv2.fillPoly(canvas, [self._fixed_point(polygon)], 255, cv2.LINE_8, SUBPIXEL_BITS)
         return canvas
 
     def area(self, *polygons: Points) -> Field:
-        """Return the union of closed polygons, 0 to 1 with soft edges of one pixel."""
+        """Return the union of closed polygons, 0 to 1, with antialiased edges."""
         canvas = np.zeros(self.shape, np.uint8)
         for polygon in polygons:
             cv2.fillPoly(canvas, [self._fixed_point(polygon)], 255, cv2.LINE_AA, SUBPIXEL_BITS)
         return canvas.astype(np.float32) / np.float32(255)
 
     def strokes(self, lines: list[tuple[Points, float]]) -> Field:
-        """Return lines of a width in units of u, as an area from 0 to 1."""
+        """Return lines with a width in units of u, as an area from 0 to 1."""
         canvas = np.zeros(self.shape, np.uint8)
         for points, width in lines:
             pixels = width * self.half_width
-            # Nothing is thinner than a pixel on the canvas: a thinner line is paler instead.
+            # A line thinner than a pixel is drawn one pixel wide and paler.
             value = int(255 * min(1.0, pixels))
             thickness = max(1, round(pixels))
             cv2.polylines(canvas, [self._fixed_point(points)], False, value, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
@@ -99,7 +99,7 @@ class Frame:
         return np.asarray(cv2.GaussianBlur(image, (0, 0), max(sigma * self.half_width, 0.3)), np.float32)
 
     def roundness(self, area: Field, depth: float) -> Field:
-        """Return the thickness (0 to 1) of a rounded body with this outline, full from ``depth`` (in u) inwards."""
+        """Return the thickness (0 to 1) of a rounded body with this outline; it is 1 from ``depth`` (in u) inwards."""
         inside = cv2.distanceTransform((area > 0.5).astype(np.uint8), cv2.DIST_L2, 5)
         rest = 1 - np.clip(inside / np.float32(depth * self.half_width), 0, 1)
         return np.asarray(np.sqrt(1 - rest * rest), np.float32)
@@ -107,12 +107,12 @@ class Frame:
 
 @dataclass(frozen=True)
 class Lung:
-    """One lung's outline in (s, v): up the medial border, over the apex, down the chest wall; then the diaphragm."""
+    """One lung's outline in (s, v): medial border upwards, apex, chest wall downwards, then the diaphragm."""
 
     side: int
     border: Points
     diaphragm: Points  # from the costophrenic to the cardiophrenic angle
-    medial: Points  # the part of the border that faces the heart, from below to the apex
+    medial: Points  # the border at the heart, from below to the apex
 
     @property
     def outline(self) -> Points:
@@ -122,7 +122,7 @@ class Lung:
 
 @dataclass(frozen=True)
 class Chest:
-    """A patient's shapes, drawn at random: no two chests are alike."""
+    """The random shapes of one patient."""
 
     female: bool
     lungs: tuple[Lung, Lung]  # the patient's right, left
@@ -157,7 +157,7 @@ def _lung(rng: np.random.Generator, side: int, heart: float) -> Lung:
     corner = np.asarray([(min(1.0 + narrow, 1.04), angle)])
     border = curve(np.concatenate([[foot], medial_points, apex, wall_points, corner]), 160)
     middle = (foot[0] + corner[0, 0]) / 2
-    # A narrow base, beside a large heart, has a flatter dome.
+    # A narrow base next to a large heart has a flatter dome.
     top = min(foot[1], angle) - rng.uniform(0.05, 0.10) * (corner[0, 0] - foot[0]) / 0.7
     diaphragm = curve([corner[0], (0.5 * (middle + corner[0, 0]) + 0.02, top + 0.035), (middle - 0.03, top), foot])
     return Lung(side, border, diaphragm, curve(np.concatenate([[foot], medial_points, apex[:1]])))
@@ -183,7 +183,7 @@ def draw_chest(rng: np.random.Generator) -> Chest:
 
 
 def _rib_end(chest: Chest, side: int, number: int) -> tuple[float, float, float]:
-    """Return where posterior rib ``number`` starts (v) and where it reaches the chest wall (s, v)."""
+    """Return the start of posterior rib ``number`` (v) and its end at the chest wall (s, v)."""
     start = chest.ribs + number * chest.rib_distance
     end = start + chest.rib_slope * (0.45 + 0.08 * number)
     border = chest.lungs[0 if side == RIGHT else 1].border
@@ -203,7 +203,7 @@ def posterior_ribs(chest: Chest, side: int) -> list[Points]:
 
 
 def anterior_ribs(chest: Chest, side: int) -> list[Points]:
-    """Return the anterior ribs' centre lines (u, v): they come back from the side, falling steeply, and end in it."""
+    """Return the anterior ribs' centre lines (u, v): they start at the side, fall steeply, and end in the lung."""
     lines = []
     for number in range(6):
         _, reach, begin = _rib_end(chest, side, number)
@@ -243,7 +243,7 @@ def scapula(chest: Chest, side: int) -> Points:
 
 
 def vessels(rng: np.random.Generator, side: int) -> list[tuple[Points, float]]:
-    """Return a lung's vessels as (centre line (u, v), width in units of u): trees that branch from the hilum."""
+    """Return a lung's vessels as (centre line (u, v), width in units of u), branching from the hilum."""
     lines: list[tuple[Points, float]] = []
     hilum = np.asarray((0.20, 0.44))
     for angle in np.linspace(-1.35, 1.35, 8) + rng.normal(0.0, 0.1, 8):

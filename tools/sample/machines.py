@@ -1,4 +1,4 @@
-"""Two X-ray machines that show the same chest differently: format, field, contrast, sharpness, noise, labels."""
+"""Two X-ray machines with different format, field of view, contrast, sharpness, noise and labels."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Picture = NDArray[Any]  # uint8 or uint16, (height, width)
 
 @dataclass(frozen=True)
 class Machine:
-    """How one manufacturer's machine frames a patient and shows what it measured.
+    """One manufacturer's machine.
 
     Attributes:
-        frame: draws the picture's size in pixels (at a scale) and where the chest lies in it.
-        develop: turns a radiograph into the stored grey values.
+        frame: draws the picture's size in pixels (at a scale) and the position of the chest in it.
+        develop: converts a radiograph to the stored grey values.
     """
 
     frame: Callable[[np.random.Generator, float], Frame]
@@ -39,7 +39,7 @@ def _place(
 ) -> Frame:
     centre, length = width * rng.uniform(0.48, 0.52), height * rng.uniform(*length_share)
     tilt = float(np.clip(rng.normal(0, 0.022), -0.05, 0.05))
-    # The lungs stay whole: a tilted patient's midline wanders towards one edge, and a lung reaches to 1.07 at most.
+    # Both lungs must be in the picture: a tilt moves the midline towards one edge, and a lung reaches to at most 1.07.
     low = centre - np.sin(tilt) * length
     room = (min(centre, low, width - centre, width - low) - 0.008 * width - 1) / 1.07
     half_width = min(width * rng.uniform(*half_share), room)
@@ -56,7 +56,7 @@ def _stamp(
     boxed: bool = False,
     bold: bool = True,
 ) -> None:
-    """Burn ``text`` into ``picture`` in place; ``at`` and ``size`` (of a capital) are shares of the picture."""
+    """Draw ``text`` into ``picture`` in place; ``at`` and ``size`` (of a capital) are shares of the picture."""
     height, width = picture.shape
     font, pixels = cv2.FONT_HERSHEY_SIMPLEX, size * height
     scale = pixels / 22  # a capital of this font is 22 pixels high at scale 1
@@ -76,7 +76,7 @@ def _stamp(
 
 
 def _half_plane(shape: tuple[int, int], through: tuple[float, float], normal: float) -> Field:
-    """Return 1 on one side of a line through a point (x, y; pixels), 0 on the other, soft over a pixel."""
+    """Return 1 on one side of a line through a point (x, y; pixels), 0 on the other, with an antialiased edge."""
     y, x = np.arange(shape[0], dtype=np.float32)[:, None], np.arange(shape[1], dtype=np.float32)[None, :]
     distance = (x - np.float32(through[0])) * np.float32(np.cos(normal)) + (y - np.float32(through[1])) * np.float32(
         np.sin(normal)
@@ -88,7 +88,7 @@ def _lowest_lung(radiograph: Radiograph) -> int:
     return int(np.flatnonzero((radiograph.right | radiograph.left).any(axis=1))[-1])
 
 
-# 4020 x 4892 pixels of 12 bits, upright or across: at scale 12.5 the sample has the publisher's very size.
+# The publisher's size is 4020 x 4892 pixels of 12 bits, portrait or landscape; the sample has it at scale 12.5.
 FILM = (4020 * 0.08, 4892 * 0.08)
 
 
@@ -108,7 +108,7 @@ def _film(rng: np.random.Generator, radiograph: Radiograph, frame: Frame) -> NDA
     floor = 1 / (1 + np.exp(steep * middle))
     picture = np.asarray((density - floor) / (1 - floor), np.float32).clip(0, 1)
     picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), max(0.0022 * height, 0.3)), np.float32)
-    # Film grain is finest where much light came through; where the film is burnt black or white none is left.
+    # Film grain depends on the exposure; fully black or white film has none.
     grain = rng.standard_normal(frame.shape, dtype=np.float32)
     picture += np.float32(rng.uniform(0.003, 0.007)) * grain * np.sqrt(np.clip(picture * (1 - picture) * 4, 0.01, 1))
     _stamp(picture, "R", (rng.uniform(0.03, 0.06), rng.uniform(0.08, 0.11)), 0.038, 0.97)
@@ -127,7 +127,7 @@ def _film(rng: np.random.Generator, radiograph: Radiograph, frame: Frame) -> NDA
             inwards = rng.uniform(0.004, 0.012) * width
             at = (through[0] + np.cos(normal) * inwards, height / 2)
             picture *= _half_plane(frame.shape, at, normal + rng.normal(0, 0.006))
-    # The scanner's last three bits are noise that no PNG compresses: they are left at nought, but for full white.
+    # A scanner's last three bits are noise, which PNG cannot compress: they are 0, except for full white.
     steps = np.rint(picture.clip(0, 1) * 511).astype(np.uint16)
     return np.where(steps == 511, 4095, steps * 8).astype(np.uint16)
 
@@ -154,7 +154,7 @@ def _digital(rng: np.random.Generator, radiograph: Radiograph, frame: Frame) -> 
     _stamp(picture, side, (x, y), 0.030, 0.92, bold=False)
     if rng.random() < 0.7:
         _stamp(picture, str(rng.choice(("ap", "pa"))), (x - 0.01, y + 0.045), 0.016, 0.85, bold=False)
-    if rng.random() < 0.5:  # the detector stands a little askew in the stored square: its edge shines, then nothing
+    if rng.random() < 0.5:  # the detector is slightly rotated in the stored square: a bright edge, then black
         askew = rng.normal(0, 0.012)
         lowest = max(height * rng.uniform(0.955, 0.985), _lowest_lung(radiograph) + 0.02 * height)
         for line, value in ((lowest, 0.97), (lowest + max(1.0, 0.008 * height), 0.02)):

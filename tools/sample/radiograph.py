@@ -1,4 +1,4 @@
-"""What X-rays meet on their way through a synthetic chest, and where in it the lungs are."""
+"""The attenuation of X-rays in a synthetic chest, and the lung masks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KINDS = ("infiltrate", "nodules", "cavity", "effusion")
 
 @dataclass(frozen=True)
 class Lesion:
-    """Something abnormal in a lung."""
+    """An abnormality in a lung."""
 
     kind: str  # of KINDS
     side: int
@@ -26,7 +26,7 @@ class Lesion:
 
     @property
     def finding(self) -> str:
-        """What a radiologist would write down."""
+        """The finding in a radiologist's words."""
         side = "right" if self.side == RIGHT else "left"
         if self.kind == "effusion":
             return f"{side} pleural effusion"
@@ -35,12 +35,12 @@ class Lesion:
 
 @dataclass(frozen=True)
 class Radiograph:
-    """A chest as a detector without noise would see it.
+    """The noise-free radiograph of a chest.
 
     Attributes:
         attenuation: float32 (height, width), 0 in air and about 1 to 1.6 behind the heart and the abdomen.
-        right: uint8 (height, width), 0 or 255: the patient's right lung, on the left of the picture.
-        left: the same of the patient's left lung.
+        right: mask of the patient's right lung, uint8 (height, width), 0 or 255, on the left of the picture.
+        left: mask of the patient's left lung, the same format.
     """
 
     attenuation: Field
@@ -49,7 +49,7 @@ class Radiograph:
 
 
 def draw_lesions(rng: np.random.Generator) -> list[Lesion]:
-    """Return one to three lesions, no two of a kind on one side."""
+    """Return one to three lesions, not two of the same kind on one side."""
     lesions: dict[tuple[str, int], Lesion] = {}
     for _ in range(int(rng.integers(1, 4))):
         kind = str(rng.choice(KINDS, p=(0.45, 0.25, 0.12, 0.18)))
@@ -60,9 +60,9 @@ def draw_lesions(rng: np.random.Generator) -> list[Lesion]:
 
 
 def cloud(rng: np.random.Generator, shape: tuple[int, int], cells: int) -> Field:
-    """Return smooth noise of mean 0 and deviation about 1 with ``cells`` bumps across, whatever the size."""
+    """Return smooth noise of mean 0 and deviation about 1 with ``cells`` bumps across, independent of the size."""
     rows = max(2, round(cells * shape[0] / shape[1])) + 2
-    # A generator of its own: how many bumps fit must not change what is drawn after them.
+    # A separate generator, so that the number of bumps does not change later draws.
     grid = np.random.default_rng(int(rng.integers(2**32))).standard_normal((rows, cells + 2), dtype=np.float32)
     return np.asarray(cv2.resize(grid, shape[::-1], interpolation=cv2.INTER_CUBIC), np.float32) * np.float32(1.25)
 
@@ -72,7 +72,7 @@ def _bell(u: Field, v: Field, at: tuple[float, float], size: tuple[float, float]
 
 
 def _bones(chest: Chest, frame: Frame) -> Field:
-    """Return what ribs, clavicles, shoulders and spine add."""
+    """Return the attenuation of ribs, clavicles, shoulders and spine."""
     total = np.zeros(frame.shape, np.float32)
     for side in (RIGHT, LEFT):
         # A long bone is a tube: its cortex shows as two bright edges.
@@ -103,13 +103,13 @@ def _bones(chest: Chest, frame: Frame) -> Field:
 
 
 def _below(chest: Chest, frame: Frame) -> Field:
-    """Return what lies below the diaphragm, 0 to 1."""
+    """Return the area below the diaphragm, 0 to 1."""
     right, left = (on_side(lung.diaphragm, lung.side) for lung in chest.lungs)
     return frame.blur(frame.area(np.concatenate([right, left[::-1], [(1.5, 2.4), (-1.5, 2.4)]])), 0.014)
 
 
 def _abdomen(rng: np.random.Generator, chest: Chest, frame: Frame, u: Field, v: Field) -> Field:
-    """Return what the organs below the diaphragm add; gas in the stomach and the bowel takes some away."""
+    """Return the attenuation of the organs below the diaphragm, less the gas in stomach and bowel."""
     organs = np.float32(0.30) * _below(chest, frame) * np.clip(1.25 - np.abs(u), 0, 1)
     if rng.random() < 0.75:
         at = (rng.uniform(0.45, 0.66), 1.02 + rng.uniform(0.0, 0.08))
@@ -123,7 +123,7 @@ def _abdomen(rng: np.random.Generator, chest: Chest, frame: Frame, u: Field, v: 
 
 
 def _breasts(rng: np.random.Generator, u: Field, v: Field) -> Field:
-    """Return what two breasts add: they thicken downwards to a clear lower edge."""
+    """Return the attenuation of two breasts: they thicken downwards to a sharp lower edge."""
     across, low, radius = rng.uniform(0.5, 0.66), rng.uniform(0.86, 1.06), rng.uniform(0.34, 0.48)
     weight = np.float32(rng.uniform(0.14, 0.34))
     total = np.zeros_like(u)
@@ -134,7 +134,7 @@ def _breasts(rng: np.random.Generator, u: Field, v: Field) -> Field:
 
 
 def _lesion(lesion: Lesion, frame: Frame, u: Field, v: Field) -> Field:
-    """Return what one lesion adds, before it is confined to its lung."""
+    """Return the attenuation of one lesion, before it is clipped to its lung."""
     rng = np.random.default_rng(lesion.seed)
     at = (lesion.side * rng.uniform(0.42, 0.75), ZONES[lesion.zone] + rng.uniform(-0.06, 0.06))
     if lesion.kind == "infiltrate":
@@ -155,14 +155,14 @@ def _lesion(lesion: Lesion, frame: Frame, u: Field, v: Field) -> Field:
         return np.asarray(
             0.28 * np.exp(-0.5 * ((far - radius) / 0.022) ** 2) + 0.12 * _bell(u, v, at, (0.16, 0.12)), np.float32
         )
-    # Free fluid stands at the lung's base and climbs the chest wall: the meniscus.
+    # Free fluid is at the lung's base and rises at the chest wall: the meniscus.
     level = rng.uniform(0.78, 0.90)
     surface = level - 0.16 * np.clip((np.abs(u) - 0.55) / 0.45, 0, 1) ** 2
     return np.asarray(rng.uniform(0.26, 0.42) / (1 + np.exp(-(v - surface) / 0.022)), np.float32)
 
 
 def _lung_field(rng: np.random.Generator, chest: Chest, frame: Frame, masks: list[NDArray[np.uint8]]) -> Field:
-    """Return what the air in the lungs takes away, less their vessels and their grain."""
+    """Return the reduction of attenuation by the air in the lungs, less vessels and texture."""
     total = np.zeros(frame.shape, np.float32)
     u, v = frame.grid()
     filled = np.float32(rng.uniform(0.74, 1.08))  # how much air was breathed in
@@ -177,7 +177,7 @@ def _lung_field(rng: np.random.Generator, chest: Chest, frame: Frame, masks: lis
 
 
 def expose(rng: np.random.Generator, chest: Chest, frame: Frame, lesions: list[Lesion]) -> Radiograph:
-    """Return the radiograph of ``chest`` with ``lesions`` in ``frame``; ``rng`` draws what is no shape: textures."""
+    """Return the radiograph of ``chest`` with ``lesions`` in ``frame``; ``rng`` draws the textures."""
     u, v = frame.grid()
     right, left = (frame.region(lung.outline) for lung in chest.lungs)
     body = frame.area(anatomy.trunk(chest))
@@ -193,7 +193,7 @@ def expose(rng: np.random.Generator, chest: Chest, frame: Frame, lesions: list[L
     if chest.female:
         attenuation += _breasts(rng, u, v) * body
     attenuation -= _lung_field(rng, chest, frame, [right, left])
-    # Scattered rays veil the bones below the diaphragm.
+    # Scatter reduces the contrast of bones below the diaphragm.
     attenuation += _bones(chest, frame) * np.maximum(body, arms) * (1 - np.float32(0.55) * _below(chest, frame))
     windpipe: list[tuple[Points, float]] = [(chest.trachea, 0.13)]
     attenuation -= np.float32(0.16) * frame.blur(frame.strokes(windpipe), 0.015)

@@ -1,7 +1,7 @@
-"""S3 and MLflow on this machine, for a person: ``python -m tools.services``, or ``make services``.
+"""Local S3 and MLflow servers: ``python -m tools.services``, or ``make services``.
 
-SeaweedFS keeps the objects, MLflow's own server the runs and models; it passes artifacts on to S3, so that its clients
-need no key of S3. The tests start both by the same functions, and ``compose.yaml`` runs the same commands.
+SeaweedFS stores objects, and the MLflow server runs and models. The MLflow server proxies artifacts to S3, so that its
+clients need no S3 keys. Tests use the same functions, and ``compose.yaml`` runs the same commands.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any
 from core.errors import UserError
 from tools.services.checks import HOST, find_program, free_ports
 
-DATA, ARTIFACTS = "data", "mlflow"  # the buckets: of people and steps, and of the MLflow server
-LIBC, PR_SET_PDEATHSIG = ctypes.CDLL(None), 1  # of <sys/prctl.h>
-# SeaweedFS is done in 2 seconds; now and then its admin part, which nobody uses here, holds it for 10.
+DATA, ARTIFACTS = "data", "mlflow"  # the buckets: for users and steps, and for the MLflow server
+LIBC, PR_SET_PDEATHSIG = ctypes.CDLL(None), 1  # from <sys/prctl.h>
+# SeaweedFS stops in 2 seconds; occasionally its admin component, unused here, delays it for 10.
 START_SECONDS, STOP_SECONDS = 300, 30
-# What SeaweedFS listens on besides S3 itself, for its own parts.
+# SeaweedFS' internal ports, other than S3.
 INNER_PORTS = (
     *("s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc"),
     *("filer.port", "filer.port.grpc", "admin.port", "admin.port.grpc"),
@@ -34,20 +34,20 @@ INNER_PORTS = (
 
 @dataclass(frozen=True)
 class Keys:
-    """Credentials of S3. The defaults are for services that nobody but this machine's users can reach."""
+    """S3 credentials. The defaults are for services that only this machine's users can reach."""
 
     access: str = "laptop"
     secret: str = "laptop-only"  # noqa: S105
 
     @property
     def environment(self) -> dict[str, str]:
-        """What boto3, DVC and SeaweedFS read."""
+        """The environment variables for boto3, DVC and SeaweedFS."""
         return {"AWS_ACCESS_KEY_ID": self.access, "AWS_SECRET_ACCESS_KEY": self.secret}
 
 
 @dataclass(frozen=True)
 class Service:
-    """A program that runs beside this one: its name, address, process and log."""
+    """A running server: its name, address, process and log."""
 
     name: str
     url: str
@@ -56,31 +56,31 @@ class Service:
 
 
 def s3_command(program: str, folder: str, ip: str, bind: str, ports: Mapping[str, int]) -> list[str]:
-    """Return the command of an S3 server with both buckets; it reads its one user's keys from the environment.
+    """Return the command of an S3 server with both buckets; it reads the keys of its one user from the environment.
 
     Args:
-        program: ``weed``.
-        folder: where it keeps everything.
-        ip: by which its parts call each other.
-        bind: the address it listens on.
-        ports: by SeaweedFS' own names; those not given are its defaults.
+        program: path of ``weed``.
+        folder: data folder.
+        ip: address for its internal connections.
+        bind: address to listen on.
+        ports: ports by SeaweedFS' option names; missing ones have its defaults.
     """
     line = [program, "mini", f"-dir={folder}", f"-ip={ip}", f"-ip.bind={bind}", f"-bucket={DATA},{ARTIFACTS}"]
     line += ["-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
-    # By itself it sets a whole GiB of a large disk aside for each bucket, and refuses to write where that is not free.
+    # By default it reserves a GiB per bucket on a large disk, and refuses to write without that space.
     line.append("-master.volumeSizeLimitMB=128")
     return line + [f"-{name}={port}" for name, port in ports.items()]
 
 
 def mlflow_command(program: str, bind: str, port: int, names: Sequence[str], workers: int) -> list[str]:
-    """Return the command of a tracking server that keeps artifacts in S3; its environment names database and keys.
+    """Return the command of a tracking server with artifacts in S3; the environment has database and keys.
 
     Args:
-        program: ``mlflow``.
-        bind: the address it listens on.
-        port: and the port.
-        names: hosts under which clients may call it; it refuses others against DNS rebinding.
-        workers: its processes.
+        program: path of ``mlflow``.
+        bind: address to listen on.
+        port: port to listen on.
+        names: allowed host names; others are refused, against DNS rebinding.
+        workers: number of worker processes.
     """
     line = [program, "server", "--host", bind, "--port", str(port), "--workers", str(workers)]
     line += ["--serve-artifacts", "--artifacts-destination", f"s3://{ARTIFACTS}"]
@@ -88,16 +88,16 @@ def mlflow_command(program: str, bind: str, port: int, names: Sequence[str], wor
 
 
 def mlflow_environment(database: str, endpoint: str, keys: Keys) -> dict[str, str]:
-    """Return what the tracking server reads; the database's address may hold a password, so it is no argument."""
+    """Return the tracking server's environment; the database URI may have a password, so it is not an argument."""
     given = {"MLFLOW_BACKEND_STORE_URI": database, "AWS_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1"}
-    # Nothing here is an LLM's job, for which the server would start processes of its own.
+    # The server would start extra processes for LLM jobs, which are not used here.
     given |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     return given | keys.environment
 
 
 @contextmanager
 def s3(folder: Path, keys: Keys, port: int) -> Iterator[Service]:
-    """Run an S3 server on the loopback address; its objects stay in ``folder/s3``.
+    """Run an S3 server on the loopback address; its data stay in ``folder/s3``.
 
     Raises:
         UserError: the program is missing, or it does not start.
@@ -106,7 +106,7 @@ def s3(folder: Path, keys: Keys, port: int) -> Iterator[Service]:
     data.mkdir(parents=True, exist_ok=True)
     ports = {"s3.port": port} | dict(zip(INNER_PORTS, free_ports(len(INNER_PORTS)), strict=True))
     line = s3_command(find_program("weed"), str(data), HOST, HOST, ports)
-    line.append("-volume.preStopSeconds=0")  # a pause for other servers to notice, of which there are none
+    line.append("-volume.preStopSeconds=0")  # no pause for other servers to notice, as there are none
     url = f"http://{HOST}:{port}"
     client = s3_client(url, keys)
     with _running("S3", url, line, keys.environment, folder, lambda: _has_buckets(client)) as service:
@@ -115,7 +115,7 @@ def s3(folder: Path, keys: Keys, port: int) -> Iterator[Service]:
 
 @contextmanager
 def mlflow(folder: Path, database: str, endpoint: str, keys: Keys, port: int) -> Iterator[Service]:
-    """Run a tracking server on the loopback address that keeps its artifacts in the S3 server at ``endpoint``.
+    """Run a tracking server on the loopback address with its artifacts in the S3 server at ``endpoint``.
 
     Raises:
         UserError: the program is missing, or it does not start.
@@ -127,7 +127,7 @@ def mlflow(folder: Path, database: str, endpoint: str, keys: Keys, port: int) ->
 
     def answers() -> bool:
         try:
-            # A listing of artifacts goes through to S3.
+            # Listing artifacts also tests the connection to S3.
             return httpx.get(f"{url}/api/2.0/mlflow-artifacts/artifacts", timeout=10, trust_env=False).is_success
         except httpx.TransportError:
             return False
@@ -138,7 +138,7 @@ def mlflow(folder: Path, database: str, endpoint: str, keys: Keys, port: int) ->
 
 
 def s3_client(endpoint: str, keys: Keys) -> Any:
-    """Return a client of the S3 server at ``endpoint`` that tries once and waits for seconds, not minutes."""
+    """Return a client of the S3 server at ``endpoint`` without retries and with short timeouts."""
     import boto3
     from botocore.config import Config
 
@@ -154,7 +154,7 @@ def s3_client(endpoint: str, keys: Keys) -> Any:
 
 
 def check_alive(service: Service) -> None:
-    """Raise a :class:`UserError` with the last line of its log once a service has ended."""
+    """Raise UserError with the last line of the log if a service has ended."""
     code = service.process.poll()
     if code is not None:
         lines = service.log.read_text(errors="replace").split("\n")
@@ -177,8 +177,8 @@ def _has_buckets(client: Any) -> bool:
 def _running(
     name: str, url: str, line: list[str], environment: dict[str, str], folder: Path, answers: Callable[[], bool]
 ) -> Iterator[Service]:
-    """Run a command until it answers, then the block, then stop it and all that it started."""
-    # Of this process's own settings none may lead the server elsewhere.
+    """Start a command, wait until it answers, run the block, then stop the command and its children."""
+    # Settings of this process must not redirect the server.
     others = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "MLFLOW_", "S3_"))}
     log = folder / f"{name.lower()}.log"
     with log.open("wb") as output:
@@ -189,7 +189,7 @@ def _running(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # a Ctrl+C is for us, who stop them in order
+            start_new_session=True,  # Ctrl+C reaches only this process, which stops the servers in order
             preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
     service = Service(name, url, process, log)
@@ -206,15 +206,15 @@ def _running(
 
 
 def _end_with_parent() -> None:
-    """Have Linux end a server when the process that started it is killed, so that none stays behind."""
+    """Ask Linux to stop a server when its parent process is killed."""
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Have a server end by itself, then end what is left of its group.
+    """Terminate a server, then kill the rest of its process group.
 
-    What serves may be processes that ours started; with them the work is done. MLflow's launcher would go on for
-    seconds, to tidy up a memory that is given back anyway.
+    The serving processes may be children of the started process; when they have ended, the work is done. MLflow's
+    launcher would run on for seconds to free memory.
     """
     import psutil
 
@@ -228,6 +228,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     else:
         with suppress(subprocess.TimeoutExpired):
             process.wait(STOP_SECONDS)
-    with suppress(ProcessLookupError):  # whatever of its group is left
+    with suppress(ProcessLookupError):  # the rest of its process group
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

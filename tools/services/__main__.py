@@ -1,4 +1,4 @@
-"""``python -m tools.services``: S3 and MLflow until Ctrl+C."""
+"""``python -m tools.services``: run S3 and MLflow until Ctrl+C."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ Ctrl+C stops both.""",
 
 
 def _watch(*services: Service) -> None:
-    """Wait for Ctrl+C; it then counts no more, so that a second one leaves no server behind."""
+    """Wait for Ctrl+C, then ignore further ones, so that the servers are stopped."""
     try:
         while True:
             for service in services:

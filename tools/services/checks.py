@@ -1,4 +1,4 @@
-"""What can be known before a server starts: its port, its program, its database."""
+"""Checks before a server starts: its port, program and database."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ URI_FORM = "say postgresql+pg8000://user:password@host/name"
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of the loopback address on which nobody listens at the moment."""
+    """Return currently free ports of the loopback address."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:
@@ -27,9 +27,9 @@ def free_ports(count: int) -> list[int]:
 
 
 def check_port(name: str, port: int, option: str) -> None:
-    """Raise a :class:`UserError` if someone listens on the port already."""
+    """Raise UserError if the port is in use."""
     with socket.socket() as one:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what ended a moment ago holds nothing
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT counts as free
         try:
             one.bind((HOST, port))
         except OSError as error:
@@ -37,7 +37,7 @@ def check_port(name: str, port: int, option: str) -> None:
 
 
 def check_database(uri: str) -> None:
-    """Tell a wrong address at once: the server would try for minutes."""
+    """Raise UserError if the database cannot be reached; the server itself would retry for minutes."""
     from sqlalchemy import create_engine
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -58,7 +58,7 @@ def check_database(uri: str) -> None:
 
 
 def find_program(name: str) -> str:
-    """Return a program of this environment."""
+    """Return the path of a program of this environment."""
     found = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if found is None:
         raise UserError(f"{name}: not found; it is in the lock, so run `make setup`")

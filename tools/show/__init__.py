@@ -1,4 +1,4 @@
-"""``python -m tools.show``: what a run came to, in a terminal."""
+"""``python -m tools.show``: show the results of a run in a terminal."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from registry.versions import read_version
 from tools.show.costs import cost_table
 from tracking.store import connect, store_name
 
-# Columns that a narrow terminal goes without, the first one first.
+# Columns that are dropped in a narrow terminal, in this order.
 DISPENSABLE = ("accuracy", "Jaccard", "ASSD, px", "MLflow run", "started", "HD95, px", "images", "seed", "commit")
 
 
 def result_table(rows: list[Row]) -> Table:
-    """Return the test figures of every cell: means over images, against original and dilated masks."""
+    """Return the test metrics of every cell: means over images, against original and dilated masks."""
     table = Table(title="Test images, mean over images")
     for name in ("network", "scenario", "seed", "masks"):
         table.add_column(name, no_wrap=True)
@@ -49,7 +49,7 @@ def result_table(rows: list[Row]) -> Table:
 
 
 def comparison_table(pairs: list[Pair]) -> Table:
-    """Return what the paired bootstrap says of the reference network against every other."""
+    """Return the paired bootstrap comparison of the reference network with every other."""
     table = Table(
         title="Paired comparison: the reference's Dice less the other's, test images, mean over images",
         caption="95 %: paired bootstrap over images; no correction for the number of comparisons",
@@ -81,7 +81,7 @@ def main(
     """Print the results, how the networks compare, what they took, and where report and registered model are."""
     cohort = read_json(arrays / "arrays.json")
     version = read_json(registered)
-    # Wide enough for every column where the output is no terminal.
+    # Wide enough for every column if the output is not a terminal.
     console = Console(width=None if Console().is_terminal else 140)
     rows = read_json(reports / RESULTS)
     console.print(fit(result_table(rows), console, DISPENSABLE))
@@ -98,11 +98,11 @@ def main(
 
 
 def registry_lines(registered: dict[str, Any]) -> list[str]:
-    """Return what the store has of the version that register left, and how to look at the store.
+    """Return the lines on the registered version and on how to browse the MLflow store.
 
     Args:
-        registered: ``artifacts/registered.json``. Its version is named only if the store that is used now has it, with
-            the same run: DVC may have brought the file from another machine, or the store may have been another then.
+        registered: content of ``artifacts/registered.json``. The version is shown only if the current store has it with
+            the same run, because DVC may have fetched the file from another machine, or the store may have changed.
     """
     name, number = str(registered["name"]), int(registered["version"])
     cell = f"{registered['network']}, {registered['scenario']}, seed {registered['seed']}"

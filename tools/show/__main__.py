@@ -1,4 +1,4 @@
-"""``python -m tools.show``: print what a run came to."""
+"""``python -m tools.show``: show the results of a run in a terminal."""
 
 from core import cli
 from tools.show import main

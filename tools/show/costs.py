@@ -1,4 +1,4 @@
-"""What the trainings of a run took, and where they ran: what differs between two equal runs, and so is in no report."""
+"""Times and machines of the training runs, which differ between equal runs and so are not in the report."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from core.runs import read_run
 
 
 def cost_table(models: Path, rows: Iterable[Row]) -> Table:
-    """Return one line a cell, of what its training recorded in ``run.json``.
+    """Return a table with one line per cell, from its ``run.json``.
 
     Args:
-        models: the folder of all cells' models.
-        rows: of the report, which name its cells.
+        models: folder of all cells' models.
+        rows: the report's rows, which determine the cells.
 
     Raises:
         UserError: a record is damaged.
@@ -35,7 +35,7 @@ def cost_table(models: Path, rows: Iterable[Row]) -> Table:
     for name in ("commit", "MLflow run"):
         table.add_column(name, no_wrap=True)
     if len(machines) > 1:
-        table.add_column("machine", max_width=24)  # it wraps before columns go
+        table.add_column("machine", max_width=24)  # wrapped before columns are dropped
     for cell, run in runs.items():
         where = [cell.network, cell.scenario, str(cell.seed)]
         if not run:
@@ -49,7 +49,7 @@ def cost_table(models: Path, rows: Iterable[Row]) -> Table:
 
 
 def _time(run: dict[str, Any]) -> str:
-    """Return how long a training took, and each of its stages in a line below where it had several."""
+    """Return the time of a training run, and of each stage on its own line if there are several."""
     stages = [f"{stage['size']} px: {duration(stage['training_seconds'])}" for stage in run["stages"]]
     return "\n".join([duration(run["seconds"]), *(stages if len(stages) > 1 else [])])
 
