@@ -173,7 +173,7 @@ def test_the_artifact_holds_no_pickle_and_all_it_needs(registered: Project) -> N
         if path.is_file() and path.parent.name != "__pycache__"
     }
     package = "artifacts/package"
-    assert {"code/model/predictor.py", f"{package}/README.md", f"{package}/contract.json"} <= set(files)
+    assert {"code/model/inference/predictor.py", f"{package}/README.md", f"{package}/contract.json"} <= set(files)
     assert sum(name.endswith(WEIGHTS) for name in files) == 1
     allowed = {"", ".py", ".json", ".yaml", ".txt", ".csv", ".md", ".j2", ".safetensors", ".onnx"}
     assert {Path(name).suffix for name in files} <= allowed, sorted(files)
