@@ -27,6 +27,7 @@ from model.curves import roc_curve
 from model.weights import CONFIG
 from tracking.find import find_run
 from tracking.store import connect, explained
+from tracking.unsent import send_unsent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -100,6 +101,7 @@ def evaluate(
     _check_belongs(cell, model, predictor.input_config, arrays, cohort.info)
     inputs = _inputs(model, arrays, split, params, reread)
     client = connect()
+    send_unsent(model)
     run_id = find_run(client, model)
     cases: list[pd.DataFrame] = []
     rows: list[Row] = []

@@ -24,6 +24,7 @@ from registry.fetch import PACKAGE
 from registry.versions import MANIFEST_TAG, SPLITS_TAG, splits_digest
 from tracking.find import find_run
 from tracking.store import connect, explained
+from tracking.unsent import send_unsent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -84,6 +85,7 @@ def register(models: Path, evaluations: Path, arrays: Path, params: Params, out:
             "data.dvc or dvc.lock was put back"
         )
     client = connect(params.register_.experiment)
+    send_unsent(folder)
     run_id = find_run(client, folder)
     name = params.register_.model
     with TemporaryDirectory() as scratch:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import httpx
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from core.cell import HISTORY, RUN
 from core.errors import UserError
@@ -27,9 +29,10 @@ from registry.fetch import fetch
 from tests.components.test_train import files, states
 from tests.conftest import CELL, Job, Project, Trained, refused
 from tests.s3_faults import Fault, proxy
+from tests.tracking.records import write_record
 from tools.services.checks import free_ports
 from tracking.background import PATIENCE
-from tracking.journal import LIVE
+from tracking.send import send
 
 # Enough for a training that is held in its second epoch to have much to send still, however late it is held.
 EPOCHS = 8
@@ -177,7 +180,7 @@ def ended(job: Job) -> str:
 def assert_told_of_the_gap(server: Server, warnings: str) -> None:
     assert re.fullmatch(
         rf"warning: MLflow, {server.url}: .*; training goes on, its records are kept in "
-        rf"checkpoints/{CELL.folder}/{LIVE} and sent when the server is back\n"
+        rf"checkpoints/{CELL.folder}/mlflow-\w+ and sent when the server is back\n"
         rf"MLflow, {server.url}: is back; what was kept meanwhile has been sent\n",
         warnings,
     ), warnings
@@ -227,8 +230,8 @@ def test_stopped_at_its_end_for_longer_than_it_waits_it_tries_once_more(
     server.down()
     job.kill(signal.SIGCONT)
     assert job.until(lambda: "training goes on" in job.errors)
-    journal = states(project) / LIVE
-    assert job.until(lambda: "FINISHED" in journal.read_text())  # nothing is left to do but to send
+    (about,) = states(project).glob("mlflow-*/record.json")
+    assert job.until(lambda: "FINISHED" in about.read_text())  # nothing is left to do but to send
     time.sleep(PATIENCE / 5)
     assert not job.ended
     job.kill(signal.SIGSTOP)
@@ -256,14 +259,14 @@ def test_killed_at_the_end_its_records_are_sent_later(project: Project, server: 
     assert message.startswith(f"error: MLflow, {server.url}: ")
     assert left.exists()
 
-    copy = shutil.copy(left, project.root / "copy")
+    copy = shutil.copytree(left, project.root / "copy")
     server.up()
     assert f"run {record['mlflow_run_id']}\n" in project.do(line, **environment)
     before = assert_whole(server, project, trained)
     assert before["info"][0] == record["mlflow_run_id"]
     assert not left.exists()
     assert "no records are waiting" in project.do(line, **environment)
-    shutil.copy(copy, left)  # as if the answers had been lost
+    shutil.copytree(copy, left)  # as if the answers had been lost
     project.do(line, **environment)
     assert content(server, project) == before
 
@@ -349,6 +352,66 @@ def test_wrong_credentials_are_refused_at_the_start_and_no_other_answer(
             assert job.until(lambda: "training goes on" in job.errors), job.errors
             job.kill()
             job.wait(line)
+
+
+@pytest.mark.slow
+def test_another_store_behind_the_address_gets_everything(
+    project: Project, server: Server, trained: Trained, empty_store: Path, tmp_path: Path
+) -> None:
+    server.up()
+    job = start(project, server)
+    waits(job, f"epoch 2/{EPOCHS}")
+    server.down()
+    job.kill(signal.SIGCONT)
+    waits(job, "training goes on")
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    other = Server(tmp_path, server.port)
+    other.up()
+    try:
+        assert_told_of_the_gap(other, ended(job))
+        assert_whole(other, project, trained)
+    finally:
+        other.down()
+
+
+@pytest.mark.parametrize("path", ["runs/create", "runs/search", "log-batch", "log-inputs", "artifacts", "runs/update"])
+def test_a_lost_answer_loses_and_doubles_nothing(
+    project: Project, server: Server, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """The server has done what it was asked, and its answer never comes."""
+    server.up()
+    name = json.loads((project.root / "params.yaml").read_text())["register"]["experiment"]
+    record = write_record(project.root, status="FINISHED", experiment=name, training="m", epochs=3)
+    for setting, value in QUICK.items():
+        monkeypatch.setenv(setting, value)
+    with proxy(server.url) as front:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", front.url)
+        front.faults.append(Fault("cut", methods=("POST", "PUT"), path=path, times=1))
+        with suppress(MlflowException):  # of a file's upload nobody reads the answer
+            send(record)
+        assert front.faults[0].seen == 1
+        send(record)
+    here = content(server, project)
+    assert [step for step, _, _ in here["metrics"]["train_loss"]] == [1, 2, 3]
+    assert (here["info"][1:4], here["params"]) == (("FINISHED", 1000, 9000), {"p": "1"})
+    assert (here["data"], here["artifacts"]) == ([("train", "d")], [CONFIG])
+
+
+def test_what_a_server_refuses_is_told_once_without_the_password(
+    project: Project, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.up()
+    name = json.loads((project.root / "params.yaml").read_text())["register"]["experiment"]
+    record = write_record(project.root, status="FINISHED", experiment=name)
+    with proxy(server.url) as front:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", front.url.replace("://", "://me:hunter2@"))
+        front.faults.append(Fault("400", methods=("POST",), path="log-batch"))
+        for _ in range(2):
+            send(record)
+    told = capsys.readouterr().err
+    assert told.count("refuses a record, which is left out: ") == told.count("\n") == 1
+    assert "hunter2" not in told
+    assert content(server, project)["artifacts"] == [CONFIG]
 
 
 @pytest.mark.parametrize(
