@@ -26,7 +26,7 @@ from core.results import ROW_METRICS, Row
 from model.curves import roc_curve
 from model.weights import CONFIG
 from tracking.find import find_run
-from tracking.store import connect, explained
+from tracking.store import answered, connect
 from tracking.unsent import send_unsent
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def _log(client: MlflowClient, run_id: str, out: Path, rows: list[Row], risk: di
     figures |= {f"test.original.{name}": value for name, value in risk.items()}
     now = int(time.time() * 1000)
     metrics = [Metric(name, value, now, 0) for name, value in figures.items() if value is not None]
-    with explained(f"run {run_id}"):
+    with answered(f"run {run_id}"):
         client.log_batch(run_id, metrics)  # all or none of them
         client.log_artifacts(run_id, str(out), "evaluation")
 

@@ -414,6 +414,20 @@ def test_what_a_server_refuses_is_told_once_without_the_password(
     assert content(server, project)["artifacts"] == [CONFIG]
 
 
+@pytest.mark.slow
+def test_an_upload_that_fails_ends_evaluate_and_register_in_one_line(project: Project, server: Server) -> None:
+    """The server's database answers, the store of its files does not."""
+    server.up()
+    with proxy(server.url) as front:
+        environment = QUICK | {"MLFLOW_TRACKING_URI": front.url}
+        project.do(project.train_line(), **environment)
+        front.faults.append(Fault("403", methods=("PUT", "POST"), path="mlflow-artifacts"))
+        for line in (project.evaluate_line(), project.register_line()):
+            message = refused(call(project, line, environment))
+            assert message.startswith("error: MLflow, ")
+            assert message.endswith("check MLFLOW_TRACKING_URI, the server and the store behind it, then run again")
+
+
 @pytest.mark.parametrize(
     ("source", "status"),
     [
