@@ -144,6 +144,7 @@ def train(
     if not world.first:
         world.wait()
         result = _follow(make)
+        world.leave()
         best = result.history[result.best_epoch]
     else:
         about = describe(
@@ -171,6 +172,7 @@ def train(
                 result = trainer.run()
             except TrainingError as error:
                 raise UserError(f"{title}: {error}") from error
+            world.leave()  # what is left is this process's: while it writes and sends, the others would wait
             record = {
                 **tracked.record,
                 "commit": commit,
@@ -211,7 +213,6 @@ def train(
             send()
         dice = best["validation_dice"]
         print(f"{title}: best validation Dice {dice:.4f} in epoch {result.best_epoch + 1}; wrote {out}")
-    world.leave()
     return TrainResult(out, best["validation_dice"], len(result.history), result.best_epoch + 1, result.resumed_from)
 
 

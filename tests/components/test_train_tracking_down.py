@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -352,6 +353,24 @@ def test_wrong_credentials_are_refused_at_the_start_and_no_other_answer(
             assert job.until(lambda: "training goes on" in job.errors), job.errors
             job.kill()
             job.wait(line)
+
+
+@pytest.mark.slow
+def test_other_processes_are_gone_while_the_first_one_waits_for_the_server(project: Project, server: Server) -> None:
+    """In a barrier NCCL would give up after ten minutes."""
+    server.down()
+    line, given = project.train_line(), {"TRAIN_PROCESSES": "2", "MLFLOW_TRACKING_URI": server.url}
+    with subprocess.Popen(line, cwd=project.root, env=project.environment | given, stdout=-3, stderr=-3) as torchrun:
+        limit = time.monotonic() + 90
+        while not [about for about in states(project).glob("mlflow-*/record.json") if "FINISHED" in about.read_text()]:
+            assert torchrun.poll() is None
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+        workers = psutil.Process(torchrun.pid).children(recursive=True)
+        _, alive = psutil.wait_procs(workers, timeout=PATIENCE / 2)
+        assert len(alive) == 1
+        assert torchrun.wait(60) == 0
+    assert project.model.exists()
 
 
 @pytest.mark.slow
