@@ -88,9 +88,14 @@ def progress(label: str, total: int, in_bytes: bool) -> Iterator[Callable[[int],
 
 
 class Terminal:
-    """A monitor of :class:`model.training.loop.Trainer` that prints to standard output."""
+    """A monitor of :class:`model.training.loop.Trainer` that prints to standard output.
 
-    def __init__(self, title: str, after_epoch: Callable[[dict[str, float]], None] | None = None) -> None:
+    Args:
+        title: of the run.
+        after_epoch: are called with each epoch's row of the history, in order, once it is printed.
+    """
+
+    def __init__(self, title: str, after_epoch: Sequence[Callable[[dict[str, float]], object]] = ()) -> None:
         self.title, self.after_epoch = title, after_epoch
         from rich.console import Console
 
@@ -131,8 +136,8 @@ class Terminal:
     def epoch(self, row: dict[str, float]) -> None:
         """Print the epoch's line and hand the row on."""
         self._print(epoch_line(row, self.epochs))
-        if self.after_epoch is not None:
-            self.after_epoch(row)
+        for call in self.after_epoch:
+            call(row)
 
     def stop(self) -> None:
         """Close the bar."""

@@ -5,13 +5,13 @@ from typing import Annotated
 import typer
 
 from core import cli
-from tracking.leftovers import send_records
+from tracking.unsent import send_records
 
 
 def main(
     places: Annotated[
         list[str] | None,
-        typer.Argument(help="Journals, folders of checkpoints, or s3://bucket/prefix.", show_default="checkpoints"),
+        typer.Argument(help="Records, folders of checkpoints, or s3://bucket/prefix.", show_default="checkpoints"),
     ] = None,
 ) -> None:
     """Send the records that trainings have kept to MLFLOW_TRACKING_URI; sent twice, nothing is logged twice."""

@@ -1,38 +1,39 @@
-"""A thread that sends a journal while the training goes on, so that no server, down or hanging, ever holds it up."""
+"""A thread that sends a record while the training goes on, so that no server, down or hanging, ever holds it up."""
 
 from __future__ import annotations
 
+import shutil
 import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from core.errors import UserError
-from tracking.journal import LEFT, Journal
-from tracking.sender import Sender, is_lasting, is_local, reason, tell
-from tracking.store import RETRIES, TIMEOUT, store_name
+from tracking.send import send, tell
+from tracking.store import is_lasting, is_local, reason, store_name
 
 # Seconds that a training waits at its start for a server's first answer, and at its end while nothing goes through.
-START, PATIENCE = 30.0, 15.0
+START, PATIENCE, TICK = 30.0, 15.0, 0.1
 PAUSES = (1.0, 30.0)  # seconds between attempts that fail: the first, and the longest to which it doubles
-REQUESTS = {RETRIES: "0", TIMEOUT: "10"}  # MLflow's own patience: the journal keeps what fails, and is sent again
+EVERY = 15.0  # seconds after which system metrics are sent, where no epoch ends
 
 
-class Courier:
-    """Sends a journal, and what earlier trainings have left beside it.
+class BackgroundSender:
+    """Sends the record of a training, and those that earlier ones have left beside it.
 
-    Args:
-        journal: of the training.
+    Attributes:
+        folder: the record.
+        earlier: the others, not sent yet; each is removed once it is.
+        run_id: MLflow's run; None before it was found or made.
+        trouble: why the last attempt failed.
+        sent: whether all has been sent, up to the training's end.
     """
 
-    def __init__(self, journal: Journal) -> None:
-        self.journal = journal
-        self.sender = Sender(journal)
-        self._left = list(_left_beside(journal.path))
+    def __init__(self, folder: Path, earlier: list[Path]) -> None:
+        self.folder, self.earlier = folder, earlier
+        self.run_id: str | None = None
         self.trouble: BaseException | None = None
-        self._told = self._started = False
-        self._begun = self._ended = 0  # attempts at sending
-        self._attempted, self._wake, self._hurry, self._over = (threading.Event() for _ in range(4))
+        self.sent = self._down = self._started = False
+        self._requests = 0
+        self._answered, self._wake, self._ending, self._over = (threading.Event() for _ in range(4))
         self._thread = threading.Thread(target=self._work, name="MLflow", daemon=True)
 
     def start(self) -> None:
@@ -42,93 +43,75 @@ class Courier:
             UserError: the settings are wrong: the address, the credentials, the database's file.
         """
         self._thread.start()
-        answered = self._attempted.wait(None if is_local() else START)
-        if answered and self.trouble is not None and is_lasting(self.trouble):
+        answered = self._answered.wait(None if is_local() else START)
+        if self.trouble is not None and is_lasting(self.trouble):
             self._over.set()
-            self._hurry.set()
             if isinstance(self.trouble, UserError):
                 raise self.trouble
             raise UserError(f"MLflow, {store_name()}: {reason(self.trouble)}; check MLFLOW_TRACKING_URI and run again")
         self._started = True
         if self.trouble is not None or not answered:
-            self._tell()
+            self._tell_down()
 
     def wake(self) -> None:
         """Say that there is more to send."""
         self._wake.set()
 
     def finish(self) -> bool:
-        """Wait while records go through, and a little where they do not; tell whether all have been sent."""
-        self._hurry.set()
+        """Wait while requests go through, and a little where none does; tell whether all has been sent."""
+        self._ending.set()
         self._wake.set()
-        count, limit, last = self.journal.sent, time.monotonic() + PATIENCE, 0
-        while self.journal.pending and self._thread.is_alive() and (not last or self._ended < last):
-            if self.journal.sent != count:
-                count, limit, last = self.journal.sent, time.monotonic() + PATIENCE, 0
-            elif not last and time.monotonic() >= limit:
-                # One that begins now: who was stopped meanwhile (a suspended job, a laptop) has waited, but not tried.
-                last = self._begun + 1
-            time.sleep(0.01)
+        count, patience = self._requests, PATIENCE
+        # Counted, not read from a clock: who is stopped meanwhile (a suspended job, a laptop) waits on afterwards.
+        while self._thread.is_alive() and patience > 0:
+            self._thread.join(TICK)
+            patience = PATIENCE if self._requests != count else patience - TICK
+            count = self._requests
         self._over.set()
-        self._wake.set()
-        sent = not self.journal.pending
-        if sent:
-            self._thread.join(PATIENCE)
-        return sent
+        return self.sent
 
     def _work(self) -> None:
         pause = PAUSES[0]
-        while not self._over.is_set():
-            self._begun += 1
+        while not (self._over.is_set() or self.sent):
+            self._wake.clear()
+            whole = self._ending.is_set()
             try:
-                self.sender.send()
-                self._attempted.set()
-                self._send_left()
-                self._recover()
+                self.run_id = send(self.folder, self._count)
+                self.sent = whole
+                self._answered.set()
+                self._send_earlier()
             # Whatever it is that goes wrong with MLflow, it is told, and the training goes on.
             except Exception as error:
                 self.trouble = error
-                self._ended += 1
-                self._attempted.set()
-                if self._started and not self._told:
-                    self._tell()
-                if self._hurry.wait(pause):
-                    pause = PAUSES[0]
-                    self._over.wait(pause)
-                else:
-                    pause = min(2 * pause, PAUSES[1])
+                self._answered.set()
+                if self._started and not self._down:
+                    self._tell_down()
+                # An end that comes in a long pause is tried at once, then every second.
+                _ = self._over.wait(PAUSES[0]) if whole else self._ending.wait(pause)
+                pause = min(2 * pause, PAUSES[1])
             else:
-                self._ended += 1
-                pause = PAUSES[0]
-                self._wake.wait()
-                self._wake.clear()
+                self.trouble, pause = None, PAUSES[0]
+                if self._down and not self._over.is_set():
+                    self._down = False
+                    tell(f"MLflow, {store_name()}: is back; what was kept meanwhile has been sent")
+                if not whole:
+                    self._wake.wait(EVERY)
 
-    def _send_left(self) -> None:
-        while self._left:
-            earlier = self._left[-1]
-            Sender(earlier).send()
-            earlier.lay_aside()
-            tell(f"MLflow, {store_name()}: what an earlier training had left in {earlier.path} has been sent")
-            self._left.pop()
+    def _count(self) -> None:
+        self._requests += 1
 
-    def _recover(self) -> None:
-        self.trouble = None
-        if self._told:
-            self._told = False
-            tell(f"MLflow, {store_name()}: is back; what was kept meanwhile has been sent")
+    def _send_earlier(self) -> None:
+        while self.earlier:
+            send(self.earlier[-1], self._count)
+            folder = self.earlier.pop()
+            shutil.rmtree(folder, ignore_errors=True)
+            tell(f"MLflow, {store_name()}: what an earlier training had left in {folder} has been sent")
 
-    def _tell(self) -> None:
-        self._told = True
-        why = reason(self.trouble) if self.trouble else f"no answer in {START:.0f} s"
-        tell(
-            f"warning: MLflow, {store_name()}: {why}; training goes on, its records are kept in {self.journal.path} "
-            "and sent when the server is back"
-        )
-
-
-def _left_beside(path: Path) -> Iterator[Journal]:
-    for left in sorted(path.parent.glob(LEFT)):
-        try:
-            yield Journal(left)
-        except UserError as error:
-            tell(f"warning: {error}")
+    def _tell_down(self) -> None:
+        if not self._over.is_set():
+            self._down = True
+            why = reason(self.trouble) if self.trouble else f"no answer in {START:.0f} s"
+            tell(
+                f"warning: MLflow, {store_name()}: {why}; training goes on, its records are kept in {self.folder} and "
+                "sent when the server is back"
+            )

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from core.errors import UserError
 from core.runs import read_run
-from tracking.leftovers import send_left
 from tracking.store import TRAINING, first_line
 
 if TYPE_CHECKING:
@@ -18,8 +17,8 @@ def find_run(client: MlflowClient, folder: Path) -> str | None:
     """Return the id of the run that trained the model in ``folder``, None where this store does not know it.
 
     A model that came from a DVC remote says nothing of its run (:func:`core.runs.read_run`), one out of a
-    container may have been tracked elsewhere. What its training has kept here because the server was down is sent
-    first; where the run could not be made then, it is found by its mark.
+    container may have been tracked elsewhere. A run that the training itself could not make because the server was
+    down, and that was made since (:func:`tracking.unsent.send_unsent`), is found by its mark.
     """
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
@@ -27,7 +26,6 @@ def find_run(client: MlflowClient, folder: Path) -> str | None:
     record = read_run(folder)
     if not record:
         return None
-    send_left(record.get("mlflow_records"))
     try:
         if record["mlflow_run_id"] is None:
             return _find_marked(client, record["mlflow_training"])

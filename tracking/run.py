@@ -1,49 +1,89 @@
-"""The MLflow run of one training, taken up again when the training is.
-
-Everything is written to a journal beside the training's state first and sent from there, so that neither a server that
-is down nor one that hangs ends or holds up a training (``tracking``).
-"""
+"""The MLflow run of one training: what is tracked is written to a record and sent from there (docs/tracking.md)."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import uuid
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from core.cell import HISTORY, RUN, Cell
+from core.cell import HISTORY as TABLE
+from core.cell import RUN, Cell
 from core.errors import UserError
+from core.files import write_json
 from core.provenance import data_md5, git_state
 from model.weights import CONFIG
-from tracking.background import REQUESTS, Courier
-from tracking.journal import ARTIFACT, DATA, EPOCH, FINISHED, LIVE, PARAMS, RUNNING, STATUS, SYSTEM, TAGS, Journal
-from tracking.leftovers import command
-from tracking.sender import reason, tell
-from tracking.store import TRAINING, flat, patience, store_name
-from tracking.system import Watch
+from tracking.background import BackgroundSender
+from tracking.record import ABOUT, ARTIFACTS, FINISHED, FOLDERS, HISTORY, RUNNING, SYSTEM, append, lines, now, read
+from tracking.send import tell
+from tracking.store import RETRIES, TIMEOUT, flat, reason, store_name
+from tracking.system import SystemMetrics
+from tracking.unsent import command
 
 if TYPE_CHECKING:
     from core.cohort import Arrays
+
+
+def describe(
+    cell: Cell, experiment: str, config: dict[str, Any], fingerprint: str, cohort: Arrays, splits: dict[str, list[str]]
+) -> dict[str, Any]:
+    """Return what a record says of a training from its start: experiment, name, tags, parameters and data sets.
+
+    Args:
+        cell: names the run.
+        experiment: MLflow's experiment.
+        config: what is logged as parameters.
+        fingerprint: a training goes on in the run of one with the same fingerprint, if that has not come to its end.
+        cohort: whose manifest's rows become MLflow's data sets, by digest.
+        splits: the ids of each data set, by its name.
+    """
+    import mlflow.data
+    from mlflow.data.code_dataset_source import CodeDatasetSource
+    from mlflow.tracking.context.registry import resolve_tags
+
+    (commit, dirty), data = git_state(), data_md5()
+    tags = {
+        "network": cell.network,
+        "scenario": cell.scenario,
+        "seed": cell.seed,
+        "synthetic": config["cohort"]["synthetic"],
+        "fingerprint": fingerprint,
+        "git.commit": commit or "unknown",
+        "git.dirty": dirty,
+        "data.md5": data or "not pinned",
+    }
+    source = CodeDatasetSource({"manifest.sha256": cohort.info["manifest_sha256"], "data.md5": data or ""})
+    datasets = {}
+    for name, ids in splits.items():
+        rows = cohort.manifest.iloc[cohort.rows(ids)][["id", "site", "label", "pixel_sha256", "mask_sha256"]]
+        frame = rows.reset_index(drop=True).astype(object)
+        title = f"{cohort.card['name']} {name}"[:500]
+        datasets[name] = mlflow.data.from_pandas(frame, source=source, name=title).to_dict()
+    return {
+        "experiment": experiment,
+        "name": f"{cell.network} {cell.scenario} seed {cell.seed}",
+        "fingerprint": fingerprint,
+        "tags": {name: str(value) for name, value in (resolve_tags() | tags).items()},
+        "params": {name: str(value) for name, value in flat(config).items() if not name.startswith("cohort.")},
+        "datasets": datasets,
+    }
 
 
 class TrackedRun:
     """An MLflow run that ends as FINISHED, FAILED or, interrupted, KILLED; a resumed training goes on in its own.
 
     Args:
-        cell: names the run.
-        experiment: MLflow's experiment.
-        config: what is logged as parameters.
-        fingerprint: of the training; the run is taken up again only by a training with the same one.
-        checkpoints: where the journal is kept, beside the training's state.
+        about: what :func:`describe` returns.
+        checkpoints: where the record is kept, beside the training's state.
         remote: ``s3://bucket/prefix`` that gets a copy of both; empty: none does.
     """
 
-    def __init__(
-        self, cell: Cell, experiment: str, config: dict[str, Any], fingerprint: str, checkpoints: Path, remote: str = ""
-    ) -> None:
-        self.cell, self.experiment, self.config, self.fingerprint = cell, experiment, config, fingerprint
-        self.checkpoints, self.place = checkpoints, remote or str(checkpoints)
+    def __init__(self, about: dict[str, Any], checkpoints: Path, remote: str = "") -> None:
+        # The mark is on disk before MLflow's run exists and in it from its first moment, so that no kill orphans one.
+        self._about = {"training": uuid.uuid4().hex, "start_time": now(), **about}
+        self._checkpoints, self._place = checkpoints, remote or str(checkpoints)
 
     def __enter__(self) -> Self:
         """Start the run, or the unfinished one of a killed training again.
@@ -51,131 +91,83 @@ class TrackedRun:
         Raises:
             UserError: what MLFLOW_TRACKING_URI says can never work. A server that is down is no error.
         """
-        with ExitStack() as limits:
-            limits.enter_context(patience(REQUESTS))
-            self.journal, resumed = self._open()
-            self.journal.add(STATUS, status=RUNNING)
-            self._describe()
-            self.courier = Courier(self.journal)
-            try:
-                self.courier.start()
-            except UserError:
-                if not resumed:
-                    self.journal.path.unlink()
-                raise
-            self._limits = limits.pop_all()
-        measured = [record["step"] for record in self.journal.records if record["kind"] == SYSTEM]
-        self._watch = Watch(self._log_system, max(measured, default=-1) + 1)
-        self._watch.start()
+        # MLflow's own patience: what fails is kept and sent again. It reads these from nowhere else.
+        os.environ.setdefault(RETRIES, "0")
+        os.environ.setdefault(TIMEOUT, "10")
+        earlier = self._earlier()
+        self.folder = self._checkpoints / FOLDERS.replace("*", self._about["training"])
+        self._log_status(RUNNING, None)
+        self._steps = {line["step"] for line in lines(self.folder / HISTORY)}
+        self._sender = BackgroundSender(self.folder, [folder for folder in earlier if folder != self.folder])
+        try:
+            self._sender.start()
+        except UserError:
+            if self.folder not in earlier:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+        self._system = SystemMetrics(self.folder / SYSTEM, self._about["start_time"])
+        self._system.start()
         return self
+
+    def _earlier(self) -> list[Path]:
+        """Return the records that earlier trainings have left, and take on the mark of the one that goes on here."""
+        found = []
+        for folder in sorted(self._checkpoints.glob(FOLDERS)):
+            if not (folder / ABOUT).exists():  # a kill came while it was removed
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
+            try:
+                about = read(folder)
+            except UserError as error:
+                tell(f"warning: {error}")
+                continue
+            found.append(folder)
+            if about["fingerprint"] == self._about["fingerprint"] and about["status"] != FINISHED:
+                self._about |= {name: about[name] for name in ("training", "start_time")}
+        return found
 
     @property
     def record(self) -> dict[str, str | None]:
         """What ``run.json`` says of the tracking: the run, its mark, and where records lie if they were not sent."""
-        run_id = self.courier.sender.run_id or None
-        mark, left = self.journal.run[TRAINING], str(self.journal.left)
-        return {"mlflow_run_id": run_id, "mlflow_training": mark, "mlflow_records": left}
+        run_id, mark = self._sender.run_id, self._about["training"]
+        return {"mlflow_run_id": run_id, "mlflow_training": mark, "mlflow_records": str(self.folder)}
 
-    def _open(self) -> tuple[Journal, bool]:
-        """Return this training's journal and whether an earlier attempt has begun it."""
-        path = self.checkpoints / LIVE
-        if path.exists():
-            try:
-                journal = Journal(path)
-            except UserError as error:
-                tell(f"warning: {error}; it was given another name, and a new run begins")
-                path.rename(path.with_name(f"{LIVE}.damaged-{uuid.uuid4().hex[:8]}"))
-            else:
-                if journal.run["fingerprint"] == self.fingerprint and not journal.finished:
-                    return journal, True
-                journal.lay_aside()
-        from mlflow.tracking.context.registry import resolve_tags
+    def log_epoch(self, row: dict[str, float]) -> None:
+        """Log one row of the history as metrics; its step is the epoch, from 1, and each is logged once."""
+        self._log(int(row["epoch"]), {name: value for name, value in row.items() if name != "epoch"})
 
-        run = {
-            # On disk before MLflow's run exists and in it from its first moment, so that no kill orphans one.
-            TRAINING: uuid.uuid4().hex,
-            "fingerprint": self.fingerprint,
-            "experiment": self.experiment,
-            "name": f"{self.cell.network} {self.cell.scenario} seed {self.cell.seed}",
-            "tags": resolve_tags(),
-        }
-        return Journal.begin(path, **run), False
+    def finish(self, out: Path, history: list[dict[str, float]], best: dict[str, float]) -> None:
+        """Log the best epoch's figures and ``out``'s small files."""
+        values = {"best_epoch": best["epoch"], "best_validation_dice": best["validation_dice"]}
+        for size in {int(row["size"]) for row in history}:
+            spent = sum(row["seconds"] for row in history if row["size"] == size)
+            values[f"training_seconds_{size}px"] = round(spent, 3)
+        self._log(0, values)
+        (self.folder / ARTIFACTS).mkdir(exist_ok=True)
+        for name in (CONFIG, TABLE, RUN):
+            shutil.copy(out / name, self.folder / ARTIFACTS)
 
-    def _describe(self) -> None:
-        commit, dirty = git_state()
-        tags = {
-            "network": self.cell.network,
-            "scenario": self.cell.scenario,
-            "seed": self.cell.seed,
-            "synthetic": self.config["cohort"]["synthetic"],
-            "fingerprint": self.fingerprint,
-            "git.commit": commit or "unknown",
-            "git.dirty": dirty,
-            "data.md5": data_md5() or "not pinned",
-        }
-        self.journal.add(TAGS, values=tags)
-        params = {name: value for name, value in flat(self.config).items() if not name.startswith("cohort.")}
-        if not self.journal.has(PARAMS, "values", params):
-            self.journal.add(PARAMS, values=params)
+    def _log(self, step: int, values: dict[str, float]) -> None:
+        if step not in self._steps:
+            append(self.folder / HISTORY, step, values)
+            self._steps.add(step)
+            self._sender.wake()
+
+    def _log_status(self, status: str, end_time: int | None) -> None:
+        write_json(self.folder / ABOUT, self._about | {"status": status, "end_time": end_time})
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the run with the state that the training ended in; what cannot be sent is kept, and said how to send."""
-        self._watch.stop()
+        self._system.stop()
         status = FINISHED if kind is None else "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
-        try:
-            self.journal.add(STATUS, status=status)
-            sent = self.courier.finish()
-        finally:
-            self._limits.close()
-        if kind is None:
-            self.journal.lay_aside()
-        if not sent:
-            trouble = self.courier.trouble
+        self._log_status(status, now())
+        if not self._sender.finish():
+            why = reason(self._sender.trouble) if self._sender.trouble else "too slow"
             tell(
-                f"warning: MLflow, {store_name()}: {reason(trouble) if trouble else 'too slow'}; what was not sent is "
-                f"kept in {self.journal.path}: to send it when the server is back, run {command(self.place)}"
+                f"warning: MLflow, {store_name()}: {why}; what was not sent is kept in {self.folder}: to send it when "
+                f"the server is back, run {command(self._place)}"
             )
-
-    def log_data(self, cohort: Arrays, splits: dict[str, list[str]]) -> None:
-        """Log the manifest's rows of each split as MLflow data sets, by digest, with the cohort's name."""
-        import mlflow.data
-        from mlflow.data.code_dataset_source import CodeDatasetSource
-
-        for name, ids in splits.items():
-            if self.journal.has(DATA, "context", name):
-                continue
-            rows = cohort.manifest.iloc[cohort.rows(ids)][["id", "site", "label", "pixel_sha256", "mask_sha256"]]
-            frame = rows.reset_index(drop=True).astype(object)
-            source = CodeDatasetSource(
-                {"manifest.sha256": cohort.info["manifest_sha256"], "data.md5": data_md5() or ""}
-            )
-            data = mlflow.data.from_pandas(frame, source=source, name=f"{cohort.card['name']} {name}"[:500])
-            self._add(DATA, context=name, values=data.to_dict())
-
-    def log_epoch(self, row: dict[str, float]) -> None:
-        """Log one row of the history as metrics; its step is the epoch, from 1, and each is logged once."""
-        step = int(row["epoch"])
-        if not self.journal.has(EPOCH, "step", step):
-            self._add(EPOCH, values={name: value for name, value in row.items() if name != "epoch"}, step=step)
-
-    def _log_system(self, figures: dict[str, float], number: int) -> None:
-        self._add(SYSTEM, values=figures, step=number)
-
-    def finish(self, out: Path, history: list[dict[str, float]], best: dict[str, float]) -> None:
-        """Log the epochs that a kill kept from being logged, the best epoch's figures, and ``out``'s small files."""
-        for row in history:
-            self.log_epoch(row)
-        if not self.journal.has(EPOCH, "step", 0):
-            values = {"best_epoch": best["epoch"], "best_validation_dice": best["validation_dice"]}
-            for size in {int(row["size"]) for row in history}:
-                spent = sum(row["seconds"] for row in history if row["size"] == size)
-                values[f"training_seconds_{size}px"] = round(spent, 3)
-            self._add(EPOCH, values=values, step=0)
-        for name in (CONFIG, HISTORY, RUN):
-            self._add(ARTIFACT, file=f"training/{name}", text=(out / name).read_text())
-
-    def _add(self, kind: str, **values: Any) -> None:
-        self.journal.add(kind, **values)
-        self.courier.wake()
+        elif kind is None:
+            shutil.rmtree(self.folder, ignore_errors=True)

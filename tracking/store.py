@@ -28,7 +28,10 @@ MANAGED = ("databricks", "uc")  # Databricks' stores, whose addresses may be one
 RETRIES, TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
 # How often a request is repeated, with growing pauses, and how many seconds it may take: MLflow's own 7 and 120 let a
 # server that hangs hold a step for a quarter of an hour. The first question is small, later ones carry models.
-FIRST, LATER = {RETRIES: "3", TIMEOUT: "10"}, {RETRIES: "3", TIMEOUT: "60"}
+PATIENCE = {RETRIES: "3", TIMEOUT: "60"}
+FIRST_TIMEOUT = 10
+BAD_REQUEST = 400
+NEVER = (BAD_REQUEST, 401, 403)  # what a server answers to settings that no waiting puts right
 
 
 def store_name() -> str:
@@ -76,7 +79,8 @@ def connect(experiment: str | None = None, *, existing: bool = False) -> MlflowC
         existing: refuse a local database that is not there, which MLflow would create: who reads needs what is in it.
 
     A server is asked whether it is there: repeatedly, with pauses, and within a minute. The environment's
-    MLFLOW_HTTP_REQUEST_MAX_RETRIES and MLFLOW_HTTP_REQUEST_TIMEOUT hold where they are set.
+    MLFLOW_HTTP_REQUEST_MAX_RETRIES and MLFLOW_HTTP_REQUEST_TIMEOUT hold where they are set; MLflow reads nothing else,
+    so the first call sets them for the process (:data:`PATIENCE`).
 
     Raises:
         UserError: the store cannot be reached.
@@ -85,6 +89,9 @@ def connect(experiment: str | None = None, *, existing: bool = False) -> MlflowC
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in DIRECT:
         os.environ.setdefault(name, "false")
+    timeout = None if TIMEOUT in os.environ else FIRST_TIMEOUT
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
     import mlflow
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -106,34 +113,46 @@ def connect(experiment: str | None = None, *, existing: bool = False) -> MlflowC
             print(note, file=sys.stderr)
         with explained(store_name()):
             client = mlflow.MlflowClient()
-            with patience(FIRST):
-                client.search_experiments(max_results=1)
+            _ask(client, uri, timeout)
             if experiment is not None:
                 make_experiment(client, experiment)
                 mlflow.set_experiment(experiment)
     except (OSError, SQLAlchemyError) as error:
         told = f"MLflow, {store_name()}: {first_line(error)}; check MLFLOW_TRACKING_URI, then run again"
         raise UserError(told) from error
-    os.environ.update({name: value for name, value in LATER.items() if name not in os.environ})
     return client
 
 
-def make_experiment(client: MlflowClient, title: str, **tags: str) -> None:
-    """Create an experiment where it does not exist yet, its artifacts beside the clone's own database.
+def _ask(client: MlflowClient, uri: str, timeout: int | None) -> None:
+    """Ask the store whether it is there, a server for ``timeout`` seconds (None: as the environment says)."""
+    if not uri.startswith(("http://", "https://")):
+        client.search_experiments(max_results=1)
+        return
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request_safe
+
+    # The client itself has no argument for the time.
+    where, what = get_default_host_creds(uri), {"max_results": 1}
+    http_request_safe(where, "/api/2.0/mlflow/experiments/search", "POST", json=what, timeout=timeout)
+
+
+def make_experiment(client: MlflowClient, title: str, **tags: str) -> str:
+    """Return an experiment's id; where it does not exist yet it is made, its artifacts beside the clone's own database.
 
     MLflow would put them into the present folder, which an experiment of DVC's does not outlive. A server decides
     itself.
     """
     from mlflow.exceptions import MlflowException
 
-    if client.get_experiment_by_name(title) is not None:
-        return
+    if (found := client.get_experiment_by_name(title)) is not None:
+        return str(found.experiment_id)
     place = str(workspace() / ARTIFACTS / quote(title, safe=" ")) if own_store() else None
     try:
-        client.create_experiment(title, artifact_location=place, tags=tags)
+        return str(client.create_experiment(title, artifact_location=place, tags=tags))
     except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":  # by another step at the same moment
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+    return str(client.get_experiment_by_name(title).experiment_id)  # made by another step at the same moment
 
 
 def _database_file(uri: str) -> Path | None:
@@ -150,16 +169,24 @@ def _database_file(uri: str) -> Path | None:
     return Path(name) if name and not name.startswith((":", "file:")) else None
 
 
-@contextmanager
-def patience(limits: dict[str, str]) -> Iterator[None]:
-    """Set how long MLflow tries a request inside the block, where the environment does not say it."""
-    given = {name: value for name, value in limits.items() if name not in os.environ}
-    os.environ.update(given)
-    try:
-        yield
-    finally:
-        for name in given:
-            os.environ.pop(name, None)
+def is_local() -> bool:
+    """Tell a database file from a server."""
+    return store_name().startswith(LOCAL_STORE.partition(":")[0])
+
+
+def reason(error: BaseException) -> str:
+    """Return what lies behind an error, in one line and without passwords."""
+    return first_line(error.__cause__ or error)
+
+
+def is_lasting(error: BaseException) -> bool:
+    """Tell a mistake in the settings, which no waiting puts right, from a server that is down."""
+    from mlflow.exceptions import MlflowException
+
+    cause = error.__cause__ or error
+    if is_local():
+        return "database is locked" not in str(cause)
+    return isinstance(cause, MlflowException) and cause.get_http_status_code() in NEVER
 
 
 @contextmanager

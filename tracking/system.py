@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tracking.record import append, now
 
 if TYPE_CHECKING:
     from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonitor
@@ -12,16 +14,17 @@ if TYPE_CHECKING:
 SECONDS = 5.0
 
 
-class Watch:
-    """Measures what MLflow's own system metrics measure, and hands it on wherever the server is.
+class SystemMetrics:
+    """Measures what MLflow's own system metrics measure, and writes it to a file wherever the server is.
 
     Args:
-        note: takes the figures and their number, counted on from ``first``.
-        first: number of the first.
+        file: SYSTEM of a record.
+        since: the training's start, milliseconds since 1970. A step is the number of :data:`SECONDS` passed since
+            then, so that a training that goes on elsewhere, from an older copy of the file, repeats none.
     """
 
-    def __init__(self, note: Callable[[dict[str, float], int], None], first: int) -> None:
-        self._note, self._next = note, first
+    def __init__(self, file: Path, since: int) -> None:
+        self._file, self._since = file, since
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._work, name="system metrics", daemon=True)
 
@@ -30,7 +33,7 @@ class Watch:
         self._thread.start()
 
     def stop(self) -> None:
-        """End; no figure is noted afterwards."""
+        """End; nothing is written afterwards."""
         self._over.set()
         self._thread.join()
 
@@ -45,11 +48,11 @@ class Watch:
             for monitor in monitors:
                 figures |= monitor.aggregate_metrics()
                 monitor.clear_metrics()
+            step = int((now() - self._since) / (1000 * SECONDS))
             try:
-                self._note({f"system/{name}": float(value) for name, value in figures.items()}, self._next)
+                append(self._file, step, {f"system/{name}": float(value) for name, value in figures.items()})
             except OSError:
                 return  # the disk is full: the next checkpoint says so
-            self._next += 1
 
 
 def _monitors() -> list[BaseMetricsMonitor]:

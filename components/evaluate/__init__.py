@@ -25,7 +25,8 @@ from core.results import ROW_METRICS, Row
 from model.curves import roc_curve
 from model.weights import CONFIG
 from tracking.find import find_run
-from tracking.store import connect, explained
+from tracking.store import answered, connect
+from tracking.unsent import send_unsent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -100,6 +101,7 @@ def evaluate(
     _check_belongs(cell, model, predictor.input_config, arrays, cohort.info)
     inputs = _inputs(model, arrays, split, params, reread)
     client = connect()
+    send_unsent(model)
     run_id = find_run(client, model)
     cases: list[pd.DataFrame] = []
     rows: list[Row] = []
@@ -175,7 +177,7 @@ def _log(client: MlflowClient, run_id: str, out: Path, rows: list[Row], risk: di
     figures |= {f"test.original.{name}": value for name, value in risk.items()}
     now = int(time.time() * 1000)
     metrics = [Metric(name, value, now, 0) for name, value in figures.items() if value is not None]
-    with explained(f"run {run_id}"):
+    with answered(f"run {run_id}"):
         client.log_batch(run_id, metrics)  # all or none of them
         client.log_artifacts(run_id, str(out), "evaluation")
 

@@ -23,7 +23,8 @@ from registry import CHALLENGER
 from registry.fetch import PACKAGE
 from registry.versions import MANIFEST_TAG, SPLITS_TAG, splits_digest
 from tracking.find import find_run
-from tracking.store import connect, explained
+from tracking.store import answered, connect, explained
+from tracking.unsent import send_unsent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -84,6 +85,7 @@ def register(models: Path, evaluations: Path, arrays: Path, params: Params, out:
             "data.dvc or dvc.lock was put back"
         )
     client = connect(params.register_.experiment)
+    send_unsent(folder)
     run_id = find_run(client, folder)
     name = params.register_.model
     with TemporaryDirectory() as scratch:
@@ -139,7 +141,7 @@ def _register(
     with explained(f"run {run_id}"):
         trained = client.get_run(run_id).info if run_id else None
     with (
-        explained(f"model {name}"),
+        answered(f"model {name}"),
         mlflow.start_run(run_id=run_id, run_name=None if run_id else f"register {name}") as run,
     ):
         info = _log_model(package, example, params)

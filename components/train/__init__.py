@@ -28,7 +28,7 @@ from model import networks
 from model.threads import settle
 from model.training.recipe import TrainParams
 from model.weights import CONFIG
-from tracking.run import TrackedRun
+from tracking.run import TrackedRun, describe
 
 if TYPE_CHECKING:
     from model.training.batches import Subset
@@ -144,30 +144,26 @@ def train(
     if not world.first:
         world.wait()
         result = _follow(make)
+        world.leave()
+        best = result.history[result.best_epoch]
     else:
+        about = describe(
+            cell, experiment, config, fingerprint, cohort, {name: subset.ids for name, subset in subsets.items()}
+        )
         with (
             exclusive(checkpoints),
             explain_full_disk(checkpoints),
             _copied(remote, checkpoints, fingerprint) as send,
-            TrackedRun(cell, experiment, config, fingerprint, checkpoints, remote) as tracked,
+            TrackedRun(about, checkpoints, remote) as tracked,
         ):
             send()
             world.wait()
-
-            warned = False
-
-            def after_epoch(row: dict[str, float]) -> None:
-                nonlocal warned
-                tracked.log_epoch(row)
-                send()
-                if not warned and (changes := inputs.changed_params()):
-                    warned = True
-                    told = f"{'; '.join(changes)}; put it back before it ends, or its result is refused"
-                    print(f"warning: {title}: the parameters changed while it trains: {told}", file=sys.stderr)
-
-            tracked.log_data(cohort, {name: subset.ids for name, subset in subsets.items()})
             try:
-                trainer = make(Terminal(title, after_epoch))
+                warn = _ChangeWarning(title, inputs)
+                trainer = make(Terminal(title, [tracked.log_epoch, lambda _: send(), warn]))
+                # A kill may have come between an epoch's state and its record.
+                for row in trainer.state["history"] if trainer.state else []:
+                    tracked.log_epoch(row)
                 precision = str(trainer.precision.dtype).removeprefix("torch.")
                 print(f"{title}: {precision} ({trainer.precision.reason})")
                 threads = f"{trainer.threads} thread{'s' * (trainer.threads > 1)} ({trainer.threads_reason})"
@@ -176,6 +172,7 @@ def train(
                 result = trainer.run()
             except TrainingError as error:
                 raise UserError(f"{title}: {error}") from error
+            world.leave()  # what is left is this process's: while it writes and sends, the others would wait
             record = {
                 **tracked.record,
                 "commit": commit,
@@ -216,9 +213,22 @@ def train(
             send()
         dice = best["validation_dice"]
         print(f"{title}: best validation Dice {dice:.4f} in epoch {result.best_epoch + 1}; wrote {out}")
-    world.leave()
-    dice = result.history[result.best_epoch]["validation_dice"]
-    return TrainResult(out, dice, len(result.history), result.best_epoch + 1, result.resumed_from)
+    return TrainResult(out, best["validation_dice"], len(result.history), result.best_epoch + 1, result.resumed_from)
+
+
+@dataclass
+class _ChangeWarning:
+    """Warns once, after the epoch in which it is seen, that the parameters' file was edited."""
+
+    title: str
+    inputs: Inputs
+    told: bool = False
+
+    def __call__(self, _row: dict[str, float]) -> None:
+        if not self.told and (changes := self.inputs.changed_params()):
+            self.told = True
+            text = f"{'; '.join(changes)}; put it back before it ends, or its result is refused"
+            print(f"warning: {self.title}: the parameters changed while it trains: {text}", file=sys.stderr)
 
 
 @contextmanager

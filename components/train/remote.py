@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +19,7 @@ from core.errors import UserError
 from core.s3 import damage, explain, make_client, split_url
 from core.terminal import say
 from model.training.checkpoint import STATE, CheckpointError, load_state
-from tracking.journal import LIVE
+from tracking.record import FOLDERS
 
 CONNECTIONS = 8  # parts of a state that are sent at the same time
 MISSING = ("404", "NoSuchKey", "NotFound")
@@ -53,11 +54,14 @@ class Remote:
             self._bucket_exists(client)
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".fetched-", dir=self.folder) as temporary:
-                found = [name for name in (STATE, LIVE) if self._fetch(client, name, Path(temporary))]
-                if STATE in found and self._load(Path(temporary)) is None:
+                fetched = Path(temporary)
+                found = [name for name in (STATE, *self._records(client)) if self._fetch(client, name, fetched)]
+                if STATE in found and self._load(fetched) is None:
                     return  # of a training that has come to its end
-                for name in reversed(found):
-                    (Path(temporary) / name).replace(self.folder / name)
+                for path in (*fetched.glob(FOLDERS), *fetched.glob(STATE)):
+                    if path.is_dir():
+                        shutil.rmtree(self.folder / path.name, ignore_errors=True)
+                    path.replace(self.folder / path.name)
         except CheckpointError as error:
             raise UserError(str(error)) from error
         except (BotoCoreError, ClientError) as error:
@@ -67,12 +71,20 @@ class Remote:
         if found:
             print(f"checkpoints: took up what {self.url} holds of this training", flush=True)
 
+    def _records(self, client: Any) -> list[str]:
+        """Return the names of what is tracked of trainings, in S3."""
+        bucket, start = self._place(FOLDERS.rstrip("*"))
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=start)
+        keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
+        return [key.removeprefix(self._place("")[1]) for key in keys]
+
     def _fetch(self, client: Any, name: str, folder: Path) -> bool:
         """Bring a file of this training into a folder, if there is one, and check that it came whole."""
         about = self._head(client, name)
         if about is None or about["Metadata"].get(FINGERPRINT) != self.fingerprint:
             return False
         path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         client.download_file(*self._place(name), str(path))
         if trouble := damage(client, *self._place(name), about, path):
             raise UserError(f"{self.url}/{name}: came damaged ({trouble}); run again")
@@ -112,8 +124,8 @@ class Remote:
         """Copy the local state there; a failure is told and does not end the training: the next is tried again."""
         try:
             client = self._client()
-            journals = sorted(path.name for path in self.folder.glob("mlflow*.jsonl"))
-            for name in (*journals, STATE):
+            records = [path for path in self.folder.glob(f"{FOLDERS}/**/*") if path.is_file() and path.name[0] != "."]
+            for name in (*sorted(path.relative_to(self.folder).as_posix() for path in records), STATE):
                 try:
                     # Open, it stays one and the same file, while the training puts its next state in its place.
                     file = (self.folder / name).open("rb")

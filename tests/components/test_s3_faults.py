@@ -21,7 +21,7 @@ from tests.components.test_ingest_zip import same_cohort
 from tests.conftest import CELL, Project, refused
 from tests.s3_faults import Fault, Proxy, proxy
 from tests.services import Bucket
-from tracking.journal import Journal
+from tests.tracking.records import write_record
 
 
 @pytest.fixture
@@ -111,9 +111,8 @@ def test_ingest_from_a_bucket_that_may_not_be_listed(bucket: Bucket, tmp_path: P
 def test_records_that_may_not_be_removed_from_s3_say_the_right(
     untrained: Project, bucket: Bucket, tmp_path: Path
 ) -> None:
-    about = {"training": "m", "fingerprint": "f", "experiment": "lung-segmentation", "name": "n", "tags": {}}
-    journal = Journal.begin(tmp_path / "mlflow-m.jsonl", **about)
-    bucket.client.upload_file(str(journal.path), bucket.name, "states/mlflow-m.jsonl")
+    write_record(tmp_path, status="FINISHED")
+    bucket.upload(tmp_path / "mlflow-m", "states/mlflow-m/")
     deny(bucket, "s3:DeleteObject")
     message = refused(untrained.call(untrained.line("track", f"s3://{bucket.name}/states")))
     assert message.endswith(
@@ -214,6 +213,6 @@ def test_records_kept_in_s3_are_sent_from_there(untrained: Project, bucket: Buck
     assert "sent to sqlite:" in untrained.do(untrained.line("track", place))
     (run,) = untrained.runs()
     assert run.info.status == "FINISHED"
-    assert [name for name in bucket.names() if name.endswith(".jsonl")] == []
+    assert [name for name in bucket.names() if "mlflow-" in name] == []
     assert "no records are waiting" in untrained.do(untrained.line("track", place))
     assert "no such bucket" in refused(untrained.call(untrained.line("track", "s3://nobody-has-this/x")))

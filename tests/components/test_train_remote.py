@@ -35,7 +35,9 @@ def test_another_machine_goes_on_from_s3(prepared: Project, bucket: Bucket, tmp_
     assert job.until(lambda: f"{folder}/{STATE}" in keys(bucket))
     job.kill()
     job.wait([])
-    assert keys(bucket) == [f"{folder}/mlflow.jsonl", f"{folder}/{STATE}"]
+    record = f"{folder}/mlflow-{one.runs()[0].data.tags['training']}"
+    assert {f"{record}/record.json", f"{record}/history.jsonl", f"{folder}/{STATE}"} <= {*keys(bucket)}
+    assert all(key.startswith((record, f"{folder}/{STATE}")) for key in keys(bucket))
     assert not one.model.exists()
 
     shutil.copy(one.root / "mlflow.db", other.root / "mlflow.db")  # one tracking server, two machines
@@ -43,7 +45,10 @@ def test_another_machine_goes_on_from_s3(prepared: Project, bucket: Bucket, tmp_
     assert f"checkpoints: took up what {url}/{CELL.folder.as_posix()} holds of this training" in printed
     assert "going on after epoch" in printed
     assert (other.model / WEIGHTS).read_bytes() == (alone.model / WEIGHTS).read_bytes()
-    assert len(other.runs()) == 1
+    (run,) = other.runs()
+    logged = other.client().get_metric_history(run.info.run_id, "train_loss")
+    assert [metric.step for metric in logged] == list(range(1, LONG + 1))
+    assert keys(bucket) == [f"{folder}/{STATE}"]
 
     # What is finished is not gone on from, and a training with other parameters takes nothing from it.
     other.write_params(train={"epochs": LONG, "learning_rate": 0.001})

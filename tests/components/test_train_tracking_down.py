@@ -12,13 +12,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from core.cell import HISTORY, RUN
 from core.errors import UserError
@@ -27,9 +30,10 @@ from registry.fetch import fetch
 from tests.components.test_train import files, states
 from tests.conftest import CELL, Job, Project, Trained, refused
 from tests.s3_faults import Fault, proxy
+from tests.tracking.records import write_record
 from tools.services.checks import free_ports
 from tracking.background import PATIENCE
-from tracking.journal import LIVE
+from tracking.send import send
 
 # Enough for a training that is held in its second epoch to have much to send still, however late it is held.
 EPOCHS = 8
@@ -177,7 +181,7 @@ def ended(job: Job) -> str:
 def assert_told_of_the_gap(server: Server, warnings: str) -> None:
     assert re.fullmatch(
         rf"warning: MLflow, {server.url}: .*; training goes on, its records are kept in "
-        rf"checkpoints/{CELL.folder}/{LIVE} and sent when the server is back\n"
+        rf"checkpoints/{CELL.folder}/mlflow-\w+ and sent when the server is back\n"
         rf"MLflow, {server.url}: is back; what was kept meanwhile has been sent\n",
         warnings,
     ), warnings
@@ -229,8 +233,8 @@ def test_stopped_at_its_end_for_longer_than_it_waits_it_tries_once_more(
     server.down()
     job.kill(signal.SIGCONT)
     assert job.until(lambda: "training goes on" in job.errors)
-    journal = states(project) / LIVE
-    assert job.until(lambda: "FINISHED" in journal.read_text())  # nothing is left to do but to send
+    (about,) = states(project).glob("mlflow-*/record.json")
+    assert job.until(lambda: "FINISHED" in about.read_text())  # nothing is left to do but to send
     time.sleep(PATIENCE / 5)
     assert not job.ended
     job.kill(signal.SIGSTOP)
@@ -258,14 +262,14 @@ def test_killed_at_the_end_its_records_are_sent_later(project: Project, server: 
     assert message.startswith(f"error: MLflow, {server.url}: ")
     assert left.exists()
 
-    copy = shutil.copy(left, project.root / "copy")
+    copy = shutil.copytree(left, project.root / "copy")
     server.up()
     assert f"run {record['mlflow_run_id']}\n" in project.do(line, **environment)
     before = assert_whole(server, project, trained)
     assert before["info"][0] == record["mlflow_run_id"]
     assert not left.exists()
     assert "no records are waiting" in project.do(line, **environment)
-    shutil.copy(copy, left)  # as if the answers had been lost
+    shutil.copytree(copy, left)  # as if the answers had been lost
     project.do(line, **environment)
     assert content(server, project) == before
 
@@ -353,6 +357,98 @@ def test_wrong_credentials_are_refused_at_the_start_and_no_other_answer(
             assert job.until(lambda: "training goes on" in job.errors), job.errors
             job.kill()
             job.wait(line)
+
+
+@pytest.mark.slow
+def test_other_processes_are_gone_while_the_first_one_waits_for_the_server(project: Project, server: Server) -> None:
+    """In a barrier NCCL would give up after ten minutes."""
+    server.down()
+    line, given = project.train_line(), {"TRAIN_PROCESSES": "2", "MLFLOW_TRACKING_URI": server.url}
+    with subprocess.Popen(line, cwd=project.root, env=project.environment | given, stdout=-3, stderr=-3) as torchrun:
+        limit = time.monotonic() + 90
+        while not [about for about in states(project).glob("mlflow-*/record.json") if "FINISHED" in about.read_text()]:
+            assert torchrun.poll() is None
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+        workers = psutil.Process(torchrun.pid).children(recursive=True)
+        _, alive = psutil.wait_procs(workers, timeout=PATIENCE / 2)
+        assert len(alive) == 1
+        assert torchrun.wait(60) == 0
+    assert project.model.exists()
+
+
+@pytest.mark.slow
+def test_another_store_behind_the_address_gets_everything(
+    project: Project, server: Server, trained: Trained, empty_store: Path, tmp_path: Path
+) -> None:
+    server.up()
+    job = start(project, server)
+    waits(job, f"epoch 2/{EPOCHS}")
+    server.down()
+    job.kill(signal.SIGCONT)
+    waits(job, "training goes on")
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    other = Server(tmp_path, server.port)
+    other.up()
+    try:
+        assert_told_of_the_gap(other, ended(job))
+        assert_whole(other, project, trained)
+    finally:
+        other.down()
+
+
+@pytest.mark.parametrize("path", ["runs/create", "runs/search", "log-batch", "log-inputs", "artifacts", "runs/update"])
+def test_a_lost_answer_loses_and_doubles_nothing(
+    project: Project, server: Server, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """The server has done what it was asked, and its answer never comes."""
+    server.up()
+    name = json.loads((project.root / "params.yaml").read_text())["register"]["experiment"]
+    record = write_record(project.root, status="FINISHED", experiment=name, training="m", epochs=3)
+    for setting, value in QUICK.items():
+        monkeypatch.setenv(setting, value)
+    with proxy(server.url) as front:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", front.url)
+        front.faults.append(Fault("cut", methods=("POST", "PUT"), path=path, times=1))
+        with suppress(MlflowException):  # of a file's upload nobody reads the answer
+            send(record)
+        assert front.faults[0].seen == 1
+        send(record)
+    here = content(server, project)
+    assert [step for step, _, _ in here["metrics"]["train_loss"]] == [1, 2, 3]
+    assert (here["info"][1:4], here["params"]) == (("FINISHED", 1000, 9000), {"p": "1"})
+    assert (here["data"], here["artifacts"]) == ([("train", "d")], [CONFIG])
+
+
+def test_what_a_server_refuses_is_told_once_without_the_password(
+    project: Project, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.up()
+    name = json.loads((project.root / "params.yaml").read_text())["register"]["experiment"]
+    record = write_record(project.root, status="FINISHED", experiment=name)
+    with proxy(server.url) as front:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", front.url.replace("://", "://me:hunter2@"))
+        front.faults.append(Fault("400", methods=("POST",), path="log-batch"))
+        for _ in range(2):
+            send(record)
+    told = capsys.readouterr().err
+    assert told.count("refuses a record, which is left out: ") == told.count("\n") == 1
+    assert "hunter2" not in told
+    assert content(server, project)["artifacts"] == [CONFIG]
+
+
+@pytest.mark.slow
+def test_an_upload_that_fails_ends_evaluate_and_register_in_one_line(project: Project, server: Server) -> None:
+    """The server's database answers, the store of its files does not."""
+    server.up()
+    with proxy(server.url) as front:
+        environment = QUICK | {"MLFLOW_TRACKING_URI": front.url}
+        project.do(project.train_line(), **environment)
+        front.faults.append(Fault("403", methods=("PUT", "POST"), path="mlflow-artifacts"))
+        for line in (project.evaluate_line(), project.register_line()):
+            message = refused(call(project, line, environment))
+            assert message.startswith("error: MLflow, ")
+            assert message.endswith("check MLFLOW_TRACKING_URI, the server and the store behind it, then run again")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,95 @@
+"""Send the records that trainings have kept while MLflow was down, from folders or from S3."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from contextlib import nullcontext
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+
+from core.errors import UserError
+from core.files import exclusive
+from core.runs import read_run
+from tracking.record import ABOUT, FINISHED, FOLDERS, read
+from tracking.send import send
+from tracking.store import answered, store_name
+
+
+def command(place: str) -> str:
+    """Return the line that sends what is kept in ``place``, as one types it; passwords are left out."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    shown = "" if uri is None else f"MLFLOW_TRACKING_URI={shlex.quote(store_name())} "
+    return f"{shown}python -m tracking {shlex.quote(place)}"
+
+
+def send_unsent(model: Path) -> None:
+    """Send what the training of a model has left here; :class:`UserError` where MLflow does not answer."""
+    kept = read_run(model).get("mlflow_records")
+    if kept is not None and (Path(kept) / ABOUT).is_file():
+        _send(Path(kept), kept)
+
+
+def send_records(place: str) -> list[str]:
+    """Send every record below ``place``; what is sent twice is logged once.
+
+    The record of a training that has come to its end is removed when it has been sent, others are kept.
+
+    Args:
+        place: a record, a folder (of checkpoints), or ``s3://bucket/prefix``.
+
+    Returns:
+        The ids of the runs that have them now.
+
+    Raises:
+        UserError: there is no such place, a training is writing there, MLflow or S3 cannot be reached.
+    """
+    if place.startswith("s3://"):
+        return _send_from_s3(place)
+    folder = Path(place)
+    if not folder.exists():
+        raise UserError(f"{place}: not found; name a record, a folder of checkpoints, or s3://bucket/prefix")
+    found = [folder] if folder.match(FOLDERS) else [about.parent for about in folder.rglob(f"{FOLDERS}/{ABOUT}")]
+    return [_send(record, str(record)) for record in sorted(found)]
+
+
+def _send_from_s3(url: str) -> list[str]:
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from core.s3 import explain, make_client
+
+    (bucket, _, prefix), sent, asked = url.removeprefix("s3://").partition("/"), [], url
+    try:
+        client = make_client(1)
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        keys = [PurePosixPath(item["Key"]) for page in pages for item in page.get("Contents", [])]
+        for folder in [key.parent for key in keys if key.match(f"{FOLDERS}/{ABOUT}")]:
+            own = [key for key in keys if key.is_relative_to(folder)]
+            with TemporaryDirectory() as scratch:
+                copy = Path(scratch) / "cell" / folder.name  # what locks it lies in the scratch folder, too
+                for key in own:
+                    path = copy / key.relative_to(folder)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    client.download_file(bucket, str(key), str(path))
+                sent.append(_send(copy, f"s3://{bucket}/{folder}"))
+                asked = f"removing s3://{bucket}/{folder}, whose records have been sent"
+                for key in own if not copy.exists() else []:
+                    client.delete_object(Bucket=bucket, Key=str(key))
+                asked = url
+    except (BotoCoreError, ClientError, Boto3Error) as error:
+        raise explain(error, asked) from error
+    return sent
+
+
+def _send(folder: Path, called: str) -> str:
+    """Send one record, as :func:`send_records` does it, and say so; no training may be writing it meanwhile."""
+    over = read(folder)["status"] == FINISHED
+    with nullcontext() if over else exclusive(folder.parent), answered(called):
+        run_id = send(folder)
+    if over:
+        shutil.rmtree(folder, ignore_errors=True)
+    kept = "" if over else "; the record is kept, because its training has not come to its end"
+    print(f"{called}: sent to {store_name()}, run {run_id}{kept}")
+    return run_id
