@@ -179,7 +179,7 @@ def chosen(milliseconds: dict[str, float]) -> dict[str, Any]:
     for name, allowed in (("all", (*EXACT, FASTEST)), ("float32", EXACT)):
         times = {engine: milliseconds[engine] for engine in allowed if engine in milliseconds}
         taken = choice.pick(allowed, times)
-        found[name] = {"engine": taken, "reason": choice.told(taken, allowed, times)}
+        found[name] = {"engine": taken, "reason": choice.describe(taken, allowed, times)}
     return found
 
 

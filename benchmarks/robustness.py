@@ -4,7 +4,7 @@
 
 Test images are corrupted at the network's size, predicted and scored against their original masks, by the rule of
 ``params.yaml``'s section ``evaluate``. ``robustness.csv`` lies with the cell's evaluation:
-``python -m tools.publish.keep`` keeps it with the rows, and the page of results draws the curves. After Hendrycks
+``python -m tools.publish.archive`` keeps it with the rows, and the page of results draws the curves. After Hendrycks
 and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations, ICLR 2019; the
 severities are this project's own.
 """

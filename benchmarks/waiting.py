@@ -117,7 +117,7 @@ def measure(arguments: list[str], rounds: range, count: int, seconds: float) -> 
 
 
 def ratios(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """Return, round by round, what :func:`told` calls by the same names."""
+    """Return, round by round, what :func:`describe` calls by the same names."""
     alone, beside = [row[ALONE] for row in rows], [row[BESIDE] for row in rows]
     return {
         "alone": [row[FREE] / max(row.values()) for row in alone],
@@ -127,7 +127,7 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
     }
 
 
-def told(rows: list[dict[str, Any]]) -> list[Table | str]:
+def describe(rows: list[dict[str, Any]]) -> list[Table | str]:
     """Return the figures as a table, and what follows from them."""
     table = Table(title="Images/s: medians over rounds, least to most", title_justify="left")
     table.add_column("")
@@ -195,7 +195,7 @@ def main(
     threads, reason = share()
     console = Console(width=None if Console().is_terminal else 130)
     heading = f"{network}, {base['size']} x {base['size']}; {machine['cpu']}, {threads} threads ({reason})"
-    console.print(heading, *told(rows[:rounds]), f"wrote {out}", sep="\n", highlight=False)
+    console.print(heading, *describe(rows[:rounds]), f"wrote {out}", sep="\n", highlight=False)
 
 
 if __name__ == "__main__":

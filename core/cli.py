@@ -20,7 +20,7 @@ Out = Annotated[Path, typer.Option("--out", help="The folder to write; it appear
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def exit_on_user_error() -> Iterator[None]:
     """Print a UserError or an interrupt inside the block as one line and exit with 1 or 130."""
     # No telemetry: no step may send data or wait for a telemetry server.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -41,7 +41,7 @@ def run(step: Callable[..., Any]) -> None:
 
     @functools.wraps(step)
     def command(*args: Any, **options: Any) -> None:
-        with told():
+        with exit_on_user_error():
             step(*args, **options)
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

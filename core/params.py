@@ -184,7 +184,7 @@ class PromotionParams(Section):
     margin: Fraction = Field(description="Dice that the lower end may lie below the champion's on any site and label")
     bootstrap: Annotated[int, Field(ge=100)] = Field(description="resamples of the images for each interval")
     seed: Annotated[int, Field(ge=0)] = Field(description="of the bootstrap")
-    claim: Annotated[float, Field(ge=1)] = Field(
+    lock: Annotated[float, Field(ge=1)] = Field(
         description="seconds for which the right to move the champion lasts, should its holder die"
     )
 

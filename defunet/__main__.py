@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from core.cli import ParamsFile, told
+from core.cli import ParamsFile, exit_on_user_error
 from core.errors import UserError
 from defunet import registry
 from defunet.options import Cluster, Every, Image, Packed, RunId, Set, Timeout, Wait, connected, packaged
@@ -41,7 +41,7 @@ def _command(function: Callable[..., None], panel: str = KUBEFLOW) -> Callable[.
 
     @functools.wraps(function)
     def command(**options: Any) -> None:
-        with told():
+        with exit_on_user_error():
             function(**options)
 
     command.__signature__ = inspect.signature(function, eval_str=True)  # type: ignore[attr-defined]
@@ -148,12 +148,12 @@ def runs(
 @connected
 def status(connect: Connect, run: RunId, wait: Wait = False, every: Every = 5, timeout: Timeout = None) -> None:
     """Show a run and the state of every task."""
-    from pipelines.client.watch import told_tasks
+    from pipelines.client.watch import render_run
 
     kubeflow = connect()
     if wait:
         _wait(kubeflow, run, every, timeout)
-    print(told_tasks(kubeflow.run(run)))
+    print(render_run(kubeflow.run(run)))
 
 
 @_command

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from core.cell import Cell
-from core.cli import told
+from core.cli import exit_on_user_error
 from core.errors import UserError
 from core.files import read_json
 from core.params import Matrix, Params, Sections, check, check_section
@@ -53,7 +53,7 @@ def task(data_md5: str | None = None) -> Iterator[None]:
     """
     if data_md5 is not None:
         os.environ["DATA_MD5"] = data_md5
-    with told():
+    with exit_on_user_error():
         try:
             yield
         except UserError as error:

@@ -7,14 +7,16 @@ it found; for the last decision the alias itself shows it.
 
 from __future__ import annotations
 
+import getpass
 import itertools
+import os
+import socket
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
 from registry import answered
-from registry.actor import who
 from tracking.store import make_experiment
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ class Decision:
 
     Attributes:
         id: id of its MLflow run.
-        number: number of its claim, which orders decisions; 0 for a refusal, which has no claim.
+        number: number of its lock, which orders decisions; 0 for a refusal, which has no lock.
         when: time in ISO 8601, UTC.
         who: user and host.
         kind: promote or rollback.
@@ -57,6 +59,16 @@ class Decision:
     reason: str
     figures: dict[str, float]
     closed: bool
+
+
+def actor() -> str:
+    """Return user and host, and the Kubeflow run if KUBEFLOW_RUN_ID is set."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = f"user {os.getuid()}"  # a container's user need not have a name
+    run = os.environ.get("KUBEFLOW_RUN_ID")
+    return f"{user}@{socket.gethostname()}" + (f", Kubeflow run {run}" if run else "")
 
 
 def experiment_of(name: str) -> str:
@@ -88,7 +100,7 @@ def write(
         id="",
         number=number,
         when=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        who=who(),
+        who=actor(),
         kind=kind,
         state=state,
         previous=previous,
@@ -180,8 +192,8 @@ def _decision(run: Any) -> Decision:
 
 def _settled(decisions: list[Decision], champion: int | None) -> list[Decision]:
     """Infer the state of every intended decision from the champion that the next decision found."""
-    claimed = sorted((each for each in decisions if each.number), key=lambda each: each.number)
-    found_next = {each.id: following.previous for each, following in itertools.pairwise(claimed)}
+    locked = sorted((each for each in decisions if each.number), key=lambda each: each.number)
+    found_next = {each.id: following.previous for each, following in itertools.pairwise(locked)}
     result = []
     for each in decisions:
         if each.state == INTENDED:

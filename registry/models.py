@@ -9,7 +9,7 @@ from typing import Any
 from core.params import RegistryParams
 from core.terminal import fit
 from registry import CHAMPION, history, wide_console
-from registry.claim import live_claims
+from registry.lock import live_locks
 from registry.versions import Version, read_aliases, read_versions
 from tracking.store import connect
 
@@ -76,7 +76,7 @@ def decisions(params: RegistryParams) -> list[history.Decision]:
     champion = read_aliases(client, name).get(CHAMPION)
     every = history.read(client, name, champion)
     if any(not each.closed and each.state == history.FAILED for each in every):
-        held = live_claims(client, name, params.promotion.claim)
+        held = live_locks(client, name, params.promotion.lock)
         every = [
             replace(each, state=UNDER_WAY)
             if not each.closed and each.state == history.FAILED and each.number in held

@@ -36,7 +36,7 @@ CELL = Cell("defu_net", "mixed", 0)
 WEIGHTS = "weights.safetensors"
 # The commands that are no step of the pipeline.
 MODULES = {"predict": "serving.predict", "serve": "serving.http", "track": "tracking"}
-MODULES |= {name: f"tools.{name}" for name in ("check", "publish", "publish.keep", "publish.run", "sample")}
+MODULES |= {name: f"tools.{name}" for name in ("check", "publish", "publish.archive", "publish.run", "sample")}
 DATA_MD5 = "0123456789abcdef0123456789abcdef.dir"
 EPOCHS = 3
 # MLflow's servers start a dozen processes for jobs that nothing here asks for; every test's process inherits this.

@@ -73,7 +73,7 @@ def test_the_lock_is_that_of_the_code_and_the_choices_here(tmp_path: Path) -> No
     assert sorted(locked) == sorted(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", [*COMMANDS, "tools.publish.keep", "pipelines.compile"])
+@pytest.mark.parametrize("module", [*COMMANDS, "tools.publish.archive", "pipelines.compile"])
 def test_every_command_says_what_it_does(
     module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks.waiting import ALONE, BESIDE, BUSY, FREE, SIDES, SINGLE, SPINNING, Side, neighbours, ratios, told
+from benchmarks.waiting import ALONE, BESIDE, BUSY, FREE, SIDES, SINGLE, SPINNING, Side, describe, neighbours, ratios
 from tests.conftest import ROOT, shrunk
 
 SMALL = shrunk(train={"width": 0.0625, "batch_size": 2})
@@ -32,11 +32,11 @@ def test_the_verdict_is_that_of_the_median_round() -> None:
     assert found["came later"] == pytest.approx([8 / 19, 0.1, 7 / 20])
     assert found["was there"] == pytest.approx([10 / 19, 0.1, 12 / 20])
     assert found["to spinning"] == pytest.approx([4, 4, 4])
-    said = [str(line) for line in told(rows)[1:]]
+    said = [str(line) for line in describe(rows)[1:]]
     assert [line.rpartition(": ")[2] for line in said[:3]] == ["met"] * 3
     assert said[0].startswith("shipped, cores free, alone, to the best there: 0.95 (0.50 to 1.00); target 0.95")
     assert said[3] == "shipped, cores busy, beside a busy process, to spinning there: 4.00 (4.00 to 4.00)"
-    said = [str(line) for line in told([row(10, 15, 20, 3, 3)])[1:]]
+    said = [str(line) for line in describe([row(10, 15, 20, 3, 3)])[1:]]
     assert [line.rpartition(": ")[2] for line in said[:3]] == ["NOT met"] * 3
 
 

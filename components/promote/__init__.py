@@ -10,7 +10,7 @@ from core.errors import UserError
 from core.params import Params, RegistryParams
 from registry import CHAMPION, answered, history
 from registry.actor import who
-from registry.claim import Claim, UnconfirmedError, claim
+from registry.lock import PromotionLock, UnconfirmedError, promotion_lock
 from registry.versions import TrainedOn, Version, read_aliases, read_champion, read_version, splits_digest, trained_on
 from tracking.store import connect
 
@@ -118,7 +118,7 @@ def promote(
         "text": page,
     }
     if goes:
-        with claim(client, name, params.promotion.claim) as held:
+        with promotion_lock(client, name, params.promotion.lock) as held:
             _move(client, held, champion, decision, gate)
     else:
         refused = history.write(client, name, number=0, state=history.REFUSED, **decision)  # type: ignore[arg-type]
@@ -158,7 +158,7 @@ def rollback(params: RegistryParams, *, dry_run: bool = False, reason: str = "")
     line = f"{back} is champion again (before: {number or 'none'})"
     page = f"# {line}\n\n- by: {who()}\n- reason: {' '.join(reason.split()) or 'none given'}\n"
     decision = {"kind": history.ROLLBACK, "previous": number, "version": back.number, "reason": reason, "text": page}
-    with claim(client, name, params.promotion.claim) as held:
+    with promotion_lock(client, name, params.promotion.lock) as held:
         _move(client, held, champion, decision, None)
     print(line)
     return Promotion(name, back.number, number, back.number, line, None, page)
@@ -205,7 +205,7 @@ def _about(known: TrainedOn, test: TestSet) -> dict[str, str]:
     }
 
 
-def _move(client: MlflowClient, held: Claim, found: Version | None, decision: dict, gate: Gate | None) -> None:  # type: ignore[type-arg]
+def _move(client: MlflowClient, held: PromotionLock, found: Version | None, decision: dict, gate: Gate | None) -> None:  # type: ignore[type-arg]
     """Record the decision, move the alias, close the decision, in this order.
 
     Raises:

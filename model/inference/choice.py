@@ -34,7 +34,7 @@ def choose(
     made: dict[str, Engine] = {}
     times = once(CACHE, f"{key}; {', '.join(names)}", lambda: measure(names, make, side, made), _sound)
     taken = pick(sorted(names, key=lambda name: name not in exact), times)
-    return made.get(taken) or make(taken), told(taken, names, times)
+    return made.get(taken) or make(taken), describe(taken, names, times)
 
 
 def pick(names: Sequence[str], times: dict[str, float]) -> str:
@@ -43,7 +43,7 @@ def pick(names: Sequence[str], times: dict[str, float]) -> str:
     return next(name for name in names if times.get(name, np.inf) <= most)
 
 
-def told(taken: str, names: Sequence[str], times: dict[str, float]) -> str:
+def describe(taken: str, names: Sequence[str], times: dict[str, float]) -> str:
     """Say in words what was measured, milliseconds, and why this engine was taken."""
     others = [f"{name} {times[name]:.1f}" if name in times else f"{name} not timed" for name in names if name != taken]
     near = f"; preferred, since none is {GAIN} times as fast" if times[taken] > min(times.values()) else ""

@@ -144,7 +144,7 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def told_tasks(run: Run) -> str:
+def render_run(run: Run) -> str:
     """Return a run and its tasks as text."""
     names = numbered(run.tasks)
     rows = [("task", "state", "time"), *((names[task.key], task.state, duration(task)) for task in run.tasks)]

@@ -38,15 +38,15 @@ def serve(settings: Settings, log_level: str = "info") -> None:
     failed: list[BaseException] = []
     if settings.reuse_port:
         # The port is shared with a ready service: this one must not get requests before it is ready.
-        service.follower.first()
+        service.loader.first()
     sock = listen(settings)
     server = make_server(make_app(service), settings, service.stop)
 
     def load() -> None:
         try:
-            if service.follower.model is None:
-                service.follower.first()
-            service.follower.start()
+            if service.loader.model is None:
+                service.loader.first()
+            service.loader.start()
         except BaseException as error:
             failed.append(error)
             server.should_exit = True

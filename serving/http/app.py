@@ -120,7 +120,7 @@ def _watching(app: FastAPI, service: Service) -> None:
     )
     async def ready() -> JSONResponse:
         return JSONResponse(
-            {"ready": service.ready, "stopping": service.stopping, **service.follower.status()},
+            {"ready": service.ready, "stopping": service.stopping, **service.loader.status()},
             200 if service.ready else 503,
         )
 

@@ -53,7 +53,7 @@ class Look:
     error: str | None = None
 
 
-class Follower:
+class ModelLoader:
     """Loads a model, and in a background thread loads each new version of its alias.
 
     A new version replaces the model in use only after it has been loaded and tested. If the registry is down or a

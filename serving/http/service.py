@@ -18,7 +18,7 @@ from serving.http import answers
 from serving.http.batching import Batcher
 from serving.http.bodies import MEGA, RETRY, Budget, Share, read_file
 from serving.http.metrics import Metrics
-from serving.http.model_loader import Follower, Loaded
+from serving.http.model_loader import Loaded, ModelLoader
 from serving.http.settings import Settings
 from serving.xray.decoding import Decoders
 from serving.xray.sides import KEYWORDS
@@ -41,9 +41,9 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.metrics = settings, Metrics()
-        self.follower = Follower(settings, self.metrics)
+        self.loader = ModelLoader(settings, self.metrics)
         self.batcher = Batcher(
-            self.follower.current,
+            self.loader.current,
             settings.max_batch,
             settings.max_wait,
             settings.workers,
@@ -61,7 +61,7 @@ class Service:
     @property
     def ready(self) -> bool:
         """Return whether the service accepts new requests."""
-        return self.follower.model is not None and not self.stopping
+        return self.loader.model is not None and not self.stopping
 
     def stop(self) -> None:
         """Start stopping: :attr:`ready` becomes False and queued images run at once."""
@@ -70,7 +70,7 @@ class Service:
 
     def close(self) -> None:
         """Stop the threads and processes, after the server has answered all requests."""
-        self.follower.stop()
+        self.loader.stop()
         self.batcher.close()
         self.readers.shutdown()
         self.decoders.close()
@@ -118,7 +118,7 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self.readers, function, *arguments)
 
     def _check_room(self) -> None:
-        if self.follower.model is None:
+        if self.loader.model is None:
             raise HTTPException(503, "no model is loaded yet; try again", RETRY)
         if self._in_flight >= self.settings.max_queue:
             raise HTTPException(503, f"the service is busy: {self._in_flight} requests wait; try again", RETRY)

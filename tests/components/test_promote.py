@@ -294,10 +294,10 @@ def test_a_mistake_in_a_section_of_others_holds_up_no_rollback(store: Project) -
     assert "challenger" in store.do([sys.executable, "-m", "defunet", "models"])
     message = refused(store.call([sys.executable, "-m", "defunet", "rollback"]))
     assert message.startswith(f"error: {NAME}: there is no champion in the history")
-    file.write_text(json.dumps(values | {"promotion": values["promotion"] | {"claim": "long"}}))
+    file.write_text(json.dumps(values | {"promotion": values["promotion"] | {"lock": "long"}}))
     done = store.call([sys.executable, "-m", "defunet", "rollback"])
     assert done.returncode == 1
-    assert done.stderr.startswith("error: params.yaml: 1 value(s) to correct\n  promotion.claim: ")
+    assert done.stderr.startswith("error: params.yaml: 1 value(s) to correct\n  promotion.lock: ")
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from mlflow import MlflowClient
 from components.promote import promote, rollback
 from core.errors import UserError
 from core.params import Params
-from registry.claim import claims_of
+from registry.lock import locks_of
 from registry.models import decisions
 from tests.conftest import QUIET, Project
 from tests.registry.registered import BETTER, GATE, NAME, TWIN, WORSE
@@ -54,9 +54,9 @@ class Served:
     def crown(self, version: int) -> None:
         self.client.set_registered_model_alias(NAME, "champion", str(version))
 
-    def drop_claims(self) -> None:
-        for each in self.client.search_model_versions(f"name='{claims_of(NAME)}'"):
-            self.client.delete_model_version(claims_of(NAME), each.version)
+    def drop_locks(self) -> None:
+        for each in self.client.search_model_versions(f"name='{locks_of(NAME)}'"):
+            self.client.delete_model_version(locks_of(NAME), each.version)
 
 
 @pytest.fixture(scope="module")
@@ -137,14 +137,14 @@ COUNTER = """
 import sys
 from mlflow import MlflowClient
 from core.errors import UserError
-from registry.claim import claim
+from registry.lock import promotion_lock
 from tracking.store import connect
 client, won = connect(), 0
 print("ready", flush=True)
 sys.stdin.readline()
 while won < int(sys.argv[1]):
     try:
-        with claim(client, "counted", 60):
+        with promotion_lock(client, "counted", 60):
             tags = client.get_registered_model("counted").tags
             client.set_registered_model_tag("counted", "count", int(tags.get("count", 0)) + 1)
             won += 1
@@ -174,7 +174,7 @@ def hear(process: subprocess.Popen[str]) -> Any:
     return json.loads(process.stdout.readline())
 
 
-def test_a_claim_lets_one_in_at_a_time(served: Served) -> None:
+def test_a_lock_lets_one_in_at_a_time(served: Served) -> None:
     served.client.create_registered_model("counted")
     rounds = 15
     both = [start(served, COUNTER, rounds) for _ in range(2)]
@@ -185,7 +185,7 @@ def test_a_claim_lets_one_in_at_a_time(served: Served) -> None:
         assert process.returncode == 0
     # Read, add one, write: two inside at once would lose a count.
     assert served.client.get_registered_model("counted").tags["count"] == str(2 * rounds)
-    assert served.client.search_model_versions(f"name='{claims_of('counted')}'") == []
+    assert served.client.search_model_versions(f"name='{locks_of('counted')}'") == []
 
 
 @pytest.mark.full
@@ -217,7 +217,7 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_says_so(served: Served
 
 def test_a_holder_that_died_is_waited_for_and_then_passed_by(served: Served, params: Params) -> None:
     served.crown(BETTER)
-    served.drop_claims()
+    served.drop_locks()
     held = start(
         served, COUNTER.replace('"counted"', f'"{NAME}"').replace("won += 1", "print('in', flush=True); input()"), 1
     )
@@ -229,12 +229,12 @@ def test_a_holder_that_died_is_waited_for_and_then_passed_by(served: Served, par
     with pytest.raises(UserError, match=r"@.* is moving the champion at this moment"):
         promote(params, *where(served), WORSE, force=True, reason="a test")
     assert served.champion == BETTER
-    (left,) = served.client.search_model_versions(f"name='{claims_of(NAME)}'")
-    impatient = served.project.write_params(promotion=GATE | {"claim": 12})
+    (left,) = served.client.search_model_versions(f"name='{locks_of(NAME)}'")
+    impatient = served.project.write_params(promotion=GATE | {"lock": 12})
     while time.time() - left.creation_timestamp / 1000 < 12:
         time.sleep(0.2)
     assert promote(impatient, *where(served), WORSE, force=True, reason="a test").champion == WORSE
-    assert served.client.search_model_versions(f"name='{claims_of(NAME)}'") == []
+    assert served.client.search_model_versions(f"name='{locks_of(NAME)}'") == []
 
 
 def where(served: Served) -> tuple[Path, Path]:
@@ -338,7 +338,7 @@ def outcome(served: Served, params: Params, monkeypatch: pytest.MonkeyPatch) -> 
     """Return how the newest decisions ended, as a reader sees it who asks the server itself."""
     with monkeypatch.context() as direct:
         direct.setenv("MLFLOW_TRACKING_URI", served.url)
-        served.drop_claims()  # as if it had expired
+        served.drop_locks()  # as if it had expired
         return [(each.state, each.version) for each in decisions(params)]
 
 
@@ -355,7 +355,7 @@ def test_whatever_request_fails_the_champion_is_the_old_or_the_new_and_the_histo
 
     with monkeypatch.context() as direct:
         direct.setenv("MLFLOW_TRACKING_URI", served.url)
-        served.drop_claims()
+        served.drop_locks()
         served.crown(WORSE)
         promote(params, *where(served), BETTER, force=True, reason="to be rolled back")
     assert attempt()
@@ -390,7 +390,7 @@ def test_whatever_request_fails_the_champion_is_the_old_or_the_new_and_the_histo
 def test_a_lost_answer_to_the_commit_alone_is_looked_up(
     served: Served, params: Params, faults: Faults, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    served.drop_claims()
+    served.drop_locks()
     served.crown(WORSE)
     assert promote(params, *where(served), BETTER, force=True, reason="a rehearsal").champion == BETTER
     commit = faults.seen.index(ALIAS)
@@ -408,7 +408,7 @@ def test_a_lost_answer_to_the_commit_alone_is_looked_up(
     with pytest.raises(UserError, match="champion is still 1; the registry did not take version 2"):
         promote(params, *where(served), BETTER, force=True, reason="a lost request")
     assert served.champion == WORSE
-    # It may yet arrive: nobody else moves the champion before the claim has expired.
+    # It may yet arrive: nobody else moves the champion before the lock has expired.
     faults.strike(None, forward=False, dead=False)
     with pytest.raises(UserError, match="is moving the champion at this moment"):
         promote(params, *where(served), TWIN, force=True, reason="too early")
@@ -418,7 +418,7 @@ def test_a_lost_answer_to_the_commit_alone_is_looked_up(
 def test_a_registry_that_answers_late_leaves_the_champion_until_the_request_arrives(
     served: Served, params: Params, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    served.drop_claims()
+    served.drop_locks()
     served.crown(WORSE)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     faults.strike(ALIAS, forward=True, dead=False)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from model.inference import choice
-from model.inference.choice import CACHE, GAIN, ROUNDS, SECONDS, measure, pick, told
+from model.inference.choice import CACHE, GAIN, ROUNDS, SECONDS, describe, measure, pick
 from model.inference.engines import BATCH, EXACT, FASTEST, Pictures, Plain, Probabilities, start
 from model.inference.predictor import Predictor
 from model.weights import CONFIG
@@ -54,7 +54,7 @@ def test_all_that_are_allowed_are_timed_and_the_fastest_is_taken(folder: Path, c
     assert set(times) == set(ORDER)
     assert all(value > 0 for value in times.values())
     assert engine.name == pick((*EXACT, FASTEST), times)
-    assert engine.reason == told(engine.name, ORDER, times)
+    assert engine.reason == describe(engine.name, ORDER, times)
     # It was timed with single pictures, and takes batches.
     images = pictures(BATCH + 1)
     np.testing.assert_allclose(engine.probabilities(images), Predictor.load(folder).probabilities(images), atol=0.03)
@@ -149,7 +149,7 @@ def test_a_process_without_pytorch_does_not_import_it_to_measure(folder: Path, c
     name, imported, reason = done.stdout.strip().split("; ", 2)
     (times,) = kept(cache).values()
     assert (set(times), imported) == ({FASTEST, "openvino", "onnxruntime"}, "False")
-    assert reason == told(name, (FASTEST, "openvino", "onnxruntime"), times)
+    assert reason == describe(name, (FASTEST, "openvino", "onnxruntime"), times)
 
 
 # --- how it is measured: engines of a made-up clock -----------------------------------------------------------------
@@ -195,7 +195,7 @@ def test_a_large_network_is_timed_no_longer_than_allowed(clock: list[float], sec
     found = measure("abc", lambda name: Timed(name, clock, [seconds] * 9, log), 24)
     assert log == timed
     assert set(found) == set(timed)
-    assert told("a", "abc", found).count("not timed") == 3 - len(set(timed))
+    assert describe("a", "abc", found).count("not timed") == 3 - len(set(timed))
 
 
 def test_a_near_tie_keeps_the_preferred_one() -> None:
@@ -203,4 +203,4 @@ def test_a_near_tie_keeps_the_preferred_one() -> None:
     assert pick("ab", {"a": GAIN + 0.01, "b": 1.0}) == "b"
     assert pick("abc", {"b": 2.0, "c": 1.0}) == "c"
     said = "a picture takes 1.1 ms of processor time; b 1.0, c not timed; preferred, since none is 1.1 times as fast"
-    assert told("a", "abc", {"a": 1.09, "b": 1.0}) == said
+    assert describe("a", "abc", {"a": 1.09, "b": 1.0}) == said

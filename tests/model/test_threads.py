@@ -21,7 +21,7 @@ from pipelines.local.containers import options
 ROOT = Path(__file__).parents[2]
 # What a command does first, then torch, whose OpenMP says on the error stream with which settings it began.
 COMMAND = """
-from core.cli import told
+from core.cli import exit_on_user_error
 with told():
     from dataclasses import asdict
     from model.threads import settle, wanted

@@ -13,7 +13,7 @@ from tests.conftest import Project, Trained
 from tests.workers import Once
 
 NAME = "lung-segmentation"
-GATE = {"floor": 0.2, "gain": 0.0, "margin": 0.5, "bootstrap": 100, "claim": 60}
+GATE = {"floor": 0.2, "gain": 0.0, "margin": 0.5, "bootstrap": 100, "lock": 60}
 WORSE, BETTER, TWIN = 1, 2, 3  # BETTER and TWIN draw the same masks
 
 

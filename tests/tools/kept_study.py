@@ -27,7 +27,7 @@ CELL = Path("defu_net/mixed/seed-0")
 
 def keep(project: Project, *options: str) -> list[str]:
     where = ["--evaluations", "evaluations", "--models", "models", "--results", "results"]
-    return project.line("publish.keep", "tiny", *where, *options)
+    return project.line("publish.archive", "tiny", *where, *options)
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ from core.inputs import read_record
 from core.params import Name, Params, check, check_section, params_hash, read_params, read_yaml
 from model.training.recipe import Section
 from tools.profile import apply_profile
-from tools.publish.keep import keep
+from tools.publish.archive import keep
 from tools.publish.studies import ABLATIONS
 
 PLAN = "plan.yaml"

@@ -116,7 +116,7 @@ def read_studies(results: Path) -> list[Study]:
     """
     found = sorted((path.parent for path in results.glob(f"*/{STUDY}")), key=_order)
     if not found:
-        raise UserError(f"{results}: no study found; keep one with `python -m tools.publish.keep`")
+        raise UserError(f"{results}: no study found; keep one with `python -m tools.publish.archive`")
     studies = [_read_study(folder) for folder in found]
     for study in studies:
         if unknown := sorted(set(study.about.beside) - {folder.name for folder in found}):

@@ -1,4 +1,4 @@
-"""``python -m tools.publish.keep``: store the rows of finished cells, and small pictures, in the repository."""
+"""``python -m tools.publish.archive``: store the rows of finished cells, and small pictures, in the repository."""
 
 from __future__ import annotations
 

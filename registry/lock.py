@@ -1,10 +1,9 @@
-"""A distributed lock for a model's champion alias: the claim.
+"""The lock under which a model's champion moves, held by one process at a time on any machine.
 
-MLflow sets an alias unconditionally. Its database guarantees only that the versions of a registered model have
-consecutive numbers and that no number is reused, even after deletion. So a claim is a version of the registered model
-``<model>-promotion-claims``. The lowest number that is neither released nor expired holds the lock (Lamport's bakery
-algorithm, with numbers from the database). Ages are computed from the server's timestamps, so client clocks do not
-matter.
+MLflow sets an alias unconditionally, but its database numbers the versions of a registered model consecutively and
+never reuses a number. Who wants the lock creates a version of the registered model ``<model>-promotion-locks``. The
+lowest number that is neither released nor expired holds the lock (Lamport's bakery algorithm, with the database as
+the source of numbers). Ages come from the server's time stamps, so that the clocks of clients do not matter.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
 from registry import answered
-from registry.actor import who
+from registry.history import actor
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,21 +25,21 @@ DESCRIPTION = "Not a model: each version is the right to move a champion, held f
 
 
 class UnconfirmedError(UserError):
-    """A write got no response. It may still be applied, so the claim is not released but expires."""
+    """A write got no response. It may still be applied, so the lock is not released but expires."""
 
 
-class Claim:
+class PromotionLock:
     """A held lock.
 
     Attributes:
-        number: increases with every claim of a model, so that it orders decisions.
+        number: increases with every lock of a model, so that it orders decisions.
     """
 
     def __init__(self, name: str, number: int, since: float, lease: float) -> None:
         self.name, self.number, self._since, self._lease = name, number, since, lease
 
     def check(self) -> None:
-        """Check that the claim does not expire during the next write.
+        """Check that the lock does not expire during the next write.
 
         Raises:
             UserError: more than half of the lease is over.
@@ -52,51 +51,51 @@ class Claim:
             )
 
 
-def claims_of(name: str) -> str:
-    """Return the name of the registered model whose versions are the claims for ``name``."""
-    return f"{name}-promotion-claims"
+def locks_of(name: str) -> str:
+    """Return the name of the registered model whose versions are the locks for ``name``."""
+    return f"{name}-promotion-locks"
 
 
 @contextmanager
-def claim(client: MlflowClient, name: str, lease: float) -> Iterator[Claim]:
+def promotion_lock(client: MlflowClient, name: str, lease: float) -> Iterator[PromotionLock]:
     """Hold the lock for the champion of ``name`` inside the block.
 
     Args:
         client: the MLflow client.
         name: the registered model.
-        lease: seconds after which a claim expires.
+        lease: seconds after which a lock expires.
 
     Raises:
         UserError: another process holds the lock, or the registry does not answer.
     """
     from mlflow.exceptions import MlflowException
 
-    model, token, since = claims_of(name), uuid.uuid4().hex, time.monotonic()
+    model, token, since = locks_of(name), uuid.uuid4().hex, time.monotonic()
     with answered(f"model {model}"):
         try:
             client.create_registered_model(model, description=DESCRIPTION)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        tags = {"token": token, "who": who()}
-        mine = client.create_model_version(model, f"claim:/{token}", tags=tags, await_creation_for=0)
+        tags = {"token": token, "who": actor()}
+        mine = client.create_model_version(model, f"lock:/{token}", tags=tags, await_creation_for=0)
         try:
             held = _held(client, model, mine, token, lease)
         except BaseException:
-            _give_back(client, model, [mine], lease)
+            _release(client, model, [mine], lease)
             raise
     try:
-        yield Claim(name, min(int(each.version) for each in held), since, lease)
+        yield PromotionLock(name, min(int(each.version) for each in held), since, lease)
     except UnconfirmedError:
         raise
     except BaseException:
-        _give_back(client, model, held, lease)
+        _release(client, model, held, lease)
         raise
-    _give_back(client, model, held, lease)
+    _release(client, model, held, lease)
 
 
 def _held(client: MlflowClient, model: str, mine: Any, token: str, lease: float) -> list[Any]:
-    """Return this process's claims, or raise a UserError that names the holder of an earlier claim.
+    """Return this process's locks, or raise a UserError that names the holder of an earlier lock.
 
     There are several if a response was lost and MLflow's client retried the request.
     """
@@ -107,29 +106,29 @@ def _held(client: MlflowClient, model: str, mine: Any, token: str, lease: float)
     expired = [each for each in earlier if mine.creation_timestamp - each.creation_timestamp > lease * 1000]
     for each in earlier:
         if each not in expired:
-            _give_back(client, model, ours, lease)
+            _release(client, model, ours, lease)
             raise UserError(
-                f"{model.removesuffix(claims_of(''))}: {each.tags.get('who', 'another process')} is moving the "
-                f"champion at this moment (claim {each.version}); nothing was changed: look at its outcome with "
-                f"`defunet models`, then run again. A claim whose holder died counts for {lease / 60:g} min"
+                f"{model.removesuffix(locks_of(''))}: {each.tags.get('who', 'another process')} is moving the "
+                f"champion at this moment (lock {each.version}); nothing was changed: look at its outcome with "
+                f"`defunet models`, then run again. A lock whose holder died counts for {lease / 60:g} min"
             )
-    _give_back(client, model, expired, lease)
+    _release(client, model, expired, lease)
     return ours
 
 
-def _give_back(client: MlflowClient, model: str, claims: list[Any], lease: float) -> None:
+def _release(client: MlflowClient, model: str, locks: list[Any], lease: float) -> None:
     from mlflow.exceptions import MlflowException
 
-    for each in claims:
+    for each in locks:
         try:
             client.delete_model_version(model, each.version)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                print(f"claim {each.version} on {model} could not be given back; it expires in {lease / 60:g} min")
+                print(f"lock {each.version} on {model} could not be released; it expires in {lease / 60:g} min")
 
 
-def live_claims(client: MlflowClient, name: str, lease: float) -> set[int]:
-    """Return the numbers of the unexpired claims, by the local clock; only for display."""
-    with answered(f"model {claims_of(name)}"):
-        every = client.search_model_versions(f"name='{claims_of(name)}'")
+def live_locks(client: MlflowClient, name: str, lease: float) -> set[int]:
+    """Return the numbers of the unexpired locks, by the local clock; only for display."""
+    with answered(f"model {locks_of(name)}"):
+        every = client.search_model_versions(f"name='{locks_of(name)}'")
     return {int(each.version) for each in every if time.time() * 1000 - each.creation_timestamp <= lease * 1000}
