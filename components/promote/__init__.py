@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from core.errors import UserError
 from core.params import Params, RegistryParams
 from registry import CHAMPION, answered, history
-from registry.actor import who
 from registry.lock import PromotionLock, UnconfirmedError, promotion_lock
 from registry.versions import TrainedOn, Version, read_aliases, read_champion, read_version, splits_digest, trained_on
 from tracking.store import connect
@@ -106,7 +105,7 @@ def promote(
         line = f"{challenger} is champion (before: {before or 'none'}){how}"
     else:
         line = f"{challenger} {verdict}; champion stays {before or 'none'}"
-    page = markdown(gate, line.removeprefix(f"{challenger} "), {"by": who(), "reason": reason})
+    page = markdown(gate, line.removeprefix(f"{challenger} "), {"by": history.actor(), "reason": reason})
     decision = {
         "kind": history.PROMOTE,
         "previous": before,
@@ -156,7 +155,7 @@ def rollback(params: RegistryParams, *, dry_run: bool = False, reason: str = "")
         print(line)
         return Promotion(name, back.number, number, number, line, None)
     line = f"{back} is champion again (before: {number or 'none'})"
-    page = f"# {line}\n\n- by: {who()}\n- reason: {' '.join(reason.split()) or 'none given'}\n"
+    page = f"# {line}\n\n- by: {history.actor()}\n- reason: {' '.join(reason.split()) or 'none given'}\n"
     decision = {"kind": history.ROLLBACK, "previous": number, "version": back.number, "reason": reason, "text": page}
     with promotion_lock(client, name, params.promotion.lock) as held:
         _move(client, held, champion, decision, None)
