@@ -42,12 +42,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def data_md5(pin: Path = Path("data.dvc")) -> str | None:
-    """Return the MD5 of the cohort in ``data.dvc``, None if the cohort is not pinned.
-
-    On a cluster there is no ``data.dvc``: the MD5 is in the variable DATA_MD5, empty for an unpinned source.
-    """
-    if (handed_on := os.environ.get("DATA_MD5")) is not None:
-        return handed_on or None
+    """Return the MD5 of the cohort in ``data.dvc``, None if the cohort is not pinned."""
     if not pin.exists():
         return None
     digest = read_yaml(pin)["outs"][0].get("md5")
@@ -55,15 +50,9 @@ def data_md5(pin: Path = Path("data.dvc")) -> str | None:
 
 
 def pinned_md5(source: str) -> str | None:
-    """Return the MD5 of :func:`data_md5` if it is that of ``source``, None for a source that nothing pins.
-
-    Args:
-        source: what is ingested: what ``data.dvc`` brings, or on a cluster what the MD5 was handed on for.
-    """
+    """Return the MD5 of :func:`data_md5` if ``source`` is the folder that ``data.dvc`` pins, else None."""
     pin = Path("data.dvc")
-    if "DATA_MD5" in os.environ:
-        return data_md5(pin)
-    if source.startswith("s3://") or not pin.exists():
+    if not pin.exists():
         return None
     brought = pin.parent / str(read_yaml(pin)["outs"][0].get("path", ""))
     return data_md5(pin) if Path(source).resolve() == brought.resolve() else None

@@ -89,8 +89,8 @@ def ingest(
     from core.params import IngestParams
     from pipelines.tasks import section, task
 
-    with task(data_md5):
-        result = ingest(source, section(IngestParams, params, "ingest"), Path(raw.path))
+    with task():
+        result = ingest(source, section(IngestParams, params, "ingest"), Path(raw.path), data_md5)
     images = {f"images {site}": count.images for site, count in result.sites.items()}
     raw.metadata.update({"cohort": result.name, "synthetic": result.synthetic, **images})
 
@@ -158,7 +158,6 @@ def train(
     params: str,
     experiment: str,
     checkpoints: str,
-    data_md5: str,
     model: Output[Model],
     training: Output[Metrics],
 ) -> None:
@@ -172,7 +171,6 @@ def train(
         experiment: Section register of params.yaml as JSON; it names the MLflow experiment.
         checkpoints: A folder on a volume or s3://bucket/prefix for the checkpoints of all cells, so that another
             attempt can resume. Empty writes them next to the model, where another attempt does not find them.
-        data_md5: MD5 of the cohort, for the lineage.
         model: Weights, configuration and history.
         training: The best epoch and its validation Dice.
     """
@@ -185,7 +183,7 @@ def train(
     from model.training.recipe import TrainParams
     from pipelines.tasks import CELL, in_processes, section, task
 
-    with task(data_md5):
+    with task():
         which = Cell.of(Path(cell))
         beside = Path(model.path).with_name("checkpoints")
         states, remote = places(checkpoints or str(beside), which, beside)
@@ -298,7 +296,6 @@ def register(
     evaluations: Input[list[Artifact]],
     arrays: Input[Dataset],
     params: str,
-    data_md5: str,
     version: Output[Artifact],
 ) -> None:
     """Register the best cell as a version in the MLflow model registry with the alias challenger.
@@ -308,7 +305,6 @@ def register(
         evaluations: Outputs of evaluate, one per cell.
         arrays: Images and masks as arrays of one size, for the input example.
         params: All sections of params.yaml as JSON.
-        data_md5: MD5 of the cohort, for the lineage.
         version: The registered version as JSON.
     """
     from dataclasses import asdict
@@ -318,7 +314,7 @@ def register(
     from core.params import check
     from pipelines.tasks import from_json, gathered, task
 
-    with task(data_md5), gathered(evaluations) as scored, gathered(models) as trained:
+    with task(), gathered(evaluations) as scored, gathered(models) as trained:
         choices = check(from_json(params, "params"), "pipeline parameters")
         version.metadata.update(asdict(register(trained, scored, Path(arrays.path), choices, Path(version.path))))
 
@@ -329,7 +325,6 @@ def promote(
     arrays: Input[Dataset],
     splits: Input[Dataset],
     params: str,
-    data_md5: str,
     wanted: bool,
     champion: Output[Markdown],
 ) -> None:
@@ -340,7 +335,6 @@ def promote(
         arrays: Images and masks as arrays of one size, for the comparison with the champion.
         splits: One split per scenario.
         params: All sections of params.yaml as JSON.
-        data_md5: MD5 of the cohort; must be the one of the version.
         wanted: False does not change the champion.
         champion: Every rule of the gate with its figures, and the action.
     """
@@ -351,7 +345,7 @@ def promote(
     from core.params import check
     from pipelines.tasks import from_json, promoted, task
 
-    with task(data_md5):
+    with task():
         choices = check(from_json(params, "params"), "pipeline parameters")
         gate = partial(promote, choices, Path(arrays.path), Path(splits.path), reason="last step of the pipeline")
         page = promoted(Path(version.path), gate if wanted else None)

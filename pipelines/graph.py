@@ -149,7 +149,6 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
                         params=train,
                         experiment=register,
                         checkpoints=checkpoints,
-                        data_md5=data_md5,
                     ),
                     "Train",
                 )
@@ -172,7 +171,7 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
             # The cache does not see the registry, so every run registers its model.
             whole = planned.outputs["params"]
             registered = step(
-                traced(steps.register(**gathered(), arrays=arrays, params=whole, data_md5=data_md5)),
+                traced(steps.register(**gathered(), arrays=arrays, params=whole)),
                 "Register as challenger",
                 cached=False,
             )
@@ -183,7 +182,6 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
                         arrays=arrays,
                         splits=splits,
                         params=whole,
-                        data_md5=data_md5,
                         wanted=promote,
                     )
                 ),

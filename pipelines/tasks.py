@@ -45,14 +45,8 @@ class Artifact(Protocol):
 
 
 @contextmanager
-def task(data_md5: str | None = None) -> Iterator[None]:
-    """Run a step in a Kubeflow task; a UserError is one log line and the termination message, with exit code 1.
-
-    Args:
-        data_md5: MD5 of the cohort, for the lineage; empty if the cohort is not pinned.
-    """
-    if data_md5 is not None:
-        os.environ["DATA_MD5"] = data_md5
+def task() -> Iterator[None]:
+    """Run a step in a Kubeflow task; a UserError is one log line and the termination message, with exit code 1."""
     with exit_on_user_error():
         try:
             yield

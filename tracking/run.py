@@ -13,7 +13,7 @@ from core.cell import HISTORY as TABLE
 from core.cell import RUN, Cell
 from core.errors import UserError
 from core.files import write_json
-from core.provenance import data_md5, git_state
+from core.provenance import git_state
 from model.weights import CONFIG
 from tracking.background import BackgroundSender
 from tracking.record import ABOUT, ARTIFACTS, FINISHED, FOLDERS, HISTORY, RUNNING, SYSTEM, append, lines, now, read
@@ -43,7 +43,7 @@ def describe(
     from mlflow.data.code_dataset_source import CodeDatasetSource
     from mlflow.tracking.context.registry import resolve_tags
 
-    (commit, dirty), data = git_state(), data_md5()
+    (commit, dirty), data = git_state(), cohort.info.get("data_md5")
     tags = {
         "network": cell.network,
         "scenario": cell.scenario,

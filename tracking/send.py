@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.terminal import say
 from tracking.record import ARTIFACTS, HISTORY, RUNNING, SYSTEM, lines, read
 from tracking.store import BAD_REQUEST, TRAINING, connect, make_experiment, store_name, without_password
 
@@ -99,8 +99,8 @@ def _lacking(client: MlflowClient, run: Run, about: dict[str, Any], folder: Path
 
 
 def tell(message: str) -> None:
-    """Print one line beside the training's own."""
-    print(" ".join(message.split()), file=sys.stderr, flush=True)
+    """Print a message as one line next to the training's own."""
+    say(" ".join(message.split()))
 
 
 _tell_once = cache(tell)  # what is refused is refused again at every call

@@ -45,7 +45,7 @@ def send_records(place: str) -> list[str]:
     Raises:
         UserError: there is no such place, a training is writing there, MLflow or S3 cannot be reached.
     """
-    if place.startswith("s3://"):
+    if place.startswith("s3://"):  # core.s3 takes a while to import
         return _send_from_s3(place)
     folder = Path(place)
     if not folder.exists():
@@ -58,9 +58,9 @@ def _send_from_s3(url: str) -> list[str]:
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 
-    from core.s3 import explain, make_client
+    from core.s3 import explain, make_client, split_url
 
-    (bucket, _, prefix), sent, asked = url.removeprefix("s3://").partition("/"), [], url
+    (bucket, prefix), sent, asked = split_url(url), [], url
     try:
         client = make_client(1)
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)

@@ -61,18 +61,19 @@ class Card(BaseModel):
     description: str = ""
 
 
-def ingest(source: str, params: IngestParams, out: Path) -> IngestResult:
+def ingest(source: str, params: IngestParams, out: Path, data_md5: str | None = None) -> IngestResult:
     """Read a cohort in its publishers' layouts and write the raw cohort.
 
     The folder has ``images/<site>/<id>.png`` (unchanged copies), ``masks/<site>/<id>.png`` (8-bit, 0 and 255, left and
     right lung in one mask), ``manifest.csv`` (:data:`core.cohort.COLUMNS`) and ``cohort.json`` ({name, synthetic,
-    description, source, data_md5, sites: {site: {images, masks, unpaired}}}). ``data_md5`` is from
-    :func:`core.provenance.pinned_md5`. The same source and MD5 give the same bytes.
+    description, source, data_md5, sites: {site: {images, masks, unpaired}}}). The same source and MD5 give the same
+    bytes.
 
     Args:
         source: a folder, a ZIP file, or ``s3://bucket/prefix`` of files or of a ZIP.
         params: section ``ingest`` of ``params.yaml``.
         out: output folder, written atomically.
+        data_md5: MD5 that pins the source, empty for an unpinned one; None reads ``data.dvc``.
 
     Raises:
         UserError: the source cannot be read, matches no known layout, or has unusable files (all are listed).
@@ -96,7 +97,7 @@ def ingest(source: str, params: IngestParams, out: Path) -> IngestResult:
                 "synthetic": card.synthetic,
                 "description": card.description,
                 "source": source,
-                "data_md5": pinned_md5(source),
+                "data_md5": pinned_md5(source) if data_md5 is None else data_md5 or None,
                 "sites": {site: asdict(count) for site, count in sites.items()},
             },
         )

@@ -20,7 +20,7 @@ from core import cli
 from core.errors import UserError
 from core.files import exclusive, write_file, write_folder
 from core.params import Params, read_params
-from core.provenance import data_md5
+from core.provenance import pinned_md5
 from core.s3 import is_s3
 from pipelines.compile import code_version
 from pipelines.local import containers, processes
@@ -225,7 +225,7 @@ def _run(run: Run, setting: Setting) -> Path:
     try:
         pipeline(
             source=setting.source,
-            data_md5=_md5_of(asked.source),
+            data_md5=pinned_md5(asked.source) or "",
             image_digest=setting.image_digest,
             checkpoints=asked.checkpoints,
             promote=asked.promote,
@@ -236,12 +236,6 @@ def _run(run: Run, setting: Setting) -> Path:
     # A pipeline with an exit handler has no outputs.
     (results,) = run.artifacts.iterdir()
     return results
-
-
-def _md5_of(source: str) -> str:
-    """Return the MD5 of the source from ``data.dvc``, empty for any other source."""
-    pinned = data_md5() if Path(source).resolve() == PINNED.resolve() else None
-    return pinned or ""
 
 
 def main(

@@ -17,7 +17,7 @@ REWRITTEN = ("dvc.lock", "models/unet/mixed/seed-0/history.csv", "evaluations/ro
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository with one commit, as the current folder."""
-    for name in ("GIT_COMMIT", "GIT_DIRTY", "DATA_MD5", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+    for name in ("GIT_COMMIT", "GIT_DIRTY", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     for name in ("code.py", *REWRITTEN):
@@ -85,15 +85,10 @@ def test_a_container_is_told(repository: Path, monkeypatch: pytest.MonkeyPatch, 
     assert git_state(Path.cwd()) == ("c0ffee", expected)
 
 
-def test_the_pin_of_the_data(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pin_of_the_data(repository: Path) -> None:
     assert data_md5() is None
     (repository / "data.dvc").write_text("deps:\n- path: samples\nouts:\n- md5: abc.dir\n  path: data\n")
     assert data_md5() == "abc.dir"
-    monkeypatch.setenv("DATA_MD5", "def.dir")
-    assert data_md5() == "def.dir"
-    monkeypatch.setenv("DATA_MD5", "")
-    assert data_md5() is None
-    monkeypatch.delenv("DATA_MD5")
     (repository / "data.dvc").write_text("outs: [")
     with pytest.raises(UserError, match=r"data\.dvc: not valid YAML"):
         data_md5()
