@@ -1,7 +1,7 @@
-"""How far the outlines of two masks are apart: exact distances between their pixels, by k-d trees.
+"""Exact distances between the outlines of two masks, by k-d trees.
 
-A mask's outline is what binary erosion with a cross takes from it: its pixels with one of their four neighbours outside
-the mask, or outside the picture. These are MONAI's definitions, and its figures.
+A mask's outline is the pixels that binary erosion with a cross removes: those with one of their four neighbours outside
+the mask or the picture. Definitions and results are as in MONAI.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import numpy.typing as npt
 from model.preprocessing import REFERENCE_SIZE
 
 Floats = npt.NDArray[np.float64]
-Spacing = tuple[float, float]  # mm between the centres of neighbouring rows and columns
+Spacing = tuple[float, float]  # mm between neighbouring rows and columns
 
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
 class Gap(NamedTuple):
-    """The distances between the outlines of a prediction and of the truth, both directions.
+    """The distances between the outlines of a prediction and of the truth, in both directions.
 
     Attributes:
-        to_truth: float64 (P,), from each outline pixel of the prediction to the nearest of the truth.
-        to_prediction: float64 (G,), from each outline pixel of the truth to the nearest of the prediction.
-        diagonal: of the picture, in the same unit; no distance in it is longer.
+        to_truth: distance of each outline pixel of the prediction to the nearest of the truth, float64 (P,).
+        to_prediction: distance of each outline pixel of the truth to the nearest of the prediction, float64 (G,).
+        diagonal: the picture's diagonal in the same unit, the largest possible distance.
     """
 
     to_truth: Floats
@@ -36,7 +36,7 @@ class Gap(NamedTuple):
 
     @property
     def one_is_empty(self) -> bool:
-        """Whether one mask, and one alone, is empty."""
+        """Whether exactly one mask is empty."""
         return (len(self.to_truth) == 0) != (len(self.to_prediction) == 0)
 
     @property
@@ -47,8 +47,8 @@ class Gap(NamedTuple):
     def hd95(self) -> float:
         """Return the larger of the two directed 95th percentiles of the distances.
 
-        0 for two empty masks; the picture's diagonal where one is empty, so that an empty prediction never looks better
-        than a bad one. Source: Huttenlocher, Klanderman and Rucklidge, "Comparing Images Using the Hausdorff Distance",
+        0 for two empty masks; the picture's diagonal if one is empty, so that an empty prediction is never better than
+        a bad one. Source: Huttenlocher, Klanderman and Rucklidge, "Comparing Images Using the Hausdorff Distance",
         IEEE TPAMI 15(9), 1993; the percentile as in MONAI.
         """
         if self.both_are_empty or self.one_is_empty:
@@ -67,13 +67,13 @@ class Gap(NamedTuple):
         return float(total / (len(self.to_truth) + len(self.to_prediction)))
 
     def nsd(self, tolerance: float) -> float:
-        """Return the normalised surface Dice: the share of both outlines' pixels no farther from the other than that.
+        """Return the normalised surface Dice: the share of both outlines' pixels within ``tolerance`` of the other.
 
-        1 for two empty masks, 0 where one is empty. Source: Nikolov et al., "Clinically Applicable Segmentation of Head
+        1 for two empty masks, 0 if one is empty. Source: Nikolov et al., "Clinically Applicable Segmentation of Head
         and Neck Anatomy for Radiotherapy", JMIR 23(7), 2021, counted in pixels of the outlines as MONAI does.
 
         Args:
-            tolerance: in the unit of the distances, 0 or more.
+            tolerance: tolerance in the unit of the distances, 0 or more.
         """
         if self.both_are_empty or self.one_is_empty:
             return 1.0 if self.both_are_empty else 0.0
@@ -82,16 +82,16 @@ class Gap(NamedTuple):
 
 
 def tolerance_at(tolerance: float, shape: tuple[int, ...]) -> float:
-    """Return a tolerance given in pixels of a 512-pixel picture as pixels of a picture of ``shape`` (H, W).
+    """Convert a tolerance in pixels of a 512-pixel picture to pixels of a picture of ``shape`` (H, W).
 
-    It grows with the side of a square of the picture's area: ``tolerance * sqrt(H * W) / 512``.
+    It is ``tolerance * sqrt(H * W) / 512``.
     """
     height, width = shape
     return tolerance * math.sqrt(height * width) / REFERENCE_SIZE
 
 
 def gap(predicted: np.ndarray, mask: np.ndarray, spacing: Spacing | None = None) -> Gap:
-    """Measure the distances between the outlines of two masks, exactly.
+    """Measure the exact distances between the outlines of two masks.
 
     Args:
         predicted: uint8 or bool (H, W), 0 or 1.
@@ -120,7 +120,7 @@ def _outline(mask: np.ndarray) -> npt.NDArray[np.int64]:
     part = lung[y : y + height, x : x + width]
     if not part.size:
         return np.zeros((0, 2), np.int64)
-    # What lies outside the box is no lung; OpenCV's own border would count as lung.
+    # Pixels outside the box are not lung; OpenCV's default border counts as lung.
     inside = cv2.erode(part, _CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=(0, 0, 0, 0))
     pixels: npt.NDArray[np.int64] = np.argwhere(part != inside) + np.array([y, x])
     return pixels
@@ -129,14 +129,14 @@ def _outline(mask: np.ndarray) -> npt.NDArray[np.int64]:
 def _nearest(points: Floats, others: Floats) -> Floats:
     from scipy.spatial import cKDTree
 
-    # A tree that is asked once is not worth the balancing.
+    # Balancing does not pay for a tree with one query.
     tree = cKDTree(others, balanced_tree=False, compact_nodes=False)
     distances: Floats = tree.query(points)[0]
     return distances
 
 
 def surface_distances(predicted: np.ndarray, masks: np.ndarray, spacing: Spacing | None = None) -> dict[str, Floats]:
-    """Measure how far the outlines of every image are apart.
+    """Return HD95 and ASSD of every image.
 
     Args:
         predicted: uint8 or bool (N, H, W), 0 or 1.
@@ -156,7 +156,7 @@ def surface_dice(predicted: np.ndarray, masks: np.ndarray, tolerance: float) -> 
     Args:
         predicted: uint8 or bool (N, H, W), 0 or 1.
         masks: uint8 or bool (N, H, W), 0 or 1.
-        tolerance: pixels of a 512-pixel picture, brought to the images' size by :func:`tolerance_at`.
+        tolerance: pixels of a 512-pixel picture, scaled to the images' size by :func:`tolerance_at`.
     """
     limit = tolerance_at(tolerance, masks.shape[1:])
     return np.array([gap(p, g).nsd(limit) for p, g in zip(predicted, masks, strict=True)])
