@@ -1,1 +1,1 @@
-"""The networks, their training and their use: PyTorch, and nothing of DVC, MLflow or Kubeflow."""
+"""Networks, training and inference in PyTorch, without DVC, MLflow or Kubeflow."""

@@ -1,4 +1,4 @@
-"""From stored images to what a network takes, at the precision that the device is good at."""
+"""Convert stored images to network input, and set the precision."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import Tensor
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[Any]:
-    """Return the context in which the network runs at ``precision``."""
+    """Return the autocast context for ``precision``."""
     return torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32)
 
 
 def to_input(images: Tensor) -> Tensor:
-    """Turn uint8 (N, H, W), 0 to 255, into float32 (N, 1, H, W), 0 to 1, channels-last."""
+    """Convert uint8 (N, H, W), 0 to 255, to float32 (N, 1, H, W), 0 to 1, channels-last."""
     return channels_last(images.unsqueeze(1).float() / 255)
 
 
 def channels_last(images: Tensor) -> Tensor:
-    """Give (N, C, H, W) the strides of the channels-last format, of a single channel too.
+    """Return (N, C, H, W) with channels-last strides, also for a single channel.
 
-    With one channel a tensor is contiguous in both formats, so that ``contiguous`` would leave its strides as they are.
-    A 1x1 convolution that a network begins with takes its format from them, and passes it on.
+    With one channel a tensor is contiguous in both formats, so ``contiguous`` would not change the strides. A network's
+    first 1x1 convolution infers the memory format from the strides.
     """
     return images.to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""The two lungs of a mask: which pixels belong to each, and how convex they are."""
+"""Split a mask into the two lungs, and measure their solidity."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ import numpy as np
 import numpy.typing as npt
 
 Mask = npt.NDArray[np.uint8]
-PARTNER = 0.1  # share of the largest component's area from which the second is a lung and no speck
-BRIDGE = 0.5  # share of the lower of two peaks below which the valley between them is a bridge, not a lung's middle
-UNSURE = (0.25, 0.75)  # probabilities between which a pixel may as well be lung as not
+PARTNER = 0.1  # least area of the second lung, as a share of the largest component's
+BRIDGE = 0.5  # a valley below this share of the lower peak is a bridge between lungs
+UNSURE = (0.25, 0.75)  # range of uncertain probabilities
 
 
 def halves(mask: Mask) -> tuple[Mask, Mask]:
     """Split a mask into the lung on the picture's left side and the one on its right side.
 
-    The two largest components that lie beside each other are the two lungs, and what else there is belongs to the
-    nearer one. Lungs that touch are cut at the narrowest column between them; a single lung belongs to the half of the
-    picture in which its centre lies.
+    The two largest components that are side by side are the two lungs; other components belong to the nearer one. Lungs
+    that touch are cut at the narrowest column between them. A single lung is assigned by the position of its centre.
 
     Args:
-        mask: uint8 (H, W), not 0 where there is lung.
+        mask: uint8 (H, W), nonzero is lung.
 
     Returns:
-        Two masks, uint8 (H, W), 0 or 1, that share no pixel and together are the mask. The mirrored mask gives the
-        mirrored two, exchanged; where lungs touch, to within the column of the cut.
+        Two disjoint masks, uint8 (H, W), 0 or 1, whose union is the mask. The mirrored mask gives the mirrored masks,
+        swapped; for touching lungs up to the column of the cut.
     """
     count, labels, stats, centroids = cv2.connectedComponentsWithStats((mask > 0).astype(np.uint8), connectivity=8)
     middle = (mask.shape[1] - 1) / 2
@@ -60,12 +59,12 @@ def _beside(stats: np.ndarray, order: np.ndarray) -> tuple[int, int] | None:
 
 
 def _bridge(mask: Mask) -> float | None:
-    """Return the column at which touching lungs part, or None where no valley lies between two large enough parts."""
+    """Return the column at which touching lungs are cut, or None without a valley between two large enough parts."""
     profile = np.count_nonzero(mask, axis=0).astype(np.float64)
     used = np.flatnonzero(profile)
     if len(used) == 0:
         return None
-    # The two peaks lie on either side of the valley: for every column the highest before it and behind it.
+    # The two peaks are on either side of the valley: for every column, the maximum before and after it.
     before, behind = np.maximum.accumulate(profile), np.maximum.accumulate(profile[::-1])[::-1]
     depth = np.minimum(before, behind) - profile
     best = np.flatnonzero(depth == depth.max())
@@ -79,7 +78,7 @@ def _bridge(mask: Mask) -> float | None:
 
 
 def solidity(on_left: Mask, on_right: Mask) -> float | None:
-    """Return the share of two lungs' convex hulls that is lung, 0 to 1, or None where there is no lung."""
+    """Return lung area / area of the two lungs' convex hulls, 0 to 1; None without lung."""
     pixels, hulls = 0, 0
     for side in (on_left, on_right):
         outline = cv2.findNonZero(side)

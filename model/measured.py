@@ -1,4 +1,4 @@
-"""What is measured once a machine, and kept in the user's cache folder."""
+"""Cache measurements of the machine in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ T = TypeVar("T")
 
 
 def cache_folder() -> Path:
-    """Return the folder of what is measured once on a machine."""
+    """Return the cache folder of measurements."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "defunet"
 
 
 def once(file: str, key: str, measure: Callable[[], T], sound: Callable[[Any], bool]) -> T:
-    """Return what was measured before, or measure it now and keep it.
+    """Return the cached value, or measure it and cache it.
 
     Args:
-        file: of the cache folder: JSON.
-        key: all that the measurement depends on.
-        measure: makes the value, which JSON can hold. Where nothing can be kept, it is called each time.
-        sound: whether a kept value is such a value; the file may be damaged.
+        file: name of the JSON file in the cache folder.
+        key: everything that the measurement depends on.
+        measure: returns the value, serialisable as JSON. Called each time if the cache cannot be written.
+        sound: returns whether a cached value is valid, since the file may be damaged.
     """
     path = cache_folder() / file
-    with suppress(OSError):  # where nothing can be kept, there is nothing to agree on
+    with suppress(OSError):  # the cache cannot be written: measure without it
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Of runs that begin together one measures, and the others wait for it and take the same.
+        # If several runs start together, one measures and the others wait for its value.
         with FileLock(path.with_name(f".{file}.lock")):
             return _once(path, key, measure, sound)
     return measure()
@@ -41,11 +41,11 @@ def once(file: str, key: str, measure: Callable[[], T], sound: Callable[[Any], b
 def _once(path: Path, key: str, measure: Callable[[], T], sound: Callable[[Any], bool]) -> T:
     known: dict[str, Any] = {}
     with suppress(OSError, ValueError):
-        held = json.loads(path.read_text())
-        known = held if isinstance(held, dict) else {}
+        content = json.loads(path.read_text())
+        known = content if isinstance(content, dict) else {}
     if key in known and sound(known[key]):
-        kept: T = known[key]
-        return kept
+        cached: T = known[key]
+        return cached
     value = measure()
     with suppress(OSError):
         partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -55,7 +55,7 @@ def _once(path: Path, key: str, measure: Callable[[], T], sound: Callable[[Any],
 
 
 def cpu() -> str:
-    """Return the name of the processor."""
+    """Return the name of the CPU."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -1,6 +1,6 @@
-"""Figures of a segmentation: counted first for every image, then reduced, pooled or per image, in one place.
+"""Segmentation metrics from counts per image, pooled or per image.
 
-Distances between outlines are in :mod:`model.surface`, ROC curves in :mod:`model.curves`. Intervals are SciPy's.
+Distances between outlines are in :mod:`model.surface`, ROC curves in :mod:`model.curves`. Intervals use SciPy.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ def confusion(predicted: np.ndarray, masks: np.ndarray) -> dict[str, Floats]:
 
 
 def overlap_metrics(counts: dict[str, Floats]) -> dict[str, Floats]:
-    """Turn counts of any shape into figures of that shape, 0 to 1; NaN where a denominator is 0.
+    """Return metrics from counts of any shape, 0 to 1, of the same shape; NaN if a denominator is 0.
 
-    ``dice`` is the paper's Eq. 3 and ``jaccard`` its Eq. 4, each with the 1 that the paper adds above and below, so
-    that two empty masks agree wholly; ``accuracy``, ``precision``, ``recall`` and ``f1`` are Eqs. 5 to 8 (F1 in counts,
-    2 TP / (2 TP + FP + FN), so that it is 0 and not undefined where nothing overlaps).
+    ``dice`` is the paper's Eq. 3 and ``jaccard`` its Eq. 4, each with the paper's 1 added to numerator and denominator,
+    so that two empty masks give 1. ``accuracy``, ``precision``, ``recall`` and ``f1`` are Eqs. 5 to 8. F1 is computed
+    as 2 TP / (2 TP + FP + FN), so that it is 0 and not undefined without overlap.
 
-    Where nothing is predicted and there is something to find, ``precision`` is 0: an empty mask is no better than a
-    wrong one. It is NaN where both masks are empty, ``recall`` where the truth is.
+    ``precision`` of an empty prediction is 0 if the truth is not empty, and NaN if both are empty. ``recall`` is NaN if
+    the truth is empty.
 
-    ``paper_iou`` is what the paper's IOU column holds: Eq. 4 taken at every pixel alone and averaged, which is
-    (1 + accuracy) / 2. It is no Jaccard index and stands here for comparison only.
+    ``paper_iou`` is the paper's IOU column: Eq. 4 computed per pixel and averaged, which is (1 + accuracy) / 2. It is
+    not the Jaccard index and is only for comparison.
     """
     tp, fp, fn, tn = (counts[name] for name in COUNTS)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -64,12 +64,12 @@ def overlap_metrics(counts: dict[str, Floats]) -> dict[str, Floats]:
 
 
 class SoftCounts(NamedTuple):
-    """The three sums that the paper's Eq. 2 is made of, over the pixels of every image: float64 (N,) each.
+    """The three sums of the paper's Eq. 2 over the pixels of every image, float64 (N,) each.
 
     Attributes:
-        overlap: of probability times mask.
-        square: of the squared probability.
-        area: of the mask, which is that of its square.
+        overlap: sum of probability times mask.
+        square: sum of squared probabilities.
+        area: sum of the mask, equal to the sum of its square.
     """
 
     overlap: Floats
@@ -78,7 +78,7 @@ class SoftCounts(NamedTuple):
 
 
 def soft_counts(probabilities: np.ndarray, masks: np.ndarray) -> SoftCounts:
-    """Sum probabilities over the pixels of every image.
+    """Return the sums of Eq. 2 for every image.
 
     Args:
         probabilities: float32 (N, H, W), 0 to 1.
@@ -92,18 +92,18 @@ def soft_counts(probabilities: np.ndarray, masks: np.ndarray) -> SoftCounts:
 
 
 def soft_dice(counts: SoftCounts, batch: int = 1) -> Floats:
-    """Return the paper's "Dice coefficient", minus its loss (Eq. 2), of consecutive batches of images, 0 to 1.
+    """Return the paper's "Dice coefficient", the negative of its loss (Eq. 2), of consecutive batches, 0 to 1.
 
     ``(2 sum(p g) + 1) / (sum(p^2) + sum(g^2) + 1)`` over all pixels of a batch, as in
-    :func:`model.training.losses.dice_loss`. The paper scored batches of 2 images. Where every probability is 0 or 1 it
-    is the Dice of the counts.
+    :func:`model.training.losses.dice_loss`. The paper scored batches of 2 images. If every probability is 0 or 1, it
+    equals the Dice of the counts.
 
     Args:
-        counts: of N images in their order.
-        batch: images of a batch; the last one holds what is left.
+        counts: the sums of N images in their order.
+        batch: number of images per batch; the last batch may be smaller.
 
     Returns:
-        float64, one figure a batch: ``ceil(N / batch)`` of them.
+        float64 (ceil(N / batch),), one value per batch.
     """
     starts = np.arange(0, len(counts.area), batch)
     overlap, square, area = (np.add.reduceat(each, starts) if len(starts) else each for each in counts)
@@ -112,11 +112,11 @@ def soft_dice(counts: SoftCounts, batch: int = 1) -> Floats:
 
 
 def agreement(one: np.ndarray, other: np.ndarray) -> Floats:
-    """Return the Dice (Eq. 3, with its 1 above and below) of two masks of every image, float64 (N,), 0 to 1.
+    """Return the Dice (Eq. 3) of two masks of every image, float64 (N,), 0 to 1.
 
-    Of a prediction and the mirrored prediction of the mirrored image it says, without any truth, how sure a network is:
-    consistency under test-time augmentation (Wang et al., "Aleatoric uncertainty estimation with test-time augmentation
-    for medical image segmentation", Neurocomputing 338, 2019).
+    Between a prediction and the mirrored prediction of the mirrored image, it measures the network's confidence without
+    ground truth: consistency under test-time augmentation (Wang et al., "Aleatoric uncertainty estimation with
+    test-time augmentation for medical image segmentation", Neurocomputing 338, 2019).
 
     Args:
         one: uint8 or bool (N, H, W), 0 or 1.
@@ -126,16 +126,15 @@ def agreement(one: np.ndarray, other: np.ndarray) -> Floats:
 
 
 def expected_dice(probabilities: np.ndarray, predicted: np.ndarray) -> Floats:
-    """Return the Dice that every image's own probabilities promise its mask, float64 (N,), 0 to 1.
+    """Return the expected Dice of every image's mask under its probabilities, float64 (N,), 0 to 1.
 
-    ``2 sum(p m) / (sum(p) + sum(m))``: the Dice of the counts that are expected where every pixel is lung with its
-    probability; 1 where both are empty. It needs no truth. Source: Dai and Li, "RankSEG: A Consistent Ranking-based
-    Framework for Segmentation", JMLR 24, 2023, for Dice as an expectation over probabilities; here the ratio of the
-    expected numerator and denominator.
+    ``2 sum(p m) / (sum(p) + sum(m))``: the Dice of the expected counts; 1 if both sums are 0. It needs no ground truth.
+    Source: Dai and Li, "RankSEG: A Consistent Ranking-based Framework for Segmentation", JMLR 24, 2023, for Dice as an
+    expectation over probabilities; here the ratio of the expected numerator and denominator.
 
     Args:
         probabilities: float32 (N, H, W), 0 to 1.
-        predicted: uint8 or bool (N, H, W), 0 or 1, the final masks.
+        predicted: post-processed masks, uint8 or bool (N, H, W), 0 or 1.
     """
     values = np.ones(len(predicted))
     for row, (p, m) in enumerate(zip(probabilities, predicted, strict=True)):
@@ -146,7 +145,7 @@ def expected_dice(probabilities: np.ndarray, predicted: np.ndarray) -> Floats:
 
 
 def mean_of(values: Floats) -> float:
-    """Return the mean of the figures that are defined, NaN where none is."""
+    """Return the mean of the values that are not NaN; NaN if there are none."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if len(defined) else float("nan")
 
@@ -155,10 +154,10 @@ def dice_interval(counts: dict[str, Floats], *, pooled: bool, resamples: int, se
     """Return the 95 % bootstrap interval of Dice over images (percentile method), None for fewer than two images.
 
     Args:
-        counts: of :func:`confusion`, (N,) each.
-        pooled: Dice of the summed counts, else the mean of the images' Dice.
-        resamples: how often N images are drawn with replacement.
-        seed: of the draws.
+        counts: result of :func:`confusion`, (N,) each.
+        pooled: True for the Dice of the summed counts, False for the mean of the images' Dice.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
     """
     if len(counts["tp"]) < 2:
         return None
@@ -173,9 +172,9 @@ def dice_interval(counts: dict[str, Floats], *, pooled: bool, resamples: int, se
 
 
 class PairedDifference(NamedTuple):
-    """How much a first network's Dice is above a second's on the same images, -1 to 1.
+    """Difference in Dice between two networks on the same images, -1 to 1.
 
-    ``difference`` is the mean over images, NaN without any. ``interval`` holds the ends of its 95 % interval, ``None``
+    ``difference`` is the mean over images, NaN without images. ``interval`` are the ends of its 95 % interval, ``None``
     for fewer than two images.
     """
 
@@ -186,19 +185,19 @@ class PairedDifference(NamedTuple):
 def paired_difference(first: Floats, second: Floats, *, resamples: int, seed: int) -> PairedDifference:
     """Return the mean over images of ``first - second`` with its paired bootstrap interval (percentile method).
 
-    An image keeps both its figures in every resample (``scipy.stats.bootstrap`` with ``paired=True``; Efron and
-    Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13), so that what makes an X-ray hard for both
-    networks falls out of the difference. The interval covers the choice of images, not that of a training's seed, and
-    is too narrow for few images (Hesterberg, What Teachers Should Know About the Bootstrap, 2015).
+    Both values of an image stay together in every resample (``scipy.stats.bootstrap`` with ``paired=True``; Efron and
+    Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13), so that the difficulty of an X-ray cancels out. The
+    interval covers the variance of images, not of training seeds, and is too narrow for few images (Hesterberg, What
+    Teachers Should Know About the Bootstrap, 2015).
 
     Args:
-        first: Dice an image, float64 (N,), 0 to 1. An image that is NaN here or in ``second`` is left out of both.
+        first: Dice per image, float64 (N,), 0 to 1. Images with NaN in either array are omitted.
         second: Dice of the same images in the same order.
-        resamples: how often N images are drawn with replacement.
-        seed: of the draws. With one seed, exchanging ``first`` and ``second`` turns all signs round and no more.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap. With the same seed, swapping ``first`` and ``second`` only changes all signs.
 
     Raises:
-        ValueError: the two are not of one length.
+        ValueError: the arrays differ in length.
     """
     if first.ndim != 1 or first.shape != second.shape:
         raise ValueError(f"one figure an image of the same images, got the shapes {first.shape} and {second.shape}")
@@ -218,7 +217,7 @@ def paired_difference(first: Floats, second: Floats, *, resamples: int, seed: in
 def _bootstrap(
     of_images: tuple[Floats, ...], statistic: Callable[..., Floats], resamples: int, seed: int
 ) -> tuple[float, float]:
-    """Return the 95 % percentile interval of a statistic; all that is known of an image is drawn together."""
+    """Return the 95 % percentile interval of a statistic; the values of an image are resampled together."""
     from scipy.stats import bootstrap
 
     interval = bootstrap(

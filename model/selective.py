@@ -1,4 +1,4 @@
-"""What a network is worth on the images that it is most sure of: the risk-coverage curve."""
+"""Risk-coverage curve: quality on the images with the highest confidence."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ Floats = npt.NDArray[np.float64]
 
 
 def risk_coverage(confidence: Floats, quality: Floats) -> dict[str, Floats]:
-    """Return the mean quality of the most confident images, for every number of images kept.
+    """Return the mean quality of the k most confident images, for every k.
 
     Source: Geifman and El-Yaniv, "Selective Classification for Deep Neural Networks", NeurIPS 2017, with 1 - quality as
     the risk of an image.
 
     Args:
-        confidence: float64 (N,), higher for images that are kept longer; of equal ones the first is.
+        confidence: float64 (N,), higher is more confident; ties are in their order.
         quality: float64 (N,), 0 to 1.
 
     Returns:
-        float64 (N,): ``coverage``, the share of the images that is kept, above 0 to 1, and ``quality``, their mean.
+        float64 (N,): ``coverage``, k / N, above 0 to 1, and ``quality``, the mean of the k images.
     """
     order = np.argsort(-confidence, kind="stable")
-    kept = np.arange(1, len(order) + 1)
-    return {"coverage": kept / max(1, len(order)), "quality": np.cumsum(quality[order]) / kept}
+    count = np.arange(1, len(order) + 1)
+    return {"coverage": count / max(1, len(order)), "quality": np.cumsum(quality[order]) / count}
 
 
 def aurc(confidence: Floats, quality: Floats) -> float:

@@ -1,7 +1,7 @@
-"""How far the outlines of two masks are apart: exact distances between their pixels, by k-d trees.
+"""Exact distances between the outlines of two masks, by k-d trees.
 
-A mask's outline is what binary erosion with a cross takes from it: its pixels with one of their four neighbours outside
-the mask, or outside the picture. These are MONAI's definitions, and its figures.
+A mask's outline is the pixels that binary erosion with a cross removes: those with one of their four neighbours outside
+the mask or the picture. Definitions and results are as in MONAI.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Gap(NamedTuple):
 
     @property
     def one_is_empty(self) -> bool:
-        """Whether one mask, and one alone, is empty."""
+        """Whether exactly one mask is empty."""
         return (len(self.to_truth) == 0) != (len(self.to_prediction) == 0)
 
     @property
@@ -46,8 +46,8 @@ class Gap(NamedTuple):
     def hd95(self) -> float:
         """Return the larger of the two directed 95th percentiles of the distances.
 
-        0 for two empty masks; the picture's diagonal where one is empty, so that an empty prediction never looks better
-        than a bad one. Source: Huttenlocher, Klanderman and Rucklidge, "Comparing Images Using the Hausdorff Distance",
+        0 for two empty masks; the picture's diagonal if one is empty, so that an empty prediction is never better than
+        a bad one. Source: Huttenlocher, Klanderman and Rucklidge, "Comparing Images Using the Hausdorff Distance",
         IEEE TPAMI 15(9), 1993; the percentile as in MONAI.
         """
         if self.both_are_empty or self.one_is_empty:
@@ -66,9 +66,9 @@ class Gap(NamedTuple):
         return float(total / (len(self.to_truth) + len(self.to_prediction)))
 
     def nsd(self, tolerance: float) -> float:
-        """Return the normalised surface Dice: the share of both outlines' pixels no farther from the other than that.
+        """Return the normalised surface Dice: the share of both outlines' pixels within ``tolerance`` of the other.
 
-        1 for two empty masks, 0 where one is empty. Source: Nikolov et al., "Clinically Applicable Segmentation of Head
+        1 for two empty masks, 0 if one is empty. Source: Nikolov et al., "Clinically Applicable Segmentation of Head
         and Neck Anatomy for Radiotherapy", JMIR 23(7), 2021, counted in pixels of the outlines as MONAI does.
 
         Args:
@@ -81,9 +81,9 @@ class Gap(NamedTuple):
 
 
 def tolerance_at(tolerance: float, shape: tuple[int, ...]) -> float:
-    """Return a tolerance given in pixels of a 512-pixel picture as pixels of a picture of ``shape`` (H, W).
+    """Convert a tolerance in pixels of a 512-pixel picture to pixels of a picture of ``shape`` (H, W).
 
-    It grows with the side of a square of the picture's area: ``tolerance * sqrt(H * W) / 512``.
+    It is ``tolerance * sqrt(H * W) / 512``.
     """
     height, width = shape
     return tolerance * math.sqrt(height * width) / REFERENCE_SIZE
@@ -124,7 +124,7 @@ def _outline(mask: np.ndarray) -> Floats:
 def _nearest(points: Floats, others: Floats) -> Floats:
     from scipy.spatial import cKDTree
 
-    # A tree that is asked once is not worth the balancing.
+    # Balancing does not pay for a tree with one query.
     tree = cKDTree(others, balanced_tree=False, compact_nodes=False)
     distances: Floats = tree.query(points)[0]
     return distances

@@ -1,16 +1,16 @@
-"""With how many threads this process computes, and how they wait for one another: the one place that decides it.
+"""Set the number of OpenMP threads and their wait policy.
 
-OpenMP reads both when torch is imported, so that :func:`settle` comes before. It sets environment variables and nothing
-else: libraries and child processes find them there. What the user has set stays.
+OpenMP reads both when torch is imported, so :func:`settle` must be called before. It only sets environment variables,
+for libraries and child processes, and does not change variables that the user has set.
 
-The number follows from the machine: its cores, the affinity of the process, the CPU quota of its control group. How
-busy the machine is does not count, because another number adds up in another order and ends with other weights.
+The number of threads depends on the machine: its cores, the process's affinity and its cgroup's CPU quota. It does not
+depend on the load, because another number of threads changes the order of summation and so the weights.
 
-Waiting changes no sum. By OpenMP's own choice a thread that has nothing to do spins for milliseconds and takes the core
-from whoever could use it, its own fellows too: beside one busy process a training is then several times slower. Passive
-threads sleep at once, which is best beside others, but to be woken costs a training that is alone a third of its speed.
-So waiting follows from how busy the processors are at the start: passive, or a short spin, which alone is as fast as a
-long one and beside others, should they come later, does little harm. ``python -m benchmarks.waiting`` measures all.
+The wait policy does not change results. By default an idle OpenMP thread spins for milliseconds and takes the core from
+other threads, even of the same process: next to one busy process, training is several times slower. Passive threads
+sleep at once, which is best on a busy machine, but waking them costs a third of the speed on an idle one. So the policy
+depends on the load at the start: passive, or a short spin, which on an idle machine is as fast as a long one and does
+little harm if other processes start later. ``python -m benchmarks.waiting`` measures this.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from pathlib import Path, PurePosixPath
 
 NUMBER = "OMP_NUM_THREADS"
 POLICY, SPINS = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
-OURS = "DEFUNET_OMP"  # what of the others this module has set: a child process decides anew, and asks no user
+OURS = "DEFUNET_OMP"  # the variables that this module has set, so that a child process may change them
 
-WATCHED = "watched"  # beside them: which process has looked at the processors, where one has
+WATCHED = "watched"  # also in OURS: the process that has sampled the CPU load, if any
 PASSIVE, SHORT = {POLICY: "PASSIVE", SPINS: "0"}, {POLICY: "PASSIVE", SPINS: "20000"}
-SAMPLE = 0.2  # seconds for which processors are watched
+SAMPLE = 0.2  # seconds of sampling the CPU load
 
 SYSTEM = Path("/sys")
 STATISTICS = Path("/proc/stat")
@@ -39,13 +39,13 @@ GROUPS = Path("/proc/self/cgroup")
 
 @dataclass(frozen=True)
 class Threads:
-    """What was settled.
+    """The result of :func:`settle`.
 
     Attributes:
-        count: of threads; None where torch was there before and keeps its own number.
-        reason: of the count, in words.
-        waiting: ``passive``, ``a short spin``, or what the user has set.
-        waiting_reason: of the waiting, in words.
+        count: number of threads; None if torch was imported before and uses its own number.
+        reason: reason for the count.
+        waiting: ``passive``, ``a short spin``, or the user's setting.
+        waiting_reason: reason for the wait policy.
     """
 
     count: int | None
@@ -55,12 +55,12 @@ class Threads:
 
 
 def settle(processes: int | None = None) -> Threads:
-    """Settle the number of threads and their waiting for this process and its children, and say why.
+    """Set the number of threads and the wait policy for this process and its children.
 
-    Called again, also in a child, it settles the same, but for a number that follows from another affinity or quota.
+    A second call, also in a child process, gives the same result, unless affinity or quota have changed.
 
     Args:
-        processes: that share the machine's cores; None for as many as ``torchrun`` has started here, or 1.
+        processes: number of processes that share the cores; None: as many as ``torchrun`` has started here, or 1.
     """
     mine = _set_before()
     given = {
@@ -81,7 +81,7 @@ def settle(processes: int | None = None) -> Threads:
             settings = PASSIVE
             waiting, waiting_reason = "passive", "a single thread waits for none"
         else:
-            # Not watched again: by now this process, or its fellows, are what is busy.
+            # Do not sample again: now this process or its siblings cause the load.
             by = _looked()
             settings = {name: mine[name] for name in PASSIVE if name in mine and by} or _watched(count)
             busy = settings == PASSIVE
@@ -95,7 +95,7 @@ def settle(processes: int | None = None) -> Threads:
 
 
 def wanted() -> int:
-    """Return the number of threads for what has a setting of its own: OpenMP's where it is set, else :func:`share`."""
+    """Return the number of threads for libraries with their own setting: OMP_NUM_THREADS, else :func:`share`."""
     return _number(os.environ.get(NUMBER, "")) or share()[0]
 
 
@@ -105,18 +105,18 @@ def asked_for() -> bool:
 
 
 def without_ours(environment: dict[str, str]) -> dict[str, str]:
-    """Return an environment without what this module has set: for a container, which has a quota of its own."""
+    """Return an environment without the variables of this module, for a container with its own quota."""
     mine = {*_set_before(), OURS}
     return {name: value for name, value in environment.items() if name not in mine}
 
 
 def share(processes: int = 1) -> tuple[int, str]:
-    """Return how many threads each of some processes computes with, at least 1, and why.
+    """Return the number of threads per process, at least 1, and the reason.
 
-    Two hardware threads of a core count as one: they have one unit for products between them.
+    Two hardware threads of a core count as one, because they share one floating-point unit.
 
     Args:
-        processes: that share the cores.
+        processes: number of processes that share the cores.
     """
     allowed = affinity()
     cores = len({_siblings(number) for number in allowed})
@@ -133,24 +133,24 @@ def share(processes: int = 1) -> tuple[int, str]:
 
 
 def processors() -> int:
-    """Return how many jobs this process may run at once, at least 1: hardware threads by affinity, within the quota."""
+    """Return the number of hardware threads that this process may use, by affinity and quota, at least 1."""
     limit = quota()
     return len(affinity()) if limit is None else max(1, min(len(affinity()), math.floor(limit)))
 
 
 def _watched(count: int) -> dict[str, str]:
-    """Return how so many threads should wait, after watching the processors for :data:`SAMPLE` seconds."""
+    """Return the wait policy for ``count`` threads, after sampling the CPU load for :data:`SAMPLE` seconds."""
     return SHORT if free(affinity()) >= count - 0.5 else PASSIVE
 
 
 def free(allowed: Collection[int], statistics: Path = STATISTICS) -> float:
-    """Return how many of some processors nobody used in the next :data:`SAMPLE` seconds, this process sleeping.
+    """Return the number of idle CPUs over the next :data:`SAMPLE` seconds, while this process sleeps.
 
-    All of them where the system does not tell.
+    All of them if the system has no statistics.
 
     Args:
-        allowed: numbers of the processors.
-        statistics: as ``/proc/stat`` has them.
+        allowed: numbers of the CPUs.
+        statistics: file in the format of ``/proc/stat``.
     """
     before = _idle(allowed, statistics)
     time.sleep(SAMPLE)
@@ -161,32 +161,32 @@ def free(allowed: Collection[int], statistics: Path = STATISTICS) -> float:
 
 
 def _idle(allowed: Collection[int], statistics: Path) -> dict[int, tuple[int, int]]:
-    """Return the ticks that processors were idle, and all of their ticks, since the machine began."""
+    """Return the idle ticks and all ticks of each CPU since boot."""
     found = {}
     with suppress(OSError, ValueError):
         for line in statistics.read_text().splitlines():
             name, *ticks = line.split()
             if name.startswith("cpu") and name[3:].isdecimal() and int(name[3:]) in allowed:
-                every = [int(each) for each in ticks[:8]]  # what guests had is counted in the first two
-                found[int(name[3:])] = (sum(every[3:5]), sum(every))  # idle, and waiting for a disk
+                every = [int(each) for each in ticks[:8]]  # guest time is included in the first two
+                found[int(name[3:])] = (sum(every[3:5]), sum(every))  # idle and iowait
     return found
 
 
 def affinity() -> set[int]:
-    """Return the numbers of the processors that this process may run on."""
+    """Return the numbers of the CPUs that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))  # systems that are not Linux
 
 
 def quota(groups: Path = GROUPS, mounted: Path = SYSTEM / "fs/cgroup") -> float | None:
-    """Return the CPU quota of this process's control group in processors, None where there is none.
+    """Return the CPU quota of this process's cgroup in CPUs, None if there is none.
 
-    The least of the group and those around it, as the kernel has it. Kubernetes and Docker limit containers so.
+    The minimum of the cgroup and its parents. Kubernetes and Docker limit containers this way.
 
     Args:
-        groups: the process's groups, as ``/proc/self/cgroup`` lists them.
-        mounted: where the hierarchies are: version 2, or version 1 with one folder a controller.
+        groups: file in the format of ``/proc/self/cgroup``.
+        mounted: mount point of the hierarchies: version 2, or version 1 with one folder per controller.
     """
     found: list[float] = []
     with suppress(OSError):
@@ -201,38 +201,38 @@ def quota(groups: Path = GROUPS, mounted: Path = SYSTEM / "fs/cgroup") -> float 
 
 
 def _limits(mounted: Path, path: str, limit: str, period: str) -> Iterator[float]:
-    """Yield the quotas of a group and of those around it. A container sees its own at the top, under no path."""
+    """Yield the quotas of a cgroup and its parents. A container sees its own cgroup as the root."""
     inner = PurePosixPath(path.lstrip("/"))
     for group in (inner, *inner.parents):
         with suppress(OSError, ValueError, ZeroDivisionError):
             folder = mounted / group
             words = (folder / limit).read_text().split() + ((folder / period).read_text().split() if period else [])
-            most, every = map(float, words)  # "max 100000" is none, and no number
+            most, every = map(float, words)  # "max 100000" is no quota; float("max") raises
             if most > 0:
                 yield most / every
 
 
 def _siblings(number: int) -> str:
-    """Return what all hardware threads of one core share."""
+    """Return a key that is equal for all hardware threads of one core."""
     with suppress(OSError):
         return (SYSTEM / f"devices/system/cpu/cpu{number}/topology/thread_siblings_list").read_text()
     return str(number)
 
 
 def _set_before() -> dict[str, str]:
-    """Return which variables this module has set, here or in the process that started this one, and nobody since."""
+    """Return the variables that this module has set, here or in a parent process, and that are unchanged since."""
     pairs = (word.partition("=") for word in os.environ.get(OURS, "").split())
     return {name: value for name, _, value in pairs if os.environ.get(name) == value}
 
 
 def _looked() -> int | None:
-    """Return the number of the process whose look at the processors holds here, None where there is none."""
+    """Return the pid of the process that sampled the CPU load for this one, None if there is none."""
     pairs = (word.partition("=") for word in os.environ.get(OURS, "").split())
     return next((int(value) for name, _, value in pairs if name == WATCHED), None)
 
 
 def _number(text: str) -> int | None:
-    """Return the first number of ``4`` or ``4,2``; None where there is none, and OpenMP ignores the value."""
+    """Return the first number of ``4`` or ``4,2``; None for a value that OpenMP ignores."""
     first = text.partition(",")[0].strip()
     return int(first) if first.isdecimal() and int(first) else None
 

@@ -1,4 +1,4 @@
-"""The files of a trained network: ``config.json``, which rebuilds it, and ``weights.safetensors``."""
+"""The files of a trained network: ``config.json`` with its architecture, and ``weights.safetensors``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
     """Write a state dict as safetensors; equal weights give equal bytes.
 
     Raises:
-        OSError: it cannot be written (safetensors' own writer hides that in an error of its own).
+        OSError: the file cannot be written (safetensors' own writer would raise another type).
     """
     from safetensors.torch import save
 

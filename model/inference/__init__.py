@@ -1,1 +1,1 @@
-"""Trained networks in use: prediction, postprocessing, engines, export and the model package."""
+"""Inference: prediction, post-processing, engines, export and the model package."""

@@ -1,4 +1,4 @@
-"""Which of several engines is the fastest on a package's own network: timed for a moment, and kept once a machine."""
+"""Choose the fastest engine for a package's network: timed briefly, and cached per machine."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 from model.inference.engine import Engine, Pictures
 from model.measured import once
 
-SECONDS = 2.0  # of processor time that all of it may take, about
+SECONDS = 2.0  # approximate limit of the CPU time of all measurements
 ROUNDS = 5
-# An engine that is preferred stays within this factor of the fastest: a near tie must not be decided by what else the
-# machine does at that moment, nor exactness be given up for it.
+# A preferred engine is chosen if its time is within this factor of the fastest: the machine's current load must not
+# decide a near tie, and exactness is worth a small loss of speed.
 GAIN = 1.1
 CACHE = "engines.json"
 
@@ -22,14 +22,14 @@ CACHE = "engines.json"
 def choose(
     names: Sequence[str], exact: Collection[str], make: Callable[[str], Engine], key: str, side: int
 ) -> tuple[Engine, str]:
-    """Return the engine to compute with, started, and why it is that one.
+    """Choose an engine, start it, and return it with the reason.
 
     Args:
-        names: of two engines or more, in the order in which they are timed.
-        exact: those of them that are preferred.
-        make: starts one.
-        key: all that their speed depends on: machine, threads, libraries, network, size.
-        side: of the network's pictures, pixels.
+        names: names of two engines or more, in the order of timing.
+        exact: names of the preferred engines.
+        make: starts an engine.
+        key: everything that their speed depends on: machine, threads, libraries, network, size.
+        side: side of the network's input in pixels.
     """
     made: dict[str, Engine] = {}
     times = once(CACHE, f"{key}; {', '.join(names)}", lambda: measure(names, make, side, made), _sound)
@@ -38,7 +38,7 @@ def choose(
 
 
 def pick(names: Sequence[str], times: dict[str, float]) -> str:
-    """Return the first name, the preferred ones first, whose time is within :data:`GAIN` of the least."""
+    """Return the first name whose time is within a factor of :data:`GAIN` of the least; pass preferred names first."""
     most = GAIN * min(times.values())
     return next(name for name in names if times.get(name, np.inf) <= most)
 
@@ -53,17 +53,16 @@ def describe(taken: str, names: Sequence[str], times: dict[str, float]) -> str:
 def measure(
     names: Sequence[str], make: Callable[[str], Engine], side: int, made: dict[str, Engine] | None = None
 ) -> dict[str, float]:
-    """Return the milliseconds of processor time that each engine takes for one picture, at the least of some rounds.
+    """Return each engine's CPU time for one picture in ms, the minimum over several rounds.
 
-    Engines take turns, every other round backwards. Other processes hardly add to the processor's time, nor to the
-    least of it. When :data:`SECONDS` are over, nothing more is begun: a large network is timed once, and the last of
-    the names perhaps not at all.
+    Engines alternate, every other round in reverse order. Other processes hardly affect the minimum CPU time. After
+    :data:`SECONDS` no more measurement starts: a large network is timed once, and the last engines perhaps not at all.
 
     Args:
-        names: of the engines.
-        make: starts one.
-        side: of the pictures, pixels.
-        made: gets the engines that were started.
+        names: names of the engines.
+        make: starts an engine.
+        side: side of the pictures in pixels.
+        made: filled with the started engines.
     """
     made = {} if made is None else made
     picture = np.random.default_rng(0).integers(0, 256, (1, side, side), np.uint8)
@@ -73,7 +72,7 @@ def measure(
         if found and time.process_time() > until:
             return found
         made[name] = make(name)
-        until = until or time.process_time() + SECONDS  # one of them has to be started anyway
+        until = until or time.process_time() + SECONDS  # the first engine has to start anyway
         found[name] = _milliseconds(made[name], picture)
     for number in range(ROUNDS):
         for name in list(names) if number % 2 == 0 else list(names)[::-1]:

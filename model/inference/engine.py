@@ -1,4 +1,4 @@
-"""What every engine is: a trained network ready to compute."""
+"""The interface of inference engines."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Probabilities = npt.NDArray[np.float32]
 
 
 class Engine(Protocol):
-    """A trained network ready to compute; several threads may call one at the same time."""
+    """A trained network, loaded for inference; thread-safe."""
 
     name: str
-    reason: str  # why it was taken
+    reason: str  # reason for the choice of this engine
 
     def ready(self) -> None:
-        """Make ready for any number of images at once; what computes one image may have been made alone."""
+        """Prepare for batches; before this, an engine may be compiled only for single images."""
         ...
 
     def probabilities(self, images: Pictures) -> Probabilities:
@@ -28,6 +28,6 @@ class Engine(Protocol):
 
 
 def batches(count: int, size: int) -> Iterator[slice]:
-    """Yield the slices that take ``count`` images in batches of ``size``; the last one holds what is left."""
+    """Yield the slices of ``count`` images in batches of ``size``; the last one may be smaller."""
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))

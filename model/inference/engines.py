@@ -1,4 +1,4 @@
-"""What computes a network's probabilities: PyTorch as it is or compiled, ONNX Runtime, OpenVINO."""
+"""Inference engines: PyTorch (eager or compiled), ONNX Runtime, OpenVINO."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from model.threads import wanted
 from model.weights import CONFIG
 
 ONNX = "model.onnx"
-BATCH = 8  # images that go through an engine at once
+BATCH = 8  # images per batch
 NAMED = "chosen by name"
 
 logger = logging.getLogger(__name__)
 
 
 def to_array(images: Pictures) -> npt.NDArray[np.float32]:
-    """Return what the networks take: float32 (N, 1, S, S), 0 to 1."""
-    # NumPy's own division by a scalar rounds as PyTorch's does.
+    """Return the network's input: float32 (N, 1, S, S), 0 to 1."""
+    # NumPy's division by a scalar rounds as PyTorch's.
     return images[:, None].astype(np.float32) / np.float32(255)
 
 
 def _sigmoid(logits: npt.NDArray[np.float32]) -> Probabilities:
-    # As a tangent it overflows nowhere.
+    # tanh does not overflow.
     p: Probabilities = np.tanh(logits * np.float32(0.5)) * np.float32(0.5) + np.float32(0.5)
     return p
 
 
 def _full_batches(images: Pictures) -> Iterator[slice]:
-    """Yield batches of :data:`BATCH` images, then what is left one by one: the sizes that code was compiled for."""
+    """Yield batches of :data:`BATCH` images, then the rest one by one: engines are compiled for these two sizes."""
     whole = len(images) - len(images) % BATCH
     yield from batches(whole, BATCH)
     for at in range(whole, len(images)):
@@ -50,7 +50,7 @@ def _full_batches(images: Pictures) -> Iterator[slice]:
 
 
 class Plain:
-    """What most engines have in common: chosen by name, and ready as they are made."""
+    """Base of most engines: chosen by name, and ready after construction."""
 
     reason = NAMED
 
@@ -61,7 +61,7 @@ class Plain:
 class TorchEngine(Plain):
     """PyTorch, eager or through ``torch.compile``.
 
-    PyTorch has one number of threads a process: ``threads`` sets it for all that runs in this one.
+    PyTorch has one number of threads per process, so ``threads`` applies to the whole process.
     """
 
     def __init__(self, folder: Path, threads: int | None, name: str, *, compiled: bool = False) -> None:
@@ -83,7 +83,7 @@ class TorchEngine(Plain):
         """See :class:`Engine`."""
         if not self.compiled:
             return self.predictor.probabilities(images, BATCH)
-        # Every shape is compiled anew, which costs seconds, so there are two. Tracing is not thread-safe.
+        # Each new shape is compiled for seconds, so only two are used. Tracing is not thread-safe.
         result = np.empty(images.shape, np.float32)
         with self.lock:
             for part in _full_batches(images):
@@ -102,14 +102,14 @@ class OnnxEngine(Plain):
         options.intra_op_num_threads = threads or wanted()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # Threads that spin while they wait take the processor from whatever else the machine does.
+        # Spinning threads would take CPU time from other processes.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # With the sides known, the graph's padding and cropping fold away.
+        # With a fixed size, constant folding removes the graph's padding and cropping.
         for side in ("height", "width"):
             options.add_free_dimension_override_by_name(side, _side(folder))
         try:
             self.session = onnxruntime.InferenceSession(str(folder / file), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its errors have no other base
+        except Exception as error:  # its errors have no common base class
             raise RuntimeError(f"{file}: {error}") from error
         (given,) = self.session.get_inputs()
         self.given = given.name
@@ -124,20 +124,20 @@ class OnnxEngine(Plain):
 
 
 class OpenVinoEngine(Plain):
-    """OpenVINO on the CPU, compiled for one size and for batches of 1, and of :data:`BATCH` once :meth:`ready`.
+    """OpenVINO on the CPU, compiled for one size and batches of 1, and for :data:`BATCH` after :meth:`ready`.
 
-    For free shapes it would compute twice as long, and with 8-bit integers no faster than in float32.
+    Dynamic shapes take twice as long, and 8-bit integers are not faster than float32.
 
     Args:
         folder: the package.
-        threads: at most so many; None: :func:`model.threads.wanted`.
-        name: of the engine.
+        threads: maximum number of threads; None: :func:`model.threads.wanted`.
+        name: name of the engine.
         file: an ONNX file of the package.
-        precision: what it computes in: ``f32``, or ``bf16``, which a CPU without it does in float32.
+        precision: ``f32``, or ``bf16``, which falls back to float32 on a CPU without bfloat16.
     """
 
     def __init__(self, folder: Path, threads: int | None, name: str, file: str = ONNX, precision: str = "f32") -> None:
-        # By this package OpenVINO's import tells Google Analytics of every use, unasked; without it, it tells nobody.
+        # With this package OpenVINO reports every use to Google Analytics; without it there is no telemetry.
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         import openvino  # type: ignore[import-untyped]
 
@@ -156,16 +156,16 @@ class OpenVinoEngine(Plain):
 
         self.compiled = compiled
         self.models = {1: compiled(1)}
-        self.own = threading.local()  # a request serves one thread
+        self.own = threading.local()  # an infer request is not thread-safe
 
     def ready(self) -> None:
         """See :class:`Engine`."""
         if BATCH not in self.models:
             self.models[BATCH] = self.compiled(BATCH)
-            self.own = threading.local()  # requests of before know one model alone
+            self.own = threading.local()  # earlier requests have only the model for one image
 
     def probabilities(self, images: Pictures) -> Probabilities:
-        """See :class:`Engine`; :meth:`ready` comes before :data:`BATCH` images or more."""
+        """See :class:`Engine`; call :meth:`ready` before :data:`BATCH` images or more."""
         if not hasattr(self.own, "requests"):
             self.own.requests = {batch: model.create_infer_request() for batch, model in self.models.items()}
         result = np.empty(images.shape, np.float32)
@@ -176,13 +176,13 @@ class OpenVinoEngine(Plain):
 
 
 def _side(folder: Path) -> int:
-    """Return the size that a package's network is given its images at, pixels."""
+    """Return the side of a package's input in pixels."""
     side: int = json.loads((folder / CONFIG).read_text())["input"]["size"]
     return side
 
 
 Maker = Callable[[Path, int | None, str], Engine]
-# Every engine by its name, with the library that it needs beside the package's own code.
+# The engines by name, with the additional library that each needs.
 ENGINES: dict[str, tuple[str, Maker]] = {
     "torch": ("torch", TorchEngine),
     "compile": ("torch", partial(TorchEngine, compiled=True)),
@@ -190,9 +190,9 @@ ENGINES: dict[str, tuple[str, Maker]] = {
     "openvino": ("openvino", OpenVinoEngine),
     "openvino-bf16": ("openvino", partial(OpenVinoEngine, precision="bf16")),
 }
-# In the order in which `python -m benchmarks.inference` found them fastest.
+# In order of speed, as measured by `python -m benchmarks.inference`.
 FASTEST = "openvino-bf16"
-EXACT = ("openvino", "onnxruntime", "torch")  # that compute in float32
+EXACT = ("openvino", "onnxruntime", "torch")  # engines that compute in float32
 
 
 def start(folder: Path, name: str = "auto", threads: int | None = None, order: Sequence[str] = EXACT) -> Engine:
@@ -201,10 +201,10 @@ def start(folder: Path, name: str = "auto", threads: int | None = None, order: S
     Args:
         folder: a package (:mod:`model.inference.package`).
         name: a key of :data:`ENGINES`, or ``auto``: the fastest of ``order`` on this machine
-            (:mod:`model.inference.choice`), one that computes in float32 where it is nearly as fast; where a library is
-            missing, a warning is logged.
-        threads: that it may compute with at most; None: :func:`model.threads.wanted`, and PyTorch's own.
-        order: what ``auto`` may take.
+            (:mod:`model.inference.choice`), with preference for float32 if it is nearly as fast. A warning is logged if
+            a library is missing.
+        threads: maximum number of threads; None: :func:`model.threads.wanted`, for PyTorch its own setting.
+        order: the engines that ``auto`` may choose.
 
     Raises:
         ValueError: the name is unknown, or the engine's library is not installed.
@@ -224,7 +224,7 @@ def start(folder: Path, name: str = "auto", threads: int | None = None, order: S
 def _fastest(folder: Path, threads: int | None, order: Sequence[str]) -> Engine:
     names = [engine for engine in order if _installed(engine)] or ["torch"]
     missing = dict.fromkeys(ENGINES[engine][0] for engine in order if not _installed(engine))
-    # To import PyTorch takes longer than all of the measuring may, and it is what the others were found faster than.
+    # Importing PyTorch takes longer than all measurements, and the other engines are known to be faster.
     timed = [engine for engine in names if ENGINES[engine][0] != "torch" or "torch" in sys.modules] or names
     if len(timed) == 1:
         engine, reason = start(folder, timed[0], threads), "nothing else to choose from"
@@ -233,7 +233,7 @@ def _fastest(folder: Path, threads: int | None, order: Sequence[str]) -> Engine:
         before = _torch_threads()
         engine, reason = choose(timed, EXACT, lambda each: ENGINES[each][1](folder, threads, each), key, _side(folder))
         if before and ENGINES[engine.name][0] != "torch":
-            sys.modules["torch"].set_num_threads(before)  # to be timed it had to be given the engine's number
+            sys.modules["torch"].set_num_threads(before)  # the timing has set the engine's number
         engine.ready()
     engine.reason = reason
     if missing:
@@ -243,7 +243,7 @@ def _fastest(folder: Path, threads: int | None, order: Sequence[str]) -> Engine:
 
 
 def _torch_threads() -> int | None:
-    """Return with how many threads PyTorch computes, None where it has not been imported."""
+    """Return PyTorch's number of threads, None if it is not imported."""
     return int(sys.modules["torch"].get_num_threads()) if "torch" in sys.modules else None
 
 
@@ -252,7 +252,7 @@ def _installed(engine: str) -> bool:
 
 
 def _versions(names: Sequence[str]) -> str:
-    """Return the libraries of some engines with their versions."""
+    """Return the libraries of the engines with their versions."""
     found = {}
     for library in sorted({ENGINES[name][0] for name in names}):
         try:
@@ -263,7 +263,7 @@ def _versions(names: Sequence[str]) -> str:
 
 
 def _network(folder: Path) -> str:
-    """Return what a package's network is built from, and the size of its pictures."""
+    """Return the architecture of a package's network and the size of its input."""
     config = json.loads((folder / CONFIG).read_text())
     built = {key: config.get(key) for key in ("network", "width", "in_channels", "norm", "options")}
     return f"{json.dumps(built, sort_keys=True)} at {_side(folder)}"

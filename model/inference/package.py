@@ -1,4 +1,4 @@
-"""A trained network with all it needs to segment an X-ray, as one folder that is read without unpickling anything."""
+"""The model package: a folder with a trained network and all it needs to segment an X-ray, without pickles."""
 
 from __future__ import annotations
 
@@ -19,29 +19,28 @@ from model.preprocessing import Image, standardise
 CONTRACT = "contract.json"
 CARD = "card.json"
 PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
-BINS = 16  # of the histogram of grey values 0 to 255
+BINS = 16  # bins of the histogram of grey values 0 to 255
 
 
 @dataclass(frozen=True)
 class Training:
-    """What the images that the network was trained on look like, once standardised, at the network's size.
+    """Statistics of the standardised training images at the network's size.
 
-    Every row of figures stands at :data:`PERCENTILES` over the training images: least, 1, 5, 25, 50, 75, 95, 99, most.
+    Every row has the values at :data:`PERCENTILES` over the images: minimum, 1, 5, 25, 50, 75, 95, 99, maximum.
 
     Attributes:
-        images: how many there were.
+        images: number of training images.
         histogram: :data:`BINS` rows: the share of an image's pixels, 0 to 1, in each sixteenth of 0 to 255.
-        mean: of an image's grey values, 0 to 255.
+        mean: mean of an image's grey values, 0 to 255.
         deviation: standard deviation of an image's grey values, 0 to 255.
-        lung_area: share of the image that the mask covers, 0 to 1.
-        left_area: the same of the lung on the picture's left side, which is the patient's right one.
-        right_area: the same of the lung on the picture's right side.
-        symmetry: the smaller of the two over the larger, 0 to 1.
-        solidity: share of the two lungs' convex hulls that is lung, 0 to 1.
-        uncertain: share of an image to which the network gives a probability from 0.25 to 0.75; of the validation
-            images, which it was not trained on.
-        height: of the stored images, pixels.
-        width: of the stored images, pixels.
+        lung_area: area of the mask as a share of the image, 0 to 1.
+        left_area: the same for the lung on the picture's left side, the patient's right lung.
+        right_area: the same for the lung on the picture's right side.
+        symmetry: smaller / larger of the two areas, 0 to 1.
+        solidity: lung area / area of the two lungs' convex hulls, 0 to 1.
+        uncertain: share of an image's pixels with a probability of 0.25 to 0.75, over the validation images.
+        height: height of the stored images in pixels.
+        width: width of the stored images in pixels.
     """
 
     images: int
@@ -60,12 +59,12 @@ class Training:
 
 @dataclass(frozen=True)
 class Contract:
-    """What goes in, what comes out, and how the one becomes the other.
+    """The package's preprocessing, post-processing and training statistics.
 
     Attributes:
-        size: side of the square that an image is brought to, pixels.
-        interpolation: with which: a key of :data:`model.preprocessing.INTERPOLATION`.
-        intensity_percentiles: grey values stretched to 0 and 255: any range goes in, 8 or 16 bits or float.
+        size: side of the network's square input in pixels.
+        interpolation: a key of :data:`model.preprocessing.INTERPOLATION`.
+        intensity_percentiles: percentiles of the grey values that become 0 and 255; the input may have any range.
         polarity: ``lungs dark``.
         minimum_size: pixels; an image with a shorter side than this is smaller than what the network takes, or than all
             that it was trained on.
@@ -97,7 +96,7 @@ class Contract:
         """Read a package's contract.
 
         Raises:
-            OSError, ValueError, KeyError, TypeError: it is missing or damaged.
+            OSError, ValueError, KeyError, TypeError: the file is missing or damaged.
         """
         values = json.loads((folder / CONTRACT).read_text())
         low, high = values["intensity_percentiles"]
@@ -107,11 +106,11 @@ class Contract:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """The lungs of one X-ray, at its own size.
+    """The result for one X-ray, at its original size.
 
     Attributes:
-        mask: uint8 (H, W), 1 where there is lung, else 0.
-        probabilities: of lung, float32 (H, W), 0 to 1.
+        mask: uint8 (H, W), 1 is lung.
+        probabilities: lung probabilities, float32 (H, W), 0 to 1.
     """
 
     mask: npt.NDArray[np.uint8]
@@ -119,13 +118,13 @@ class Segmentation:
 
 
 class Package:
-    """A function from X-rays to lungs; several threads may call one at the same time.
+    """An opened model package; thread-safe.
 
     Attributes:
-        folder: where it lies.
+        folder: the package's folder.
         contract: see :class:`Contract`.
-        card: what the model card was written from; empty where there is none.
-        engine: what computes.
+        card: data of the model card; empty if there is none.
+        engine: the inference engine.
     """
 
     def __init__(self, folder: Path, engine: str = "auto", threads: int | None = None) -> None:
@@ -136,14 +135,14 @@ class Package:
         self.engine: Engine = start(folder, engine, threads, self.contract.engines)
 
     def segment(self, images: Sequence[Image], threshold: float | None = None) -> list[Segmentation]:
-        """Find the lungs in some X-rays; they go through the engine in batches.
+        """Segment X-rays in batches.
 
         Args:
             images: uint8, uint16 or float (H, W) each, any size and range, lungs dark.
-            threshold: probability from which a pixel is lung; None is the contract's.
+            threshold: least probability of a lung pixel; None is the contract's.
 
         Raises:
-            ValueError: an image is not two-dimensional, is empty, or holds values that are not finite.
+            ValueError: an image is not two-dimensional, is empty, or has values that are not finite.
         """
         if not images:
             return []
@@ -164,12 +163,12 @@ class Package:
 
 
 def probabilities(engine: Engine, images: Pictures, *, flip: bool) -> Probabilities:
-    """Return an engine's probabilities, float32 (N, S, S), 0 to 1, of standardised images, uint8 (N, S, S).
+    """Return an engine's lung probabilities, float32 (N, S, S), 0 to 1, for standardised images, uint8 (N, S, S).
 
     Args:
-        engine: what computes.
-        images: as :func:`model.preprocessing.standardise` returns them.
-        flip: take the mean with the mirrored prediction of the mirrored image, for twice the time.
+        engine: the engine.
+        images: images from :func:`model.preprocessing.standardise`.
+        flip: average with the mirrored prediction of the mirrored image, for twice the time.
     """
     if not flip:
         return engine.probabilities(images)
@@ -182,9 +181,9 @@ def load(folder: Path | str, engine: str = "auto", threads: int | None = None) -
     """Open a package.
 
     Args:
-        folder: with ``weights.safetensors``, ``config.json``, ``contract.json`` and ``model.onnx``.
+        folder: folder with ``weights.safetensors``, ``config.json``, ``contract.json`` and ``model.onnx``.
         engine: ``auto`` or a key of :data:`model.inference.engines.ENGINES`.
-        threads: that it may compute with at most; None: those of :mod:`model.threads`.
+        threads: maximum number of threads of the engine; None: as set by :mod:`model.threads`.
 
     Raises:
         OSError, ValueError, KeyError, TypeError, RuntimeError: a file is missing or damaged, or the engine is unknown

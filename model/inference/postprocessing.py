@@ -1,4 +1,4 @@
-"""From probabilities to a mask."""
+"""Post-process probabilities to masks."""
 
 from __future__ import annotations
 
@@ -14,17 +14,14 @@ def to_masks(
     least_component: float = 0.0,
     fill_holes: bool = False,
 ) -> npt.NDArray[np.uint8]:
-    """Return masks of the pixels at or above a probability.
+    """Threshold probabilities, select components and fill holes.
 
     Args:
         probabilities: float32 (N, H, W), 0 to 1.
-        threshold: probability from which a pixel is lung.
-        largest_components: how many 8-connected components are kept, by area: 2 keeps two lungs and drops specks, 0
-            keeps all.
-        least_component: share of the largest component's area, 0 to 1, below which another one is dropped; 0 keeps
-            those.
-        fill_holes: whether holes of what is kept become lung: 4-connected regions that do not reach the picture's
-            border.
+        threshold: least probability of a lung pixel.
+        largest_components: maximum number of 8-connected components, largest first; 2 keeps two lungs, 0 is no limit.
+        least_component: components below this share of the largest component's area, 0 to 1, are dropped; 0 drops none.
+        fill_holes: whether holes are filled: 4-connected background regions that do not touch the picture's border.
 
     Returns:
         uint8 (N, H, W), 0 or 1.
@@ -43,19 +40,19 @@ def _keep_largest(mask: npt.NDArray[np.uint8], keep: int, least: float) -> npt.N
     if count <= 2:
         return mask
     areas = stats[1:, cv2.CC_STAT_AREA]
-    # Of equally large ones the one that is met first, row by row, so that the choice repeats.
+    # A stable sort: of equally large components the first in row order, so that the choice is reproducible.
     order = np.argsort(-areas, kind="stable")[: keep or None]
     order = order[areas[order] >= least * areas.max()]
     if len(order) == count - 1:
         return mask
     chosen = np.zeros(count, np.uint8)
     chosen[order + 1] = 1
-    kept: npt.NDArray[np.uint8] = chosen[labels]
-    return kept
+    result: npt.NDArray[np.uint8] = chosen[labels]
+    return result
 
 
 def _filled(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    # From a corner of a frame of background, all that is outside is reached.
+    # Flood fill from a corner of a background frame reaches all pixels outside of the mask's holes.
     reached = np.pad(mask, 1)
     cv2.floodFill(reached, None, (0, 0), (2,))
     filled: npt.NDArray[np.uint8] = (reached[1:-1, 1:-1] != 2).astype(np.uint8)
@@ -63,11 +60,11 @@ def _filled(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def at_size(probabilities: npt.NDArray[np.float32], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Return one image's probabilities, float32 (S, S), at another size, float32 (H, W), linearly interpolated.
+    """Resize one image's probabilities, float32 (S, S), to float32 (H, W), with linear interpolation.
 
     Args:
-        probabilities: of lung, 0 to 1.
-        shape: height and width, pixels.
+        probabilities: lung probabilities, 0 to 1.
+        shape: height and width in pixels.
     """
     height, width = shape
     full: npt.NDArray[np.float32] = cv2.resize(probabilities, (width, height), interpolation=cv2.INTER_LINEAR)

@@ -1,4 +1,4 @@
-"""A trained network as a function from an X-ray to lungs: rebuilt from its own folder, nothing unpickled."""
+"""Predict with a trained network in PyTorch, loaded from its folder without pickles."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from model.weights import CONFIG, WEIGHTS
 
 @dataclass(frozen=True)
 class InputConfig:
-    """How an X-ray becomes the network's input: the arguments of :func:`model.preprocessing.standardise`."""
+    """The preprocessing of the network's input: the arguments of :func:`model.preprocessing.standardise`."""
 
     size: int
     interpolation: str
     intensity_percentiles: tuple[float, float]
 
     def difference(self, info: Mapping[str, Any]) -> str:
-        """Return in what preprocessed arrays differ from what the network takes, empty where in nothing.
+        """Return the difference between this and the preprocessing of arrays as text; empty for none.
 
         Args:
-            info: of the arrays (``arrays.json``): the same names, and others.
+            info: content of the arrays' ``arrays.json``.
         """
         for name, value in asdict(self).items():
             if value != (given := tuple(info[name]) if isinstance(info[name], list) else info[name]):
@@ -42,12 +42,12 @@ class InputConfig:
 
 
 class Predictor:
-    """A network in evaluation mode with the preprocessing that it was trained on.
+    """A network in evaluation mode with the preprocessing of its training.
 
     Args:
-        network: as :func:`model.networks.build` returns it, with trained weights.
-        input_config: how images are brought to the network's size and grey values.
-        device: where to predict.
+        network: a network of :func:`model.networks.build` with trained weights.
+        input_config: its preprocessing.
+        device: device of the prediction.
     """
 
     def __init__(self, network: nn.Module, input_config: InputConfig, device: torch.device | None = None) -> None:
@@ -58,10 +58,10 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | None = None) -> Predictor:
-        """Rebuild a predictor from the ``config.json`` and ``weights.safetensors`` that training left in ``folder``.
+        """Load a predictor from ``config.json`` and ``weights.safetensors`` in ``folder``.
 
         Raises:
-            OSError, ValueError, KeyError, TypeError: a file is missing or damaged, or the two do not belong together.
+            OSError, ValueError, KeyError, TypeError: a file is missing or damaged, or the two do not match.
         """
         config = json.loads((folder / CONFIG).read_text())
         built = (config[name] for name in ("network", "width", "in_channels", "norm"))
@@ -102,7 +102,7 @@ class Predictor:
     def both_ways(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Return the probabilities of one batch and those of its mirror images, mirrored back.
 
-        Their mean is what :meth:`probabilities` returns with ``flip``.
+        Their mean is the result of :meth:`probabilities` with ``flip``.
 
         Args:
             images: uint8 (N, size, size), all of which go through the network at once.
@@ -121,6 +121,6 @@ class Predictor:
 
 
 def _first_difference(error: RuntimeError) -> str:
-    """Return the first of the lines in which PyTorch lists every layer that differs."""
+    """Return the first line of PyTorch's list of mismatched layers."""
     lines = [line.strip() for line in str(error).splitlines()]
     return lines[1] if len(lines) > 1 else lines[0]
