@@ -16,8 +16,8 @@ from benchmarks.plain import Plain, hand_made_optimizer
 from model import networks
 from model.inputs import autocast
 from model.training.augmentation import Augmenter, step_generator
-from model.training.batches import Order, Resident, Subset
-from model.training.distributed import World
+from model.training.batches import Resident, Sampler, Subset
+from model.training.distributed import DistributedContext
 from model.training.losses import compound_loss
 from model.training.optimisation import Schedule, make_optimizer
 from model.training.precision import choose_precision
@@ -52,7 +52,7 @@ class Task:
     @property
     def precision(self) -> torch.dtype:
         """What the shipped loop computes in."""
-        return choose_precision(self.params.precision, World(0, 1, self.device)).dtype
+        return choose_precision(self.params.precision, DistributedContext(0, 1, self.device)).dtype
 
     def build(self) -> nn.Module:
         """Return the network with the weights that the seed draws: every loop begins with the same ones."""
@@ -80,7 +80,7 @@ class Shipped:
 
     def __init__(self, task: Task) -> None:
         self.batch_size = task.params.batch_size
-        world = World(0, 1, task.device)
+        world = DistributedContext(0, 1, task.device)
         prepared = Prepared(task.build(), task.params, world, task.precision)
         size = task.train.images.shape[-1]
         self.trainer = StageTrainer(prepared, task.params, size, task.train, task.validation, task.seed)
@@ -111,7 +111,7 @@ class Partly:
         if channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.precision = task.precision if low_precision else torch.float32
-        self.resident, self.order = Resident(task.train, task.device), Order(len(task.train), task.seed)
+        self.resident, self.order = Resident(task.train, task.device), Sampler(len(task.train), task.seed)
         height, width = task.train.images.shape[1:]
         self.augmenter = Augmenter(task.params.augmentation, (height, width), task.device)
         make = make_optimizer if fused else hand_made_optimizer

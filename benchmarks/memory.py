@@ -66,7 +66,7 @@ def measure(case: dict[str, Any], params: Params) -> dict[str, Any]:
     import torch
 
     from model.training.batches import Subset
-    from model.training.distributed import World
+    from model.training.distributed import DistributedContext
     from model.training.precision import choose_precision
     from model.training.stage import Prepared, StageTrainer
 
@@ -80,7 +80,7 @@ def measure(case: dict[str, Any], params: Params) -> dict[str, Any]:
         return networks.build(case["network"], width, norm=recipe.norm, **options).train()
 
     def trainer(network: torch.nn.Module, data: Subset) -> StageTrainer:
-        world, side = World(0, 1, device), data.images.shape[-1]
+        world, side = DistributedContext(0, 1, device), data.images.shape[-1]
         precision = choose_precision(recipe.precision, world).dtype
         return StageTrainer(Prepared(network, recipe, world, precision), recipe, side, data, data, 0)
 

@@ -32,7 +32,7 @@ from model.inference.postprocessing import to_masks
 from model.inference.predictor import InputConfig, Predictor
 from model.metrics import confusion, overlap_metrics
 from model.training.batches import Subset
-from model.training.distributed import World
+from model.training.distributed import DistributedContext
 from model.training.loop import Silent, Trainer
 from model.training.recipe import TrainParams
 
@@ -139,7 +139,7 @@ def measure(
     net = networks.build(network, params.width, norm=params.norm, **options)
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        world = World.join()
+        world = DistributedContext.join()
         result = Trainer(net, train, validation, params, seed, world, Path(folder), "", Silent()).run()
     seconds = time.monotonic() - start
     trained = networks.build(network, params.width, norm=params.norm, **options)

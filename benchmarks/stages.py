@@ -28,7 +28,7 @@ from core.errors import UserError
 from core.params import read_params
 from model import networks
 from model.training.batches import Subset
-from model.training.distributed import World
+from model.training.distributed import DistributedContext
 from model.training.loop import Silent, Trainer
 from model.training.recipe import TrainParams
 
@@ -72,7 +72,7 @@ def train(
     torch.manual_seed(seed)
     options = params.defu_net.model_dump() if network == "defu_net" else {}
     built = networks.build(network, params.width, norm=params.norm, **options)
-    world = World.join()
+    world = DistributedContext.join()
     with tempfile.TemporaryDirectory() as folder:
         watch = _Watch(target, train_set.images.shape[-1], world.device)
         trainer = Trainer(built, train_set, validation, params, seed, world, Path(folder), "", watch)

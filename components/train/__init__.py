@@ -97,7 +97,7 @@ def train(
     import torch
 
     from core.terminal import Terminal
-    from model.training.distributed import World
+    from model.training.distributed import DistributedContext
     from model.training.loop import Trainer, TrainingError
     from model.weights import WEIGHTS, save_weights
 
@@ -128,7 +128,7 @@ def train(
     files = {"images": arrays / "images.npy", "masks": arrays / f"masks-{params.masks}.npy", "split": split}
     inputs = Inputs(files, CODE, params, reread)
     title = f"train {cell.network} {cell.scenario} seed {cell.seed}"
-    world = World.join()
+    world = DistributedContext.join()
     fingerprint = world.agree_on(_fingerprint(config | {"code": code_digest(inputs.code)}, subsets))
     make = partial(
         Trainer,

@@ -88,7 +88,7 @@ def reduce(pictures: Tensor, size: int, device: torch.device, *, mask: bool = Fa
     return result
 
 
-class Order:
+class Sampler:
     """An endless stream of rows in which each pass over the images is a new permutation.
 
     Batches are always full: one that begins at the end of a pass goes on into the next. So every step has one shape,

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True)
-class World:
+class DistributedContext:
     """The processes of one training.
 
     Attributes:
@@ -27,7 +27,7 @@ class World:
     device: torch.device
 
     @classmethod
-    def join(cls) -> World:
+    def join(cls) -> DistributedContext:
         """Join the processes that ``torchrun`` started (its environment says so), or be alone.
 
         GPUs speak NCCL, one process a GPU; CPUs speak gloo.

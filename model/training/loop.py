@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from model.threads import asked_for, settle
 from model.training.batches import Subset
 from model.training.checkpoint import CheckpointError, load_state, save_state
-from model.training.distributed import World
+from model.training.distributed import DistributedContext
 from model.training.precision import Precision, choose_precision
 from model.training.recipe import Stage, TrainParams
 from model.training.stage import Prepared, StageTrainer, TrainingError, overlap, pooled_dice
@@ -108,7 +108,7 @@ class Trainer:
         validation: Subset,
         params: TrainParams,
         seed: int,
-        world: World,
+        world: DistributedContext,
         checkpoints: Path,
         fingerprint: str,
         monitor: Monitor,

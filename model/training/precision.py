@@ -11,7 +11,7 @@ import torch
 from model.inputs import autocast, channels_last
 from model.measured import cpu, once
 from model.networks import build
-from model.training.distributed import World
+from model.training.distributed import DistributedContext
 
 ROUNDS = 3
 # Below this gain float32 stays: a near tie must not be decided by what else the machine does at that moment.
@@ -27,7 +27,7 @@ class Precision:
     reason: str
 
 
-def choose_precision(name: str, world: World) -> Precision:
+def choose_precision(name: str, world: DistributedContext) -> Precision:
     """Return the precision that the parameters ask for.
 
     ``auto`` is bfloat16 on a GPU that computes in it. On a CPU with instructions for it steps of a reference network

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from model.inputs import autocast, to_input
 from model.training.augmentation import Augmenter, step_generator
-from model.training.batches import Order, Resident, Subset, batches
-from model.training.distributed import World, share_batchnorm
+from model.training.batches import Resident, Sampler, Subset, batches
+from model.training.distributed import DistributedContext, share_batchnorm
 from model.training.losses import compound_loss
 from model.training.memory import checkpoint_activations, keep_freed_memory
 from model.training.optimisation import Average, Schedule, make_optimizer, recalibrate
@@ -43,7 +43,9 @@ class Prepared:
         precision: of autocast.
     """
 
-    def __init__(self, network: nn.Module, params: TrainParams, world: World, precision: torch.dtype) -> None:
+    def __init__(
+        self, network: nn.Module, params: TrainParams, world: DistributedContext, precision: torch.dtype
+    ) -> None:
         self.world, self.device, self.precision = world, world.device, precision
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -98,7 +100,7 @@ class StageTrainer:
         self.ids = train.ids
         self.train, self.validation = (Resident(subset, self.device, size) for subset in (train, validation))
         self.steps = math.ceil((params.images_per_epoch or len(train)) / params.batch_size)
-        self.order = Order(len(train), seed)
+        self.order = Sampler(len(train), seed)
         height, width = train.images.shape[1:]
         shape = (height, width) if size >= min(height, width) else (size, size)
         self.augmenter = Augmenter(params.augmentation, shape, self.device)

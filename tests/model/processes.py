@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from model import networks
 from model.training import stage
-from model.training.distributed import SharedBatchNorm2d, World, share_batchnorm
+from model.training.distributed import DistributedContext, SharedBatchNorm2d, share_batchnorm
 from model.training.loop import Trainer
 from model.training.losses import compound_loss
 from model.training.recipe import LossParams, TrainParams
@@ -37,7 +37,7 @@ def in_double(_network: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
     return (inputs[0].double(),)
 
 
-def trainer_of(case: str, world: World, folder: Path) -> Trainer:
+def trainer_of(case: str, world: DistributedContext, folder: Path) -> Trainer:
     """A training in float64: in float32 rounding decides at the kinks of pooling and ReLU, and gradients magnify it."""
     params = params_of(case)
     torch.manual_seed(0)
@@ -46,7 +46,7 @@ def trainer_of(case: str, world: World, folder: Path) -> Trainer:
     return Trainer(network, TRAIN, VALIDATION, params, 0, world, folder, case, Recorder())
 
 
-def train(case: str, world: World, folder: Path) -> dict[str, Any]:
+def train(case: str, world: DistributedContext, folder: Path) -> dict[str, Any]:
     """The gradients of a first step, and what a whole training leaves."""
     first = trainer_of(case, world, folder)
     first.stage.network.train()
@@ -63,7 +63,7 @@ def train(case: str, world: World, folder: Path) -> dict[str, Any]:
     }
 
 
-def batchnorm(shape: tuple[int, ...], world: World) -> dict[str, Tensor]:
+def batchnorm(shape: tuple[int, ...], world: DistributedContext) -> dict[str, Tensor]:
     """Two steps of BatchNorm on this process's part of a float64 batch, and a call in evaluation mode."""
     norm = nn.BatchNorm2d(shape[1], momentum=0.3).double()
     if world.size > 1:
@@ -90,7 +90,7 @@ def batchnorm(shape: tuple[int, ...], world: World) -> dict[str, Tensor]:
     return {"output": torch.cat(outputs), "gradient": torch.cat(gradients), "evaluated": evaluated, **state, **grads}
 
 
-def loss(world: World) -> dict[str, Tensor]:
+def loss(world: DistributedContext) -> dict[str, Tensor]:
     """The compound loss of a batch and the gradient that reaches this process's logits."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(4, 1, 6, 5, generator=generator)
@@ -106,7 +106,7 @@ def loss(world: World) -> dict[str, Tensor]:
     return {"loss": whole.detach(), "gradient": given.grad, "unshared": unshared}
 
 
-def rounding_apart(world: World, folder: Path) -> dict[str, Any]:
+def rounding_apart(world: DistributedContext, folder: Path) -> dict[str, Any]:
     """A training whose processes find other validation losses, as GPUs do that round differently."""
     whole, shift = stage.compound_loss, iter(range(10**6))
 
@@ -122,7 +122,7 @@ def rounding_apart(world: World, folder: Path) -> dict[str, Any]:
     return {"history": result.history, "weights": result.weights, "best_epoch": result.best_epoch}
 
 
-def compute(world: World, folder: Path) -> dict[str, Any]:
+def compute(world: DistributedContext, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {name: batchnorm(shape, world) for name, shape in SHAPES.items()}
     found["loss"] = loss(world)
     found["rounding apart"] = rounding_apart(world, folder / "apart")
@@ -131,7 +131,7 @@ def compute(world: World, folder: Path) -> dict[str, Any]:
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    world = World.join()
+    world = DistributedContext.join()
     torch.save(compute(world, folder / "states"), folder / f"process-{world.rank}.pt")
     world.leave()
 

@@ -12,14 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.training.batches import Order, Resident, Subset, batches
+from model.training.batches import Resident, Sampler, Subset, batches
 
 SEEDS = st.integers(0, 2**63)
 
 
 def first_steps(count: int, seed: int, size: int) -> Iterator[list[int]]:
     """The rows of the steps from the first on, asked for in turn."""
-    order = Order(count, seed)
+    order = Sampler(count, seed)
     return (order.rows(step * size, size).tolist() for step in itertools.count())
 
 
@@ -43,7 +43,7 @@ def test_batches_are_full_and_every_pass_is_a_permutation(count: int, size: int,
 )
 def test_what_was_asked_for_before_is_no_matter(count: int, size: int, asked: list[int], seed: int) -> None:
     in_turn = list(itertools.islice(first_steps(count, seed, size), max(asked) + 1))
-    order = Order(count, seed)
+    order = Sampler(count, seed)
     assert [order.rows(step * size, size).tolist() for step in asked] == [in_turn[step] for step in asked]
 
 
@@ -68,14 +68,14 @@ def test_every_image_comes_at_every_place() -> None:
 
 
 def test_the_order_of_a_long_run_takes_no_memory() -> None:
-    order = Order(50, 0)
+    order = Sampler(50, 0)
     for step in range(300):
         order.rows(8 * step, 8)
     assert len(order.passes) <= 2
 
 
 def test_a_step_far_out_is_there_at_once() -> None:
-    rows = Order(5, 2**62).rows(7 * 10**12, 7)
+    rows = Sampler(5, 2**62).rows(7 * 10**12, 7)
     assert len(rows) == 7
     assert set(rows.tolist()) == set(range(5))
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from core.cell import HISTORY, PROVENANCE, RUN
 from model.training.checkpoint import STATE
-from model.training.distributed import World
+from model.training.distributed import DistributedContext
 from model.weights import CONFIG, WEIGHTS
 from tests.conftest import CELL, EPOCHS, ROOT, Project, fresh
 from tests.model.processes import CASES, SHAPES, compute
@@ -99,13 +99,13 @@ def test_the_loss_is_that_of_the_whole_batch(alone: Found, together: tuple[Found
 
 def test_rows_are_shared_out_whole() -> None:
     positions = torch.arange(12)
-    shares = [World(rank, 3, ALONE.device).share(positions).tolist() for rank in range(3)]
+    shares = [DistributedContext(rank, 3, ALONE.device).share(positions).tolist() for rank in range(3)]
     assert shares == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
 
 
 def test_started_by_hand_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
-    world = World.join()
+    world = DistributedContext.join()
     assert (world.rank, world.size, world.first) == (0, 1, True)
     world.leave()
     assert not torch.distributed.is_initialized()

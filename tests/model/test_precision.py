@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from model.training import precision
-from model.training.distributed import World
+from model.training.distributed import DistributedContext
 from model.training.precision import CACHE, GAIN, choose_precision
 
-ALONE = World(0, 1, torch.device("cpu"))
+ALONE = DistributedContext(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture

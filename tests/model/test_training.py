@@ -17,16 +17,16 @@ from core.params import read_yaml
 from model import networks
 from model.inputs import to_input
 from model.metrics import confusion, overlap_metrics
-from model.training.batches import Order, Subset
+from model.training.batches import Sampler, Subset
 from model.training.checkpoint import STATE
-from model.training.distributed import World
+from model.training.distributed import DistributedContext
 from model.training.loop import Result, Trainer, TrainingError
 from model.training.recipe import Augmentation, TrainParams
 from tests.conftest import ROOT
 
 SIDE = 32
 TIMES = ("seconds", "images_per_second")
-ALONE = World(0, 1, torch.device("cpu"))
+ALONE = DistributedContext(0, 1, torch.device("cpu"))
 STILL = dict.fromkeys(Augmentation.model_fields, 0.0)
 SHIPPED = read_yaml(ROOT / "params.yaml")["train"]
 
@@ -177,7 +177,7 @@ def test_an_epoch_has_as_many_images_as_asked_in_full_batches(tmp_path: Path, im
     assert monitor.told[0] == ("start", 2, steps, 0)
     assert [len(batch) for batch in network.seen] == [4] * 2 * steps
     # What it saw is the stream of the seeded order, which an epoch's end does not interrupt.
-    order = Order(len(TRAIN), 0)
+    order = Sampler(len(TRAIN), 0)
     expected = np.concatenate([TRAIN.images[order.rows(4 * step, 4).numpy()] for step in range(2 * steps)])
     seen = (torch.cat(network.seen)[:, 0] * 255).round().to(torch.uint8).numpy()
     assert np.abs(seen.astype(int) - expected).max() <= 1
@@ -234,7 +234,14 @@ def test_a_batch_in_parts_is_the_batch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("processes", "accumulation"), [(3, 1), (2, 4), (8, 1)])
 def test_a_batch_that_cannot_be_divided_is_told(tmp_path: Path, processes: int, accumulation: int) -> None:
-    given = (recipe(accumulation=accumulation), 0, World(0, processes, ALONE.device), tmp_path, "", Recorder())
+    given = (
+        recipe(accumulation=accumulation),
+        0,
+        DistributedContext(0, processes, ALONE.device),
+        tmp_path,
+        "",
+        Recorder(),
+    )
     with pytest.raises(
         TrainingError,
         match=rf"^train.batch_size 4 is no multiple of {processes} processes times train.accumulation {accumulation}; ",
@@ -284,7 +291,7 @@ def test_a_loss_that_is_no_number_names_epoch_batch_and_image(tmp_path: Path) ->
     assert "train.learning_rate (now 0.002)" in str(told.value)
     assert not (tmp_path / STATE).exists()
     # The batch it names is where the image stands in the seeded order.
-    assert Order(10, 0).rows(int(found[1]) - 1, 1).tolist() == [7]
+    assert Sampler(10, 0).rows(int(found[1]) - 1, 1).tolist() == [7]
 
 
 def test_a_gpu_without_memory_left_is_told(tmp_path: Path) -> None:
