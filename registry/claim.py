@@ -81,21 +81,21 @@ def claim(client: MlflowClient, name: str, lease: float) -> Iterator[Claim]:
         tags = {"token": token, "who": who()}
         mine = client.create_model_version(model, f"claim:/{token}", tags=tags, await_creation_for=0)
         try:
-            held = _acquire(client, model, mine, token, lease)
+            held = _held(client, model, mine, token, lease)
         except BaseException:
-            _release(client, model, [mine], lease)
+            _give_back(client, model, [mine], lease)
             raise
     try:
         yield Claim(name, min(int(each.version) for each in held), since, lease)
     except UnconfirmedError:
         raise
     except BaseException:
-        _release(client, model, held, lease)
+        _give_back(client, model, held, lease)
         raise
-    _release(client, model, held, lease)
+    _give_back(client, model, held, lease)
 
 
-def _acquire(client: MlflowClient, model: str, mine: Any, token: str, lease: float) -> list[Any]:
+def _held(client: MlflowClient, model: str, mine: Any, token: str, lease: float) -> list[Any]:
     """Return this process's claims, or raise a UserError that names the holder of an earlier claim.
 
     There are several if a response was lost and MLflow's client retried the request.
@@ -107,17 +107,17 @@ def _acquire(client: MlflowClient, model: str, mine: Any, token: str, lease: flo
     expired = [each for each in earlier if mine.creation_timestamp - each.creation_timestamp > lease * 1000]
     for each in earlier:
         if each not in expired:
-            _release(client, model, ours, lease)
+            _give_back(client, model, ours, lease)
             raise UserError(
                 f"{model.removesuffix(claims_of(''))}: {each.tags.get('who', 'another process')} is moving the "
                 f"champion at this moment (claim {each.version}); nothing was changed: look at its outcome with "
                 f"`defunet models`, then run again. A claim whose holder died counts for {lease / 60:g} min"
             )
-    _release(client, model, expired, lease)
+    _give_back(client, model, expired, lease)
     return ours
 
 
-def _release(client: MlflowClient, model: str, claims: list[Any], lease: float) -> None:
+def _give_back(client: MlflowClient, model: str, claims: list[Any], lease: float) -> None:
     from mlflow.exceptions import MlflowException
 
     for each in claims:

@@ -81,10 +81,10 @@ class Service:
         Raises:
             HTTPException: as :func:`read_file`; 413 or 422 unusable picture; 503 no model yet, or busy; 504 timeout.
         """
-        self._check_capacity()  # before the body, so that a refused client need not send it
+        self._check_room()  # before the body, so that a refused client need not send it
         with self.bodies.share() as body, self.pixels.share() as pixels:
             data = await read_file(request, self.settings.max_mb, self.settings.body_timeout, body)
-            with self._in_flight_slot():
+            with self._place():
                 try:
                     async with asyncio.timeout(self.settings.request_timeout):
                         return await self._work(data, form, include, pixels)
@@ -117,16 +117,16 @@ class Service:
     async def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.readers, function, *arguments)
 
-    def _check_capacity(self) -> None:
+    def _check_room(self) -> None:
         if self.follower.model is None:
             raise HTTPException(503, "no model is loaded yet; try again", RETRY)
         if self._in_flight >= self.settings.max_queue:
             raise HTTPException(503, f"the service is busy: {self._in_flight} requests wait; try again", RETRY)
 
     @contextmanager
-    def _in_flight_slot(self) -> Iterator[None]:
+    def _place(self) -> Iterator[None]:
         """Count a request as in flight; only after its body is read, so that slow clients do not fill the queue."""
-        self._check_capacity()
+        self._check_room()
         self._in_flight += 1
         self.metrics.in_flight.set(self._in_flight)
         try:
