@@ -27,14 +27,14 @@ COLUMNS: dict[str, str] = {
     "bit_depth": "Int64",  # of the stored file: 8 or 16
     "mask_width": "Int64",
     "mask_height": "Int64",
-    "mask_binary": "boolean",  # every source mask holds at most two values, the lower of them 0
+    "mask_binary": "boolean",  # every source mask has at most two values, the lower of them 0
     "lung_fraction": "Float64",  # share of the mask's picture that is lung, 0 to 1
     # Areas of the 16 largest 8-connected components as shares of the mask's picture, largest first, separated by
     # spaces: "0.1432 0.1288 3.8e-06". Empty for no mask or an empty one. Validate counts the large ones.
     "component_fractions": "string",
     "image_sha256": "string",  # of the file's bytes
     "pixel_sha256": "string",  # of the decoded pixels: equal for two encodings of one picture
-    "mask_sha256": "string",  # of the united mask's file
+    "mask_sha256": "string",  # of the combined mask's file
     "age": "Float64",  # years
     "sex": "string",  # F, M
     "reading": "string",  # the radiologist's finding

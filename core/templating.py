@@ -20,7 +20,7 @@ def environment(folder: Path, *, html: bool) -> Environment:
 
     return Environment(
         loader=FileSystemLoader(folder),
-        autoescape=html,  # noqa: S701  off for Markdown alone
+        autoescape=html,  # noqa: S701  off only for Markdown
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -1,6 +1,6 @@
-"""``defunet``: the pipeline on Kubeflow, the registry, and the model in people's hands, as one command line.
+"""``defunet``: the command line for the pipeline on Kubeflow, the registry and the model.
 
-Every command imports what it uses when it runs, so that ``--help`` and ``runs`` need not wait for PyTorch.
+Commands import their modules when they run, so that ``--help`` and ``runs`` do not load PyTorch.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 Connect = Callable[[], Any]
-KUBEFLOW, REGISTRY, MODEL = "The pipeline on Kubeflow", "The MLflow registry", "The model"  # panels of the help
+KUBEFLOW, REGISTRY, MODEL = "The pipeline on Kubeflow", "The MLflow registry", "The model"  # panels of ``--help``
 
 
 def _command(function: Callable[..., None], panel: str = KUBEFLOW) -> Callable[..., None]:
-    """Make a function a command that tells a user's error in one line."""
+    """Register a function as a command that prints a UserError as one line."""
 
     @functools.wraps(function)
     def command(**options: Any) -> None:

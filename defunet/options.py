@@ -1,4 +1,4 @@
-"""The options that the commands of ``defunet`` share, and the connection that some of them describe."""
+"""Shared options of the ``defunet`` commands."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ RunId = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, as `
 
 
 def connected(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of a connection in the place of its parameter ``connect``, which makes one."""
+    """Replace a command's parameter ``connect`` by connection options; calling ``connect`` returns the client."""
 
     def provide(
         host: Host = None,
@@ -137,7 +137,7 @@ def connected(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def packaged(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of what is run in the place of its parameter ``pack``, which compiles it."""
+    """Replace a command's parameter ``pack`` by the options of a run; calling ``pack`` compiles the pipeline."""
 
     def provide(
         params: ParamsFile = Path("params.yaml"),
@@ -160,8 +160,8 @@ def packaged(function: Callable[..., None]) -> Callable[..., None]:
         choices, touched = overridden(params, set_ or ())
         source, data_md5 = cohort(source, data_md5)
         built = package(choices, cluster, image)
-        said = {"source": source, "data_md5": data_md5, "checkpoints": checkpoints, "promote": promote or None}
-        given = arguments(built, choices, touched, said)
+        values = {"source": source, "data_md5": data_md5, "checkpoints": checkpoints, "promote": promote or None}
+        given = arguments(built, choices, touched, values)
         say(f"with {shown(given)}")
         what = {
             "spec": built.spec,
@@ -177,20 +177,20 @@ def packaged(function: Callable[..., None]) -> Callable[..., None]:
 
 @dataclass(frozen=True)
 class Packed:
-    """What is sent, as :meth:`pipelines.client.kubeflow.Kubeflow.submit` takes it, and the experiment it goes under."""
+    """The arguments of :meth:`pipelines.client.kubeflow.Kubeflow.submit`, and the name of the experiment."""
 
     what: dict[str, Any]
     experiment: str
     create_experiment: bool
 
     def send(self, kubeflow: Kubeflow, how: Callable[..., str], **more: Any) -> str:
-        """Find the experiment, and submit or schedule; return the id that Kubeflow gave it."""
+        """Find or create the experiment, submit or schedule with ``how``, and return Kubeflow's id."""
         where = kubeflow.experiment(self.experiment, self.create_experiment)
         return how(**self.what, experiment_id=where, **more)
 
 
 def _spliced(function: Callable[..., None], name: str, provide: Callable[..., Any]) -> Callable[..., None]:
-    """Replace a parameter by those of ``provide``; the function gets a callable that provides it when it is time."""
+    """Replace the parameter ``name`` by those of ``provide``; the function gets a callable that calls ``provide``."""
     shared = inspect.signature(provide, eval_str=True).parameters
     own = inspect.signature(function, eval_str=True).parameters
 
@@ -200,7 +200,7 @@ def _spliced(function: Callable[..., None], name: str, provide: Callable[..., An
         function(**options, **{name: lambda: provide(**known)})
 
     parameters = [parameter for key, parameter in own.items() if key != name] + list(shared.values())
-    # By keyword alone, so that what has a default may stand before what has none.
+    # Keyword-only, so that parameters with a default may be before those without.
     parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -1,4 +1,4 @@
-"""``defunet promote``, ``rollback``, ``models`` and ``lineage``: which version is in production, and why."""
+"""The registry commands: ``defunet promote``, ``rollback``, ``models`` and ``lineage``."""
 
 from __future__ import annotations
 

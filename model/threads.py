@@ -68,13 +68,15 @@ def settle(processes: int | None = None) -> Threads:
     }
     if "torch" in sys.modules and OURS not in os.environ:
         kept = "torch was imported before"
-        return Threads(None, NUMBER if NUMBER in given else kept, _spelt(given) or "as it began", _named(given) or kept)
+        return Threads(
+            None, NUMBER if NUMBER in given else kept, _policy(given) or "as it began", _by_user(given) or kept
+        )
     chosen: dict[str, str] = {}
     count, reason = _number(given.get(NUMBER, "")), NUMBER
     if count is None:
         count, reason = share(processes or int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
         chosen[NUMBER] = str(count)
-    waiting, waiting_reason = _spelt(given), _named(given)
+    waiting, waiting_reason = _policy(given), _by_user(given)
     watched: list[str] = []
     if not waiting:
         if count == 1:
@@ -82,7 +84,7 @@ def settle(processes: int | None = None) -> Threads:
             waiting, waiting_reason = "passive", "a single thread waits for none"
         else:
             # Do not sample again: now this process or its siblings cause the load.
-            by = _looked()
+            by = _sampler()
             settings = {name: mine[name] for name in PASSIVE if name in mine and by} or _watched(count)
             busy = settings == PASSIVE
             waiting = "passive" if busy else "a short spin"
@@ -225,7 +227,7 @@ def _set_before() -> dict[str, str]:
     return {name: value for name, _, value in pairs if os.environ.get(name) == value}
 
 
-def _looked() -> int | None:
+def _sampler() -> int | None:
     """Return the pid of the process that sampled the CPU load for this one, None if there is none."""
     pairs = (word.partition("=") for word in os.environ.get(OURS, "").split())
     return next((int(value) for name, _, value in pairs if name == WATCHED), None)
@@ -237,9 +239,9 @@ def _number(text: str) -> int | None:
     return int(first) if first.isdecimal() and int(first) else None
 
 
-def _spelt(given: dict[str, str]) -> str:
+def _policy(given: dict[str, str]) -> str:
     return ", ".join(f"{name}={given[name]}" for name in (POLICY, SPINS) if name in given)
 
 
-def _named(given: dict[str, str]) -> str:
+def _by_user(given: dict[str, str]) -> str:
     return "set by the user" if POLICY in given or SPINS in given else ""

@@ -56,7 +56,7 @@ class Cpu(Section):
     limit: CpuAmount
 
     @model_validator(mode="after")
-    def _ascend(self) -> Cpu:
+    def _request_within_limit(self) -> Cpu:
         if not 0 < cores(self.request) <= cores(self.limit):
             raise ValueError(f"the request, {self.request}, must be above 0 and not above the limit, {self.limit}")
         return self
@@ -69,7 +69,7 @@ class Memory(Section):
     limit: MemoryAmount
 
     @model_validator(mode="after")
-    def _ascend(self) -> Memory:
+    def _request_within_limit(self) -> Memory:
         if mebibytes(self.request) > mebibytes(self.limit):
             raise ValueError(f"the request, {self.request}, must not be above the limit, {self.limit}")
         return self
@@ -188,7 +188,7 @@ def read_cluster(path: Path = CLUSTER) -> Cluster:
 def check_cluster(values: Any, origin: str) -> Cluster:
     """Return ``values`` as typed settings; raises a UserError that lists every wrong key."""
     cluster = check_section(Cluster, values, origin)
-    problems = [*_given_twice(cluster), *_clashes("every_step", cluster.every_step, set(Step.model_fields))]
+    problems = [*_duplicates(cluster), *_clashes("every_step", cluster.every_step, set(Step.model_fields))]
     for name, own in cluster.steps.items():
         problems += _clashes(f"steps.{name}", cluster.step(name), own.model_fields_set)
     paths = [volume.path for volume in cluster.step("train").volumes]
@@ -200,7 +200,7 @@ def check_cluster(values: Any, origin: str) -> Cluster:
     return cluster
 
 
-def _given_twice(cluster: Cluster) -> list[str]:
+def _duplicates(cluster: Cluster) -> list[str]:
     """Return the problems of variables that a step would get from two sources, with undefined precedence."""
     clashes: dict[tuple[str, str, str], list[str]] = {}
     given: dict[tuple[StepName, str], str] = {}

@@ -210,7 +210,7 @@ def place(task: dsl.PipelineTask, cluster: Cluster) -> None:
                 for variable, key in reference.variables.items():
                     # One at a time: kfp maps keys to variables, and two variables may have one key.
                     use(task, reference.name, {key: variable}, optional=reference.optional)
-    _give(task, asked)
+    _set_resources(task, asked)
     for key, value in asked.node_selector.items():
         kubernetes.add_node_selector(task, key, value)
     for taint in asked.tolerations:
@@ -222,7 +222,7 @@ def place(task: dsl.PipelineTask, cluster: Cluster) -> None:
         task.set_retry(retries.count, f"{retries.wait}s", retries.factor, f"{retries.within}s")
 
 
-def _give(task: dsl.PipelineTask, asked: Step) -> None:
+def _set_resources(task: dsl.PipelineTask, asked: Step) -> None:
     """Set cores, memory, GPUs and volumes of a task."""
     if asked.cpu:
         task.set_cpu_request(asked.cpu.request).set_cpu_limit(asked.cpu.limit)

@@ -28,7 +28,7 @@ TERMINATION_LOG = "TERMINATION_LOG"
 KUBERNETES_TERMINATION_LOG = "/dev/termination-log"
 TERMINATION_LOG_BYTES = 4096  # Kubernetes reads no more
 
-PROCESSES = "TRAIN_PROCESSES"  # how many processes train one cell, one a GPU; `python -m components.train` reads it too
+PROCESSES = "TRAIN_PROCESSES"  # number of processes per cell, one per GPU; also read by `python -m components.train`
 TOLD = 3  # exit code of a training process that has already printed a UserError
 
 CELL = "cell"  # key of the artifact metadata with the cell, <network>/<scenario>/seed-<seed>
@@ -51,11 +51,11 @@ def task() -> Iterator[None]:
         try:
             yield
         except UserError as error:
-            _leave_last_words(str(error))
+            _write_termination_message(str(error))
             raise
 
 
-def _leave_last_words(message: str) -> None:
+def _write_termination_message(message: str) -> None:
     path = Path(os.environ.get(TERMINATION_LOG) or KUBERNETES_TERMINATION_LOG)
     if path.exists():
         with path.open("ab") as file:
@@ -93,7 +93,7 @@ def in_processes(function: Callable[..., Result], *arguments: Any) -> Result:
         start_method="spawn",
     )
     try:
-        results: dict[int, Result] = elastic_launch(config, _one_of_several)(function, arguments)
+        results: dict[int, Result] = elastic_launch(config, _child_process)(function, arguments)
     except ChildFailedError as error:
         if any(failure.exitcode == TOLD for failure in error.failures.values()):
             raise SystemExit(1) from None
@@ -101,12 +101,12 @@ def in_processes(function: Callable[..., Result], *arguments: Any) -> Result:
     return results[0]
 
 
-def _one_of_several(function: Callable[..., Result], arguments: Sequence[Any]) -> Result:
+def _child_process(function: Callable[..., Result], arguments: Sequence[Any]) -> Result:
     try:
         return function(*arguments)
     except UserError as error:
         say(f"error: {error}")
-        _leave_last_words(str(error))
+        _write_termination_message(str(error))
         raise SystemExit(TOLD) from None
 
 

@@ -117,12 +117,12 @@ def _data(version: Version, commit: str | None) -> Fact:
         if there == md5:
             return Fact("data", md5, True, bool(held), f"{PIN} at {commit[:8]} pins it; {bytes_}")
         found = f"{PIN} at {commit[:8]} pins {there or 'nothing'}"
-        return Fact("data", md5, False, bool(held), f"{found}, not this; {_elsewhere(md5)}; {bytes_}", True)
-    where = _elsewhere(md5)
+        return Fact("data", md5, False, bool(held), f"{found}, not this; {_other_pins(md5)}; {bytes_}", True)
+    where = _other_pins(md5)
     return Fact("data", md5, where.startswith(PIN), bool(held), f"{where}; {bytes_}")
 
 
-def _elsewhere(md5: str) -> str:
+def _other_pins(md5: str) -> str:
     """Return where the data's MD5 is pinned, other than at the version's commit."""
     pin = Path(PIN)
     if pin.exists() and _pinned(pin.read_text()) == md5:

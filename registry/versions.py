@@ -156,6 +156,6 @@ def _training_ids(client: MlflowClient, run_id: str) -> frozenset[str] | None:
 
 
 def splits_digest(splits: Mapping[str, Iterable[str]]) -> str:
-    """Return the SHA-256 of the splits, independent of order: of one line ``split id`` per image, sorted."""
+    """Return the SHA-256 of the splits as sorted lines ``split id``, independent of the order of the images."""
     lines = sorted(f"{split} {image}\n" for split, images in splits.items() for image in set(images))
     return hashlib.sha256("".join(lines).encode()).hexdigest()

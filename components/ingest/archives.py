@@ -42,7 +42,7 @@ def open_zip(path: Path, called: str, stack: ExitStack) -> dict[str, tuple[int, 
     files: dict[str, tuple[int, Callable[[], bytes]]] = {}
     for member in archive.infolist():
         name = member.filename
-        if trouble := _trouble(member):
+        if trouble := _problem(member):
             problems.append(f"{called}/{name}: {trouble}")
         elif name in files:
             problems.append(f"{called}/{name}: there twice")
@@ -59,7 +59,7 @@ def open_zip(path: Path, called: str, stack: ExitStack) -> dict[str, tuple[int, 
     return files
 
 
-def _trouble(member: zipfile.ZipInfo) -> str:
+def _problem(member: zipfile.ZipInfo) -> str:
     """Return the problem of a member's directory entry; empty for none."""
     name = member.orig_filename.replace("\\", "/")
     if name.startswith("/") or (len(name) > 1 and name[1] == ":"):

@@ -34,7 +34,7 @@ def require_one_origin(cells: list[Evaluated]) -> None:
             # Networks share most code files but not all; files that a cell does not read are not compared.
             values = {name: json.dumps(line[key]) for name, line in zip(names, lines, strict=True) if key in line}
             if len(set(values.values())) > 1:
-                problems.append(f"{key}: {_whose(values)}")
+                problems.append(f"{key}: {_cells_by_value(values)}")
     if problems:
         raise UserError(
             "the cells of this report do not belong together; run `dvc repro`, or say --mixed to report on them as "
@@ -43,7 +43,7 @@ def require_one_origin(cells: list[Evaluated]) -> None:
         )
 
 
-def _whose(values: dict[str, str]) -> str:
+def _cells_by_value(values: dict[str, str]) -> str:
     """Return ``12 (a, b), 24 (c)``: each value with the cells that have it."""
     owners: dict[str, list[str]] = {}
     for cell, value in values.items():

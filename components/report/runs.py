@@ -50,10 +50,10 @@ def recipes(cells: list[Evaluated], results: Results) -> tuple[list[str], list[t
     sharing: dict[tuple[str, ...], list[Cell]] = {}
     for cell, config in configs.items():
         sharing.setdefault(tuple(config.get(key, "–") for key in differing), []).append(cell)
-    return differing, [(_whose(owners, results), list(line)) for line, owners in sharing.items()], common
+    return differing, [(_cell_names(owners, results), list(line)) for line, owners in sharing.items()], common
 
 
-def _whose(owners: list[Cell], results: Results) -> str:
+def _cell_names(owners: list[Cell], results: Results) -> str:
     """Return the names of cells; a network's name alone stands for all of its cells."""
     names = []
     for network in results.networks():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-# Modules are imported when a network is built, so that steps which only check a name need no torch.
+# Modules are imported when a network is built, so that checking a name does not import torch.
 NETWORKS = {
     "unet": "model.networks.unet:UNet",
     "unet_bn": "model.networks.unet_bn:UNetBN",
@@ -23,28 +23,28 @@ NETWORKS = {
 }
 
 
-# "batch" is what the papers have.
+# The papers use "batch".
 NORMS = ("batch", "instance", "group")
 
 
 def build(name: str, width: float = 1.0, in_channels: int = 1, norm: str = "batch", **options: object) -> nn.Module:
-    """Build a network with freshly drawn weights.
+    """Build a network with random initial weights.
 
     Args:
         name: a key of :data:`NETWORKS`.
-        width: share of the paper's channel counts, above 0; 1.0 is the paper.
-        in_channels: channels of the input.
-        norm: one of :data:`NORMS`; all but "batch" take the place of every BatchNorm, with the same epsilon and
-            trainable parameters and without running values (a network without BatchNorm, "unet", stays as it is).
-        options: keyword arguments of the network itself, for instance the ablations of
+        width: factor of the paper's channel counts, above 0; 1.0 is the paper.
+        in_channels: number of input channels.
+        norm: one of :data:`NORMS`. Others than "batch" replace every BatchNorm, with the same epsilon and trainable
+            parameters and without running statistics; "unet" has no BatchNorm and does not change.
+        options: keyword arguments of the network, for example the ablations of
             :class:`model.networks.defu_net.DEFUNet`.
 
     Returns:
         A module from float (N, in_channels, H, W) to logits (N, 1, H, W), for any H and W of at least 1 pixel. In
-        training a BatchNorm needs more than one value a channel: two images, or one larger than 16 x 16.
+        training a BatchNorm needs more than one value per channel: two images, or one larger than 16 x 16.
 
     Raises:
-        ValueError: a name or an option is unknown, a number is out of range, or the options exclude each other.
+        ValueError: a name or an option is unknown, a number is out of range, or options contradict each other.
     """
     if name not in NETWORKS:
         raise ValueError(f"unknown network {name!r}; known are {', '.join(sorted(NETWORKS))}")

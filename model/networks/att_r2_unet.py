@@ -10,15 +10,14 @@ from model.networks.recurrent import AttentionGate
 
 
 class AttR2UNet(R2UNet):
-    """R2U-Net in which every skip is weighed pixel by pixel before the concatenation.
+    """R2U-Net with an attention gate on every skip connection before the concatenation.
 
     39,442,797 trainable parameters at width 1 and one input channel. As in the common public code, and unlike Oktay's
-    paper, a gate works at the skip's own resolution, on the map that has been upsampled already, with BatchNorm and
-    half the skip's channels inside.
+    paper, a gate works at the skip's resolution, on the upsampled map, with BatchNorm and half the skip's channels.
 
     Args:
-        width: share of the channel counts 64, 128, 256, 512 and, at the bottom, 1024.
-        in_channels: channels of the input.
+        width: factor of the channel counts 64, 128, 256, 512 and, at the bottom, 1024.
+        in_channels: number of input channels.
     """
 
     def __init__(self, width: float = 1.0, in_channels: int = 1) -> None:
@@ -27,6 +26,6 @@ class AttR2UNet(R2UNet):
         glorot_uniform(self.gates)
 
     def passed(self, level: int, below: Tensor, skip: Tensor) -> Tensor:
-        """Return the skip, weighed by what the map from below says of each pixel."""
+        """Return the skip, weighted per pixel by its attention gate."""
         gated: Tensor = self.gates[level](below, skip)
         return gated

@@ -18,10 +18,10 @@ def hard_sigmoid(x: Tensor) -> Tensor:
 
 
 class ConvLSTMPair(nn.Module):
-    """A convolutional LSTM (Shi et al. 2015, no peepholes) over a sequence of two maps; the last output counts.
+    """A convolutional LSTM (Shi et al. 2015, no peepholes) over a sequence of two maps; returns the last output.
 
-    With f filters it has 4 f (9 (in_channels + f)) + 4 f parameters. Its four gates stand in Keras' order: input,
-    forget, candidate, output.
+    With f filters it has 4 f (9 (in_channels + f)) + 4 f parameters. Its four gates are in Keras' order: input, forget,
+    candidate, output.
     """
 
     def __init__(self, in_channels: int, filters: int) -> None:
@@ -30,8 +30,8 @@ class ConvLSTMPair(nn.Module):
         self.recurrent = nn.Conv2d(filters, 4 * filters, 3, padding=1, bias=False)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Map two (N, in_channels, H, W), in the order of the sequence, to (N, filters, H, W), -1 to 1."""
-        # The state starts at zero, so that the first step has nothing to forget and nothing to convolve.
+        """Map two maps (N, in_channels, H, W), in sequence order, to (N, filters, H, W), -1 to 1."""
+        # The state starts at zero, so the first step needs no forget gate and no recurrent convolution.
         gate, _, candidate, output = self.input(first).chunk(4, dim=1)
         cell = hard_sigmoid(gate) * candidate.tanh()
         hidden = hard_sigmoid(output) * cell.tanh()
@@ -41,7 +41,7 @@ class ConvLSTMPair(nn.Module):
         return last
 
     def start(self) -> None:
-        """Draw fresh weights as Keras does: He for the input, orthogonal for the recurrence; forget biases are 1."""
+        """Initialise as in Keras: He for the input kernel, orthogonal for the recurrent kernel, forget biases 1."""
         nn.init.kaiming_normal_(self.input.weight, nonlinearity="relu")
         nn.init.orthogonal_(self.recurrent.weight)
         filters = self.recurrent.in_channels
@@ -50,18 +50,18 @@ class ConvLSTMPair(nn.Module):
 
 
 class BCDUNet(SegmentationNetwork):
-    """A U-Net of three levels with dense convolutions at the bottom, whose skips are fused by a convolutional LSTM.
+    """A U-Net of three levels with dense convolutions at the bottom and convolutional LSTMs that fuse the skips.
 
-    The variant with three dense convolutions (D3): 20,658,821 trainable parameters and 896 running values at width 1
-    and one input channel. As in the authors' code, and unlike the title, the recurrence runs one way: over the
-    upsampled map, then the skip. Kernels start from He's normal distribution (the 1x1 head from Glorot's).
+    The variant with three dense convolutions (D3): 20,658,821 trainable parameters and 896 running statistics at width
+    1 and one input channel. As in the authors' code, and unlike the title, the recurrence is one-directional: over the
+    upsampled map, then the skip. Kernels are initialised from He's normal distribution (the 1x1 head from Glorot's).
 
-    One deviation: the two-channel convolution before the head starts with a bias of 1 instead of 0. Its ReLU may else
-    be off at every pixel from the first step on, and no gradient would ever pass. These two channels are not scaled.
+    One deviation: the two-channel convolution before the head has an initial bias of 1 instead of 0. Otherwise its ReLU
+    may be 0 at every pixel from the first step, without any gradient. These two channels are not scaled.
 
     Args:
-        width: share of the paper's channel counts 64, 128, 256 and, at the bottom, 512.
-        in_channels: channels of the input.
+        width: factor of the paper's channel counts 64, 128, 256 and, at the bottom, 512.
+        in_channels: number of input channels.
     """
 
     stride = 8
@@ -109,7 +109,7 @@ class BCDUNet(SegmentationNetwork):
             features = encoder(x)
             skips.append(features)
             x = F.max_pool2d(features, 2)
-        # Of the deepest skip only the copy for the decoder is dropped out; what is pooled is whole.
+        # Dropout applies only to the decoder's copy of the deepest skip, not to the pooled map.
         skips[-1] = self._dropout(skips[-1])
         a = self._dropout(self.dense[0](x))
         b = self._dropout(self.dense[1](a))

@@ -1,4 +1,4 @@
-"""What several networks are made of. Feature maps are float (N, C, H, W)."""
+"""Blocks of several networks. Feature maps are float (N, C, H, W)."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Of DCRC blocks: applications of a 3x3 convolution in a unit, and Keras' slope of LeakyReLU (PyTorch's is 0.01).
+# For DCRC blocks: applications of a 3x3 convolution in a unit, and Keras' slope of LeakyReLU (PyTorch's is 0.01).
 STEPS = 3
 SLOPE = 0.3
 
 
 def scaled(channels: int, width: float) -> int:
-    """Return a channel count at a width factor: a multiple of 4, for blocks that split it among four branches."""
+    """Return a channel count at a width factor: a multiple of 4, for blocks with four branches."""
     return max(4, 4 * round(channels * width / 4))
 
 
 def doubled(x: Tensor) -> Tensor:
-    """Return (N, C, 2H, 2W), every pixel repeated, in the precision of ``x``."""
-    # A GPU's autocast computes this copy in float32, and then all that is concatenated with it; the CPU's does not.
+    """Return (N, C, 2H, 2W) by nearest-neighbour upsampling, with the dtype of ``x``."""
+    # CUDA autocast would upsample, and then concatenate, in float32; CPU autocast does not.
     with torch.autocast("cuda", enabled=False):
         return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def glorot_uniform(network: nn.Module) -> None:
-    """Draw every convolution's kernel from Glorot's uniform distribution and zero its bias, as Keras does."""
+    """Initialise every convolution as in Keras: kernel from Glorot's uniform distribution, bias 0."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.xavier_uniform_(module.weight)
@@ -33,11 +33,11 @@ def glorot_uniform(network: nn.Module) -> None:
 
 
 class SegmentationNetwork(nn.Module):
-    """Base of all networks: any height and width go in, logits of that size come out.
+    """Base of all networks: maps input of any height and width to logits of the same size.
 
-    A subclass sets ``stride``, the factor between its input and its coarsest map, and writes :meth:`logits` for sizes
-    that are multiples of it. Other sizes are padded at the bottom and the right by repeating the edge, and cropped
-    again, so that nothing is resampled.
+    A subclass sets ``stride``, the factor between its input and its coarsest map, and implements :meth:`logits` for
+    multiples of it. Other sizes are padded at the bottom and right by edge replication and cropped afterwards, without
+    resampling.
     """
 
     stride: int
@@ -56,7 +56,7 @@ class SegmentationNetwork(nn.Module):
 
 
 class UnrolledUnit(nn.ModuleList):
-    """A recurrence of three steps, each a 3x3 convolution with weights of its own, BatchNorm and LeakyReLU."""
+    """A recurrence of three steps, each a 3x3 convolution with its own weights, BatchNorm and LeakyReLU."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(
@@ -76,7 +76,7 @@ class UnrolledUnit(nn.ModuleList):
 
 
 class SharedUnit(nn.Module):
-    """The same recurrence with one convolution for all three steps; each step has a BatchNorm of its own."""
+    """The same recurrence with one shared convolution; each step has its own BatchNorm."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -92,16 +92,16 @@ class SharedUnit(nn.Module):
 
 
 def _keras_norm(channels: int) -> nn.BatchNorm2d:
-    # Keras' defaults: epsilon 1e-3, momentum 0.99 of the old value.
+    # Keras' defaults: epsilon 1e-3, momentum 0.99, which is 0.01 in PyTorch.
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
 
 
 class DCRCBlock(nn.Module):
     """Densely connected recurrent convolution block (the paper, section II-B, Figures 2 and 3).
 
-    Two units, each of three 3x3 convolutions that add up the unit's input, are joined densely by 1x1 convolutions. As
-    in the authors' code the recurrence is unrolled: every convolution has weights of its own, unless ``shared``. The
-    skip is a 1x1 convolution only where the channel count changes.
+    Two units, each of three 3x3 convolutions with the unit's input added, are densely connected by 1x1 convolutions. As
+    in the authors' code the recurrence is unrolled: every convolution has its own weights, unless ``shared``. The skip
+    is a 1x1 convolution only if the channel count changes.
     """
 
     def __init__(self, in_channels: int, channels: int, shared: bool = False) -> None:
@@ -127,7 +127,7 @@ class DCRCBlock(nn.Module):
 
 
 class SameStride2(nn.Module):
-    """A 3x3 convolution of stride 2 that pads even sizes at the right and bottom only, as TensorFlow's ``same``."""
+    """A 3x3 convolution of stride 2 that pads even sizes only at the right and bottom, as TensorFlow's ``same``."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -140,10 +140,10 @@ class SameStride2(nn.Module):
 
 
 class EverySecond(nn.Module):
-    """Every second row and column: before a 1x1 convolution this is the same as its stride of 2.
+    """Subsample every second row and column: before a 1x1 convolution this equals a stride of 2.
 
-    The convolution's own stride is not used, because the backward pass of a strided 1x1 convolution writes beyond its
-    memory on some CPUs when the maps are channels-last (torch 2.13, AMD with AVX-512).
+    The convolution's stride is not used, because the backward pass of a strided 1x1 convolution writes out of bounds on
+    some CPUs with channels-last maps (torch 2.13, AMD with AVX-512).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ class EverySecond(nn.Module):
 
 
 class InceptionBlock(nn.Module):
-    """Inception block with dilation, stride 2 (the paper, section II-C, Figure 4): four branches of a quarter each."""
+    """Dilated inception block, stride 2 (the paper, section II-C, Figure 4): four branches of a quarter of channels."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class InceptionBlock(nn.Module):
             SameStride2(quarter, quarter),
             nn.ReLU(inplace=True),
         )
-        # With ceil_mode and no padding the last window hangs over an even edge, and only real pixels are averaged.
+        # With ceil_mode and no padding the last window extends beyond an even edge and averages only real pixels.
         self.c = nn.Sequential(
             nn.AvgPool2d(3, stride=2, ceil_mode=True),
             nn.Conv2d(in_channels, quarter, 3, padding=(1, 2), dilation=(1, 2)),

@@ -1,4 +1,4 @@
-"""The pair of convolutions that plain U-Nets are made of. Feature maps are float (N, C, H, W)."""
+"""The double convolution of plain U-Nets. Feature maps are float (N, C, H, W)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ def double_convolution(in_channels: int, channels: int, *, norm: bool = False) -
     """Return two 3x3 convolutions with a ReLU after each: (N, in_channels, H, W) to (N, channels, H, W).
 
     Args:
-        in_channels: of the input.
-        channels: of the output.
-        norm: put a BatchNorm between each convolution, then without a bias, and its ReLU.
+        in_channels: number of input channels.
+        channels: number of output channels.
+        norm: add a BatchNorm after each convolution, which then has no bias.
     """
     if norm:
         return nn.Sequential(

@@ -12,7 +12,7 @@ class DEFUNet(DualEncoder):
     """Two encoders, a densely connected recurrent one and an inception one, fused by summation at every level.
 
     As in the authors' code, and unlike the paper's text, the recurrence is unrolled. Trainable parameters at width 1
-    and one input channel, with the keyword arguments that differ from the paper's network:
+    and one input channel, by keyword arguments:
 
     - none: 45,620,897
     - ``inception=False``: 43,292,929
@@ -21,17 +21,17 @@ class DEFUNet(DualEncoder):
     - ``bottom=1024``: 94,260,385
 
     Args:
-        width: share of the paper's channel counts 64, 128, 256, 512 and, at the bottom, ``bottom``.
-        in_channels: channels of the input.
-        inception: False leaves the inception path out: the decoder gets the recurrent path's features, and so does the
-            bottom, after a maximum pooling.
-        recurrent: False leaves the recurrent path out, all but its first block, which the inception path starts from.
-        shared: the three 3x3 convolutions of a unit of a DCRC block are one, with a BatchNorm for each application, as
-            the paper's text has it.
+        width: factor of the paper's channel counts 64, 128, 256, 512 and, at the bottom, ``bottom``.
+        in_channels: number of input channels.
+        inception: False removes the inception path: the decoder gets the recurrent path's features, and so does the
+            bottom, after max pooling.
+        recurrent: False removes the recurrent path except its first block, which is the inception path's input.
+        shared: True shares one 3x3 convolution in each unit of a DCRC block, with a BatchNorm per application, as in
+            the paper's text.
         bottom: channels at the bottom at width 1; many U-Nets double them there, to 1024.
 
     Raises:
-        ValueError: neither path is left, or ``bottom`` is below 1.
+        ValueError: both paths are removed, or ``bottom`` is below 1.
     """
 
     def __init__(

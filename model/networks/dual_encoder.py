@@ -1,4 +1,4 @@
-"""DEFU-Net's graph, whatever its blocks: two encoders, fused at every level, and a decoder (Zhang et al. 2020)."""
+"""DEFU-Net's architecture with any blocks: two encoders, fused at every level, and a decoder (Zhang et al. 2020)."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ Factory = Callable[[int, int], nn.Module]
 
 
 class DualEncoder(SegmentationNetwork):
-    """A path of blocks and a path of inception blocks, which start from one stem, and a decoder of blocks.
+    """An encoder of blocks and an encoder of inception blocks with a common stem, and a decoder of blocks.
 
-    Where the paper's text and the authors' code disagree this follows the code: the first inception block sees the
-    first features alone (Eq. 1 with X1 = Y1), and at the bottom the two paths are summed before the block, not after.
+    If the paper's text and the authors' code differ, this follows the code: the input of the first inception block is
+    only the first features (Eq. 1 with X1 = Y1), and at the bottom the paths are summed before the block, not after.
 
     Args:
         stem: makes the first block from its input and output channels.
-        block: makes every other block from its input and output channels; it keeps height and width.
-        width: share of the channel counts 64, 128, 256, 512 and, at the bottom, ``bottom``.
-        in_channels: channels of the input.
-        inception: whether there is a path of inception blocks.
-        recurrent: whether there is a path of blocks; without it the stem stays.
+        block: makes every other block from its input and output channels; height and width must not change.
+        width: factor of the channel counts 64, 128, 256, 512 and, at the bottom, ``bottom``.
+        in_channels: number of input channels.
+        inception: whether there is an encoder of inception blocks.
+        recurrent: whether there is an encoder of blocks; the stem is always there.
         bottom: channels at the bottom at width 1.
 
     Raises:
-        ValueError: neither path is left, or ``bottom`` is below 1.
+        ValueError: there is no encoder, or ``bottom`` is below 1.
     """
 
     stride = 16
@@ -67,7 +67,7 @@ class DualEncoder(SegmentationNetwork):
         own = self.encoders[0](x)
         fused = [own]
         for level in range(1, 4):
-            # The path of blocks never sees fused features; the inception path and the decoder do.
+            # Fused features go to the inception path and the decoder, not to the path of blocks.
             if len(self.encoders) > 1:
                 own = self.encoders[level](F.max_pool2d(own, 2))
             fused.append(self._fuse(level - 1, own, fused[-1]))
@@ -80,7 +80,7 @@ class DualEncoder(SegmentationNetwork):
         return logits
 
     def _fuse(self, level: int, own: Tensor, above: Tensor) -> Tensor:
-        """Sum what the two paths make of a level, or return the one that there is."""
+        """Return the sum of the two paths at a level, or the features of the only path."""
         if not self.inceptions:
             return own
         seen: Tensor = self.inceptions[level](above)

@@ -7,15 +7,15 @@ from model.networks.residual import ResidualBlock, ResidualStem
 
 
 class InceptResUNet(DualEncoder):
-    """DEFU-Net's two encoders and their fusion, with residual blocks where DEFU-Net has DCRC blocks.
+    """DEFU-Net's two encoders and their fusion, with residual blocks instead of DCRC blocks.
 
     16,516,385 trainable parameters at width 1 and one input channel. There is no public code and the paper only names
-    the network, so this is one reading of it: DEFU-Net's graph and inception blocks; the Deep Residual U-Net's blocks
-    at stride 1, its stem in place of the first; downsampling of the residual path by maximum pooling, as in DEFU-Net.
+    the network, so this is one interpretation: DEFU-Net's architecture and inception blocks, with the Deep Residual
+    U-Net's blocks at stride 1, its stem as the first block, and max pooling in the residual path, as in DEFU-Net.
 
     Args:
-        width: share of the channel counts 64, 128, 256, 512 and, at the bottom, 512.
-        in_channels: channels of the input.
+        width: factor of the channel counts 64, 128, 256, 512 and, at the bottom, 512.
+        in_channels: number of input channels.
     """
 
     def __init__(self, width: float = 1.0, in_channels: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""Other normalisations in the place of BatchNorm. Feature maps are float (N, C, H, W)."""
+"""Replacements for BatchNorm. Feature maps are float (N, C, H, W)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ MOST_GROUPS = 8
 
 
 class InstanceNorm(nn.InstanceNorm2d):
-    """InstanceNorm (Ulyanov et al. 2016) with a scale and shift, and no running values, that also takes single pixels.
+    """InstanceNorm (Ulyanov et al. 2016) with scale and shift, without running statistics, also for single pixels.
 
-    PyTorch's raises where a map has one pixel, which is what is left of an image of 16 x 16 pixels or fewer at the
-    bottom of a network. One pixel is its own mean, so the output is the shift.
+    PyTorch's raises on maps of one pixel, which images of 16 x 16 pixels or fewer have at the bottom of a network. One
+    pixel equals its mean, so the output is the shift.
     """
 
     def __init__(self, channels: int, eps: float) -> None:
@@ -26,19 +26,19 @@ class InstanceNorm(nn.InstanceNorm2d):
 
 
 def group_norm(channels: int, eps: float) -> nn.GroupNorm:
-    """Return a GroupNorm (Wu and He 2018) of as many groups as divide the channels, at most 8.
+    """Return a GroupNorm (Wu and He 2018) with the largest number of groups up to 8 that divides the channels.
 
-    With 8 channels or fewer a group may be one channel; PyTorch refuses one pixel of it in a batch of one.
+    With 8 channels or fewer a group may have one channel; PyTorch raises on one pixel of it in a batch of one.
     """
     groups = max(count for count in range(1, MOST_GROUPS + 1) if channels % count == 0)
     return nn.GroupNorm(groups, channels, eps)
 
 
 def replace_norms(network: nn.Module, norm: str) -> None:
-    """Put an ``"instance"`` or ``"group"`` norm, of the same epsilon, in the place of every BatchNorm2d, in place.
+    """Replace every BatchNorm2d in place by an ``"instance"`` or ``"group"`` norm with the same epsilon.
 
-    The new norms take over the scales and shifts themselves: their names stay, and what several BatchNorms share is
-    still shared. There are no running values: training and evaluation mode do the same.
+    The new norms use the same scale and shift parameters: names do not change, and shared parameters stay shared.
+    Without running statistics, training and evaluation mode are equal.
     """
     make = {"instance": InstanceNorm, "group": group_norm}[norm]
     for module in list(network.modules()):

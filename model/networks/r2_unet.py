@@ -13,14 +13,14 @@ from model.networks.recurrent import RecurrentBlock, normed_convolution
 class R2UNet(SegmentationNetwork):
     """A U-Net whose blocks are recurrent (t = 2, weights shared) and residual.
 
-    39,091,265 trainable parameters at width 1 and one input channel. The paper names no channel counts that can be
-    followed to the parameter; as in the common public code they go up to 1024, and maps are upsampled by repetition and
-    a 3x3 convolution with BatchNorm and ReLU. One deviation from that code, which changes no parameter and nothing in
-    training: each application of a recurrent layer has running values of its own (see :class:`RecurrentLayer`).
+    39,091,265 trainable parameters at width 1 and one input channel. The paper's channel counts do not determine the
+    number of parameters; as in the common public code they go up to 1024, and maps are upsampled by nearest neighbour
+    and a 3x3 convolution with BatchNorm and ReLU. One deviation from that code, without effect on parameters or
+    training: each application of a recurrent layer has its own running statistics (see :class:`RecurrentLayer`).
 
     Args:
-        width: share of the channel counts 64, 128, 256, 512 and, at the bottom, 1024.
-        in_channels: channels of the input.
+        width: factor of the channel counts 64, 128, 256, 512 and, at the bottom, 1024.
+        in_channels: number of input channels.
     """
 
     stride = 16
@@ -50,5 +50,5 @@ class R2UNet(SegmentationNetwork):
         return logits
 
     def passed(self, level: int, below: Tensor, skip: Tensor) -> Tensor:
-        """Return what of a skip reaches the decoder: all of it. Level 0 is the deepest; ``below`` has its shape."""
+        """Return the skip for the decoder, here unchanged. Level 0 is the deepest; ``below`` has the skip's shape."""
         return skip

@@ -20,10 +20,9 @@ def normed_convolution(in_channels: int, channels: int) -> nn.Sequential:
 class RecurrentLayer(nn.Module):
     """One 3x3 convolution, BatchNorm and ReLU f, applied three times (t = 2): y = f(x), then twice y = f(x + y).
 
-    All weights are shared, BatchNorm's scale and shift too. Its running mean and variance are not: the three inputs
-    differ in size, training normalises each by itself, and one average over all three would make a network in
-    evaluation mode another one than was trained (Cooijmans et al. 2017, "Recurrent Batch Normalization", section 3).
-    A state dict holds what is shared once.
+    All weights are shared, also BatchNorm's scale and shift. Its running statistics are not: the three inputs differ in
+    magnitude and training normalises each separately, so common averages would make evaluation mode differ from
+    training (Cooijmans et al. 2017, "Recurrent Batch Normalization", section 3). A state dict has shared weights once.
     """
 
     def __init__(self, channels: int) -> None:
@@ -45,7 +44,7 @@ class RecurrentLayer(nn.Module):
 
 
 def _shared(prefix: str) -> Iterator[tuple[str, str]]:
-    """Yield the state dict's names of each later norm's scale and shift, and of the first norm's."""
+    """Yield the names in the state dict of each later norm's scale and shift, with those of the first norm."""
     for step in range(1, STEPS):
         for name in ("weight", "bias"):
             yield f"{prefix}norms.{step}.{name}", f"{prefix}norms.0.{name}"
@@ -78,10 +77,10 @@ class RecurrentBlock(nn.Module):
 
 
 class AttentionGate(nn.Module):
-    """Weigh every pixel of a skip by what the map from below says of it (Oktay et al. 2018).
+    """Weight every pixel of a skip by attention from the map below (Oktay et al. 2018).
 
-    Both maps go through a 1x1 convolution to half the channels and BatchNorm; the ReLU of their sum becomes one weight
-    a pixel, 0 to 1, that all channels share.
+    Both maps go through a 1x1 convolution to half the channels and BatchNorm. The ReLU of their sum gives one weight
+    per pixel, 0 to 1, for all channels.
     """
 
     def __init__(self, channels: int) -> None:

@@ -9,19 +9,19 @@ from torch import Tensor, nn
 from model.networks.blocks import EverySecond, SegmentationNetwork, scaled
 from model.networks.norms import replace_norms
 
-FILTERS = (32, 64, 128, 256, 512, 512)  # doubled from stage to stage, 512 at most in two dimensions
+FILTERS = (32, 64, 128, 256, 512, 512)  # doubled per stage, at most 512 in two dimensions
 
 
 class ResEncUNet(SegmentationNetwork):
-    """The outside baseline: residual blocks in the encoder, InstanceNorm, LeakyReLU, transposed convolutions.
+    """An external baseline: residual blocks in the encoder, InstanceNorm, LeakyReLU, transposed convolutions.
 
-    21,050,401 trainable parameters at width 1. Six stages, as nnU-Net's rules give for 128 x 128 pixels: it halves
-    until a side would fall below 4 pixels. It is trained here by the same recipe as every other network, not by
-    nnU-Net's own: without deep supervision, its augmentation and its thousand epochs.
+    21,050,401 trainable parameters at width 1. Six stages, from nnU-Net's rules for 128 x 128 pixels: it halves the
+    size until a side would be below 4 pixels. It is trained with the same recipe as the other networks, without
+    nnU-Net's deep supervision, augmentation and thousand epochs.
 
     Args:
-        width: share of nnU-Net's channel counts.
-        in_channels: channels of the input.
+        width: factor of nnU-Net's channel counts.
+        in_channels: number of input channels.
     """
 
     stride = 32
@@ -45,16 +45,16 @@ class ResEncUNet(SegmentationNetwork):
             norm_name=("BATCH", {"eps": 1e-5}),
             res_block=True,
         )
-        # DynUNet registers every block twice, which safetensors refuses; here each has one name.
+        # DynUNet registers every block twice, which safetensors does not accept; here each has one name.
         self.encoders = nn.ModuleList([parts.input_block, *parts.downsamples, parts.bottleneck])
         self.decoders = nn.ModuleList(parts.upsamples)
         self.head = parts.output_block
-        # The project's InstanceNorm also takes maps of a single pixel.
+        # The project's InstanceNorm also accepts maps of a single pixel.
         replace_norms(self, "instance")
         for block in self.encoders[1:]:
             old = cast(UnetResBlock, block).conv3.conv
             new = nn.Conv2d(old.in_channels, old.out_channels, 1, bias=False)
-            nn.init.kaiming_normal_(new.weight, a=0.01)  # as DynUNet draws all of its kernels
+            nn.init.kaiming_normal_(new.weight, a=0.01)  # as DynUNet's initialisation
             block.conv3 = nn.Sequential(EverySecond(), new)
 
     def logits(self, x: Tensor) -> Tensor:

@@ -10,14 +10,14 @@ from model.networks.residual import ResidualBlock, ResidualStem
 
 
 class ResUNet(SegmentationNetwork):
-    """A U-Net of three levels and a bridge whose blocks are residual; strided convolutions take the place of pooling.
+    """A U-Net of three levels and a bridge with residual blocks, and strided convolutions instead of pooling.
 
     8,222,529 trainable parameters at width 1 and one input channel. The paper's shortcuts are identity mappings; here
     each is a projection with BatchNorm, because the channel count changes in every block, as in the public code.
 
     Args:
-        width: share of the paper's channel counts 64, 128, 256 and, at the bridge, 512.
-        in_channels: channels of the input.
+        width: factor of the paper's channel counts 64, 128, 256 and, at the bridge, 512.
+        in_channels: number of input channels.
     """
 
     stride = 8

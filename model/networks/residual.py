@@ -1,7 +1,7 @@
 """Residual blocks of the Deep Residual U-Net (Zhang et al. 2018). Feature maps are float (N, C, H, W).
 
-Each block's output is a sum, and the shortcut is always projected and normalised. BatchNorm has PyTorch's epsilon of
-1e-5: neither the paper nor the definition followed here names one.
+A block ends with the sum, without an activation. The shortcut is always a projection with BatchNorm. BatchNorm has
+PyTorch's epsilon of 1e-5, because the paper does not give one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from model.networks.blocks import EverySecond
 
 
 class ResidualStem(nn.Module):
-    """The first block: the input itself is not normalised, only what its first convolution makes of it."""
+    """The first block: without normalisation before its first convolution."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -34,8 +34,8 @@ class ResidualBlock(nn.Module):
     """A residual block with normalisation and activation before each convolution.
 
     Args:
-        in_channels: channels of the input.
-        channels: channels of the output.
+        in_channels: number of input channels.
+        channels: number of output channels.
         stride: 1, or 2 to halve height and width, which must then be even.
     """
 

@@ -13,15 +13,15 @@ from model.networks.convolutions import double_convolution
 
 
 class UNet(SegmentationNetwork):
-    """The plain encoder and decoder with skips by concatenation; no normalisation.
+    """The plain encoder and decoder with concatenated skips and without normalisation.
 
     31,030,593 trainable parameters at width 1 and one input channel. Two deviations from the paper: convolutions are
-    padded, so that logits have the size of the input and skips need no cropping; and one logit a pixel takes the place
-    of a softmax over two classes, as there is one kind of foreground.
+    padded, so that logits have the size of the input and skips need no cropping; and there is one logit per pixel
+    instead of a softmax over two classes.
 
     Args:
-        width: share of the paper's channel counts 64, 128, 256, 512 and, at the bottom, 1024.
-        in_channels: channels of the input.
+        width: factor of the paper's channel counts 64, 128, 256, 512 and, at the bottom, 1024.
+        in_channels: number of input channels.
     """
 
     stride = 16

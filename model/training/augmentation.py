@@ -1,8 +1,8 @@
-"""Random changes to batches of X-rays and masks, on the device that holds them.
+"""Data augmentation of batches of X-rays and masks, on their device.
 
-What is random is drawn on the CPU for a whole batch by :meth:`Augmenter.draw`, from a generator that the seed and the
-step alone determine; :meth:`Augmenter.apply` then computes without waiting for anything. So a run repeats after an
-interruption, and several processes that share a batch see the pictures that one process would have seen.
+:meth:`Augmenter.draw` draws the random parameters of a whole batch on the CPU, from a generator that depends only on
+the seed and the step; :meth:`Augmenter.apply` then runs without synchronisation. So a resumed run is reproducible, and
+several processes that share a batch see the same pictures as one process.
 """
 
 from __future__ import annotations
@@ -19,46 +19,46 @@ from model.inputs import channels_last
 from model.training.recipe import Augmentation
 
 Draw = dict[str, Tensor]
-KNOTS = 5  # of the random tone curve
-SHADE_GRID = 4  # cells a side of the random shading
+KNOTS = 5  # knots of the random tone curve
+SHADE_GRID = 4  # cells per side of the random shading
 LABELS = ("R", "L", "PA", "AP", "ERECT", "SUPINE", "PORTABLE")
-FRAME = 0.3  # a frame's largest width, share of the side
-BLOBS = 3  # local opacities that are drawn at most
+FRAME = 0.3  # maximum width of a frame, share of the side
+BLOBS = 3  # maximum number of local opacities
 BLOB_SIDE = (0.03, 0.15)  # their standard deviations, share of the side
-BLOB_GREY = 0.5  # by how much the centre of one brightens at most, share of the grey range
-VEIL_GREY = 0.6  # by how much the veil brightens the bottom of the picture at most
-VEIL_TOP = (0.3, 0.8)  # where it begins, share of the height
-ARM_WIDTH = (0.03, 0.12)  # of the air between arm and chest, and of the arm, share of the side
-ARM_SLANT = 0.3  # by how much an arm moves sideways from top to bottom at most, share of the width
+BLOB_GREY = 0.5  # maximum brightening at the centre of one, share of the grey range
+VEIL_GREY = 0.6  # maximum brightening of the veil at the picture's bottom, share of the grey range
+VEIL_TOP = (0.3, 0.8)  # upper edge of the veil, share of the height
+ARM_WIDTH = (0.03, 0.12)  # width of the air between arm and chest, and of the arm, share of the side
+ARM_SLANT = 0.3  # maximum sideways shift of an arm from top to bottom, share of the width
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
-    """Return the generator of one step, counted from 0 over the whole run."""
-    # A large odd factor keeps the streams of neighbouring seeds apart.
+    """Return the random generator of one step; steps are counted from 0 over the whole run."""
+    # A large odd factor separates the streams of neighbouring seeds.
     return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
 
 
 class Augmenter:
-    """Draws changes and applies them to images of one size.
+    """Draws random augmentations and applies them to images of one size.
 
-    Geometry moves image and mask alike and fills what comes in from outside with black, which is not lung. Everything
-    else changes the image alone.
+    Geometric transforms apply to image and mask and fill with black, which is not lung. All others change only the
+    image.
 
     Args:
-        params: how strongly.
+        params: strengths and probabilities of the augmentations.
         size: height and width of the images.
-        device: where they are.
+        device: device of the images.
     """
 
     def __init__(self, params: Augmentation, size: tuple[int, int], device: torch.device) -> None:
         self.params, self.size, self.device = params, size, device
-        # Noise is cut from one field at random places: drawing it anew for every batch costs more than all else.
+        # Noise is cropped from one field at random positions: drawing it for every batch costs more than all else.
         field = torch.randn(2 * size[0], 2 * size[1], generator=torch.Generator().manual_seed(0))
         self.noise = field.to(device)
         self.labels = [torch.from_numpy(picture).to(device) for picture in _labels(min(size))]
 
     def draw(self, count: int, generator: torch.Generator) -> Draw:
-        """Return what is random of ``count`` images, on the CPU, one row an image."""
+        """Draw the random parameters of ``count`` images on the CPU, one row per image."""
         p = self.params
 
         def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -100,7 +100,7 @@ class Augmenter:
         }
 
     def _theta(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return float32 (count, 2, 3): for ``affine_grid``, from places of the result to places of the source."""
+        """Return float32 (count, 2, 3) for ``affine_grid``, from output to input coordinates."""
         p = self.params
         height, width = self.size
         r = torch.rand(count, 7, generator=generator, dtype=torch.float64)
@@ -108,7 +108,7 @@ class Augmenter:
         angle, shear = torch.deg2rad(either[:, 0] * p.rotation), torch.deg2rad(either[:, 1] * p.shear)
         scale, stretch = 1 + either[:, 2] * p.zoom, (1 + either[:, 3] * p.aspect).sqrt()
         flip = torch.where(r[:, 6] < p.flip, -1.0, 1.0)
-        # In pixels, so that a rotation stays one where the picture is no square.
+        # In pixels, so that a rotation does not shear a picture that is not square.
         forward = torch.zeros(count, 3, 3, dtype=torch.float64)
         cos, sin, tan = angle.cos(), angle.sin(), shear.tan()
         across, down = scale / stretch, scale * stretch
@@ -122,12 +122,12 @@ class Augmenter:
         return theta
 
     def apply(self, images: Tensor, masks: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-        """Change a batch.
+        """Augment a batch.
 
         Args:
             images: uint8 (N, H, W), 0 to 255.
             masks: uint8 (N, H, W), 0 or 1.
-            draw: of :meth:`draw`, N rows.
+            draw: result of :meth:`draw`, N rows.
 
         Returns:
             Images, float32 (N, 1, H, W), 0 to 1, and masks, float32 (N, 1, H, W), 0 or 1.
@@ -155,7 +155,7 @@ class Augmenter:
         return channels_last(moved.clamp(0, 1)), drawn
 
     def _tone(self, images: Tensor, on: Draw) -> Tensor:
-        """Return float32 (N, 1, H, W): each image through its own table of 256 grey values."""
+        """Return float32 (N, 1, H, W): each image through its own lookup table of 256 grey values."""
         x = torch.linspace(0, 1, 256, device=self.device).expand(len(images), 256)
         column = {name: on[name].unsqueeze(1) for name in ("gamma", "contrast", "brightness", "histogram")}
         y = x ** column["gamma"]
@@ -179,14 +179,14 @@ class Augmenter:
         return torch.stack([self.noise[y : y + height, x : x + width] for y, x in places]).unsqueeze(1)
 
     def _places(self) -> tuple[Tensor, Tensor]:
-        """Return the middles of the rows and of the columns, 0 to 1."""
+        """Return the centres of the rows and of the columns, 0 to 1."""
         height, width = self.size
         ys = (torch.arange(height, device=self.device) + 0.5) / height
         xs = (torch.arange(width, device=self.device) + 0.5) / width
         return ys, xs
 
     def _blobs(self, on: Draw) -> Tensor:
-        """Return what local opacities add, (N, 1, H, W): Gaussian spots, as an infiltrate or a nodule makes them."""
+        """Return local opacities to add, (N, 1, H, W): Gaussian spots, similar to an infiltrate or a nodule."""
         ys, xs = self._places()
         at, side = on["blob_at"][..., None], on["blob_side"][..., None]
         down = torch.exp(-(((ys - at[:, :, 0]) / side[:, :, 0]) ** 2) / 2)
@@ -194,9 +194,9 @@ class Augmenter:
         return torch.einsum("nb,nbh,nbw->nhw", on["blob_grey"], down, across).unsqueeze(1)
 
     def _veil(self, images: Tensor, masks: Tensor, on: Draw) -> Tensor:
-        """Brighten the lower part of the picture smoothly, and blacken its lower edge as far as there is no lung.
+        """Brighten the lower part of the picture smoothly, and blacken its lower edge up to the lungs.
 
-        Underexposed lower lungs are as bright as the abdomen below them; some films end in a black strip there.
+        Underexposed lower lungs are as bright as the abdomen; some films have a black strip at the bottom.
         """
         ys, _ = self._places()
         top = on["veil_top"][:, None]
@@ -207,10 +207,10 @@ class Augmenter:
         return torch.where(cut[:, None, :, None], 0, brightened)
 
     def _arm(self, images: Tensor, masks: Tensor, on: Draw) -> Tensor:
-        """Draw an arm with air between it and the chest at one side, never over a lung: dark, but not lung."""
+        """Draw an arm, and air between it and the chest, at one side, never over a lung: dark, but not lung."""
         ys, xs = self._places()
         columns = masks[:, 0].amax(1) > 0
-        # Measured from the side at which the arm is.
+        # Distance from the arm's side of the picture.
         inward = torch.where(on["arm_left"][:, None], xs, 1 - xs)
         free = torch.where(columns, inward, 1).amin(1)[:, None, None]
         edge = on["arm_at"][:, None] + on["arm_slant"][:, None] * (ys - 0.5)
@@ -222,7 +222,7 @@ class Augmenter:
         return torch.where((here & (behind < air + arm)).unsqueeze(1), grey.unsqueeze(1), images)
 
     def _frame(self, images: Tensor, masks: Tensor, on: Draw) -> Tensor:
-        """Cover the picture's edges as far as a drawn width, but never a lung: collimators leave the lungs free."""
+        """Cover the picture's edges up to a random width, but never a lung, as collimators do."""
         height, width = self.size
         ys, xs = torch.arange(height, device=self.device), torch.arange(width, device=self.device)
         rows, columns = masks[:, 0].amax(2) > 0, masks[:, 0].amax(1) > 0
@@ -241,7 +241,7 @@ class Augmenter:
         return torch.where(hidden.unsqueeze(1), on["frame_grey"].view(-1, 1, 1, 1), images)
 
     def _label(self, images: Tensor, draw: Draw) -> None:
-        """Write letters into the upper third of the pictures that have drawn some, in place."""
+        """Draw letters into the upper third of the selected pictures, in place."""
         height, width = self.size
         for row in draw["labelled"].nonzero()[:, 0].tolist():
             picture = self.labels[int(draw["label"][row])]
@@ -252,18 +252,18 @@ class Augmenter:
 
 
 def _rising_curves(steps: Tensor) -> Tensor:
-    """Return float (N, KNOTS + 1): rising from 0 to 1, from (N, KNOTS) numbers of 0 to 1."""
-    # Exponentially distributed steps, normalised, are spread evenly over all ways of dividing 1 (Dirichlet).
+    """Return monotonic curves from 0 to 1, float (N, KNOTS + 1), from uniform numbers (N, KNOTS)."""
+    # Normalised exponential steps are uniform over all partitions of 1 (Dirichlet distribution).
     steps = -torch.log(steps.clamp(min=1e-6)) + 1e-3
     total = steps.cumsum(1) / steps.sum(1, keepdim=True)
     return F.pad(total, (1, 0))
 
 
 def _blur(images: Tensor, sigma: Tensor, largest: float) -> Tensor:
-    """Blur each image (N, 1, H, W) with a Gaussian of its own standard deviation, pixels, at most ``largest``."""
+    """Blur each image (N, 1, H, W) with a Gaussian of its own standard deviation in pixels, at most ``largest``."""
     radius = max(1, math.ceil(2 * largest))
     offsets = torch.arange(-radius, radius + 1, device=images.device)
-    # A deviation of almost 0 leaves the image as it is.
+    # A deviation near 0 does not change the image.
     kernel = torch.exp(-(offsets**2) / (2 * sigma.clamp(min=1e-2) ** 2).unsqueeze(1))
     kernel = kernel / kernel.sum(1, keepdim=True)
     count = len(images)
@@ -273,7 +273,7 @@ def _blur(images: Tensor, sigma: Tensor, largest: float) -> Tensor:
 
 
 def _labels(side: int) -> list[np.ndarray]:
-    """Return pictures of letters, float32 (h, w), 0 to 1, about 1/20 of ``side`` high: bright, or dark on bright."""
+    """Return pictures of letters, float32 (h, w), 0 to 1, with a height of about ``side`` / 20, bright or inverted."""
     pictures = []
     for number, text in enumerate(LABELS):
         scale = side / 400

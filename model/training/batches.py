@@ -1,4 +1,4 @@
-"""The images of a training, kept whole where they are trained on, and the order in which they come."""
+"""The images of a training run, resident on the training device, and their order."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# A cohort is kept on a GPU if it takes no more than this share of the memory that is free.
+# A cohort is stored on the GPU if it takes at most this share of the free memory.
 RESIDENT_SHARE = 0.25
-REDUCED_AT_ONCE = 64  # pictures, so that their float copies stay small
+REDUCED_AT_ONCE = 64  # pictures per batch, to limit the memory of float copies
 
 
 @dataclass(frozen=True)
 class Subset:
-    """Some images of a cohort, in an order that is part of what makes a run repeatable.
+    """Some images of a cohort; a reproducible run needs the same order.
 
     Attributes:
         images: uint8 (N, H, W), 0 to 255.
         masks: uint8 (N, H, W), 0 or 1.
-        ids: N names, for messages.
+        ids: N ids, for messages.
     """
 
     images: np.ndarray
@@ -34,15 +34,15 @@ class Subset:
 
 
 class Resident:
-    """A subset as tensors on the device, so that a batch is an index and nothing is loaded or waited for.
+    """A subset as tensors on the device, so that a batch is only an index operation.
 
-    704 images of 512 x 512 with their masks are 370 MB. A cohort that does not fit on a GPU stays in the host's memory;
-    each batch is gathered there, page-locked, and sent while the host goes on.
+    704 images of 512 x 512 with their masks are 370 MB. A cohort that does not fit on a GPU stays in host memory; each
+    batch is gathered in pinned memory and copied asynchronously.
 
     Args:
         subset: images and masks of one size.
-        device: where they are trained on.
-        size: the side to which they are reduced, pixels; None or their own side leaves them as they are.
+        device: the training device.
+        size: side to downscale to in pixels; None or their own side does not resize.
     """
 
     def __init__(self, subset: Subset, device: torch.device, size: int | None = None) -> None:
@@ -60,7 +60,7 @@ class Resident:
         return len(self.images)
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images and masks, uint8 (n, H, W) each, of int64 (n,) rows given on the CPU."""
+        """Return images and masks, uint8 (n, H, W) each, of ``rows``, int64 (n,) on the CPU."""
         at = rows.to(self.images.device, non_blocking=True)
         images, masks = self.images[at], self.masks[at]
         if images.device.type != self.device.type:
@@ -70,13 +70,13 @@ class Resident:
 
 @torch.no_grad()
 def reduce(pictures: Tensor, size: int, device: torch.device, *, mask: bool = False) -> Tensor:
-    """Return pictures at a smaller size: each pixel is the mean over the area that it covers.
+    """Downscale pictures by area averaging.
 
     Args:
-        pictures: uint8 (N, H, W): 0 to 255, or of masks 0 or 1.
-        size: side of the result, pixels, at most H and W.
-        device: where to compute.
-        mask: set a pixel where at least half of its area is, as :func:`model.preprocessing.resize_mask` does.
+        pictures: uint8 (N, H, W): 0 to 255, or 0 or 1 for masks.
+        size: side of the result in pixels, at most H and W.
+        device: device of the computation.
+        mask: a pixel is 1 if at least half of its area is, as in :func:`model.preprocessing.resize_mask`.
 
     Returns:
         uint8 (N, size, size) on ``device``.
@@ -89,10 +89,10 @@ def reduce(pictures: Tensor, size: int, device: torch.device, *, mask: bool = Fa
 
 
 class Sampler:
-    """An endless stream of rows in which each pass over the images is a new permutation.
+    """An infinite stream of rows; each pass over the images is a new permutation.
 
-    Batches are always full: one that begins at the end of a pass goes on into the next. So every step has one shape,
-    and where a step stands in the stream follows from the images before it alone, whatever else happened.
+    Batches are always full: a batch at the end of a pass continues into the next. So all steps have the same shape, and
+    a step's position depends only on the number of images before it.
     """
 
     def __init__(self, count: int, seed: int) -> None:
@@ -100,7 +100,7 @@ class Sampler:
         self.passes: dict[int, Tensor] = {}
 
     def rows(self, first: int, size: int) -> Tensor:
-        """Return the int64 (size,) rows that follow the first ``first`` of the stream."""
+        """Return ``size`` rows from position ``first`` of the stream, int64 (size,)."""
         begin, end = first // self.count, (first + size - 1) // self.count
         self.passes = {number: self._pass(number) for number in range(begin, end + 1)}
         stream = torch.cat([self.passes[number] for number in range(begin, end + 1)])
@@ -115,6 +115,6 @@ class Sampler:
 
 
 def batches(count: int, size: int) -> Iterator[Tensor]:
-    """Yield int64 rows 0 .. count - 1 in order, ``size`` at a time; the last may be fewer."""
+    """Yield rows 0 .. count - 1 in order, int64, ``size`` at a time; the last batch may be smaller."""
     for start in range(0, count, size):
         yield torch.arange(start, min(start + size, count))

@@ -1,4 +1,4 @@
-"""The full state of a training run, so that a run killed at any moment goes on as if it had not been."""
+"""Checkpoints: the full state of a training run, from which a killed run resumes exactly."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ STATE = "state.pt"
 
 
 class CheckpointError(Exception):
-    """A stored state cannot be read."""
+    """A checkpoint cannot be read."""
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` so that a kill or a full disk at any moment leaves either the old one or the new one, whole.
+    """Write ``state`` atomically: after a kill or a full disk there is either the old or the new checkpoint.
 
     Raises:
-        OSError: it cannot be written, for instance because the disk is full.
+        OSError: the checkpoint cannot be written, for example because the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{STATE}.partial"
@@ -31,7 +31,7 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
             os.fsync(file.fileno())
         partial.replace(folder / STATE)
     except RuntimeError as error:
-        # torch.save covers the reason why it could not write with a complaint about positions in its archive.
+        # torch.save hides the OSError behind an error about positions in its archive.
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
@@ -40,13 +40,13 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(folder: Path, fingerprint: str) -> dict[str, Any] | None:
-    """Return the unfinished state of the run with this fingerprint, or None where there is nothing to go on from.
+    """Return the checkpoint of the unfinished run with this fingerprint, or None if there is none.
 
-    A state of other parameters or data, or one whose run is finished, is not gone on from: the run starts afresh and
-    replaces it. Nothing is unpickled but tensors and plain values.
+    A checkpoint of other parameters or data, or of a finished run, is ignored and later replaced. Only tensors and
+    plain values are unpickled.
 
     Raises:
-        CheckpointError: the file is damaged, or not of this version; the message says what to do.
+        CheckpointError: the file is damaged or of another version; the message names the fix.
     """
     path = folder / STATE
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Several processes that train as one: each computes its share of every batch, started by ``torchrun``."""
+"""Data-parallel training: processes started by ``torchrun``, each with its share of every batch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """The processes of one training.
+    """The processes of one training run.
 
     Attributes:
-        rank: this process, from 0; process 0 alone writes.
-        size: how many there are.
-        device: where this one trains.
+        rank: number of this process, from 0; only rank 0 writes files.
+        size: number of processes.
+        device: device of this process.
     """
 
     rank: int
@@ -28,9 +28,9 @@ class DistributedContext:
 
     @classmethod
     def join(cls) -> DistributedContext:
-        """Join the processes that ``torchrun`` started (its environment says so), or be alone.
+        """Join the process group of ``torchrun``, from its environment variables, or run as a single process.
 
-        GPUs speak NCCL, one process a GPU; CPUs speak gloo.
+        Uses NCCL on GPUs, with one process per GPU, and gloo on CPUs.
         """
         cuda = torch.cuda.is_available()
         if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
@@ -45,38 +45,38 @@ class DistributedContext:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes what all have computed."""
+        """Whether this is rank 0, which writes files."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Wait until all processes have come here."""
+        """Wait for all processes (barrier)."""
         if self.size > 1:
             dist.barrier()
 
     def leave(self) -> None:
-        """Wait for the others and end the group, where there is one."""
+        """Wait for the other processes and destroy the process group, if there is one."""
         self.wait()
         if self.size > 1:
             dist.destroy_process_group()
 
     def share(self, rows: Tensor) -> Tensor:
-        """Return this process's part of a batch's rows, whose number the world's size divides."""
+        """Return this process's part of a batch's rows; their number must be divisible by the world size."""
         return rows.chunk(self.size)[self.rank]
 
     def add_up(self, values: Tensor) -> Tensor:
-        """Return the sum over all processes, outside the gradient."""
+        """Return the sum over all processes, without gradients."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def agree(self, values: Tensor) -> Tensor:
-        """Return process 0's values, in place: GPUs round differently, and what is decided by them must be one."""
+        """Broadcast rank 0's values in place: GPUs round differently, and all ranks must decide alike."""
         if self.size > 1:
             dist.broadcast(values, 0)
         return values
 
     def agree_on(self, text: str) -> str:
-        """Return process 0's text: what each has read by itself at about the same moment may differ."""
+        """Return rank 0's text, since files or settings that each rank reads may differ."""
         if self.size == 1:
             return text
         box = [text]
@@ -84,16 +84,16 @@ class DistributedContext:
         return box[0]
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """Return the network so that its gradients are those of the whole batch."""
+        """Return the network with gradients of the whole batch."""
         if self.size == 1:
             return network
         devices = [self.device] if self.device.type == "cuda" else None
-        # BatchNorm's values are the same everywhere (see SharedBatchNorm2d) and need not be sent around.
+        # BatchNorm's statistics are equal on all ranks (see SharedBatchNorm2d) and need no broadcast.
         return DistributedDataParallel(network, device_ids=devices, forward_sync_buffers=False)
 
 
 class _Sum(torch.autograd.Function):
-    """The sum of a tensor over all processes, of which each one's loss is a function: gradients are summed likewise."""
+    """Sum of a tensor over all processes. Each rank's loss depends on it, so gradients are summed over ranks too."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -109,16 +109,16 @@ class _Sum(torch.autograd.Function):
 
 
 def all_reduce(values: Tensor) -> Tensor:
-    """Return the sum over all processes, through which gradients flow."""
+    """Return the sum over all processes, with gradients."""
     total: Tensor = _Sum.apply(values)  # type: ignore[no-untyped-call]
     return total
 
 
 def summed(*values: Tensor) -> tuple[Tensor, ...]:
-    """Return scalars added up over all processes, so that gradients flow to each; without these, or alone, unchanged.
+    """Return scalars summed over all processes, with gradients; unchanged without gradients or in a single process.
 
-    What a loss makes of these sums is the loss of the whole batch in every process. Its gradient arrives multiplied by
-    the number of processes, which the mean that DistributedDataParallel takes of gradients divides by again.
+    A loss of these sums is the loss of the whole batch on every rank. Its gradient is multiplied by the number of
+    processes, and DistributedDataParallel's mean of gradients divides by it again.
     """
     if not (torch.is_grad_enabled() and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return values
@@ -126,21 +126,21 @@ def summed(*values: Tensor) -> tuple[Tensor, ...]:
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm over the batch of all processes, on CPUs (gloo) as on GPUs; torch's own knows GPUs alone.
+    """Synchronised BatchNorm for CPUs (gloo) and GPUs; torch's SyncBatchNorm supports only GPUs.
 
-    Without gradients (validation, :func:`model.training.optimisation.recalibrate`) each process is given whole batches.
+    Without gradients (validation, :func:`model.training.optimisation.recalibrate`) each process has whole batches.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (N, C, H, W) to the same shape."""
         if not (self.training and torch.is_grad_enabled()):
             return super().forward(input)
-        # In the weights' precision, which autocast leaves alone.
+        # In the weights' dtype, which autocast does not change.
         x = input.to(self.weight.dtype)
         count = x.numel() / x.shape[1] * dist.get_world_size()
         mean = all_reduce(x.sum((0, 2, 3))) / count
         centred = x - mean.view(1, -1, 1, 1)
-        # In two passes, as the sum of squares less the square of the sum loses digits.
+        # Two passes, because E[x^2] - E[x]^2 loses precision.
         variance = all_reduce(centred.square().sum((0, 2, 3))) / count
         scale = (self.weight * (variance + self.eps).rsqrt()).view(1, -1, 1, 1)
         if self.track_running_stats:
@@ -153,7 +153,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 
 
 def share_batchnorm(network: nn.Module) -> None:
-    """Make every BatchNorm of the network see the batch of all processes; names, weights and values stay."""
+    """Replace every BatchNorm by :class:`SharedBatchNorm2d`; names, weights and statistics do not change."""
     for module in network.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SharedBatchNorm2d

@@ -1,4 +1,4 @@
-"""The training loop: seeded, resumable, from small pictures to large ones, over one or more processes."""
+"""The training loop: seeded, resumable, with progressive resizing, in one or more processes."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ BEGAN = "as the run began: "
 
 
 class Monitor(Protocol):
-    """What is called while a run trains."""
+    """Callbacks of a training run."""
 
     def start(self, epochs: int, steps: int, first_epoch: int, stage: str) -> None:
-        """Report that epochs ``first_epoch`` to ``epochs`` - 1, of ``steps`` batches each, are about to run.
+        """Report the start of epochs ``first_epoch`` to ``epochs`` - 1 of ``steps`` batches each.
 
-        ``stage`` names the stage they belong to, and is empty where there is one alone.
+        ``stage`` is the name of their stage, empty if there is only one.
         """
 
     def step(self, epoch: int, step: int, images: int, loss: Callable[[], float]) -> None:
@@ -41,11 +41,11 @@ class Monitor(Protocol):
         """Report an epoch: the row of ``history.csv``."""
 
     def stop(self) -> None:
-        """Report the end."""
+        """Report the end of training."""
 
 
 class Silent:
-    """A monitor that prints nothing, for every process but the first."""
+    """A monitor that prints nothing, for all ranks except 0."""
 
     def start(self, epochs: int, steps: int, first_epoch: int, stage: str) -> None:
         """Do nothing."""
@@ -62,14 +62,14 @@ class Silent:
 
 @dataclass
 class Result:
-    """What training leaves.
+    """The result of training.
 
     Attributes:
         weights: the state dict of the last stage's epoch with the lowest validation loss, on the CPU.
-        history: one row an epoch; ``dice`` is pooled over the pixels of all images (Eq. 3).
-        best_epoch: counted from 0 over all stages.
-        resumed_from: the epoch after which a killed run was resumed; 0 for an uninterrupted one.
-        seconds: of all attempts, up to the last checkpoint of each that was killed.
+        history: one row per epoch; ``dice`` is pooled over the pixels of all images (Eq. 3).
+        best_epoch: the epoch of the weights, counted from 0 over all stages.
+        resumed_from: number of epochs before a resume; 0 for an uninterrupted run.
+        seconds: time of all attempts, for killed ones up to their last checkpoint.
     """
 
     weights: dict[str, Tensor]
@@ -82,23 +82,23 @@ class Result:
 class Trainer:
     """One run. :meth:`run` may be called in a new process after a kill and ends with the same weights.
 
-    Stages follow each other at rising sizes (progressive resizing): the network's best weights of one are where the
-    next begins, the optimiser, the schedule and the average of the weights begin anew.
+    Stages have increasing sizes (progressive resizing). A stage starts from the best weights of the one before, with a
+    new optimiser, schedule and average of the weights.
 
     Args:
-        network: with freshly drawn weights; it is moved to the device and changed in place.
-        train: images to learn from, at the size of the last stage.
-        validation: images that choose the epoch, lower the learning rate and stop early.
+        network: network with initial weights; it is moved to the device and modified in place.
+        train: training images, at the size of the last stage.
+        validation: images for the choice of the epoch, the learning rate schedule and early stopping.
         params: the recipe.
-        seed: of the order of images and the augmentation.
-        world: where to train, and with whom.
-        checkpoints: the folder of the full state; process 0 writes it, all read it.
+        seed: seed of the order of images and the augmentation.
+        world: the device and the process group.
+        checkpoints: folder of checkpoints; rank 0 writes, all ranks read.
         fingerprint: identifies the run; a checkpoint resumes only if it matches.
-        monitor: is called after every batch and epoch.
+        monitor: called after every batch and epoch.
 
     Raises:
         TrainingError: a batch cannot be divided among the processes, a stage is not smaller than the images, or the
-            stored state cannot be read.
+            checkpoint cannot be read.
     """
 
     def __init__(
@@ -136,11 +136,11 @@ class Trainer:
         self.stage = self._stage(self.number)
 
     def run(self) -> Result:
-        """Train to the end, from the last checkpoint where there is one.
+        """Train to the end, from the last checkpoint if there is one.
 
         Raises:
-            TrainingError: the loss is not a number (the message names the epoch, the batch and its images), or the
-                GPU's memory is full.
+            TrainingError: the loss is NaN or infinite (the message names the epoch, the batch and its images), or the
+                GPU is out of memory.
         """
         result, best_loss, done, complete = Result({}), math.inf, 0, False
         if state := self.state:
@@ -148,11 +148,11 @@ class Trainer:
             best_loss, done, complete = state["best_loss"], state["stage_epoch"], state["complete"]
             result.seconds = state["seconds"]
             self.stage.load_state_dict(state)
-            self.state = None  # its tensors are copied; two more copies of all weights need not stay in memory
+            self.state = None  # its tensors are copied, so free the memory of two copies of all weights
         self.before = result.seconds
         try:
             while True:
-                # A run that was killed after a stage's last epoch has only what follows the stage left to do.
+                # A run that was killed after a stage's last epoch only has to finish the stage.
                 self._train_stage(result, best_loss, done, last=done if complete else self.stages[self.number].epochs)
                 if self.number + 1 == len(self.stages):
                     break
@@ -171,12 +171,12 @@ class Trainer:
         return result
 
     def finish(self, result: Result) -> None:
-        """Mark the state as finished, once its result has been written: the same run started again begins afresh."""
+        """Mark the checkpoint as finished, after the result is written, so that the same run would start again."""
         self._save(result, math.inf, self.stages[self.number].epochs, complete=True, finished=True)
 
     def _precision(self) -> Precision:
         if self.state:
-            # A resumed run keeps what it began with: another precision would end with other weights.
+            # A resumed run uses its first precision, because another one would give other weights.
             began = self.state["precision_reason"].removeprefix(BEGAN)
             return Precision(getattr(torch, self.state["precision"]), BEGAN + began)
         return choose_precision(self.params.precision, self.world)
@@ -184,14 +184,14 @@ class Trainer:
     def _threads(self) -> tuple[int, str]:
         settled, now = settle(), torch.get_num_threads()
         if asked_for() and settled.count is not None:
-            now = settled.count  # PyTorch itself takes no more than there are cores, whatever it is asked for
+            now = settled.count  # PyTorch uses at most as many threads as cores
         reason = settled.reason
         if self.state is None or self.state["threads"] == now:
             return now, reason
         began = self.state["threads"]
         if asked_for():
             return now, f"{reason}; the run began with {began}, so that its weights differ in the last digits"
-        # Another number adds up in another order, and would end with other weights.
+        # Another number of threads changes the order of summation and so the weights.
         return began, f"{BEGAN}{self.state['threads_reason'].removeprefix(BEGAN)}"
 
     def _stage(self, number: int) -> StageTrainer:
@@ -206,7 +206,7 @@ class Trainer:
         )
 
     def _train_stage(self, result: Result, best_loss: float, done: int, last: int) -> None:
-        """Train epochs ``done`` to ``last`` - 1 of the current stage and add them to ``result``."""
+        """Train epochs ``done`` to ``last`` - 1 of the current stage and append them to ``result``."""
         stage, here = self.stage, self.stages[self.number]
         begun = len(result.history) - done  # epochs of earlier stages
         self.monitor.start(begun + here.epochs, stage.steps, begun + done, self._name(here))
@@ -223,7 +223,7 @@ class Trainer:
                 result.weights = stage.recalibrated(result.weights)
             if complete or (epoch + 1) % self.params.checkpoint_every == 0:
                 self._save(result, best_loss, epoch + 1, complete=complete)
-            # Called after the state is safe: what a monitor reports is never lost.
+            # After the checkpoint is written, so that a reported epoch is never lost.
             self.monitor.epoch(row)
             if complete:
                 return

@@ -1,4 +1,4 @@
-"""What training minimises."""
+"""Loss functions."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from model.training.recipe import LossParams
 
 
 def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """Return the classic Dice loss of a batch (the paper, Eq. 2), from -1 (perfect) to just below 0.
+    """Return the Dice loss of a batch (the paper, Eq. 2), from -1 (perfect) to just below 0.
 
-    The sums run over all pixels of the batch together, those of other processes included, and are taken in float32
-    whatever the precision of the network.
+    The sums are over all pixels of the batch, including those of other processes, in float32 for any precision of the
+    network.
 
     Args:
         logits: (N, 1, H, W), any real number.
@@ -25,20 +25,20 @@ def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
-    """Return the binary cross-entropy, nats, mean over all pixels of the batch, those of other processes included.
+    """Return the binary cross-entropy in nats, mean over all pixels of the batch, including other processes.
 
     Args:
         logits: (N, 1, H, W), any real number.
         masks: (N, 1, H, W), 0 to 1.
     """
     total = F.binary_cross_entropy_with_logits(logits.float(), masks.float(), reduction="sum")
-    # Filled on the device: a number sent there would make the host wait for the forward pass.
+    # Filled on the device: copying a number to it would make the host wait for the forward pass.
     total, pixels = summed(total, total.new_full((), logits.numel()))
     return total / pixels
 
 
 def compound_loss(logits: Tensor, masks: Tensor, weights: LossParams) -> Tensor:
-    """Return the weighted sum of :func:`dice_loss` and :func:`cross_entropy`; a term of weight 0 is not computed."""
+    """Return the weighted sum of :func:`dice_loss` and :func:`cross_entropy`; terms of weight 0 are not computed."""
     terms = []
     if weights.dice:
         terms.append(weights.dice * dice_loss(logits, masks))

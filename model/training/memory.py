@@ -1,4 +1,4 @@
-"""Memory of a training step: activation checkpointing (Chen et al. 2016, arXiv 1604.06174), and freed memory kept."""
+"""Memory of a training step: activation checkpointing (Chen et al. 2016, arXiv 1604.06174) and malloc options."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-# Options of glibc's mallopt (malloc.h): pieces that are mapped one by one, and what is returned when freed.
+# Options of glibc's mallopt (malloc.h): use of mmap for large blocks, and return of freed memory to the system.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 KEPT = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**28}
 
 
 def keep_freed_memory() -> bool:
-    """Have the C library keep memory that is freed for the next step; return whether it can (glibc on Linux).
+    """Make malloc reuse freed memory for the next step; return whether this is possible (glibc on Linux).
 
-    A step on the CPU takes and frees gigabytes in large pieces. By default glibc returns each to the system, which
-    clears it anew for the next step: a seventh of a step's processor time (``python -m benchmarks.allocation``). The
-    process then holds the memory of its largest step until it ends.
+    A step on the CPU allocates and frees gigabytes in large blocks. By default glibc returns them to the system, which
+    clears the pages again for the next step: a seventh of a step's CPU time (``python -m benchmarks.allocation``). With
+    this setting the process holds the memory of its largest step until it ends.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -32,20 +32,20 @@ def keep_freed_memory() -> bool:
 
 
 def checkpoint_activations(network: nn.Module) -> None:
-    """Make every block of a network, in place, keep only its inputs for the backward pass, which computes it again.
+    """Apply activation checkpointing to every block of a network, in place.
 
-    Blocks are the network's direct children and the items of its module lists, but for single layers, which have
-    nothing to gain. Names in the state dict, logits, gradients, running values and random draws stay what they were,
-    under autocast too; a step costs one more forward pass. What remains of the peak is mostly the largest block, which
-    is there in full while it is computed again. Without gradients nothing is different. Forward hooks of layers inside
-    a block are called again in the backward pass. ``torch.compile`` leaves the blocks as they are.
+    Blocks are the network's direct children and the items of its module lists, except single layers, which would not
+    benefit. Names in the state dict, logits, gradients, running statistics and random draws do not change, also under
+    autocast; a step costs one more forward pass. The peak memory is then mostly the largest block during its
+    recomputation. Without gradients nothing changes. Forward hooks of layers inside a block are called again in the
+    backward pass. ``torch.compile`` does not compile the blocks.
     """
-    # It cannot trace the care taken of running values. To disable it loads the compiler, hence not at the import.
+    # The compiler cannot trace the handling of running statistics. Called here because it imports the compiler.
     forward = torch.compiler.disable(_checkpointed_forward)  # type: ignore[no-untyped-call]
     for child in network.children():
         for block in child if isinstance(child, nn.ModuleList) else [child]:
             if list(block.children()):
-                # A bound method, unlike a closure, follows its block when the network is deep-copied.
+                # A bound method, unlike a closure, is bound to the copy when the network is deep-copied.
                 block.forward = MethodType(forward, block)
 
 
@@ -58,16 +58,16 @@ def _checkpointed_forward(block: nn.Module, *inputs: Any) -> Any:
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    """Return what the first computation of a block runs under, and what every later one runs under."""
+    """Return the contexts of a block's first forward pass and of its recomputations."""
     return nullcontext(), _RunningValuesKept(block)
 
 
 class _RunningValuesKept:
-    """While it is open, norms write their running values to copies, so that no batch is counted twice.
+    """Context in which norms update copies of their running statistics, so that no batch is counted twice.
 
-    They must have some to write to: a BatchNorm without running values saves fewer tensors for the backward pass, and
-    checkpointing refuses a block that is not computed as it was. It can be opened again, as a graph that is kept after
-    its backward pass asks for.
+    Copies are needed: a BatchNorm without running statistics saves fewer tensors for the backward pass, and
+    checkpointing raises if the recomputation differs. The context is reusable, for graphs retained after their backward
+    pass.
     """
 
     def __init__(self, block: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""The precision in which a network trains: measured where a CPU could be slower in bfloat16 than in float32."""
+"""The precision of training: measured on CPUs, where bfloat16 may be slower than float32."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from model.networks import build
 from model.training.distributed import DistributedContext
 
 ROUNDS = 3
-# Below this gain float32 stays: a near tie must not be decided by what else the machine does at that moment.
+# Least speedup for bfloat16: the machine's current load must not decide a near tie.
 GAIN = 1.1
 CACHE = "precision.json"
 
 
 @dataclass(frozen=True)
 class Precision:
-    """The dtype of autocast and, in words, why it was taken."""
+    """The dtype of autocast and the reason for it."""
 
     dtype: torch.dtype
     reason: str
 
 
 def choose_precision(name: str, world: DistributedContext) -> Precision:
-    """Return the precision that the parameters ask for.
+    """Return the precision for the parameter ``precision``.
 
-    ``auto`` is bfloat16 on a GPU that computes in it. On a CPU with instructions for it steps of a reference network
-    are timed in both precisions, because without matrix units bfloat16 is often the slower one; bfloat16 must be at
-    least :data:`GAIN` times as fast. The choice belongs to the machine and not to the network that is trained: a
-    network of a few milliseconds a step would be decided by chance, and equal runs would differ. The measurement is
-    kept in the user's cache folder. Of several processes process 0 measures and all follow it.
+    ``auto`` is bfloat16 on a GPU that supports it. On a CPU with bfloat16 instructions, steps of a reference network
+    are timed in both precisions, because without matrix units bfloat16 is often slower; it must be at least
+    :data:`GAIN` times as fast. The choice depends on the machine and not on the trained network: for a network with
+    steps of a few milliseconds it would be random, and equal runs would differ. The measurement is cached in the user's
+    cache folder. With several processes rank 0 decides.
 
     Args:
         name: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
-        world: where the network is trained.
+        world: the device and the process group.
     """
     if name != "auto":
         return Precision(getattr(torch, name), "train.precision")
@@ -58,11 +58,11 @@ def choose_precision(name: str, world: DistributedContext) -> Precision:
 
 
 def measure_gain() -> float:
-    """Return the seconds of a training step on the CPU in float32 over those in bfloat16.
+    """Return the speedup of a training step on the CPU in bfloat16 over float32.
 
-    The step is one of DEFU-Net at a quarter of its width on two pictures of 128 pixels, on one thread. Both precisions
-    take turns, after one step each that is not timed. The least processor time of each counts: other processes on the
-    machine add to the time, and to that of several threads most of all.
+    The step is of DEFU-Net at a quarter of its width on two pictures of 128 pixels, with one thread. The precisions
+    alternate, after one warm-up step each. The minimum CPU time of each counts, because other processes increase the
+    time, most of all with several threads.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -74,8 +74,8 @@ def measure_gain() -> float:
 
 
 def _fastest_steps() -> dict[torch.dtype, float]:
-    """Return the processor seconds of the fastest step in float32 and in bfloat16."""
-    # The draws of weights and dropout leave the global generator as it was, whose state makes a run repeatable.
+    """Return the CPU seconds of the fastest step in float32 and in bfloat16."""
+    # Fork the global generator, so that the draws of weights and dropout do not change the training run.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = build("defu_net", 1 / 4).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

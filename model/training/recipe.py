@@ -1,4 +1,4 @@
-"""What a training run is told: typed, bounded, and free of torch so that it can be checked at once."""
+"""Typed and validated parameters of a training run, without importing torch."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """A section of parameters: unknown keys, wrong types and infinite numbers are refused; values cannot be changed."""
+    """Base of parameter sections: immutable; rejects unknown keys, wrong types and infinite numbers."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class DEFUNetParams(Section):
-    """DEFU-Net's ablations; the paper's network is inception and recurrent, not shared, bottom 512."""
+    """DEFU-Net's ablations; the paper's network has inception and recurrent, not shared, bottom 512."""
 
     inception: bool = Field(description="the inception path")
     recurrent: bool = Field(description="the densely connected recurrent path")
@@ -26,7 +26,7 @@ class DEFUNetParams(Section):
 
 
 class LossParams(Section):
-    """Weights of the terms that are added up."""
+    """Weights of the terms of the loss."""
 
     dice: Annotated[float, Field(ge=0)] = Field(description="the paper's Eq. 2")
     cross_entropy: Annotated[float, Field(ge=0)] = Field(description="binary, mean over pixels")
@@ -39,16 +39,16 @@ class LossParams(Section):
 
 
 class Plateau(Section):
-    """Lower the learning rate when the validation loss stands still (the paper, section III-B)."""
+    """Lower the learning rate on a plateau of the validation loss (the paper, section III-B)."""
 
     factor: Annotated[float, Field(gt=0, lt=1)]
     patience: Annotated[int, Field(ge=1)] = Field(description="epochs without a validation loss better by 1e-4")
 
 
 class Augmentation(Section):
-    """Random changes drawn anew for every image of every batch; 0 switches a part off.
+    """Random augmentation of every image of every batch; 0 disables a part.
 
-    The paper (section III-A) names rotation, shift, shear, zoom and flip. The rest imitates what differs between
+    The paper (section III-A) has rotation, shift, shear, zoom and flip. The others imitate differences between
     manufacturers: tone curves, exposure, noise, sharpness, collimation and burnt-in labels.
     """
 
@@ -77,7 +77,7 @@ class Augmentation(Section):
 
 
 class Stage(Section):
-    """A part of a training run at one picture size."""
+    """A stage of a training run at one picture size."""
 
     size: Annotated[int, Field(ge=16, multiple_of=16)] = Field(description="side of the square, pixels")
     epochs: Annotated[int, Field(ge=1)]
@@ -86,7 +86,7 @@ class Stage(Section):
 
 
 class TrainParams(Section):
-    """One training run."""
+    """Parameters of a training run."""
 
     width: Annotated[float, Field(gt=0, le=4)] = Field(description="share of the paper's channels")
     norm: Literal["batch", "instance", "group"] = Field(description="what normalises feature maps; batch is the paper")
@@ -127,7 +127,7 @@ class TrainParams(Section):
         return self
 
     def plan(self, size: int) -> list[Stage]:
-        """Return all stages in their order; the last is the one at ``size``, that of the arrays, in pixels.
+        """Return all stages in order; the last has ``size``, the arrays' side in pixels.
 
         Raises:
             ValueError: a stage is not smaller than the arrays, or its size does not divide theirs.
@@ -143,5 +143,5 @@ class TrainParams(Section):
         return [*self.stages, Stage.model_construct(size=size, **last)]
 
     def within(self, stage: Stage) -> TrainParams:
-        """Return the recipe of one stage: these parameters with the stage's epochs, learning rate and batch."""
+        """Return the parameters of one stage: these with the stage's epochs, learning rate and batch size."""
         return self.model_copy(update=stage.model_dump(exclude={"size"}) | {"stages": []})

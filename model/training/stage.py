@@ -1,4 +1,4 @@
-"""One stage of a training run: epochs at one picture size, with an optimiser and a schedule of its own."""
+"""One stage of a training run: epochs at one picture size, with its own optimiser and schedule."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from model.training.recipe import TrainParams
 
 
 class TrainingError(Exception):
-    """The run cannot go on, for a reason that whoever started it can act on."""
+    """Training fails for a reason that the user can fix."""
 
 
 class StepMonitor(Protocol):
-    """What is called after every batch."""
+    """The callback after every batch."""
 
     def step(self, epoch: int, step: int, images: int, loss: Callable[[], float]) -> None:
         """Report a batch of ``images`` images; calling ``loss`` waits for the device."""
 
 
 class Prepared:
-    """A network ready to train on a device: memory format, averages of its weights, several processes, compilation.
+    """A network prepared for training: memory format, weight average, DistributedDataParallel, compilation.
 
     Args:
-        network: it is moved to the device and changed in place.
+        network: the network; it is moved to the device and modified in place.
         params: the recipe.
-        world: where to train, and with whom.
-        precision: of autocast.
+        world: the device and the process group.
+        precision: dtype of autocast.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class Prepared:
         if world.size > 1:
             share_batchnorm(self.network)
         if self.device.type == "cuda":
-            # Every step of a stage has the same shapes, so that the fastest kernels are sought once.
+            # All steps of a stage have the same shapes, so that cuDNN searches for the fastest kernels once.
             torch.backends.cudnn.benchmark = True
-        # The average is taken before anything is wrapped, so that it stays the plain network.
+        # Make the average before wrapping, so that it is of the plain network.
         self.average = Average(self.network, params.ema)
         if params.activation_checkpointing:
             checkpoint_activations(self.network)
@@ -68,17 +68,17 @@ class Prepared:
 
 
 class StageTrainer:
-    """Trains a network at one size. Nothing of it outlives the stage but the network's weights.
+    """Trains a network at one size. Only the network's weights are used after the stage.
 
     Args:
         prepared: the network.
-        params: the recipe with the epochs, learning rate and batch of this stage.
-        size: side of the pictures, pixels, at most that of the subsets; those are reduced by area.
-        train: images to learn from.
-        validation: images that choose the epoch, lower the learning rate and stop early.
-        seed: of the order of images and the augmentation.
-        first_step: steps of the stages before this one.
-        first_image: images drawn by the stages before this one.
+        params: the recipe with the epochs, learning rate and batch size of this stage.
+        size: side of the pictures in pixels, at most that of the subsets, which are downscaled by area.
+        train: training images.
+        validation: images for the choice of the epoch, the learning rate schedule and early stopping.
+        seed: seed of the order of images and the augmentation.
+        first_step: number of steps in earlier stages.
+        first_image: number of images drawn in earlier stages.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class StageTrainer:
         self.average.begin()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what :meth:`load_state_dict` takes."""
+        """Return the state for :meth:`load_state_dict`."""
         return {
             "network": self.network.state_dict(),
             "average": self.average.network.state_dict(),
@@ -120,7 +120,7 @@ class StageTrainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where :meth:`state_dict` was taken."""
+        """Restore a state of :meth:`state_dict`."""
         self.network.load_state_dict(state["network"])
         self.average.network.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -131,18 +131,18 @@ class StageTrainer:
         """Train and score one epoch.
 
         Args:
-            epoch: counted from 0 within the stage.
-            number: counted from 0 over the whole run.
-            monitor: is called after every batch.
+            epoch: number of the epoch in the stage, from 0.
+            number: number of the epoch in the whole run, from 0.
+            monitor: called after every batch.
 
         Returns:
-            The figures of the epoch, as a row of ``history.csv``.
+            The epoch's row of ``history.csv``.
 
         Raises:
-            TrainingError: a loss is not a number.
+            TrainingError: a loss is NaN or infinite.
         """
         start = time.monotonic()
-        # What dropout draws follows from the seed, the epoch and the process: no generator's state need be kept.
+        # Dropout depends only on the seed, the epoch and the rank, so that checkpoints need no generator state.
         torch.manual_seed(((self.seed * 1_000_003 + number) * self.world.size + self.world.rank) % 2**63)
         rate = self.optimizer.param_groups[0]["lr"]
         loss, dice = self._learn(epoch, number, monitor)
@@ -164,11 +164,11 @@ class StageTrainer:
         }
 
     def scored_weights(self) -> dict[str, Tensor]:
-        """Return a copy of the weights that :meth:`epoch` scored last, on the CPU."""
+        """Return a CPU copy of the weights that :meth:`epoch` scored last."""
         return {k: v.detach().cpu().clone() for k, v in self.average.scored().state_dict().items()}
 
     def recalibrated(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the weights with BatchNorm's statistics of the training images as they are, without augmentation."""
+        """Return the weights with BatchNorm statistics of the training images without augmentation."""
         kept = {k: v.clone() for k, v in self.network.state_dict().items()}
         self.network.load_state_dict(weights)
         size = self.params.batch_size
@@ -178,11 +178,11 @@ class StageTrainer:
         return weights
 
     def step(self, number: int, sums: Tensor) -> Tensor:
-        """Learn from one batch.
+        """Train on one batch.
 
         Args:
-            number: of the step, from 0 within the stage: with the seed it says which images come, and how changed.
-            sums: float64 (3,) to which this process's part of :func:`overlap` is added.
+            number: number of the step in the stage, from 0; with the seed it determines images and augmentation.
+            sums: float64 (3,); this process's part of :func:`overlap` is added to it.
 
         Returns:
             The loss of the whole batch, on the device.
@@ -195,7 +195,7 @@ class StageTrainer:
         for part, positions in enumerate(torch.arange(size).chunk(parts)):
             mine = self.world.share(positions)
             images, masks = self.augmenter.apply(*self.train.batch(rows[mine]), {k: v[mine] for k, v in draw.items()})
-            # Gradients are sent around once, after the last part.
+            # Synchronise gradients only once, after the last part.
             quiet = self.world.size > 1 and part < parts - 1
             with self.forward.no_sync() if quiet else nullcontext():  # type: ignore[operator]
                 with autocast(self.device, self.precision):
@@ -215,7 +215,7 @@ class StageTrainer:
 
     def _learn(self, epoch: int, number: int, monitor: StepMonitor) -> tuple[float, float]:
         self.network.train()
-        # Losses stay on the device, so that no step waits for the one before it to end.
+        # Losses stay on the device, so that steps do not wait for each other.
         losses = torch.full((self.steps,), math.nan, device=self.device)
         sums = torch.zeros(3, device=self.device, dtype=torch.float64)
         for step in range(self.steps):
@@ -225,7 +225,7 @@ class StageTrainer:
         return self._checked(losses, epoch, number), pooled_dice(self.world.add_up(sums))
 
     def _checked(self, losses: Tensor, epoch: int, number: int) -> float:
-        """Return the mean loss so far; raise a :class:`TrainingError` for the first batch whose loss is no number."""
+        """Return the mean loss so far; raises TrainingError for the first batch with a loss that is not finite."""
         bad = (~torch.isfinite(losses)).nonzero()
         if len(bad):
             step = int(bad[0])
@@ -238,7 +238,7 @@ class StageTrainer:
 
     @torch.no_grad()
     def _score(self, subset: Resident) -> tuple[float, float]:
-        """Return the loss and the Dice over all pixels of a subset; every process scores all of it."""
+        """Return loss and Dice over all pixels of a subset; every process scores the whole subset."""
         network = self.average.scored().eval()
         weighted = torch.zeros((), device=self.device)
         sums = torch.zeros(3, device=self.device, dtype=torch.float64)
@@ -253,13 +253,13 @@ class StageTrainer:
 
 
 def overlap(logits: Tensor, masks: Tensor) -> Tensor:
-    """Return float64 (3,): pixels in both, pixels predicted, pixels of the masks, at probability 0.5."""
+    """Return float64 (3,): pixels in both, predicted pixels, mask pixels, at probability 0.5."""
     p = logits > 0
     g = masks > 0.5
     return torch.stack([(p & g).sum(), p.sum(), g.sum()]).double()
 
 
 def pooled_dice(sums: Tensor) -> float:
-    """Return Dice (Eq. 3) of the three sums of :func:`overlap`."""
+    """Return Dice (Eq. 3) from the sums of :func:`overlap`."""
     both, predicted, true = sums.tolist()
     return float((2 * both + 1) / (predicted + true + 1))

@@ -151,8 +151,8 @@ class PatientClient(kfp_server_api.ApiClient):  # type: ignore[misc]
 
     def _trouble(self, error: Exception) -> RequestError:
         if isinstance(error, kfp_server_api.ApiException) and error.status:
-            return _refused(error, self._host)
-        return _lost(error, self._host, self.reached)
+            return _error_response(error, self._host)
+        return _no_response(error, self._host, self.reached)
 
 
 _WRONG_PLACE = "the host is wrong (it often ends in /pipeline), or it wants a login first (see the docs on tokens)"
@@ -163,7 +163,7 @@ def wrong_place(host: str) -> RequestError:
     return RequestError(f"{host}: has no Kubeflow Pipelines API (404); {_WRONG_PLACE}", status=404)
 
 
-def _lost(error: Exception, host: str, reached: bool) -> RequestError:
+def _no_response(error: Exception, host: str, reached: bool) -> RequestError:
     """Return the error of a request without a response.
 
     A failed name lookup is transient only if the host was reached before.
@@ -189,7 +189,7 @@ def _lost(error: Exception, host: str, reached: bool) -> RequestError:
             return RequestError(f"{host}: the connection broke", passing=True)
 
 
-def _refused(error: Any, host: str) -> RequestError:
+def _error_response(error: Any, host: str) -> RequestError:
     """Return the error of a response with an error status."""
     status, (message, from_api) = error.status, _message(error.body)
     headers = error.headers or {}

@@ -138,7 +138,7 @@ class Kubeflow:
         try:
             self._schedules.recurring_run_service_delete_recurring_run(recurring_run_id=schedule_id)
         except RequestError as trouble:
-            raise _named(trouble, "schedule", schedule_id, "schedules") from None
+            raise _not_found(trouble, "schedule", schedule_id, "schedules") from None
 
     def runs(self, limit: int, experiment_id: str | None = None) -> list[Run]:
         """Return the newest ``limit`` runs, newest first."""
@@ -151,7 +151,7 @@ class Kubeflow:
         try:
             return run_of(self._runs.run_service_get_run(run_id=run_id))
         except RequestError as trouble:
-            raise _named(trouble, "run", run_id, "runs") from None
+            raise _not_found(trouble, "run", run_id, "runs") from None
 
     def cancel(self, run_id: str) -> None:
         """Request the termination of a run."""
@@ -221,7 +221,7 @@ def _marked(listed: Sequence[Any] | None, mark: str) -> Any:
     return next((each for each in listed or () if each.description == mark), None)
 
 
-def _named(trouble: RequestError, kind: str, name: str, command: str) -> UserError:
+def _not_found(trouble: RequestError, kind: str, name: str, command: str) -> UserError:
     # For an unknown id, some versions answer 400 and others 404.
     if trouble.from_api and trouble.status in (400, 404):
         return UserError(f"{kind} {name}: not found; `defunet {command}` lists those that are there")

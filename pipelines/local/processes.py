@@ -59,7 +59,7 @@ class Processes(Tasks):
 
 
 def _signal(group: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):  # ended by itself
+    with suppress(ProcessLookupError):  # already ended
         os.killpg(group, number)
 
 

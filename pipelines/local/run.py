@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 ROOT = Path(__file__).resolve().parents[2]
-PINNED = Path("data")  # what data.dvc pins
+PINNED = Path("data")  # the output of data.dvc
 TASKS = "tasks"
 REPORTS = "reports"
 REGISTERED = "registered.json"

@@ -17,7 +17,7 @@ def serve(settings: Settings, log_level: str = "info") -> None:
 
     Args:
         settings: see :class:`Settings`.
-        log_level: of the log on standard output: debug, info, warning or error.
+        log_level: level of the log on standard output: debug, info, warning or error.
 
     Raises:
         UserError: the address cannot be bound, or the first model cannot be loaded.

@@ -98,12 +98,12 @@ class _Passing:
         elif self.unread and message["type"] == "http.response.body" and not message.get("more_body"):
             # Closing a connection while the client still sends resets it, and the client loses the response.
             await self._send({**message, "more_body": True})
-            await self._throw_away()
+            await self._drain()
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
         else:
             await self._send(message)
 
-    async def _throw_away(self) -> None:
+    async def _drain(self) -> None:
         most = self.bytes_in + LINGER_BYTES
         try:
             async with asyncio.timeout(LINGER):

@@ -101,7 +101,7 @@ class ModelLoader:
         Raises:
             UserError: the model cannot be found or loaded.
         """
-        self._use(*self._named())
+        self._use(*self._wanted())
 
     def start(self) -> None:
         """Start following the alias; does nothing for a fixed version or a folder."""
@@ -116,13 +116,13 @@ class ModelLoader:
         while not self._stop.wait(self._settings.poll):
             # An error of the registry must not stop the model in use.
             try:
-                name, version = self._named()
+                name, version = self._wanted()
             except Exception as error:
-                self._seen(False, first_line(error))
+                self._record_poll(False, first_line(error))
                 continue
-            self._take(name, version)
+            self._switch_to(name, version)
 
-    def _take(self, name: str, version: str) -> None:
+    def _switch_to(self, name: str, version: str) -> None:
         """Load a version if it differs from the one in use and is not waiting for a retry."""
         if version == self.current().version:
             self._failed = None
@@ -138,7 +138,7 @@ class ModelLoader:
             self._retry_at = time.monotonic() + min(LONGEST_WAIT, self._settings.poll * 2**failures)
             say("model not loaded", 40, exc_info=None if isinstance(error, UserError) else error, **self._failed)
 
-    def _named(self) -> tuple[str, str]:
+    def _wanted(self) -> tuple[str, str]:
         """Return name and version of the model to use; for a folder its name and an empty version."""
         if self._asked is None:
             return Path(self._settings.model).resolve().name, ""
@@ -150,7 +150,7 @@ class ModelLoader:
         client = connect(existing=True)
         with answered(self._settings.model):
             version = version_of(client, name, alias)
-        self._seen(True)
+        self._record_poll(True)
         return name, version
 
     def _use(self, name: str, version: str) -> None:
@@ -179,7 +179,7 @@ class ModelLoader:
         # The previous version stays in the cache for a rollback.
         self._cache.keep({folder, before.package.folder} if before else {folder})
 
-    def _seen(self, ok: bool, error: str | None = None) -> None:
+    def _record_poll(self, ok: bool, error: str | None = None) -> None:
         before, self._look = self._look, Look(now(), ok, error)
         self._metrics.registry_up.set(ok)
         if before is None or before.ok != ok:

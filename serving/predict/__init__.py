@@ -145,7 +145,7 @@ class _Run:
             with progress("predict", len(inputs), in_bytes=False) as advance:
                 rows = self._written(pool, self._batches(_ahead(pool, self._read, inputs, window)), window)
                 for row in rows:
-                    _tell(row)
+                    _report(row)
                     advance(1)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -247,7 +247,7 @@ def _ahead(
         yield waiting.popleft().result()
 
 
-def _tell(row: dict[str, Any]) -> None:
+def _report(row: dict[str, Any]) -> None:
     if row["error"]:
         say(f"error: {row['error']}")
     if row.get("note"):

@@ -55,7 +55,7 @@ class Results:
         """
         relative = place(kind, name)
         path = self.out / relative
-        with _of_one_file(path, kind, name):
+        with _as_image_error(path, kind, name):
             if ".." in relative.parts or not path.parent.resolve().is_relative_to(self.out.resolve()):
                 raise ImageError(
                     f"{name}: its {kind} would lie outside of {self.out} ({path.parent} leads away); "
@@ -73,7 +73,7 @@ class Results:
             UserError: the disk is full.
         """
         path = self.path(kind, name)
-        with _of_one_file(path, kind, name), write_file(path) as partial:
+        with _as_image_error(path, kind, name), write_file(path) as partial:
             partial.write_bytes(data)
         return path.relative_to(self.out).as_posix()
 
@@ -102,7 +102,7 @@ class Results:
         for kind in FOLDERS:
             if kind in row:
                 path = self.path(kind, name)
-                with _of_one_file(path, kind, name):
+                with _as_image_error(path, kind, name):
                     path.unlink(missing_ok=True)
 
     def forget_all(self) -> None:
@@ -135,7 +135,7 @@ SIDES = "left and right are the patient's: a frontal X-ray shows the left lung o
 
 
 @contextmanager
-def _of_one_file(path: Path, kind: str, name: str) -> Iterator[None]:
+def _as_image_error(path: Path, kind: str, name: str) -> Iterator[None]:
     """Turn an OSError on one result into an ImageError of its input; a full disk raises UserError."""
     try:
         with explain_full_disk(path):
@@ -170,7 +170,7 @@ def opened(out: Path, model: dict[str, Any], *, overwrite: bool, resume: bool) -
                 f"{out}: holds results already ({there[0]}); say --resume to add what is missing, --overwrite to "
                 "replace them, or choose another --out"
             )
-        results.rows = {row["file"]: row for row in _earlier(out, None if overwrite else model["weights_sha256"])}
+        results.rows = {row["file"]: row for row in _earlier_rows(out, None if overwrite else model["weights_sha256"])}
         if overwrite:
             results.forget_all()
         (out / JOURNAL).unlink(missing_ok=True)
@@ -182,7 +182,7 @@ def opened(out: Path, model: dict[str, Any], *, overwrite: bool, resume: bool) -
             results.close()
 
 
-def _earlier(out: Path, weights: str | None) -> Iterator[Row]:
+def _earlier_rows(out: Path, weights: str | None) -> Iterator[Row]:
     """Yield the rows of earlier runs; raises a UserError if they are not from ``weights`` (None: any)."""
     for path, read in ((out / DOCUMENT, _document), (out / JOURNAL, _journal)):
         if not path.exists():

@@ -145,7 +145,7 @@ def main(descriptor: int, max_megapixels: float) -> None:
         data = bytearray(length)
         _read_into(pipe, memoryview(data))
         try:
-            xray = _slim(read_xray(bytes(data), name, max_megapixels), keywords)
+            xray = _without_pixels(read_xray(bytes(data), name, max_megapixels), keywords)
         except (ImageError, MemoryError) as error:
             signal.setitimer(signal.ITIMER_REAL, 0)
             hungry = ImageError(f"{name}: wants more memory than an X-ray of the size allowed; export it again")
@@ -181,7 +181,7 @@ def _read_into(pipe: Connection[Any, Any], data: memoryview) -> None:
         rest = rest[count:]
 
 
-def _slim(xray: Xray, keywords: Collection[str] | None) -> Xray:
+def _without_pixels(xray: Xray, keywords: Collection[str] | None) -> Xray:
     """Return an X-ray with only these DICOM attributes; None: all except the pixel data."""
     from pydicom import Dataset
 

@@ -84,14 +84,14 @@ def read_dicom(data: bytes, name: str, most: int) -> tuple[np.ndarray, tuple[flo
     dataset = _parse(data, name, most)
     _check_kind(dataset, name)
     _check_pixels(dataset, name, most)
-    with _explained(name, "its pixels cannot be decoded"):
+    with _as_image_error(name, "its pixels cannot be decoded"):
         stored = pixel_array(dataset)
         stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
     grey = dataset.PhotometricInterpretation in MONOCHROME
     if stored.shape != (dataset.Rows, dataset.Columns) + (() if grey else (3,)):
         size = f"{dataset.Columns} x {dataset.Rows}"
         raise ImageError(f"{name}: damaged: its pixel data do not make one picture of {size}; export it again")
-    with _explained(name, "its grey values cannot be prepared for display"):
+    with _as_image_error(name, "its grey values cannot be prepared for display"):
         return _for_display(stored, dataset) if grey else grey_of(stored, name), spacing(dataset), dataset
 
 
@@ -121,7 +121,7 @@ def _numbers(value: Any) -> list[float]:
 
 
 @contextmanager
-def _explained(name: str, what: str) -> Iterator[None]:
+def _as_image_error(name: str, what: str) -> Iterator[None]:
     """Turn any exception of pydicom and its decoders into an ImageError of one line, without the exception's text.
 
     That text may quote patient data of the file.
@@ -136,7 +136,7 @@ def _explained(name: str, what: str) -> Iterator[None]:
 
 def _parse(data: bytes, name: str, most: int) -> Dataset:
     file = io.BytesIO(data)
-    with _explained(name, "it cannot be parsed"):
+    with _as_image_error(name, "it cannot be parsed"):
         # Read the file meta information as pydicom does, before dcmread unpacks the whole rest.
         read_preamble(file, force=True)
         meta = read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=_after_meta)
@@ -146,7 +146,7 @@ def _parse(data: bytes, name: str, most: int) -> Dataset:
         dataset = dcmread(file, force=True)
         if not len(dataset):
             raise EOFError("no element is whole")
-        _forget_unreadable(dataset)
+        _remove_unreadable(dataset)
         if "TransferSyntaxUID" not in dataset.file_meta:  # a data set without its file header
             implicit, little = dataset.original_encoding
             plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
@@ -154,7 +154,7 @@ def _parse(data: bytes, name: str, most: int) -> Dataset:
         return dataset
 
 
-def _forget_unreadable(dataset: Dataset) -> None:
+def _remove_unreadable(dataset: Dataset) -> None:
     """Remove elements whose values pydicom cannot read: they would raise at a later access.
 
     Elements that describe the pixels stay, because without them the pixels would be misread.
@@ -162,11 +162,11 @@ def _forget_unreadable(dataset: Dataset) -> None:
     for tag in [tag for tag in dataset.keys() if tag.group not in PIXEL_GROUPS]:  # noqa: SIM118 - else its values
         try:
             element = dataset[tag]
-        except Exception:  # as in _explained
+        except Exception:  # as in _as_image_error
             del dataset[tag]
         else:
             for item in element.value if element.VR == "SQ" else ():
-                _forget_unreadable(item)
+                _remove_unreadable(item)
 
 
 def _after_meta(tag: BaseTag, vr: str | None, length: int) -> bool:
@@ -201,7 +201,7 @@ def _check_kind(dataset: Dataset, name: str) -> None:
 def _check_pixels(dataset: Dataset, name: str, most: int) -> None:
     if "PixelData" not in dataset or not dataset.PixelData:
         raise ImageError(f"{name}: a DICOM without pixel data; export it with its picture")
-    with _explained(name, "it does not describe its pixels"):
+    with _as_image_error(name, "it does not describe its pixels"):
         frames = int(dataset.get("NumberOfFrames") or 1)
         rows, columns = int(dataset.Rows), int(dataset.Columns)
         photometric = str(dataset.PhotometricInterpretation)
@@ -221,7 +221,7 @@ def _check_pixels(dataset: Dataset, name: str, most: int) -> None:
     for table in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):  # frame offsets, not needed for one frame
         dataset.pop(table, None)
     # A DICOM header that states a small size for a huge picture would pass the check above.
-    with _explained(name, "its compressed picture cannot be found"):
+    with _as_image_error(name, "its compressed picture cannot be found"):
         frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
         if syntax == RLELossless:
             mismatch = None if codestream.fits(frame, rows * columns * pixel_bytes + RLE_PADDING) else "unpacks to more"

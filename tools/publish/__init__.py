@@ -49,7 +49,7 @@ def publish(results: Path, out: Path) -> list[str]:
             text = _render("study.md.j2", **_part(study, dropped[study.name], out.with_suffix("")), page=out.name)
             (folder / f"{study.name}.md").write_text(text + _all_tables(study), encoding="utf-8")
         for name in PAGES:
-            (folder / name).write_text(_render(f"{name}.j2", studies=_beside(studies), page=out.name), encoding="utf-8")
+            (folder / name).write_text(_render(f"{name}.j2", studies=_pairs(studies), page=out.name), encoding="utf-8")
         (folder / "figures").mkdir()
         page = _page(results, studies, dropped, folder / "figures")
     with write_file(out) as partial:
@@ -139,7 +139,7 @@ def _all_tables(study: Study) -> str:
     return text.replace(" X-rays with a mask (", " scored X-rays (", 1)
 
 
-def _beside(studies: list[Study]) -> list[dict[str, Any]]:
+def _pairs(studies: list[Study]) -> list[dict[str, Any]]:
     return [
         {
             "study": study,
