@@ -216,7 +216,7 @@ def test_only_the_record_of_a_training_that_has_come_to_its_end_is_removed(here:
 @pytest.mark.slow
 def test_a_damaged_record_does_not_end_a_training(untrained: Project) -> None:
     write_record(states(untrained), status="FINISHED")
-    for name in ("x", "y"):
+    for name in ("x", "y", "z"):  # of the last one no more was left when its removal was killed
         (states(untrained) / f"mlflow-{name}").mkdir()
     (states(untrained) / "mlflow-x" / ABOUT).write_text("nothing\n")
     shutil.copy(states(untrained) / "mlflow-m" / ABOUT, states(untrained) / "mlflow-y")
