@@ -2,7 +2,7 @@
 
 Both train the same network on the same images at the same batch size, in turns within one run, because only the ratio
 means anything on a machine that does other things too. Then a ladder says which lever brings what, rooflines say what
-is left, and short trainings say that the scores are the same. No data set is needed: the images are computed.
+is left, and short training runs say that the scores are the same. No data set is needed: the images are computed.
 """
 
 from __future__ import annotations
@@ -175,8 +175,8 @@ def main(
     steps: Annotated[int | None, typer.Option(min=1, help="Of a turn; else 5 on a CPU, 50 on a GPU.")] = None,
     images: Annotated[int, typer.Option(min=1, help="To train on.")] = 64,
     validation: Annotated[int, typer.Option(min=1, help="Images to score.")] = 24,
-    score_steps: Annotated[int, typer.Option(min=0, help="Of the short trainings that are scored; 0: none.")] = 60,
-    seeds: Annotated[int, typer.Option(min=1, help="Of the short trainings.")] = 3,
+    score_steps: Annotated[int, typer.Option(min=0, help="Of the short training runs that are scored; 0: none.")] = 60,
+    seeds: Annotated[int, typer.Option(min=1, help="Of the short training runs.")] = 3,
     threads: Annotated[
         int, typer.Option(min=0, help="Of PyTorch on a CPU; 0: its own choice. Say 1 on a busy one.")
     ] = 0,

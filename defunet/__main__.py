@@ -180,7 +180,7 @@ def cancel(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, or with --schedule of a schedule.")],
     schedule: Annotated[bool, typer.Option("--schedule", help="Delete a schedule; runs it started go on.")] = False,
 ) -> None:
-    """Ask Kubeflow to stop a run; trainings keep their checkpoints."""
+    """Ask Kubeflow to stop a run. Its training runs keep their checkpoints."""
     from core.terminal import say
 
     if schedule:

@@ -95,7 +95,7 @@ DataMd5 = Annotated[
 Checkpoints = Annotated[
     str | None,
     typer.Option(
-        help="A folder on a volume, for trainings to go on from. Left out: the one of the cluster's settings.",
+        help="A folder on a volume with checkpoints to resume from. Default: the one of the cluster settings.",
         rich_help_panel=RUN,
     ),
 ]

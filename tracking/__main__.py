@@ -1,4 +1,4 @@
-"""``python -m tracking``: send what trainings have kept while MLflow was down."""
+"""``python -m tracking``: send the unsent records of training runs to MLflow."""
 
 from typing import Annotated
 
@@ -14,7 +14,7 @@ def main(
         typer.Argument(help="Records, folders of checkpoints, or s3://bucket/prefix.", show_default="checkpoints"),
     ] = None,
 ) -> None:
-    """Send the records that trainings have kept to MLFLOW_TRACKING_URI; sent twice, nothing is logged twice."""
+    """Send the unsent records of training runs to MLFLOW_TRACKING_URI. Sending twice logs nothing twice."""
     for place in places or ["checkpoints"]:
         if not send_records(place):
             print(f"{place}: no records are waiting")

@@ -110,7 +110,7 @@ class TrackedRun:
         return self
 
     def _earlier(self) -> list[Path]:
-        """Return the records that earlier trainings have left, and take on the mark of the one that goes on here."""
+        """Return the records that earlier training runs have left, and take on the mark of the one that goes on here."""
         found = []
         for folder in sorted(self._checkpoints.glob(FOLDERS)):
             if not (folder / ABOUT).exists():  # a kill came while it was removed

@@ -1,4 +1,4 @@
-"""Send the records that trainings have kept while MLflow was down, from folders or from S3."""
+"""Send the unsent records of training runs, from folders or from S3."""
 
 from __future__ import annotations
 

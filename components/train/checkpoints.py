@@ -1,4 +1,4 @@
-"""Where the full states of trainings lie; imported before torch, whose threads :mod:`model.threads` settles first."""
+"""Where the full states of training runs lie; imported before torch, whose threads :mod:`model.threads` settles first."""
 
 from __future__ import annotations
 

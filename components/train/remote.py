@@ -72,7 +72,7 @@ class Remote:
             print(f"checkpoints: took up what {self.url} holds of this training", flush=True)
 
     def _records(self, client: Any) -> list[str]:
-        """Return the names of what is tracked of trainings, in S3."""
+        """Return the names of what is tracked of training runs, in S3."""
         bucket, start = self._place(FOLDERS.rstrip("*"))
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=start)
         keys = [item["Key"] for page in pages for item in page.get("Contents", [])]

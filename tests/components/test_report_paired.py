@@ -273,7 +273,7 @@ def test_terminal_shows_the_comparison_where_there_is_one(two: Path, shown: Call
 
 def costs(text: str) -> list[list[str]]:
     """The lines of the trainings that are shown, and the caption."""
-    _, _, told = text.partition(" Trainings ")
+    _, _, told = text.partition(" Training runs ")
     lines = told.partition("The X-rays are synthetic")[0].splitlines()
     return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if re.search(r"│|Trained", line)]
 

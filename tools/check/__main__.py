@@ -14,7 +14,7 @@ def main(
         str | None, typer.Option(help="Where the cohort lies: a folder, a ZIP file or s3://bucket/prefix.")
     ] = None,
     checkpoints: Annotated[
-        str | None, typer.Option(help="Where trainings keep their states: a folder or s3://bucket/prefix.")
+        str | None, typer.Option(help="Where training runs write their checkpoints: a folder or s3://bucket/prefix.")
     ] = None,
     gpus: Annotated[int, typer.Option(min=0, help="CUDA GPUs that must be there.")] = 0,
 ) -> None:

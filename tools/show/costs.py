@@ -27,7 +27,7 @@ def cost_table(models: Path, rows: Iterable[Row]) -> Table:
     cells = list(dict.fromkeys(Cell(row["network"], row["scenario"], row["seed"]) for row in rows))
     runs = {cell: read_run(models / cell.folder) for cell in cells}
     machines = list(dict.fromkeys(_machine(run) for run in runs.values() if run))
-    table = Table(title="Trainings", caption=f"Trained on {machines[0]}" if len(machines) == 1 else None)
+    table = Table(title="Training runs", caption=f"Trained on {machines[0]}" if len(machines) == 1 else None)
     for name in ("network", "scenario", "seed", "started"):
         table.add_column(name, no_wrap=True)
     for name in ("time", "images/s"):
