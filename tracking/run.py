@@ -110,7 +110,7 @@ class TrackedRun:
         return self
 
     def _earlier(self) -> list[Path]:
-        """Return the records that earlier training runs have left, and take on the mark of the one that goes on here."""
+        """Return the unsent records of earlier training runs; adopt the mark of the one that this run resumes."""
         found = []
         for folder in sorted(self._checkpoints.glob(FOLDERS)):
             if not (folder / ABOUT).exists():  # a kill came while it was removed

@@ -1,4 +1,4 @@
-"""Where the full states of training runs lie; imported before torch, whose threads :mod:`model.threads` settles first."""
+"""Where checkpoints lie. Imported before torch, whose threads :mod:`model.threads` sets first."""
 
 from __future__ import annotations
 
