@@ -29,6 +29,7 @@ def run(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.full
 def test_every_network_has_a_line_and_other_sizes_stay(tmp_path: Path) -> None:
     done = run(tmp_path, "--size", "32", "--threads", "1")
     assert done.returncode == 0, done.stderr

@@ -56,6 +56,7 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.full
 def test_every_figure_is_printed_and_written(tmp_path: Path) -> None:
     out = tmp_path / "evaluate.json"
     done = command("--images", 4, "--size", 32, "--rounds", 2, "--out", out)
@@ -74,6 +75,7 @@ def test_every_figure_is_printed_and_written(tmp_path: Path) -> None:
         assert text in done.stdout
 
 
+@pytest.mark.full
 def test_a_cohort_is_taken_too_and_one_that_is_too_small_is_refused(prepared: Project, tmp_path: Path) -> None:
     cell = read_cell(prepared.arrays, 6, 512, read_params(ROOT / "params.yaml"))
     assert cell.images.shape == (6, 32, 32)
