@@ -25,8 +25,8 @@ if ! dvc import-url "$source" data; then
   echo "error: $source: could not be imported (see above); data.dvc pins what it did before" >&2
   exit 1
 fi
-# What Git has whole is there on every clone: `dvc repro` follows it. Any other source may be gone tomorrow, and `dvc repro`
-# would delete data/ for want of it: that pin stays frozen, as `dvc import-url` leaves it.
+# A folder that Git tracks whole exists in every clone, so `dvc repro` may follow it. Any other source may disappear, and
+# `dvc repro` would then delete data/: its import stays frozen, as `dvc import-url` makes it.
 case "$(realpath -- "$source" 2>/dev/null || true)" in
   "$(pwd -P)"/*) if git ls-files --error-unmatch -- "$source" >/dev/null 2>&1 && [ -z "$(git ls-files --others -- "$source")" ]; then dvc unfreeze data.dvc; fi ;;
 esac

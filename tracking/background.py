@@ -80,7 +80,7 @@ class BackgroundSender:
                 self.sent = whole
                 self._answered.set()
                 self._send_earlier()
-            # Whatever it is that goes wrong with MLflow, it is told, and the training goes on.
+            # Any error of MLflow is printed, and the training continues.
             except Exception as error:
                 self.trouble = error
                 self._answered.set()

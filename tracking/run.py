@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from core.cell import HISTORY as TABLE
+from core.cell import HISTORY as HISTORY_CSV
 from core.cell import RUN, Cell
 from core.errors import UserError
 from core.files import write_json
@@ -81,7 +81,7 @@ class TrackedRun:
     """
 
     def __init__(self, about: dict[str, Any], checkpoints: Path, remote: str = "") -> None:
-        # The mark is on disk before MLflow's run exists and in it from its first moment, so that no kill orphans one.
+        # The mark is written to disk first and the run is created with it, so that a kill leaves no run without a record.
         self._about = {"training": uuid.uuid4().hex, "start_time": now(), **about}
         self._checkpoints, self._place = checkpoints, remote or str(checkpoints)
 
@@ -144,7 +144,7 @@ class TrackedRun:
             values[f"training_seconds_{size}px"] = round(spent, 3)
         self._log(0, values)
         (self.folder / ARTIFACTS).mkdir(exist_ok=True)
-        for name in (CONFIG, TABLE, RUN):
+        for name in (CONFIG, HISTORY_CSV, RUN):
             shutil.copy(out / name, self.folder / ARTIFACTS)
 
     def _log(self, step: int, values: dict[str, float]) -> None:

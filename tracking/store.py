@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 LOCAL_STORE = "sqlite:///mlflow.db"
 REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[1-9][0-9]*))")
 TRAINING = "training"  # the tag by which a training finds its run again, whoever started it
-# A server before S3 has its clients fetch files, and send large ones, under S3's address as it knows it itself: who
-# cannot reach that tries for minutes. Through the server all of them can.
+# A server with S3 behind it sends its clients to S3 directly, by the address that the server uses. A client that cannot
+# reach this address would retry for minutes, so that all files go through the server.
 DIRECT = ("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD")
 MANAGED = ("databricks", "uc")  # Databricks' stores, whose addresses may be one word
 RETRIES, TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"

@@ -61,8 +61,8 @@ def register(models: Path, evaluations: Path, arrays: Path, params: Params, out:
     """Register the cell of ``register.scenario`` with the best validation Dice (mean over images, original masks).
 
     What is registered is the cell's package (:func:`components.register.build`). A version that holds the same weights
-    with the same figures is not registered a second time. Whether the version becomes challenger says
-    ``register.challenger`` (:func:`components.register.challenger.offer`).
+    with the same figures is not registered a second time. The parameter
+    ``register.challenger`` decides whether it becomes challenger (:func:`components.register.challenger.offer`).
 
     Args:
         models: the folder of all cells' models.

@@ -19,8 +19,8 @@ SAME = ("weights.sha256", "evaluation.rows_sha256")  # the same weights with the
 def registered_already(client: MlflowClient, name: str, tags: Mapping[str, str]) -> Version | None:
     """Return the version that holds the weights and figures of ``tags``, the newest of several, None where none does.
 
-    A version whose commit had uncommitted changes does not stand for one whose commit had none: its lineage verifies
-    nothing.
+    A version from a commit with uncommitted changes does not count if this one has none: its lineage cannot be
+    verified.
 
     Raises:
         UserError: the registry does not answer.

@@ -233,11 +233,11 @@ class _ChangeWarning:
 
 @contextmanager
 def _copied(url: str, checkpoints: Path, fingerprint: str) -> Iterator[Callable[[], None]]:
-    """Bring this training's state from S3, where it has a place there, and yield what has the newest one sent back."""
+    """Download the checkpoint from S3 if ``url`` names a place there; yield a function that uploads the newest one."""
     if not url:
         yield lambda: None
         return
-    from components.train.remote import Remote
+    from components.train.checkpoints_s3 import Remote
 
     remote = Remote(url, checkpoints, fingerprint)
     remote.fetch()

@@ -1,4 +1,4 @@
-"""How weights move: the optimiser, the learning rate's schedule, the average of the weights, BatchNorm's last count."""
+"""The optimiser, the learning rate's schedule, the average of the weights and BatchNorm's statistics."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ class Schedule:
             )
 
     def after_step(self) -> None:
-        """Say that a step is done."""
+        """Advance the cosine schedule by a step."""
         if self.cosine is not None:
             self.cosine.step()
 
     def after_epoch(self, validation_loss: float) -> None:
-        """Say how an epoch ended."""
+        """Advance the plateau schedule by an epoch."""
         if self.plateau is not None:
             self.plateau.step(validation_loss)
 

@@ -1,4 +1,4 @@
-"""Responses: the mask, an overlay, or JSON with the findings."""
+"""Responses: the mask, an overlay, or JSON with the findings; 413 or 422 for an unusable picture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from fastapi import HTTPException
 from pydantic import BaseModel, Field
 
-from core.images import encode
+from core.images import ImageError, TooLargeError, encode
 from serving.xray.findings import Findings
 
 if TYPE_CHECKING:
@@ -122,3 +122,10 @@ def make(
         **pictures,
     )
     return Answer(prediction.model_dump_json().encode(), "application/json")
+
+
+def refusal(error: ImageError) -> HTTPException:
+    """Return the answer to a picture that cannot be used: 413 for one with too many pixels, else 422."""
+    if isinstance(error, TooLargeError):
+        return HTTPException(413, str(error).partition(";")[0])
+    return HTTPException(422, str(error))

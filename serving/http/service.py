@@ -12,7 +12,7 @@ from typing import Any
 
 from fastapi import HTTPException, Request
 
-from core.images import ImageError, TooLargeError
+from core.images import ImageError
 from core.parallel import cores
 from serving.http import answers
 from serving.http.batching import Batcher
@@ -100,7 +100,7 @@ class Service:
         try:
             xray = await self._run(self.decoders.read, data, NAME, until)
         except ImageError as error:
-            raise refusal(error) from error
+            raise answers.refusal(error) from error
         pixels.take(xray.pixels.size)
         model, segmentation = await asyncio.wrap_future(self.batcher.submit(xray.pixels))
 
@@ -134,10 +134,3 @@ class Service:
         finally:
             self._in_flight -= 1
             self.metrics.in_flight.set(self._in_flight)
-
-
-def refusal(error: ImageError) -> HTTPException:
-    """Return the answer to a picture that cannot be used: 413 for one with too many pixels, else 422."""
-    if isinstance(error, TooLargeError):
-        return HTTPException(413, str(error).partition(";")[0])
-    return HTTPException(422, str(error))

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 
 from components.ingest import ingest
 from components.train.checkpoints import places
-from components.train.remote import Remote
+from components.train.checkpoints_s3 import Remote
 from core.errors import UserError
 from core.s3 import explain
 from model.training.checkpoint import STATE, load_state, save_state

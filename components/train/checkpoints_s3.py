@@ -101,10 +101,10 @@ class Remote:
 
     @contextmanager
     def sending(self) -> Iterator[Callable[[], None]]:
-        """Yield what has the newest state sent in a thread of its own, so that no epoch waits for S3.
+        """Yield a function that uploads the newest checkpoint in a background thread, so that no epoch waits for S3.
 
-        Of states that are written faster than they can be sent only the newest goes. At the end, good or not, what
-        is there then is sent before this returns.
+        Where checkpoints are written faster than they are uploaded, only the newest is sent. The last one is uploaded
+        before the block is left, also after an error.
         """
         last: Future[None] | None = None
 
