@@ -81,7 +81,7 @@ class TrackedRun:
     """
 
     def __init__(self, about: dict[str, Any], checkpoints: Path, remote: str = "") -> None:
-        # The mark is written to disk first and the run is created with it, so that a kill leaves no run without a record.
+        # The mark is on disk before the run is created with it, so that a kill leaves no run without a record.
         self._about = {"training": uuid.uuid4().hex, "start_time": now(), **about}
         self._checkpoints, self._place = checkpoints, remote or str(checkpoints)
 
