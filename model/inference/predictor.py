@@ -64,8 +64,8 @@ class Predictor:
             OSError, ValueError, KeyError, TypeError: a file is missing or damaged, or the two do not match.
         """
         config = json.loads((folder / CONFIG).read_text())
-        built = (config[name] for name in ("network", "width", "in_channels", "norm"))
-        network = networks.build(*built, **config["options"])
+        name, width, in_channels = config["network"], config["width"], config["in_channels"]
+        network = networks.build(name, width, in_channels, config["norm"], **config["options"])
         try:
             network.load_state_dict(load_file(folder / WEIGHTS))
         except SafetensorError as error:

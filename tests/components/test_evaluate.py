@@ -49,6 +49,7 @@ from core.params import EvaluateParams, read_params, read_yaml
 from core.results import DIFFERENCE_COLOURS, FIGURE_COLOURS, METRICS, ROW_METRICS, Row
 from model.inference.postprocessing import to_masks
 from model.inference.predictor import Predictor
+from model.inputs import autocast
 from model.metrics import confusion, overlap_metrics
 from model.surface import gap, tolerance_at
 from model.weights import CONFIG, WEIGHTS, save_weights
@@ -282,7 +283,8 @@ def test_training_and_evaluation_agree_on_the_validation_dice(trained: Trained) 
     arrays, predictor = Arrays(trained.project.arrays), Predictor.load(trained.project.model)
     rows = arrays.rows(read_split(trained.project.split)["validation"])
     precision = getattr(torch, json.loads((trained.project.model / RUN).read_text())["precision"])
-    said = predictor.probabilities(arrays.images[rows], precision=precision)
+    with autocast(predictor.device, precision):
+        said = predictor.probabilities(arrays.images[rows])
     counts = confusion((said > 0.5).astype(np.uint8), arrays.masks["original"][rows])
     totals = {name: values.sum() for name, values in counts.items()}
     assert float(overlap_metrics(totals)["dice"]) == pytest.approx(best, abs=0.001)
