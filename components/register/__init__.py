@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components.register.build import CODE, REQUIREMENTS, build, read_splits
+from components.register.build import CODE, REQUIREMENTS, build
 from components.register.challenger import offer, registered_already
-from core.cell import ROWS, SUMMARY, Cell
-from core.cohort import Arrays
+from core.cell import ROWS, SPLIT, SUMMARY, Cell
+from core.cohort import Arrays, read_split
 from core.errors import UserError
 from core.files import read_json, sha256, write_json
 from core.params import Params
@@ -99,7 +99,7 @@ def register(models: Path, evaluations: Path, arrays: Path, params: Params, out:
             "synthetic": str(config["cohort"]["synthetic"]).lower(),
             "weights.sha256": sha256(folder / WEIGHTS),
             "evaluation.rows_sha256": sha256(evaluation / ROWS),
-            SPLITS_TAG: splits_digest(read_splits(evaluation)),
+            SPLITS_TAG: splits_digest(read_split(evaluation / SPLIT)),
             MANIFEST_TAG: str(cohort.info["manifest_sha256"]),
             **_evaluation_tags(figures),
         }

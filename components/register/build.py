@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 import model as model_code
 from components.register.card import describe, write_readme
 from components.register.statistics import describe_training
-from core.cell import CASES, PROVENANCE, ROWS, SCORED, SPLIT
-from core.cohort import SPLITS, Arrays, read_split
+from core.cell import PROVENANCE, ROWS, SCORED, SPLIT
+from core.cohort import Arrays, read_split
 from core.errors import UserError
 from core.files import read_json, write_folder
 from core.params import EvaluateParams, Params
@@ -56,7 +55,7 @@ def build(model: Path, evaluation: Path, arrays: Path, params: Params, out: Path
     from model.weights import WEIGHTS
 
     config = read_json(model / CONFIG)
-    cohort, splits = Arrays(arrays), read_splits(evaluation)
+    cohort, splits = Arrays(arrays), read_split(evaluation / SPLIT)
     try:
         predictor = Predictor.load(model)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -108,29 +107,6 @@ def _engines(
     fast = probabilities(start(folder, FASTEST), images, flip=params.flip)
     dice, best = (np.nanmean(overlap_metrics(confusion(params.to_masks(p), masks))["dice"]) for p in (fast, exact))
     return [FASTEST, *EXACT] if dice >= best - TOLERANCE else list(EXACT)
-
-
-def read_splits(evaluation: Path) -> dict[str, list[str]]:
-    """Return the ids of the train, validation and test images of an evaluated cell, in the order of its split.
-
-    Evaluations of before they kept their split scored all of it: there the cases tell.
-
-    Raises:
-        UserError: the evaluation's split or cases are missing or damaged.
-    """
-    if (evaluation / SPLIT).exists():
-        return read_split(evaluation / SPLIT)
-    path = evaluation / CASES
-    try:
-        cases = pd.read_csv(path, dtype=str, usecols=["id", "split"]).drop_duplicates()
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found; run the evaluate step first") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not the cases of an evaluation ({error}); run the evaluate step again") from error
-    found = {name: [str(image) for image in cases.loc[cases["split"] == name, "id"]] for name in SPLITS}
-    if empty := [name for name, ids in found.items() if not ids]:
-        raise UserError(f"{path}: holds no image of {', '.join(empty)}; run the evaluate step again")
-    return found
 
 
 def requirements() -> list[str]:

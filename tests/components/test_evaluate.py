@@ -25,7 +25,6 @@ from torchmetrics.functional.classification import binary_calibration_error
 from components.evaluate import evaluate
 from components.evaluate.calibration import reliability
 from components.evaluate.overlays import OPACITY, blend, figure_regions, worst_overlay
-from components.register.build import read_splits
 from components.report.reliability import expected_calibration_error
 from core.cell import (
     CASES,
@@ -480,7 +479,6 @@ def test_only_the_splits_that_are_asked_for_are_scored(here: Project) -> None:
     assert {row["split"] for row in rows} == {"validation", "test"}
     assert set(pd.read_csv(here.evaluation / CASES)["split"]) == {"validation", "test"}
     assert json.loads((here.evaluation / SPLIT).read_text()) == read_split(here.split), "who was trained on is known"
-    assert read_splits(here.evaluation) == read_split(here.split)
 
 
 def test_figures_do_not_depend_on_how_images_are_batched(here: Project, cases: pd.DataFrame) -> None:

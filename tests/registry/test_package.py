@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from components.register.build import LIBRARIES, build, read_splits
+from components.register.build import LIBRARIES, build
 from core.cell import CASES, ROWS, SPLIT
 from core.cohort import Arrays, read_split
 from core.errors import UserError
@@ -239,14 +239,8 @@ def test_what_cannot_be_built_is_told(built: tuple[Project, Path], tmp_path: Pat
     (evaluation / SPLIT).write_text("{}")
     with pytest.raises(UserError, match=r"split\.json: not a split with images"):
         build(project.model, evaluation, project.arrays, params, tmp_path / "out")
-    (evaluation / SPLIT).unlink()  # as evaluations of an earlier version, whose cases tell who is in which split
-    cases = pd.read_csv(evaluation / CASES)
-    assert read_splits(evaluation) == read_split(project.split)
-    cases[cases["split"] != "validation"].to_csv(evaluation / CASES, index=False)
-    with pytest.raises(UserError, match=r"cases\.csv: holds no image of validation"):
-        build(project.model, evaluation, project.arrays, params, tmp_path / "out")
-    (evaluation / CASES).unlink()
-    with pytest.raises(UserError, match=r"cases\.csv: not found; run the evaluate step first"):
+    (evaluation / SPLIT).unlink()
+    with pytest.raises(UserError, match=r"split\.json: not found"):
         build(project.model, evaluation, project.arrays, params, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
