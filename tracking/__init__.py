@@ -1,1 +1,1 @@
-"""MLflow tracking: the store, the run of each training, and records that wait to be sent."""
+"""MLflow tracking: the store, the run of each training run, and unsent records."""

@@ -1,4 +1,4 @@
-"""A thread that sends a record while the training goes on, so that no server, down or hanging, ever holds it up."""
+"""A thread that sends a record during training, so that a server that is down or hangs never delays it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from core.errors import UserError
 from tracking.send import send, tell
 from tracking.store import is_lasting, is_local, reason, store_name
 
-# Seconds that a training waits at its start for a server's first answer, and at its end while nothing goes through.
+# Seconds to wait for a server's first answer at the start, and while no request succeeds at the end.
 START, PATIENCE, TICK = 30.0, 15.0, 0.1
 PAUSES = (1.0, 30.0)  # seconds between attempts that fail: the first, and the longest to which it doubles
 EVERY = 15.0  # seconds after which system metrics are sent, where no epoch ends
 
 
 class BackgroundSender:
-    """Sends the record of a training, and those that earlier ones have left beside it.
+    """Sends the record of a training run, and unsent records of earlier runs next to it.
 
     Attributes:
         folder: the record.
         earlier: the others, not sent yet; each is removed once it is.
         run_id: MLflow's run; None before it was found or made.
         trouble: why the last attempt failed.
-        sent: whether all has been sent, up to the training's end.
+        sent: whether the whole record has been sent.
     """
 
     def __init__(self, folder: Path, earlier: list[Path]) -> None:

@@ -17,7 +17,7 @@ def find_run(client: MlflowClient, folder: Path) -> str | None:
     """Return the id of the run that trained the model in ``folder``, None where this store does not know it.
 
     A model that came from a DVC remote says nothing of its run (:func:`core.runs.read_run`), one out of a
-    container may have been tracked elsewhere. A run that the training itself could not make because the server was
+    container may have been tracked elsewhere. A run that the training run could not create because the server was
     down, and that was made since (:func:`tracking.unsent.send_unsent`), is found by its mark.
     """
     from mlflow.exceptions import MlflowException

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 DATABASE, ARTIFACTS = "mlflow.db", "mlruns"
-# Where MLflow keeps addresses of artifacts.
+# The columns in which MLflow stores addresses of artifacts.
 ADDRESSES = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -34,7 +34,7 @@ def workspace(here: Path | None = None) -> Path:
 
 
 def adopt(root: Path) -> str | None:
-    """Make the store of a renamed or copied clone its own: MLflow keeps addresses of artifacts as absolute paths.
+    """Make the store of a renamed or copied clone its own: MLflow stores absolute paths of artifacts.
 
     Args:
         root: the folder that holds ``mlflow.db`` and ``mlruns``.
@@ -59,7 +59,7 @@ def adopt(root: Path) -> str | None:
                 f"{file}: it came from {made_in} without its artifacts; copy {made_in / ARTIFACTS} here too, or remove "
                 f"{file} to begin a store of its own"
             )
-        # Of two steps that start together the second finds no old address left.
+        # If two steps start at once, the second finds no old address.
         _readdress(store, f"{made_in / ARTIFACTS}/", f"{root / ARTIFACTS}/")
     if workspace(made_in) == root.resolve():
         return None  # an experiment that DVC ran in a folder of its own has made it
@@ -67,7 +67,7 @@ def adopt(root: Path) -> str | None:
 
 
 def _made_in(store: Connection) -> Path | None:
-    """Return the folder in which MLflow made the database, by its first experiment; None where that tells nothing."""
+    """Return the folder in which MLflow made the database, from its first experiment; None if that does not tell."""
     from sqlalchemy import String, column, inspect, select, table
 
     if not inspect(store).has_table("experiments"):

@@ -1,4 +1,4 @@
-"""The record of one training: plain files beside its checkpoint, which hold all that MLflow is to have of it."""
+"""The record of one training run: plain files next to its checkpoint with everything for MLflow."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from core.errors import UserError
 
 FOLDERS = "mlflow-*"  # a record's folder; the star is the mark by which MLflow's run is found (its tag TRAINING)
-# In such a folder. ABOUT: training (the mark), fingerprint, experiment, name, tags, params, datasets (by context),
+# Files of such a folder. ABOUT: training (the mark), fingerprint, experiment, name, tags, params, datasets (by context),
 # start_time and end_time (milliseconds since 1970), status (MLflow's).
 ABOUT = "record.json"
-# JSON lines {time, step, values}. Steps of HISTORY are epochs from 1, and 0 for the whole training.
+# JSON lines {time, step, values}. Steps of HISTORY are epochs from 1, and 0 for the whole run.
 HISTORY, SYSTEM = "history.jsonl", "system.jsonl"
-ARTIFACTS = "training"  # files that MLflow gets under this very name, when the training ends
-RUNNING, FINISHED = "RUNNING", "FINISHED"  # a failed or killed training may still go on
+ARTIFACTS = "training"  # files that are logged as artifacts under this name at the end
+RUNNING, FINISHED = "RUNNING", "FINISHED"  # a failed or killed run may still resume
 
 
 def now() -> int:

@@ -1,4 +1,4 @@
-"""The MLflow run of one training: what is tracked is written to a record and sent from there (docs/tracking.md)."""
+"""The MLflow run of one training run: tracked values are written to a record and sent from there (docs/tracking.md)."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 def describe(
     cell: Cell, experiment: str, config: dict[str, Any], fingerprint: str, cohort: Arrays, splits: dict[str, list[str]]
 ) -> dict[str, Any]:
-    """Return what a record says of a training from its start: experiment, name, tags, parameters and data sets.
+    """Return what a record holds from the start: experiment, name, tags, parameters and data sets.
 
     Args:
         cell: names the run.
         experiment: MLflow's experiment.
         config: what is logged as parameters.
-        fingerprint: a training goes on in the run of one with the same fingerprint, if that has not come to its end.
+        fingerprint: an unfinished run with the same fingerprint is resumed.
         cohort: whose manifest's rows become MLflow's data sets, by digest.
         splits: the ids of each data set, by its name.
     """
@@ -72,11 +72,11 @@ def describe(
 
 
 class TrackedRun:
-    """An MLflow run that ends as FINISHED, FAILED or, interrupted, KILLED; a resumed training goes on in its own.
+    """An MLflow run that ends as FINISHED, FAILED or, if interrupted, KILLED; a resumed training run continues it.
 
     Args:
         about: what :func:`describe` returns.
-        checkpoints: where the record is kept, beside the training's state.
+        checkpoints: folder of the checkpoint and of the record.
         remote: ``s3://bucket/prefix`` that gets a copy of both; empty: none does.
     """
 
@@ -86,12 +86,12 @@ class TrackedRun:
         self._checkpoints, self._place = checkpoints, remote or str(checkpoints)
 
     def __enter__(self) -> Self:
-        """Start the run, or the unfinished one of a killed training again.
+        """Start a run, or resume the unfinished one of a killed training run.
 
         Raises:
             UserError: what MLFLOW_TRACKING_URI says can never work. A server that is down is no error.
         """
-        # MLflow's own patience: what fails is kept and sent again. It reads these from nowhere else.
+        # MLflow's client reads its limits from the environment alone. The background sender retries, so one attempt is enough.
         os.environ.setdefault(RETRIES, "0")
         os.environ.setdefault(TIMEOUT, "10")
         earlier = self._earlier()
@@ -159,7 +159,7 @@ class TrackedRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the run with the state that the training ended in; what cannot be sent is kept, and said how to send."""
+        """End the run with the status of the training run; print how to send what could not be sent."""
         self._system.stop()
         status = FINISHED if kind is None else "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
         self._log_status(status, now())

@@ -1,4 +1,4 @@
-"""Send the record of a training to MLflow: what its run lacks, and nothing twice."""
+"""Send the record of a training run to MLflow: everything that its run lacks, and nothing twice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONTEXT = "mlflow.data.context"  # MLflow's tag for what a data set was used for
 
 
 def send(folder: Path, went_through: Callable[[], object] = lambda: None) -> str:
-    """Send what MLflow's run of a training lacks, and return the run's id.
+    """Send what the MLflow run of a record lacks, and return the run's id.
 
     MLflow itself is asked what the run has, so that a lost answer, a kill, a second sender or another store behind the
     address double nothing and lose nothing.
@@ -50,14 +50,14 @@ def send(folder: Path, went_through: Callable[[], object] = lambda: None) -> str
 
 
 def _find(client: MlflowClient, about: dict[str, Any]) -> Run:
-    """Return the run that bears the training's mark, or make it; another run is never touched."""
+    """Return the run with the record's mark, or create it; other runs are never changed."""
     experiment, mark = make_experiment(client, about["experiment"]), about["training"]
     marked = f"tags.{TRAINING} = '{mark}'"
     found = client.search_runs([experiment], marked)
     if not found:
         client.create_run(experiment, about["start_time"], about["tags"] | {TRAINING: mark}, about["name"])
         found = client.search_runs([experiment], marked)
-    # An answer may be lost and its run made all the same: of several the one that has metrics is kept.
+    # A lost answer may have created a run: of several, keep the one with metrics.
     kept = max(found, key=lambda run: len(run.data.metrics))
     for other in found:
         if other is not kept and not other.data.metrics:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LOCAL_STORE = "sqlite:///mlflow.db"
 REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[1-9][0-9]*))")
-TRAINING = "training"  # the tag by which a training finds its run again, whoever started it
+TRAINING = "training"  # the tag with the mark by which a training run finds its MLflow run
 # A server with S3 behind it sends its clients to S3 directly, by the address that the server uses. A client that cannot
 # reach this address would retry for minutes, so that all files go through the server.
 DIRECT = ("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD")
@@ -45,14 +45,14 @@ def store_name() -> str:
 def store_address() -> str:
     """Return the address of the store that MLFLOW_TRACKING_URI names, else of the clone's own, by its full path.
 
-    MLflow keeps one connection for an address, whatever the present folder is by then.
+    MLflow keeps one connection per address, even if the current folder changes.
     """
     own = f"sqlite:///{workspace() / DATABASE}"
     return own if own_store() else os.environ["MLFLOW_TRACKING_URI"]
 
 
 def own_store() -> bool:
-    """Tell whether the store is the clone's own; MLflow itself sets MLFLOW_TRACKING_URI to what it is told to use."""
+    """Return whether the store is the clone's own. MLflow sets MLFLOW_TRACKING_URI itself when a URI is set."""
     return os.environ.get("MLFLOW_TRACKING_URI") in (None, "", LOCAL_STORE, f"sqlite:///{workspace() / DATABASE}")
 
 
@@ -137,7 +137,7 @@ def _ask(client: MlflowClient, uri: str, timeout: int | None) -> None:
 
 
 def make_experiment(client: MlflowClient, title: str, **tags: str) -> str:
-    """Return an experiment's id; where it does not exist yet it is made, its artifacts beside the clone's own database.
+    """Return an experiment's id; create it if needed, with its artifacts next to the clone's own database.
 
     MLflow would put them into the present folder, which an experiment of DVC's does not outlive. A server decides
     itself.
@@ -175,7 +175,7 @@ def is_local() -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """Return what lies behind an error, in one line and without passwords."""
+    """Return the cause of an error in one line, without passwords."""
     return first_line(error.__cause__ or error)
 
 

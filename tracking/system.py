@@ -1,4 +1,4 @@
-"""How busy the machine is during a training: processor, memory, disk, network, GPUs."""
+"""System metrics during training: processor, memory, disk, network, GPUs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SystemMetrics:
 
     Args:
         file: SYSTEM of a record.
-        since: the training's start, milliseconds since 1970. A step is the number of :data:`SECONDS` passed since
+        since: the start of the training run, milliseconds since 1970. A step is the number of :data:`SECONDS` passed since
             then, so that a training that goes on elsewhere, from an older copy of the file, repeats none.
     """
 

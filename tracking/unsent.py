@@ -18,14 +18,14 @@ from tracking.store import answered, store_name
 
 
 def command(place: str) -> str:
-    """Return the line that sends what is kept in ``place``, as one types it; passwords are left out."""
+    """Return the shell command that sends the records in ``place``, without passwords."""
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     shown = "" if uri is None else f"MLFLOW_TRACKING_URI={shlex.quote(store_name())} "
     return f"{shown}python -m tracking {shlex.quote(place)}"
 
 
 def send_unsent(model: Path) -> None:
-    """Send what the training of a model has left here; :class:`UserError` where MLflow does not answer."""
+    """Send a model's unsent record, if it is here; raise :class:`UserError` if MLflow does not answer."""
     kept = read_run(model).get("mlflow_records")
     if kept is not None and (Path(kept) / ABOUT).is_file():
         _send(Path(kept), kept)
@@ -34,7 +34,7 @@ def send_unsent(model: Path) -> None:
 def send_records(place: str) -> list[str]:
     """Send every record below ``place``; what is sent twice is logged once.
 
-    The record of a training that has come to its end is removed when it has been sent, others are kept.
+    The record of a finished training run is removed when it has been sent; others are kept.
 
     Args:
         place: a record, a folder (of checkpoints), or ``s3://bucket/prefix``.
@@ -43,7 +43,7 @@ def send_records(place: str) -> list[str]:
         The ids of the runs that have them now.
 
     Raises:
-        UserError: there is no such place, a training is writing there, MLflow or S3 cannot be reached.
+        UserError: there is no such place, a training run is writing there, MLflow or S3 cannot be reached.
     """
     if place.startswith("s3://"):  # core.s3 takes a while to import
         return _send_from_s3(place)
@@ -68,7 +68,7 @@ def _send_from_s3(url: str) -> list[str]:
         for folder in [key.parent for key in keys if key.match(f"{FOLDERS}/{ABOUT}")]:
             own = [key for key in keys if key.is_relative_to(folder)]
             with TemporaryDirectory() as scratch:
-                copy = Path(scratch) / "cell" / folder.name  # what locks it lies in the scratch folder, too
+                copy = Path(scratch) / "cell" / folder.name  # its lock file is in the scratch folder, too
                 for key in own:
                     path = copy / key.relative_to(folder)
                     path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def _send_from_s3(url: str) -> list[str]:
 
 
 def _send(folder: Path, called: str) -> str:
-    """Send one record, as :func:`send_records` does it, and say so; no training may be writing it meanwhile."""
+    """Send one record as :func:`send_records` does, and print it; no training run may be writing to it."""
     over = read(folder)["status"] == FINISHED
     with nullcontext() if over else exclusive(folder.parent), answered(called):
         run_id = send(folder)
