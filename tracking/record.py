@@ -11,7 +11,7 @@ from typing import Any
 from core.errors import UserError
 
 FOLDERS = "mlflow-*"  # a record's folder; the star is the mark by which MLflow's run is found (its tag TRAINING)
-# Files of such a folder. ABOUT: training (the mark), fingerprint, experiment, name, tags, params, datasets (by context),
+# In this folder. ABOUT: training (the mark), fingerprint, experiment, name, tags, params, datasets (by context),
 # start_time and end_time (milliseconds since 1970), status (MLflow's).
 ABOUT = "record.json"
 # JSON lines {time, step, values}. Steps of HISTORY are epochs from 1, and 0 for the whole run.

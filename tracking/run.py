@@ -91,7 +91,7 @@ class TrackedRun:
         Raises:
             UserError: what MLFLOW_TRACKING_URI says can never work. A server that is down is no error.
         """
-        # MLflow's client reads its limits from the environment alone. The background sender retries, so one attempt is enough.
+        # MLflow's client reads its limits from the environment alone. The background sender retries by itself.
         os.environ.setdefault(RETRIES, "0")
         os.environ.setdefault(TIMEOUT, "10")
         earlier = self._earlier()

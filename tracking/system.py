@@ -19,8 +19,8 @@ class SystemMetrics:
 
     Args:
         file: SYSTEM of a record.
-        since: the start of the training run, milliseconds since 1970. A step is the number of :data:`SECONDS` passed since
-            then, so that a training that goes on elsewhere, from an older copy of the file, repeats none.
+        since: the start of the training run, milliseconds since 1970. A step is the number of :data:`SECONDS` since
+            then, so that a run that resumes elsewhere, from an older copy of the file, repeats no step.
     """
 
     def __init__(self, file: Path, since: int) -> None:
