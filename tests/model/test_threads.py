@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 # What a command does first, then torch, whose OpenMP says on the error stream with which settings it began.
 COMMAND = """
 from core.cli import exit_on_user_error
-with told():
+with exit_on_user_error():
     from dataclasses import asdict
     from model.threads import settle, wanted
     import torch
