@@ -26,7 +26,7 @@ from model.training.stage import Prepared, StageTrainer
 
 
 class Loop(Protocol):
-    """A training that goes on for as many steps as it is told."""
+    """A training run of a given number of steps."""
 
     batch_size: int
     untimed: int

@@ -43,7 +43,7 @@ SEVERITIES: dict[str, tuple[float, ...]] = {
     "noise": (0.02, 0.04, 0.07, 0.1, 0.15),  # standard deviation, share of the grey range
     "blur": (0.003, 0.006, 0.01, 0.015, 0.02),  # standard deviation of the Gaussian, share of the side
     "gamma": (1.3, 1.7, 2.2, 2.8, 3.5),  # exponent of the grey values: above 1 is darker
-    "contrast": (0.8, 0.6, 0.45, 0.3, 0.2),  # what is left of it, about mid grey
+    "contrast": (0.8, 0.6, 0.45, 0.3, 0.2),  # factors on the contrast around mid grey
     "jpeg": (50, 30, 20, 10, 5),  # quality
 }
 

@@ -57,7 +57,7 @@ class Load:
 
 
 class Clients:
-    """Clients that ask until they are told to stop; each connection that is refused is tried again."""
+    """Clients that send requests until they are stopped; a refused connection is tried again."""
 
     def __init__(self, url: str, image: bytes, number: int) -> None:
         self.url, self.image, self.load = url, image, Load()

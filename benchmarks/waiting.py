@@ -38,7 +38,7 @@ PROGRAM = "while True: pass"
 
 
 class Side:
-    """A process that trains when it is told to."""
+    """A process that trains on command."""
 
     def __init__(self, name: str, arguments: list[str]) -> None:
         environment = {
