@@ -65,7 +65,7 @@ image:  ## Build the image of every step: TARGET=cpu|gpu, and the options in doc
 
 # Tests that share what is costly to start go to one worker: tests/workers.py. MORE=... is for pytest.
 WORKERS ?= 2
-test: setup check  ## Lint, types, and the tests of daily work: ten minutes on two cores; WORKERS=2
+test: setup check  ## Lint, types, and the tests of daily work; WORKERS=2
 	@python -m pytest -n $(WORKERS) --dist loadgroup -m "not full" $(MORE)
 
 test-all: setup check  ## Lint, types, and every test: containers, benchmarks and long forms too; half an hour; WORKERS=2
