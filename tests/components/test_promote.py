@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 
@@ -30,6 +31,8 @@ def store(three: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pr
     shutil.copytree(three.root, tmp_path, dirs_exist_ok=True)
     project = Project(tmp_path, three.launcher)
     monkeypatch.chdir(project.root)
+    # MLflow's own setting, which another test of this process may have made, takes precedence over the variable.
+    mlflow.set_tracking_uri(project.store)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", project.store)
     monkeypatch.delenv("KUBEFLOW_RUN_ID", raising=False)
     return project
@@ -92,8 +95,6 @@ def test_the_first_passes_the_floor_alone_and_a_better_one_all_rules(
 
 def with_contract(project: Project, **changes: Any) -> int:
     """Register the better version's files once more, its contract changed; return the new version."""
-    import mlflow
-
     client, as_before = project.client(), project.client().get_model_version(NAME, str(BETTER))
     files = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}/{BETTER}", dst_path=str(project.root / "again")))
     (contract,) = files.rglob(CONTRACT)
