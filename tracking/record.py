@@ -12,8 +12,9 @@ from core.errors import UserError
 
 FOLDERS = "mlflow-*"  # a record's folder; the star is the mark by which MLflow's run is found (its tag TRAINING)
 # In this folder. ABOUT: training (the mark), fingerprint, experiment, name, tags, params, datasets (by context),
-# start_time and end_time (milliseconds since 1970), status (MLflow's).
+# start_time and end_time (milliseconds since 1970), status (MLflow's), KEPT.
 ABOUT = "record.json"
+KEPT = "kept"  # true once the run's process has ended without having sent the whole record
 # JSON lines {time, step, values}. Steps of HISTORY are epochs from 1, and 0 for the whole run.
 HISTORY, SYSTEM = "history.jsonl", "system.jsonl"
 ARTIFACTS = "training"  # files that are logged as artifacts under this name at the end

@@ -16,7 +16,7 @@ from core.files import write_json
 from core.provenance import git_state
 from model.weights import CONFIG
 from tracking.background import BackgroundSender
-from tracking.record import ABOUT, ARTIFACTS, FINISHED, FOLDERS, HISTORY, RUNNING, SYSTEM, append, lines, now, read
+from tracking.record import ABOUT, ARTIFACTS, FINISHED, FOLDERS, HISTORY, KEPT, RUNNING, SYSTEM, append, lines, now, read
 from tracking.send import tell
 from tracking.store import RETRIES, TIMEOUT, flat, reason, store_name
 from tracking.system import SystemMetrics
@@ -122,7 +122,9 @@ class TrackedRun:
                 tell(f"warning: {error}")
                 continue
             found.append(folder)
-            if about["fingerprint"] == self._about["fingerprint"] and about["status"] != FINISHED:
+            # A finished run whose record is not marked as kept was killed while it sent the end.
+            unfinished = about["status"] != FINISHED or not about.get(KEPT)
+            if about["fingerprint"] == self._about["fingerprint"] and unfinished:
                 self._about |= {name: about[name] for name in ("training", "start_time")}
         return found
 
@@ -153,8 +155,8 @@ class TrackedRun:
             self._steps.add(step)
             self._sender.wake()
 
-    def _log_status(self, status: str, end_time: int | None) -> None:
-        write_json(self.folder / ABOUT, self._about | {"status": status, "end_time": end_time})
+    def _log_status(self, status: str, end_time: int | None, kept: bool = False) -> None:
+        write_json(self.folder / ABOUT, self._about | {"status": status, "end_time": end_time, KEPT: kept})
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -162,8 +164,10 @@ class TrackedRun:
         """End the run with the status of the training run; print how to send what could not be sent."""
         self._system.stop()
         status = FINISHED if kind is None else "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
-        self._log_status(status, now())
+        end = now()
+        self._log_status(status, end)
         if not self._sender.finish():
+            self._log_status(status, end, kept=True)
             why = reason(self._sender.trouble) if self._sender.trouble else "too slow"
             tell(
                 f"warning: MLflow, {store_name()}: {why}; what was not sent is kept in {self.folder}: to send it when "

@@ -36,6 +36,13 @@ def assert_as_uninterrupted(project: Project, trained: Trained) -> None:
     assert files(project.model.parent) == {project.model.name, f".{project.model.name}.lock"}
 
 
+def recorded_end(folder: Path) -> bool:
+    try:
+        return any(json.loads(file.read_text())["status"] == "FINISHED" for file in folder.glob("mlflow-*/record.json"))
+    except FileNotFoundError:  # it was sent and removed
+        return False
+
+
 @pytest.mark.slow
 def test_killed_at_every_tender_moment(untrained: Project, trained: Trained) -> None:
     folder, model = states(untrained), untrained.model
@@ -48,6 +55,7 @@ def test_killed_at_every_tender_moment(untrained: Project, trained: Trained) -> 
         ("another state is being written", lambda _: (folder / ".state.pt.partial").exists(), 0.005),
         ("the result is being written", lambda _: bool(list(model.parent.glob(".seed-0.partial-*"))), 0),
         ("the result is written, the run is open", lambda _: model.exists(), 0),
+        ("the record has its end, the run has not", lambda _: recorded_end(folder), 0),
     ]
     killed = []
     for name, moment, delay in at:
