@@ -16,7 +16,20 @@ from core.files import write_json
 from core.provenance import git_state
 from model.weights import CONFIG
 from tracking.background import BackgroundSender
-from tracking.record import ABOUT, ARTIFACTS, FINISHED, FOLDERS, HISTORY, KEPT, RUNNING, SYSTEM, append, lines, now, read
+from tracking.record import (
+    ABOUT,
+    ARTIFACTS,
+    FINISHED,
+    FOLDERS,
+    HISTORY,
+    KEPT,
+    RUNNING,
+    SYSTEM,
+    append,
+    lines,
+    now,
+    read,
+)
 from tracking.send import tell
 from tracking.store import RETRIES, TIMEOUT, flat, reason, store_name
 from tracking.system import SystemMetrics
