@@ -107,9 +107,16 @@ CreateExperiment = Annotated[bool, typer.Option("--create-experiment", help="Mak
 Name = Annotated[str | None, typer.Option(help="What Kubeflow's page calls it. Left out: the pipeline and the time.")]
 ServiceAccount = Annotated[str | None, typer.Option(help="Of the pods, in the place of the cluster's.")]
 PipelineRoot = Annotated[str | None, typer.Option(help="Where artifacts go, for instance s3://bucket/runs.")]
-Wait = Annotated[bool, typer.Option("--wait", help="Stay, show every task, and end as the run does: 0, 3 or 4.")]
-Every = Annotated[float, typer.Option(min=0.01, help="Seconds between two looks at a run, with --wait.")]
-Timeout = Annotated[float | None, typer.Option(min=0, help="Seconds to wait at most (then 5); the run goes on.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Show every step until the run ends; the exit code is 0, 3 or 4.")]
+Every = Annotated[float, typer.Option(min=0.01, help="Seconds between two requests, with --wait or --follow.")]
+Timeout = Annotated[
+    float | None, typer.Option(min=0, help="With --wait: give up (exit code 5) after these seconds; the run continues.")
+]
+PendingTimeout = Annotated[
+    float | None,
+    typer.Option(min=0, help="With --wait: give up (exit code 6) when a pod waits longer than these seconds."),
+]
+ScheduleId = Annotated[str, typer.Argument(metavar="SCHEDULE", help="The id of a schedule, from `defunet schedules`.")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, as `defunet runs` lists it.")]
 
 
