@@ -99,7 +99,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run the step that writes it first (`dvc repro`)") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: thousands of nested lists
         raise UserError(f"{path}: not valid JSON ({error}); run the step that writes it again") from error
 
 

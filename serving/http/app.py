@@ -13,6 +13,7 @@ from pydantic import BeforeValidator
 from core import __version__
 from serving.http import pages
 from serving.http.answers import Form, Picture, Prediction, Problem, choose
+from serving.http.guard import Guard
 from serving.http.middleware import Middleware
 from serving.http.service import Service
 
@@ -31,7 +32,8 @@ BODY = {
     },
 }
 REFUSALS = {
-    400: "the form cannot be read, or holds no file",
+    400: "the form cannot be read, or holds no file; an unknown host; two lengths",
+    401: "a key is missing or wrong",
     406: "nothing that Accept allows is made here",
     408: "the body came too slowly",
     413: "too many bytes or pixels",
@@ -46,7 +48,7 @@ ABOUT = (
 )
 
 
-def make_app(service: Service) -> Middleware:
+def make_app(service: Service, guard: Guard) -> Middleware:
     """Return the ASGI application of a service."""
     app = FastAPI(title="Lung segmentation", version=__version__, description=ABOUT, docs_url=None, redoc_url=None)
     _predict(app, service)
@@ -64,7 +66,7 @@ def make_app(service: Service) -> Middleware:
     async def bug(request: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"detail": "an error of the service's own; its log has it"}, 500)
 
-    return Middleware(app, service.metrics, lambda: service.stopping)
+    return Middleware(app, service.metrics, guard, lambda: service.stopping)
 
 
 def _predict(app: FastAPI, service: Service) -> None:

@@ -27,6 +27,24 @@ def serve(
     port: Annotated[
         int, typer.Option(envvar="DEFUNET_PORT", min=0, max=65535, help="The port; 0 takes a free one.")
     ] = _D.port,
+    allowed_hosts: Annotated[
+        list[str] | None,
+        typer.Option(help="A name that the header Host may have, * for all; repeatable. Default: those of --host."),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="DEFUNET_API_KEY_FILE", help="A file with one key a line; every request must send one of them."
+        ),
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM file of the certificate chain.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of the certificate's private key.")] = None,
+    behind_proxy: Annotated[
+        bool,
+        typer.Option(
+            "--behind-proxy", help="A proxy authenticates and encrypts: listen beyond this machine without key and TLS."
+        ),
+    ] = _D.behind_proxy,
     reuse_port: Annotated[
         bool, typer.Option("--reuse-port", help="Share the port, so that a new service can take over from an old one.")
     ] = _D.reuse_port,
@@ -46,6 +64,9 @@ def serve(
     max_mb_at_once: Annotated[float, typer.Option(min=0.001, help="Megabytes of all files being sent.")] = (
         _D.max_mb_at_once
     ),
+    max_mb_a_client: Annotated[float, typer.Option(min=0.001, help="Megabytes of all files sent from one address.")] = (
+        _D.max_mb_a_client
+    ),
     max_megapixels: Annotated[float, typer.Option(min=0.001, help="Of one image at most, else 413.")] = (
         _D.max_megapixels
     ),
@@ -58,6 +79,15 @@ def serve(
     ),
     body_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a request's body, else 408.")] = (
         _D.body_timeout
+    ),
+    stall_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a body may pause, else 408.")] = (
+        _D.stall_timeout
+    ),
+    least_kb_a_second: Annotated[float, typer.Option(min=0, help="Least rate of a body in kB/s, else 408.")] = (
+        _D.least_kb_a_second
+    ),
+    decode_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for decoding a file, else 504.")] = (
+        _D.decode_timeout
     ),
     request_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds from body to answer, else 504.")] = (
         _D.request_timeout
@@ -75,6 +105,7 @@ def serve(
     if engine not in ("auto", *ENGINES):
         raise typer.BadParameter(f"no engine {engine!r}; there are auto, {', '.join(ENGINES)}", param_hint="--engine")
     given = {name: value for name, value in locals().items() if name != "log_level"}
+    given["allowed_hosts"] = tuple(allowed_hosts or ())
     if model is None:
         from registry import champion_uri
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from core.images import ImageError
 TABLE, DOCUMENT = "results.csv", "results.json"
 JOURNAL = ".results.jsonl"  # rows of an unfinished run, each with the SHA-256 of the weights
 FOLDERS = {"mask": ("masks", ".png"), "overlay": ("overlays", ".png"), "seg": ("seg", ".dcm")}
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 AREAS = ("pixels", "share", "cm2")
 COLUMNS = (
     *("file", "status", "error", "sha256", "kind", "height", "width", "spacing_rows_mm", "spacing_columns_mm"),
@@ -156,6 +158,8 @@ def opened(out: Path, model: dict[str, Any], *, overwrite: bool, resume: bool) -
             ``resume`` is set; or its results are from another model or program.
     """
     with ExitStack() as stack:
+        # The results are patient data: nobody else on the machine may read them.
+        stack.callback(os.umask, os.umask(0o077))
         try:
             if out.exists() and not out.is_dir():
                 raise UserError(f"{out}: not a folder; choose another --out")
@@ -225,4 +229,9 @@ def flat(row: Row) -> Row:
     flags = row.get("flags", [])
     values["flags"] = " ".join(dict.fromkeys(flag["name"] for flag in flags))
     values["reasons"] = "; ".join(flag["reason"] for flag in flags)
-    return values
+    return {key: _as_text(value) if isinstance(value, str) else value for key, value in values.items()}
+
+
+def _as_text(value: str) -> str:
+    """Return a cell that a spreadsheet takes as text: one that begins like a formula gets an apostrophe (OWASP)."""
+    return f"'{value}" if value.startswith(FORMULA) else value

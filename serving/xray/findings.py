@@ -19,7 +19,7 @@ LEAST, P5, P95, MOST = (PERCENTILES.index(each) for each in (0, 5, 95, 100))
 LUNGS = 2
 
 
-FLAGS = ("size", "aspect", "view", "intensity", "shape", "certainty", "polarity")
+FLAGS = ("damaged", "spacing", "size", "aspect", "view", "intensity", "shape", "certainty", "polarity")
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ def _area(mask: Mask, spacing: tuple[float, float] | None) -> Area:
 
 
 def _flags(findings: Findings, xray: Xray, contract: Contract, turned: bool | None) -> Iterator[Flag]:
+    yield from (Flag(name, reason) for name, reason in xray.doubts)
     yield from _picture_flags(findings, contract, turned)
     histogram = _histogram(xray, contract)
     doubts = [*_intensity_flags(histogram, contract), *_mask_flags(findings, contract, turned)]

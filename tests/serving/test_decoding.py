@@ -18,19 +18,20 @@ from PIL import Image
 
 from core.images import ImageError
 from serving.http.service import MOST_READERS
+from serving.xray.codestream import MOST_SCANS
 from serving.xray.decoding import Decoders
 from tests.conftest import Trained
 from tests.serving.serving import Served, chest, launch, png, ready
 
 
 def endless() -> bytes:
-    """Return a small JPEG whose last scan stands there 20,000 times: its decoder refines the picture for minutes."""
+    """Return a small JPEG with as many scans as are allowed: its decoder refines the picture for many seconds."""
     file = io.BytesIO()
     grey = np.linspace(90, 110, 64 * 64).astype(np.uint8).reshape(64, 64)
-    Image.fromarray(grey).resize((4000, 4000)).save(file, "JPEG", progressive=True, quality=30)
+    Image.fromarray(grey).resize((6300, 6300)).save(file, "JPEG", progressive=True, quality=30)
     data = file.getvalue()
     scan = data[data.rindex(b"\xff\xda") : -2]
-    return data[:-2] + 20_000 * scan + data[-2:]
+    return data[:-2] + (MOST_SCANS - data.count(b"\xff\xda")) * scan + data[-2:]
 
 
 def in_one_tile(side: int) -> bytes:

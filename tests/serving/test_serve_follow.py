@@ -208,7 +208,7 @@ def test_stopping_loses_no_request_that_was_accepted(trained: Trained, package: 
             return client.post("/predict", content=png(chest())).status_code
 
     body = png(chest())
-    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
     with ThreadPoolExecutor(8) as pool, ExitStack() as stack:
         asked = [pool.submit(ask) for _ in range(8)]
         assert service.job.until(lambda: service.metric("defunet_queue_length") == 8)
