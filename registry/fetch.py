@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from core.errors import UserError
 from core.files import explain_full_disk, write_folder
 from model.inference.package import CONTRACT
+from registry.seal import PACKAGE_TAG, verify
 from tracking.store import REGISTERED, answered, connect
 
 if TYPE_CHECKING:
@@ -32,12 +33,14 @@ def fetch(uri: str, to: Path, mark: str = "") -> Path:
         mark: name of an empty file to add to a new download; empty adds none.
 
     Raises:
-        UserError: there is no such version, it has no package, or the registry cannot be reached.
+        UserError: there is no such version, it has no package, its files are not those that were registered, its
+            signature is missing or wrong, or the registry cannot be reached.
     """
     if not uri.startswith("models:"):
         folder = Path(uri)
         if not (folder / CONTRACT).is_file():
             raise UserError(f"{uri}: no model package (it has no {CONTRACT}); say models:/NAME@ALIAS or a folder")
+        verify(folder)
         return folder
     asked = REGISTERED.fullmatch(uri)
     if asked is None:
@@ -53,6 +56,7 @@ def fetch(uri: str, to: Path, mark: str = "") -> Path:
         with FileLock(_lock(folder)):
             if not (folder / CONTRACT).is_file():
                 _download(f"models:/{name}/{found.version}", folder, mark)
+    verify(folder, found.tags.get(PACKAGE_TAG, ""))
     return folder
 
 

@@ -110,6 +110,7 @@ def listens(port: int) -> bool:
         return one.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_person_starts_uses_stops_and_starts_them_again(person: Person, tmp_path: Path) -> None:
     exported = person.start()
@@ -148,6 +149,7 @@ def test_a_person_starts_uses_stops_and_starts_them_again(person: Person, tmp_pa
         time.sleep(0.1)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_server_that_ends_by_itself_ends_the_other_and_is_told(person: Person) -> None:
     person.start()

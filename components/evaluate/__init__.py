@@ -31,13 +31,14 @@ from tracking.unsent import send_unsent
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from model.inference.predictor import InputConfig
+    from model.inference.input_config import InputConfig
 
 ROC_POINTS = 201
 # The code that determines the results, as in dvc.yaml.
 CODE = (
     "components/evaluate",
     "model/inference/engine.py",
+    "model/inference/input_config.py",
     "model/inference/postprocessing.py",
     "model/inference/predictor.py",
     "model/networks",

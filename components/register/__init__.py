@@ -21,6 +21,7 @@ from model.inference.package import CARD
 from model.weights import CONFIG, WEIGHTS
 from registry import CHALLENGER
 from registry.fetch import PACKAGE
+from registry.seal import PACKAGE_TAG, seal
 from registry.versions import MANIFEST_TAG, SPLITS_TAG, splits_digest
 from tracking.find import find_run
 from tracking.store import answered, connect, explained
@@ -90,6 +91,7 @@ def register(models: Path, evaluations: Path, arrays: Path, params: Params, out:
     name = params.register_.model
     with TemporaryDirectory() as scratch:
         package = build(folder, evaluation, arrays, params, Path(scratch) / PACKAGE)
+        sealed = seal(package)
         tags = {
             **read_json(package / CARD)["lineage"],
             "network": cell.network,
@@ -100,6 +102,7 @@ def register(models: Path, evaluations: Path, arrays: Path, params: Params, out:
             "weights.sha256": sha256(folder / WEIGHTS),
             "evaluation.rows_sha256": sha256(evaluation / ROWS),
             SPLITS_TAG: splits_digest(read_split(evaluation / SPLIT)),
+            PACKAGE_TAG: sealed,
             MANIFEST_TAG: str(cohort.info["manifest_sha256"]),
             **_evaluation_tags(figures),
         }

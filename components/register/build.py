@@ -19,6 +19,7 @@ from core.cohort import Arrays, read_split
 from core.errors import UserError
 from core.files import read_json, write_folder
 from core.params import EvaluateParams, Params
+from model.inference import golden
 from model.inference.engines import ENGINES, EXACT, FASTEST, ONNX, start
 from model.inference.package import CARD, CONTRACT, probabilities
 from model.metrics import confusion, overlap_metrics
@@ -70,7 +71,9 @@ def build(model: Path, evaluation: Path, arrays: Path, params: Params, out: Path
             shutil.copyfile(model / name, folder / name)
         shutil.copyfile(evaluation / SCORED, folder / SCORED)
         export(predictor.network, folder / ONNX, config["in_channels"])
-        exact = probabilities(start(folder, "torch"), cohort.images[chosen], flip=params.evaluate.flip)
+        torch = start(folder, "torch")
+        golden.write(folder, torch, config["input"]["size"])
+        exact = probabilities(torch, cohort.images[chosen], flip=params.evaluate.flip)
         training = describe_training(
             cohort.manifest.iloc[rows["train"]], cohort.images[rows["train"]], masks[rows["train"]], exact
         )

@@ -174,6 +174,7 @@ def hear(process: subprocess.Popen[str]) -> Any:
     return json.loads(process.stdout.readline())
 
 
+@pytest.mark.full
 def test_a_lock_lets_one_in_at_a_time(served: Served) -> None:
     served.client.create_registered_model("counted")
     rounds = 15
@@ -215,6 +216,7 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_says_so(served: Served
     assert contested >= 1
 
 
+@pytest.mark.full
 def test_a_holder_that_died_is_waited_for_and_then_passed_by(served: Served, params: Params) -> None:
     served.crown(BETTER)
     served.drop_locks()
@@ -342,6 +344,7 @@ def outcome(served: Served, params: Params, monkeypatch: pytest.MonkeyPatch) -> 
         return [(each.state, each.version) for each in decisions(params)]
 
 
+@pytest.mark.full
 def test_whatever_request_fails_the_champion_is_the_old_or_the_new_and_the_history_knows(
     served: Served, params: Params, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -415,6 +418,7 @@ def test_a_lost_answer_to_the_commit_alone_is_looked_up(
     assert outcome(served, params, monkeypatch)[0] == ("failed", BETTER)
 
 
+@pytest.mark.full
 def test_a_registry_that_answers_late_leaves_the_champion_until_the_request_arrives(
     served: Served, params: Params, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:

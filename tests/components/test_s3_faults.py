@@ -184,6 +184,7 @@ def test_a_state_that_cannot_be_sent_is_told_and_sent_next_time(
     assert (load_state(tmp_path / "other", "f") or {})["epoch"] == 8
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_slow_s3_holds_up_no_epoch(front: Proxy, bucket: Bucket, untrained: Project) -> None:
     epochs = 20
@@ -202,6 +203,7 @@ def test_a_slow_s3_holds_up_no_epoch(front: Proxy, bucket: Bucket, untrained: Pr
     assert sent == (untrained.root / "checkpoints" / CELL.folder / STATE).read_bytes()
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_records_kept_in_s3_are_sent_from_there(untrained: Project, bucket: Bucket) -> None:
     url = f"s3://{bucket.name}/states"

@@ -244,6 +244,7 @@ def test_stopped_at_its_end_for_longer_than_it_waits_it_tries_once_more(
     assert_whole(server, project, trained)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_killed_at_the_end_its_records_are_sent_later(project: Project, server: Server, trained: Trained) -> None:
     server.up()
@@ -359,6 +360,7 @@ def test_wrong_credentials_are_refused_at_the_start_and_no_other_answer(
             job.wait(line)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_other_processes_are_gone_while_the_first_one_waits_for_the_server(project: Project, server: Server) -> None:
     """In a barrier NCCL would give up after ten minutes."""
@@ -377,6 +379,7 @@ def test_other_processes_are_gone_while_the_first_one_waits_for_the_server(proje
     assert project.model.exists()
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_another_store_behind_the_address_gets_everything(
     project: Project, server: Server, trained: Trained, empty_store: Path, tmp_path: Path

@@ -181,6 +181,7 @@ def commanded(prepared: Project, tmp_path_factory: pytest.TempPathFactory) -> tu
     return one, two, done.stdout
 
 
+@pytest.mark.full
 def test_two_processes_leave_one_model_one_run_and_one_log(commanded: tuple[Project, Project, str]) -> None:
     one, two, printed = commanded
     precision, threads, *lines = printed.splitlines()

@@ -74,7 +74,7 @@ def test_it_holds_all_it_needs_and_no_pickle(built: tuple[Project, Path]) -> Non
         "requirements.txt",
         "code/model/inference/package.py",
     } <= set(files)
-    assert {Path(name).suffix for name in files} == {".safetensors", ".json", ".onnx", ".md", ".txt", ".py"}
+    assert {Path(name).suffix for name in files} == {".safetensors", ".json", ".onnx", ".md", ".txt", ".py", ".png"}
     for name, path in files.items():
         if name not in (WEIGHTS, ONNX):
             path.read_text()  # a pickle is no text

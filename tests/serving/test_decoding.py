@@ -90,6 +90,7 @@ def decoders(service: Served) -> list[psutil.Process]:
     return service.processes()[1:]
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_files_without_an_end_are_given_up_and_the_next_are_served(trained: Trained, package: Path) -> None:
     service = ready(launch(trained.project, package, "--request-timeout", 8))

@@ -238,6 +238,7 @@ def received(client: socket.socket) -> bytes:
     return bytes(answer)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_200_slow_clients_stop_nobody_and_are_cut(service: Served) -> None:
     """A hundred dribble their headers, a hundred their bodies; the limits are 3 and 4 s."""

@@ -85,6 +85,7 @@ def test_a_promotion_is_followed_while_requests_flow_and_none_is_lost(registry: 
     assert service.stop().returncode == 0
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_of_what_it_has_downloaded_the_version_in_use_and_the_one_before_it_are_kept(
     registry: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -108,6 +109,7 @@ def test_of_what_it_has_downloaded_the_version_in_use_and_the_one_before_it_are_
     assert service.stop().returncode == 0
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_what_killed_services_leave_is_removed_and_what_living_ones_use_is_not(
     registry: Project, tmp_path: Path
