@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="defunet",
     help="Run the lung-segmentation pipeline on Kubeflow Pipelines, decide which model is in production, and use it.",
-    epilog="Exit codes: 0 done, 1 an error that one line tells, 2 a wrong call, 130 interrupted; with --wait also 3 "
-    "the run failed, 4 it was cancelled, 5 it had not ended in time.",
+    epilog="Exit codes: 0 success, 1 error (one line says why), 2 wrong usage, 130 interrupted; with --wait also 3 "
+    "the run failed, 4 it was cancelled, 5 timeout.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -132,8 +132,8 @@ def schedules(connect: Connect) -> None:
 @connected
 def runs(
     connect: Connect,
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 10,
-    experiment: Annotated[str | None, typer.Option(help="Of this experiment alone.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Number of runs to list, newest first.")] = 10,
+    experiment: Annotated[str | None, typer.Option(help="Only runs of this experiment.")] = None,
 ) -> None:
     """List the newest runs, with their states."""
     from pipelines.client.watch import columns, duration, moment

@@ -54,9 +54,7 @@ def find(paths: Sequence[str], out: Path) -> list[Input]:
         pattern = has_magic(given) and not Path(given).exists()
         matches = glob(given, recursive=True) if pattern else []  # noqa: PTH207 - Path's takes no absolute pattern
         if pattern and not matches:
-            raise UserError(
-                f"{given}: the pattern matches no file; quote it as it is meant, ** is any depth of folders"
-            )
+            raise UserError(f"{given}: the pattern matches no file; quote it in the shell, ** is any depth of folders")
         for each in sorted(matches) or [given]:
             path = _absolute(each)
             if not results.isdisjoint((path, *path.parents)):

@@ -113,7 +113,7 @@ class _Decoder:
             if code == -signal.SIGALRM:
                 raise TimeoutError from None
             if code < 0:
-                raise ImageError(f"{name}: damaged: it brings its decoder down; export it again") from None
+                raise ImageError(f"{name}: damaged: it crashes its decoder; export it again") from None
             raise RuntimeError(f"the decoder ended with code {code}; standard error has its traceback") from None
         if isinstance(found, ImageError):
             raise found
@@ -148,7 +148,7 @@ def main(descriptor: int, max_megapixels: float) -> None:
             xray = _without_pixels(read_xray(bytes(data), name, max_megapixels), keywords)
         except (ImageError, MemoryError) as error:
             signal.setitimer(signal.ITIMER_REAL, 0)
-            hungry = ImageError(f"{name}: wants more memory than an X-ray of the size allowed; export it again")
+            hungry = ImageError(f"{name}: needs more memory than an X-ray of the allowed size; export it again")
             pipe.send(hungry if isinstance(error, MemoryError) else error)
             continue
         signal.setitimer(signal.ITIMER_REAL, 0)

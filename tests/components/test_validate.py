@@ -231,7 +231,7 @@ def test_a_failure_takes_an_earlier_pass_away(raw: Path, tmp_path: Path) -> None
 def test_a_pass_is_of_one_cohort_only(raw: Path, tmp_path: Path) -> None:
     validate(raw, validate_params(), tmp_path / "validation")
     edit(raw, "MCUCXR_0001_1", label="normal")
-    with pytest.raises(UserError, match="belongs to another cohort"):
+    with pytest.raises(UserError, match="is of another cohort"):
         require_pass(tmp_path / "validation", raw)
 
 

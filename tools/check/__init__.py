@@ -79,7 +79,7 @@ def _source(source: str) -> str:
         client = make_client(1)
         found = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1).get("Contents", [])
         if not found:
-            raise UserError(f"{source}: nothing lies there; check the bucket and the prefix")
+            raise UserError(f"{source}: no object found; check the bucket and the prefix")
         client.get_object(Bucket=bucket, Key=found[0]["Key"])["Body"].read(1)
     except (BotoCoreError, ClientError, Boto3Error) as error:
         raise explain(error, source) from error
@@ -94,9 +94,7 @@ def _checkpoints(place: str) -> str:
                 file.write(b"x" * 4096)
             free = shutil.disk_usage(place).free
         except OSError as error:
-            raise UserError(
-                f"{place}: cannot be written ({error.strerror}); check the volume and who owns it"
-            ) from error
+            raise UserError(f"{place}: cannot be written ({error.strerror}); check the volume and its owner") from error
         return f"{place}: can be written, {_gib(free)} free"
     bucket, prefix = split_url(place)
     key = "/".join(filter(None, (prefix.strip("/"), f".check-{uuid.uuid4().hex}")))
@@ -117,9 +115,9 @@ def _gpus(wanted: int) -> str:
     if count < wanted:
         build = f"torch {torch.__version__} is built for CUDA {torch.version.cuda}" if torch.version.cuda else ""
         why = build or f"torch {torch.__version__} is a CPU build: use the image's target gpu"
-        raise UserError(f"{count} of {wanted} are there; {why}")
+        raise UserError(f"{count} of {wanted} found; {why}")
     names = [_multiply(torch.device("cuda", index)) for index in range(count)]
-    return f"{wanted} asked for, {count} there" + (f": {', '.join(names)}" if names else "")
+    return f"{wanted} requested, {count} found" + (f": {', '.join(names)}" if names else "")
 
 
 def _multiply(device: torch.device) -> str:
