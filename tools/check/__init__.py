@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import uuid
@@ -15,6 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from core.errors import UserError
 from core.s3 import explain, is_s3, make_client, split_url
+from tools.check.argo import retry_policy
 from tracking.store import connect, store_name
 
 if TYPE_CHECKING:
@@ -39,13 +41,14 @@ class Finding:
     text: str
 
 
-def check(source: str | None, checkpoints: str | None, gpus: int) -> Iterator[Finding]:
+def check(source: str | None, checkpoints: str | None, gpus: int, argo: str | None = None) -> Iterator[Finding]:
     """Run the checks and yield each result.
 
     Args:
         source: the cohort, a folder, a ZIP file or ``s3://bucket/prefix``; None: not checked.
         checkpoints: a folder or ``s3://bucket/prefix``; a small file is written, read and removed. None: not checked.
         gpus: required number of CUDA GPUs; each multiplies two matrices.
+        argo: namespace of Argo's workflow controller, to read its retry policy; None: not checked.
     """
     yield _try("MLflow", _mlflow)
     if source is not None:
@@ -55,6 +58,8 @@ def check(source: str | None, checkpoints: str | None, gpus: int) -> Iterator[Fi
     yield _try("GPUs", lambda: _gpus(gpus))
     if SHARED_MEMORY.is_dir():
         yield Finding("shared memory", True, f"{SHARED_MEMORY}: {_gib(shutil.disk_usage(SHARED_MEMORY).total)}")
+    if argo is not None:
+        yield _try("retries", lambda: retry_policy(argo))
 
 
 def _try(name: str, look: Callable[[], str]) -> Finding:
@@ -94,7 +99,10 @@ def _checkpoints(place: str) -> str:
                 file.write(b"x" * 4096)
             free = shutil.disk_usage(place).free
         except OSError as error:
-            raise UserError(f"{place}: cannot be written ({error.strerror}); check the volume and its owner") from error
+            raise UserError(
+                f"{place}: cannot be written ({error.strerror}); user {os.getuid()} must be able to write to the "
+                "volume, since Kubeflow's pods have no fsGroup"
+            ) from error
         return f"{place}: can be written, {_gib(free)} free"
     bucket, prefix = split_url(place)
     key = "/".join(filter(None, (prefix.strip("/"), f".check-{uuid.uuid4().hex}")))
