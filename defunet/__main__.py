@@ -194,8 +194,8 @@ def delete(connect: Connect, schedule: ScheduleId) -> None:
 @connected
 def runs(
     connect: Connect,
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 10,
-    experiment: Annotated[str | None, typer.Option(help="Of this experiment alone.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Number of runs to list, newest first.")] = 10,
+    experiment: Annotated[str | None, typer.Option(help="Only runs of this experiment.")] = None,
 ) -> None:
     """List the newest runs, with their states."""
     from pipelines.client.render import columns, duration, moment

@@ -29,6 +29,9 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_len
 Key = Annotated[
     str, Field(pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$")
 ]
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+# A DNS label: Kubernetes' rule for the names that are also the value of a label.
+QueueName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Folder = Annotated[str, Field(pattern=r"^/[^:\s]*[^:\s/]$")]
@@ -107,7 +110,8 @@ class Retries(Section):
 
     count: Annotated[int, Field(ge=0, le=100)] = Field(description="attempts after the first; 0: none")
     wait: Annotated[int, Field(ge=0)] = Field(description="seconds before the second attempt")
-    factor: Annotated[float, Field(ge=1, le=10)] = Field(description="by which each later wait is longer")
+    # Argo parses the factor as an integer: 1.5 would end the run.
+    factor: Annotated[int, Field(ge=1, le=10)] = Field(description="by which each later wait is longer, a whole number")
     within: Seconds = Field(description="seconds from the first attempt's start; Argo ends the task then")
 
     def needs(self, timeout: int) -> float:
@@ -155,6 +159,7 @@ class Cluster(Section):
     image_pull_secrets: list[Name]
     service_account: Name | None = Field(description="of the steps' pods; the client submits with it")
     labels: dict[Key, LabelValue] = Field(description="of every step's pod, for cost reports")
+    queue: QueueName | None = Field(None, description="Kueue's LocalQueue of every step's pod; null: no queue")
     parallelism: Annotated[int, Field(ge=1)] = Field(description="cells that are trained or evaluated at a time")
     run_timeout: Seconds | None = Field(description="seconds of the whole run; null: no end")
     checkpoints: Place | None = Field(description="default of the pipeline's parameter of that name")
@@ -167,6 +172,11 @@ class Cluster(Section):
     def digest(self) -> str:
         """The digest in the image's name, ``sha256:...``; empty if the name has only a tag."""
         return self.image.partition("@")[2]
+
+    @property
+    def pod_labels(self) -> dict[str, str]:
+        """All labels of a step's pod: ``labels`` and Kueue's label of the queue."""
+        return self.labels | ({QUEUE_LABEL: self.queue} if self.queue else {})
 
     def step(self, name: StepName) -> Step:
         """Return the settings of a step: its own keys override ``every_step``."""
@@ -181,7 +191,7 @@ def _set_keys(step: Step) -> dict[str, Any]:
 def read_cluster(path: Path = CLUSTER) -> Cluster:
     """Read and validate ``cluster.yaml``; raises a UserError that lists every mistake."""
     if not path.is_file():
-        raise UserError(f"{path}: not found; run from the project's folder or say --cluster FILE")
+        raise UserError(f"{path}: not found; run from the project's folder or pass --cluster FILE")
     return check_cluster(read_yaml(path), str(path))
 
 
@@ -191,6 +201,8 @@ def check_cluster(values: Any, origin: str) -> Cluster:
     problems = [*_duplicates(cluster), *_clashes("every_step", cluster.every_step, set(Step.model_fields))]
     for name, own in cluster.steps.items():
         problems += _clashes(f"steps.{name}", cluster.step(name), own.model_fields_set)
+    if cluster.queue and QUEUE_LABEL in cluster.labels:
+        problems.append(f"labels.{QUEUE_LABEL}: the key queue sets this label; remove one of them")
     paths = [volume.path for volume in cluster.step("train").volumes]
     folder = cluster.checkpoints or ""
     if folder.startswith("/") and not any(PurePosixPath(folder).is_relative_to(path) for path in paths):

@@ -199,7 +199,7 @@ def place(task: dsl.PipelineTask, cluster: Cluster) -> None:
     kubernetes.set_image_pull_policy(task, cluster.image_pull_policy)
     if cluster.image_pull_secrets:
         kubernetes.set_image_pull_secrets(task, cluster.image_pull_secrets)
-    for key, value in cluster.labels.items():
+    for key, value in cluster.pod_labels.items():
         kubernetes.add_pod_label(task, key, value)
     for references, use in (
         (cluster.secrets, kubernetes.use_secret_as_env),

@@ -128,7 +128,7 @@ def evaluate(
         risk_curves(tested).to_csv(folder / RISK, index=False)
         write_overlays(folder, cohort, cohort.rows(ids["test"]), found.shown, tested)
     if run_id is None:
-        print(f"evaluate: the run that trained {model} is not in this MLflow store; the figures are in {out} alone")
+        print(f"evaluate: the run that trained {model} is not in this MLflow store; the figures are only in {out}")
     else:
         _log(client, run_id, out, rows, risk_areas(tested))
     return rows
@@ -161,7 +161,7 @@ def _inputs(
 def _check_belongs(cell: Cell, model: Path, trained: InputConfig, arrays: Path, info: dict[str, Any]) -> None:
     config = read_json(model / CONFIG)
     if (held := Cell(config["network"], config["scenario"], config["seed"])) != cell:
-        raise UserError(f"{model}: holds the model of {held.folder}, not of {cell.folder}; run the train step again")
+        raise UserError(f"{model}: has the model of {held.folder}, not of {cell.folder}; run the train step again")
     if difference := trained.difference(info):
         raise UserError(f"{model}, {arrays}: {difference}; run the train step again")
 

@@ -125,7 +125,7 @@ class Trainer:
         for stage in self.stages:
             if stage.batch_size % (world.size * params.accumulation):
                 raise TrainingError(
-                    f"train.batch_size {stage.batch_size} is no multiple of {world.size} processes times "
+                    f"train.batch_size {stage.batch_size} is not a multiple of {world.size} processes times "
                     f"train.accumulation {params.accumulation}; change one of them"
                 )
         self.threads, self.threads_reason = self._threads()

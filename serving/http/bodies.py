@@ -110,7 +110,7 @@ async def read_file(request: Request, max_mb: float, pace: Pace, share: Share) -
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
-        raise HTTPException(415, f"Content-Encoding {encoding[:40]!r} is not taken; send the file as it is")
+        raise HTTPException(415, f"Content-Encoding {encoding[:40]!r} is not supported; send the file as it is")
     limit = int(max_mb * MEGA) + (MULTIPART_EXTRA if is_form(request) else 0)
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limit:
@@ -125,9 +125,9 @@ async def read_file(request: Request, max_mb: float, pace: Pace, share: Share) -
                 body += chunk
             return bytes(body)
     except TimeoutError:
-        raise HTTPException(408, f"the request's body did not come within {pace.seconds:g} s") from None
+        raise HTTPException(408, f"the request's body did not arrive within {pace.seconds:g} s") from None
     except ClientDisconnect:
-        raise HTTPException(400, "the request's body ended before its time") from None
+        raise HTTPException(400, "the request's body is incomplete") from None
 
 
 def too_large(max_mb: float) -> HTTPException:
@@ -166,7 +166,7 @@ async def _file_of_form(request: Request, chunks: AsyncGenerator[bytes, None], l
     files = [value for _, value in fields if isinstance(value, UploadFile)]
     if not files:
         raise HTTPException(
-            400, "the form holds no file; send one in a field with a file name, e.g. curl -F file=@xray.png"
+            400, "the form has no file; send one in a field with a file name, e.g. curl -F file=@xray.png"
         )
     try:
         return await files[0].read()

@@ -108,7 +108,7 @@ def predict(paths: Sequence[str], model: str, out: Path, options: Options) -> Co
         package = load(folder, options.engine)
         print(f"predict: {package.engine.name} ({package.engine.reason})", flush=True)
         weights = file_sha256(folder / WEIGHTS)
-        # A version of the registry lies in <name>/<number>-<id>, see registry.fetch.
+        # The folder of a registry version is <name>/<number>-<id>, see registry.fetch.
         registered = folder.is_relative_to(scratch)
         name = folder.parent.name if registered else package.card.get("name")
         version = folder.name.partition("-")[0] if registered else package.card.get("version")

@@ -56,9 +56,7 @@ def find(paths: Sequence[str], out: Path) -> list[Input]:
         pattern = has_magic(given) and not os.path.exists(given)  # noqa: PTH110 - Path's raises on a long name
         matches = _matches(given) if pattern else []
         if pattern and not matches:
-            raise UserError(
-                f"{given}: the pattern matches no file; quote it as it is meant, ** is any depth of folders"
-            )
+            raise UserError(f"{given}: the pattern matches no file; quote it in the shell, ** is any depth of folders")
         for path in sorted(matches) or [_absolute(given)]:
             if not results.isdisjoint((path, *path.parents)):
                 continue

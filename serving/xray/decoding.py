@@ -113,7 +113,7 @@ class _Decoder:
             if code == -signal.SIGALRM:
                 raise TimeoutError from None
             if code < 0:
-                raise ImageError(f"{name}: damaged: it brings its decoder down; export it again") from None
+                raise ImageError(f"{name}: damaged: it crashes its decoder; export it again") from None
             raise RuntimeError(f"the decoder ended with code {code}; standard error has its traceback") from None
         if isinstance(found, ImageError):
             raise found
@@ -161,7 +161,7 @@ def _refusal(error: Exception, name: str) -> ImageError:
     if isinstance(error, ImageError):
         return error
     if isinstance(error, MemoryError):
-        return ImageError(f"{name}: wants more memory than an X-ray of the size allowed; export it again")
+        return ImageError(f"{name}: needs more memory than an X-ray of the allowed size; export it again")
     return ImageError(f"{name}: damaged: its decoder fails on it ({type(error).__name__}); export it again")
 
 

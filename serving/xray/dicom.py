@@ -225,7 +225,7 @@ def _check_kind(dataset: Dataset, name: str) -> None:
     if storage == EncapsulatedPDFStorage:
         raise ImageError(f"{name}: a PDF document inside a DICOM, not an X-ray; export the picture itself")
     if not storage:
-        raise ImageError(f"{name}: does not say what it holds (no SOP Class UID); export it again")
+        raise ImageError(f"{name}: has no SOP Class UID; export it again")
     if storage not in STORAGE or modality.upper() not in MODALITIES:
         kind = storage.name if storage.name != storage else "of an unknown kind"
         detail = f", modality {_code(modality.upper())}" if modality else ""
@@ -243,7 +243,7 @@ def _check_pixels(dataset: Dataset, name: str, most: int) -> None:
         compressed = syntax.is_compressed and syntax != DeflatedExplicitVRLittleEndian
         pixel_bytes = int(dataset.get("SamplesPerPixel") or 1) * int(dataset.BitsAllocated) // 8
     if frames > 1:
-        raise ImageError(f"{name}: holds {frames} frames, not one X-ray; export the one you mean")
+        raise ImageError(f"{name}: holds {frames} frames, not one X-ray; export one frame")
     check_size(columns, rows, name, most)
     if photometric not in MONOCHROME and not photometric.startswith(("RGB", "YBR")):
         raise ImageError(f"{name}: a {_code(photometric)} picture, not a grey X-ray; export it as MONOCHROME2")
@@ -267,7 +267,8 @@ def _check_pixels(dataset: Dataset, name: str, most: int) -> None:
             mismatch = None if stated == (columns, rows) else mismatch
     if mismatch:
         raise ImageError(
-            f"{name}: damaged: it says {columns} x {rows} pixels, its compressed picture {mismatch}; export it again"
+            f"{name}: damaged: its header says {columns} x {rows} pixels, its compressed picture {mismatch}; "
+            "export it again"
         )
 
 

@@ -80,7 +80,7 @@ def read_xray(data: bytes, name: str, max_megapixels: float) -> Xray:
     elif data.lstrip()[:5] == b"%PDF-":
         raise ImageError(f"{name}: a PDF document, not an X-ray; export the picture as DICOM or PNG")
     else:
-        raise ImageError(f"{name}: neither PNG, JPEG, TIFF nor DICOM, whatever its name says; replace or remove it")
+        raise ImageError(f"{name}: neither PNG, JPEG, TIFF nor DICOM, despite its name; replace or remove it")
     _check_plane(xray.pixels, name)
     return xray
 
@@ -94,7 +94,7 @@ def _check_plane(pixels: np.ndarray, name: str) -> None:
     height, width = pixels.shape
     check_size(width, height, name, width * height)
     if not np.isfinite((low := pixels.min(), high := pixels.max())).all():
-        raise ImageError(f"{name}: holds grey values that are not finite; export it again")
+        raise ImageError(f"{name}: has grey values that are not finite; export it again")
     if low == high:
         raise ImageError(f"{name}: every pixel has the same grey value, {low:g}: it shows nothing; remove it")
 

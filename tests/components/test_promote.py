@@ -130,7 +130,7 @@ def test_a_version_that_is_no_package_is_not_scored(store: Project) -> None:
     bare = with_contract(store)
     (contract,) = (store.root / "again").rglob(CONTRACT)
     contract.unlink()
-    with pytest.raises(UserError, match=rf"models:/{NAME}/{bare}: holds no model package; register the model again"):
+    with pytest.raises(UserError, match=rf"models:/{NAME}/{bare}: has no model package; register the model again"):
         decide(store, bare)
     contract.write_text("{}")
     with pytest.raises(UserError, match=rf"{CONTRACT} is not the file that was registered"):
@@ -168,7 +168,7 @@ def test_a_dry_run_changes_nothing_and_force_needs_a_reason_that_is_kept(store: 
     assert decide(store, WORSE, dry_run=True).passed is False
     assert decide(store, WORSE, dry_run=True, force=True, reason="a test").champion == BETTER
     assert (store.root / "mlflow.db").read_bytes() == before
-    with pytest.raises(UserError, match="say why with --reason"):
+    with pytest.raises(UserError, match="give the reason with --reason"):
         decide(store, WORSE, force=True, reason="  ")
 
     forced = decide(store, WORSE, force=True, reason="the scanner | was\nreplaced")
@@ -225,7 +225,7 @@ def test_a_champion_that_cannot_be_compared_stops_all_but_force(store: Project) 
     forget_the_run(store, WORSE)
     unknown = decide(store, BETTER)
     assert unknown.passed is False
-    assert "nothing in the registry says which images" in tags(store, BETTER)["comparable"]
+    assert "the registry has no record of its training images" in tags(store, BETTER)["comparable"]
 
     split = {name: json.loads(store.split.read_text())[name] for name in ("train", "validation", "test")}
     forget_the_run(store, WORSE, splits_sha256=splits_digest(split))
@@ -240,14 +240,14 @@ def test_a_champion_that_cannot_be_compared_stops_all_but_force(store: Project) 
     crown(store, 4)
     gone = decide(store, BETTER)
     assert gone.passed is False
-    assert f"models:/{NAME}/4: holds no model package" in gone.page
+    assert f"models:/{NAME}/4: has no model package" in gone.page
     assert champion(store) == 4
     assert decide(store, BETTER, force=True, reason="the champion is lost").champion == BETTER
 
 
 def test_a_challenger_of_unknown_origin_is_refused(store: Project) -> None:
     forget_the_run(store, BETTER, data_md5="not pinned")
-    with pytest.raises(UserError, match="nothing in the registry says which data it was trained on"):
+    with pytest.raises(UserError, match="the registry has no record of its training data"):
         decide(store, BETTER)
 
 
@@ -334,7 +334,7 @@ def test_a_version_that_was_rolled_back_is_told_by_the_gate(store: Project) -> N
 
 def test_no_model_or_no_challenger_is_one_line(store: Project, empty_store: Path) -> None:
     store.client().delete_registered_model_alias(NAME, "challenger")
-    with pytest.raises(UserError, match="no version is challenger; run the register step first, or say --version N"):
+    with pytest.raises(UserError, match="no version is challenger; run the register step first, or pass --version N"):
         decide(store)
     shutil.copy(empty_store, store.root / "mlflow.db")
     with pytest.raises(UserError, match=r"lung-segmentation.* not found"):

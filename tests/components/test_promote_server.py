@@ -149,7 +149,7 @@ while won < int(sys.argv[1]):
             client.set_registered_model_tag("counted", "count", int(tags.get("count", 0)) + 1)
             won += 1
     except UserError as error:
-        assert "is moving the champion at this moment" in str(error), error
+        assert "is moving the champion right now" in str(error), error
 print(won, flush=True)
 """
 
@@ -209,7 +209,7 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_says_so(served: Served
             assert served.champion == champions[-1]
             for error in losers:
                 contested += 1
-                assert "is moving the champion at this moment" in error or "became champion while this was" in error
+                assert "is moving the champion right now" in error or "became champion during" in error
     finally:
         for process in both:
             process.communicate()
@@ -228,7 +228,7 @@ def test_a_holder_that_died_is_waited_for_and_then_passed_by(served: Served, par
     assert held.stdout.readline() == "in\n"
     held.kill()
     held.communicate()
-    with pytest.raises(UserError, match=r"@.* is moving the champion at this moment"):
+    with pytest.raises(UserError, match=r"@.* is moving the champion right now"):
         promote(params, *where(served), WORSE, force=True, reason="a test")
     assert served.champion == BETTER
     (left,) = served.client.search_model_versions(f"name='{locks_of(NAME)}'")
@@ -408,12 +408,12 @@ def test_a_lost_answer_to_the_commit_alone_is_looked_up(
 
     served.crown(WORSE)
     faults.strike(ALIAS, forward=False, dead=False)
-    with pytest.raises(UserError, match="champion is still 1; the registry did not take version 2"):
+    with pytest.raises(UserError, match="champion is still 1; the registry did not set version 2"):
         promote(params, *where(served), BETTER, force=True, reason="a lost request")
     assert served.champion == WORSE
     # It may yet arrive: nobody else moves the champion before the lock has expired.
     faults.strike(None, forward=False, dead=False)
-    with pytest.raises(UserError, match="is moving the champion at this moment"):
+    with pytest.raises(UserError, match="is moving the champion right now"):
         promote(params, *where(served), TWIN, force=True, reason="too early")
     assert outcome(served, params, monkeypatch)[0] == ("failed", BETTER)
 
@@ -427,7 +427,7 @@ def test_a_registry_that_answers_late_leaves_the_champion_until_the_request_arri
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     faults.strike(ALIAS, forward=True, dead=False)
     faults.late = 9
-    with pytest.raises(UserError, match="champion is still 1; the registry did not take version 2"):
+    with pytest.raises(UserError, match="champion is still 1; the registry did not set version 2"):
         promote(params, *where(served), BETTER, force=True, reason="a slow network")
     deadline = time.monotonic() + 60
     while served.champion == WORSE:

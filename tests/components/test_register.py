@@ -400,7 +400,7 @@ def test_what_is_missing_is_told(here: Project) -> None:
     here.write_params(matrix={"seeds": [0]})
     summary = json.loads((here.evaluation / SUMMARY).read_text())
     (here.evaluation / SUMMARY).write_text(json.dumps({"test": summary["test"]}))
-    with pytest.raises(UserError, match=r"seed-0: not scored on validation images.*put validation into"):
+    with pytest.raises(UserError, match=r"seed-0: it has no validation figures.*add validation to"):
         offer(here)
     (here.evaluation / SUMMARY).write_text(json.dumps(summary))
     (here.model / CONFIG).unlink()

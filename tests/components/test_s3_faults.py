@@ -58,7 +58,7 @@ def test_500_for_ever_ends_ingest_in_one_line(front: Proxy, bucket: Bucket, coho
     fault = Fault("500", path="CXR_png")
     front.faults.append(fault)
     error = refusal(url, tmp_path / "raw")
-    assert "S3 says InternalError: We lost it.; see to it and run again" in str(error)
+    assert "S3 answered InternalError: We lost it.; fix it and run again" in str(error)
     assert "\n" not in str(error)
     assert fault.seen >= 3  # it was asked again before
     assert not (tmp_path / "raw").exists()

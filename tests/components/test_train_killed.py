@@ -126,7 +126,7 @@ def test_interrupted_from_the_keyboard(untrained: Project, trained: Trained) -> 
     job.kill(signal.SIGINT)
     done = job.wait([])
     assert done.returncode == 130
-    assert done.stderr == "interrupted: nothing half-written was left; run again to go on\n"
+    assert done.stderr == "interrupted: no partial output was written; run again to resume\n"
     assert only_run(untrained).info.status == "KILLED"
     assert not untrained.model.exists()
     assert "going on after epoch" in untrained.do(untrained.train_line())

@@ -90,7 +90,7 @@ def test_a_start_that_cannot_ask_s3_is_refused(untrained: Project, bucket: Bucke
     assert "s3://nobody-has-this/x" in refused(mistaken)
     assert "there is no such bucket" in refused(mistaken)
     nameless = untrained.call(untrained.train_line("--checkpoints", "s3:///x"))
-    assert refused(nameless) == "error: s3:///x: no bucket named; say s3://bucket/prefix"
+    assert refused(nameless) == "error: s3:///x: no bucket named; use s3://bucket/prefix"
 
 
 def test_a_folder_stays_a_folder(tmp_path: Path) -> None:

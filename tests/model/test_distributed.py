@@ -254,7 +254,7 @@ def test_a_batch_that_two_processes_cannot_share_is_told_once(untrained: Project
     assert done.returncode == 1
     # Before torchrun starts, whose traceback would come after the line that helps.
     assert done.stderr.splitlines() == [
-        "error: --processes 2: train.batch_size 6 is no multiple of 2 processes times train.accumulation 2; "
+        "error: --processes 2: train.batch_size 6 is not a multiple of 2 processes times train.accumulation 2; "
         "change one of them"
     ]
     assert done.stdout == ""

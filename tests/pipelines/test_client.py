@@ -138,7 +138,7 @@ def test_submit_takes_the_md5_from_data_dvc(defunet: Client, server: Server, tmp
     [
         ("train.epochs=0", ["train.epochs: Input should be greater than or equal to 1 (got 0)"]),
         ("train.network=unet", ["train.network: Extra inputs are not permitted"]),
-        ("matrix.scenarios=[third]", ["matrix.scenarios: not under scenarios: third"]),
+        ("matrix.scenarios=[third]", ["matrix.scenarios: not defined under scenarios: third"]),
         ("train.epochs", ["--set 'train.epochs': takes section.key=value"]),
         ("train.epochs.x=1", ["params.yaml has nothing below train.epochs"]),
         ("train.epochs=[", ["the value is not valid YAML"]),

@@ -317,7 +317,7 @@ def test_other_settings_reach_the_pods() -> None:
         "node_selector": {"cloud.google.com/gke-accelerator": "nvidia-l4"},
         "tolerations": [{"operator": "Exists", "effect": "NoExecute", "seconds": 60}],
         "gpus": {"resource": "amd.com/gpu", "count": 4},
-        "retries": {"count": 0, "wait": 0, "factor": 1.0, "within": 1},
+        "retries": {"count": 0, "wait": 0, "factor": 1, "within": 1},
     }
 
     text = compiled(read_params(ROOT / "params.yaml"), cluster=check_cluster(values, "here"))

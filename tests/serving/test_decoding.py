@@ -120,7 +120,7 @@ def test_a_decoder_that_goes_down_takes_no_other_request_with_it(trained: Traine
             each.send_signal(signal.SIGSEGV)
         answer = asked.result()
     assert answer.status_code == 422
-    assert answer.json() == {"detail": "the file: damaged: it brings its decoder down; export it again"}
+    assert answer.json() == {"detail": "the file: damaged: it crashes its decoder; export it again"}
     again = service.predict(png(chest()))
     assert (again.status_code, again.json()) == (200, first.json())
     left = decoders(service)
