@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -139,6 +140,16 @@ class TrackedRun:
             unfinished = about["status"] != FINISHED or not about.get(KEPT)
             if about["fingerprint"] == self._about["fingerprint"] and unfinished:
                 self._about |= {name: about[name] for name in ("training", "start_time")}
+        return found + self._left_by_others()
+
+    def _left_by_others(self) -> list[Path]:
+        """Return the unsent records of other trainings of the cell that have ended; others may still go on."""
+        found = []
+        for folder in sorted(self._checkpoints.parent.glob(f"*/{FOLDERS}")):
+            if folder.parent != self._checkpoints:
+                with suppress(UserError):  # damaged, or sent and removed just now: its own training tells
+                    about = read(folder)
+                    found += [folder] if about["status"] == FINISHED and about.get(KEPT) else []
         return found
 
     @property
