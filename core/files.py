@@ -42,10 +42,10 @@ def explain_unwritable(target: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        user = f"user {os.getuid()}, group {os.getgid()}" if hasattr(os, "getuid") else "this user"
+        user = f"user {os.geteuid()}, group {os.getegid()}" if hasattr(os, "getuid") else "this user"
         raise UserError(
-            f"{target}: cannot be written ({error.strerror}: {error.filename}) by {user}; let this user write there, "
-            "on a volume by its group or owner, or name another place"
+            f"{target}: cannot be written ({error.strerror}: {error.filename}) by {user}; let this user write there "
+            "(on a volume by its owner or group), or name another place"
         ) from error
 
 

@@ -19,6 +19,7 @@ from defunet import registry
 from defunet.options import Cluster, Every, Image, Packed, RunId, Set, Timeout, Wait, connected, packaged
 from serving.http.command import serve
 from serving.predict.command import predict
+from tools.checkpoints.command import checkpoints
 
 if TYPE_CHECKING:
     from pipelines.client.kubeflow import Kubeflow
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 Connect = Callable[[], Any]
 KUBEFLOW, REGISTRY, MODEL = "The pipeline on Kubeflow", "The MLflow registry", "The model"  # panels of ``--help``
+TRAININGS = "Trainings"
 
 
 def _command(function: Callable[..., None], panel: str = KUBEFLOW) -> Callable[..., None]:
@@ -207,6 +209,7 @@ def retry(connect: Connect, run: RunId, wait: Wait = False, every: Every = 5, ti
 for _panel, _commands in (
     (REGISTRY, registry.COMMANDS),
     (MODEL, (predict, serve)),
+    (TRAININGS, (checkpoints,)),
 ):
     for _each in _commands:
         _command(_each, _panel)

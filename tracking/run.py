@@ -32,7 +32,7 @@ from tracking.record import (
     read,
 )
 from tracking.send import tell
-from tracking.store import RETRIES, TIMEOUT, flat, reason, store_name
+from tracking.store import RETRIES, STEP_RUN, TIMEOUT, flat, reason, store_name
 from tracking.system import SystemMetrics
 from tracking.unsent import command
 
@@ -45,6 +45,8 @@ def describe(
 ) -> dict[str, Any]:
     """Return what a record holds from the start: experiment, name, tags, parameters and data sets.
 
+    Where a platform has started an MLflow run for the step (MLFLOW_RUN_ID), that is the parent.
+
     Args:
         cell: names the run.
         experiment: MLflow's experiment.
@@ -56,6 +58,7 @@ def describe(
     import mlflow.data
     from mlflow.data.code_dataset_source import CodeDatasetSource
     from mlflow.tracking.context.registry import resolve_tags
+    from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
     (commit, dirty), data = git_state(), cohort.info.get("data_md5")
     tags = {
@@ -68,6 +71,8 @@ def describe(
         "git.dirty": dirty,
         "data.md5": data or "not pinned",
     }
+    if parent := os.environ.get(STEP_RUN):
+        tags[MLFLOW_PARENT_RUN_ID] = parent
     source = CodeDatasetSource({"manifest.sha256": cohort.info["manifest_sha256"], "data.md5": data or ""})
     datasets = {}
     for name, ids in splits.items():
