@@ -17,7 +17,8 @@ import pandas as pd
 
 from components.train.claim import claimed
 from components.train.notices import TRAINING, WAITING, ChangeWarning, Waiting
-from components.train.result import RESULT, keep_result, speed, stages, take_result
+from components.train.progress import Progress
+from components.train.result import RESULT, copy_result, keep_result, read_result, speed, stages
 from core.cell import HISTORY, PROVENANCE, RUN, Cell
 from core.cohort import Arrays, read_split
 from core.errors import UserError
@@ -167,7 +168,8 @@ def train(
             stack.enter_context(explain_full_disk(checkpoints))
             send = stack.enter_context(_copied(remote, checkpoints, fingerprint, waited))
             if waited and (checkpoints / RESULT).exists() and not (checkpoints / STATE).exists():
-                taken = take_result(checkpoints, out)
+                copy_result(checkpoints / RESULT, out)
+                taken = read_result(out)
                 world.agree_on(json.dumps(taken))
                 world.leave()
                 print(f"{title}: took the result of the run that it waited for; wrote {out}")
@@ -178,7 +180,8 @@ def train(
             world.wait()
             try:
                 warn = ChangeWarning(title, inputs)
-                trainer = make(Terminal(title, [tracked.log_epoch, lambda _: send(), warn]))
+                progress = Progress(sum(stage.epochs for stage in params.plan(cohort.info["size"])))
+                trainer = make(Terminal(title, [tracked.log_epoch, lambda _: send(), progress, warn]))
                 # A kill may have come between an epoch's state and its record.
                 for row in trainer.state["history"] if trainer.state else []:
                     tracked.log_epoch(row)
@@ -190,6 +193,7 @@ def train(
                 result = trainer.run()
             except TrainingError as error:
                 raise UserError(f"{title}: {error}") from error
+            progress.finish()
             world.leave()  # what is left is this process's: while it writes and sends, the others would wait
             record = {
                 **tracked.record,

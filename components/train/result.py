@@ -31,17 +31,16 @@ def keep_result(out: Path, checkpoints: Path) -> None:
         copy.replace(checkpoints / RESULT)
 
 
-def take_result(checkpoints: Path, out: Path) -> dict[str, Any]:
-    """Write a result that another run has kept to ``out``; return its best epoch and validation Dice.
-
-    Returns:
-        The fields of ``TrainResult`` without its folder.
-    """
-    kept = checkpoints / RESULT
+def copy_result(kept: Path, out: Path) -> None:
+    """Write a result that another run has left in ``kept`` to ``out``."""
     with write_folder(out) as folder:
         for name in FILES:
             shutil.copyfile(kept / name, folder / name)
-    run, history = read_json(kept / RUN), pd.read_csv(kept / HISTORY)
+
+
+def read_result(out: Path) -> dict[str, Any]:
+    """Return the fields of ``TrainResult``, without its folder, of a training's output."""
+    run, history = read_json(out / RUN), pd.read_csv(out / HISTORY)
     dice = history.set_index("epoch")["validation_dice"][run["best_epoch"]]
     counts = {name: int(run[name]) for name in ("epochs", "best_epoch", "resumed_from")}
     return {"validation_dice": float(dice), **counts}
