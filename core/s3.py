@@ -83,6 +83,11 @@ def make_client(connections: int) -> Any:
     return boto3.session.Session().client("s3", config=config)
 
 
+def is_missing(error: ClientError) -> bool:
+    """Tell an object or a bucket that is not there from other answers of S3."""
+    return error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound", "NoSuchBucket")
+
+
 def damage(client: Any, bucket: str, key: str, about: dict[str, Any], path: Path) -> str:
     """Return how a downloaded file differs from its object; empty if no check fails.
 

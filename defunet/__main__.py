@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from tools.checkpoints.command import checkpoints
 
 from core.cli import ParamsFile, exit_on_user_error
 from core.errors import UserError
@@ -47,6 +48,7 @@ app = typer.Typer(
 )
 Connect = Callable[[], Any]
 KUBEFLOW, REGISTRY, MODEL = "The pipeline on Kubeflow", "The MLflow registry", "The model"  # panels of ``--help``
+TRAININGS = "Trainings"
 
 
 def _command(function: Callable[..., None], panel: str = KUBEFLOW) -> Callable[..., None]:
@@ -280,6 +282,7 @@ def retry(
 for _panel, _commands in (
     (REGISTRY, registry.COMMANDS),
     (MODEL, (predict, serve)),
+    (TRAININGS, (checkpoints,)),
 ):
     for _each in _commands:
         _command(_each, _panel)

@@ -137,6 +137,7 @@ class Step(Section):
     shared_memory: MemoryAmount | None = Field(None, description="size of /dev/shm; counts as memory of the container")
     volumes: list[Volume] = Field(default_factory=list)
     retries: Retries | None = None
+    nodes: Annotated[int, Field(ge=1, le=64)] = Field(1, description="of a training; several are a TrainJob's")
     timeout: Seconds | None = Field(None, description="seconds of one attempt, from the moment its node is found")
 
 
@@ -203,6 +204,13 @@ def check_cluster(values: Any, origin: str) -> Cluster:
         problems += _clashes(f"steps.{name}", cluster.step(name), own.model_fields_set)
     if cluster.queue and QUEUE_LABEL in cluster.labels:
         problems.append(f"labels.{QUEUE_LABEL}: the key queue sets this label; remove one of them")
+    problems += [
+        f"{where}.nodes: only train has several nodes"
+        for where, step in [("every_step", cluster.every_step), *((f"steps.{n}", s) for n, s in cluster.steps.items())]
+        if step.nodes > 1 and where != "steps.train"
+    ]
+    if cluster.step("train").nodes > 1 and not cluster.checkpoints:
+        problems.append("steps.train.nodes: several nodes need checkpoints, in S3 or on a volume that all of them see")
     paths = [volume.path for volume in cluster.step("train").volumes]
     folder = cluster.checkpoints or ""
     if folder.startswith("/") and not any(PurePosixPath(folder).is_relative_to(path) for path in paths):

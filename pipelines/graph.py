@@ -6,6 +6,7 @@ The graph has no Kubeflow conditions, because a condition that fails to evaluate
 
 # mypy: disable-error-code="untyped-decorator"
 
+import json
 from typing import Any, cast
 
 from kfp import dsl, kubernetes
@@ -14,6 +15,7 @@ from core.params import Params
 from pipelines import components as steps
 from pipelines.cluster import Cluster, Step, StepName
 from pipelines.tasks import PROCESSES, sections
+from pipelines.trainjob_spec import JOB, RUN, settings
 
 SHARED_MEMORY = "/dev/shm"  # noqa: S108
 
@@ -196,6 +198,11 @@ def place(task: dsl.PipelineTask, cluster: Cluster) -> None:
     """Apply the cluster settings of a step to its task: image, node, resources, variables, retries."""
     name = cast(StepName, task.component_spec.name)
     asked = cluster.step(name)
+    if asked.nodes > 1:
+        _send_train_job(task, cluster)
+        # The step itself only sends and follows; the TrainJob's pods have what train asks for.
+        kept = {key: getattr(asked, key) for key in ("volumes", "timeout", "retries")}
+        asked = cluster.every_step.model_copy(update=kept)
     kubernetes.set_image_pull_policy(task, cluster.image_pull_policy)
     if cluster.image_pull_secrets:
         kubernetes.set_image_pull_secrets(task, cluster.image_pull_secrets)
@@ -220,6 +227,13 @@ def place(task: dsl.PipelineTask, cluster: Cluster) -> None:
     if (retries := asked.retries) and retries.count:
         # kfp's default for the last argument is an hour; a long training run would never get a second attempt.
         task.set_retry(retries.count, f"{retries.wait}s", retries.factor, f"{retries.within}s")
+
+
+def _send_train_job(task: dsl.PipelineTask, cluster: Cluster) -> None:
+    """Have the train step send a TrainJob, with the cluster settings of train."""
+    image = task.container_spec.image if task.container_spec else cluster.image
+    task.set_env_variable(JOB, json.dumps(settings(cluster, image)))
+    kubernetes.use_field_path_as_env(task, RUN, "metadata.labels['pipeline/runid']")
 
 
 def _set_resources(task: dsl.PipelineTask, asked: Step) -> None:

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from core.cell import Cell
 from core.cli import exit_on_user_error
@@ -63,7 +63,7 @@ def _write_termination_message(message: str) -> None:
 
 
 def in_processes(function: Callable[..., Result], *arguments: Any) -> Result:
-    """Call ``function(*arguments)`` in TRAIN_PROCESSES processes and return the result of rank 0.
+    """Call ``function(*arguments)`` in TRAIN_PROCESSES processes, or over nodes, and return the result of rank 0.
 
     One process is this process. Several are started as by ``torchrun``; if one fails, the others are stopped.
 
@@ -74,6 +74,10 @@ def in_processes(function: Callable[..., Result], *arguments: Any) -> Result:
     Raises:
         SystemExit: one of several processes has printed a UserError.
     """
+    if "TRAIN_JOB" in os.environ:  # pipelines.graph sets it where train has several nodes
+        from pipelines.trainjob import train_over_nodes
+
+        return cast(Result, train_over_nodes(*arguments))
     count = int(os.environ.get(PROCESSES) or 1)
     if count == 1:
         return function(*arguments)

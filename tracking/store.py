@@ -34,6 +34,10 @@ BAD_REQUEST = 400
 NEVER = (BAD_REQUEST, 401, 403)  # what a server answers to settings that no waiting puts right
 
 
+# The run of a step that a platform has started (Kubeflow's MLflow plugin). MLflow would log into it, and end it.
+STEP_RUN = "MLFLOW_RUN_ID"
+
+
 def store_name() -> str:
     """Return the store's address as it may be shown: without the password that it may hold."""
     if own_store() and workspace() == Path.cwd():
@@ -87,6 +91,7 @@ def connect(experiment: str | None = None, *, existing: bool = False) -> MlflowC
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.pop(STEP_RUN, None)  # each step names the run that it logs to
     for name in DIRECT:
         os.environ.setdefault(name, "false")
     timeout = None if TIMEOUT in os.environ else FIRST_TIMEOUT

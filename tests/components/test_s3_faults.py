@@ -13,11 +13,14 @@ from botocore.exceptions import ClientError
 from components.ingest import ingest
 from components.train.checkpoints import places
 from components.train.checkpoints_s3 import Remote
+from components.train.result import FILES, RESULT
 from core.errors import UserError
 from core.s3 import explain
 from model.training.checkpoint import STATE, load_state, save_state
+from model.weights import WEIGHTS
 from tests.components.test_ingest import PARAMS, refusal
 from tests.components.test_ingest_zip import same_cohort
+from tests.components.test_train import states
 from tests.conftest import CELL, Project, refused
 from tests.s3_faults import Fault, Proxy, proxy
 from tests.services import Bucket
@@ -125,7 +128,7 @@ def test_records_that_may_not_be_removed_from_s3_say_the_right(
 
 
 def state(folder: Path, epoch: int) -> Path:
-    save_state(folder, {"fingerprint": "f", "finished": False, "epoch": epoch, "weights": list(range(100_000))})
+    save_state(folder, {"fingerprint": "f", "epoch": epoch, "weights": list(range(100_000))})
     return folder
 
 
@@ -197,10 +200,10 @@ def test_a_slow_s3_holds_up_no_epoch(front: Proxy, bucket: Bucket, untrained: Pr
     slow.seconds = 0
     done = job.wait([])
     assert (done.returncode, done.stderr) == (0, "")
-    key = f"states/{CELL.folder.as_posix()}/{STATE}"
-    assert bucket.names("states/") == [key]
-    sent = bucket.client.get_object(Bucket=bucket.name, Key=key)["Body"].read()
-    assert sent == (untrained.root / "checkpoints" / CELL.folder / STATE).read_bytes()
+    training = f"states/{CELL.folder.as_posix()}/{states(untrained).name}"
+    assert bucket.names("states/") == sorted(f"{training}/{RESULT}/{name}" for name in FILES)
+    sent = bucket.client.get_object(Bucket=bucket.name, Key=f"{training}/{RESULT}/{WEIGHTS}")["Body"].read()
+    assert sent == (untrained.model / WEIGHTS).read_bytes()
 
 
 @pytest.mark.full
@@ -209,7 +212,7 @@ def test_records_kept_in_s3_are_sent_from_there(untrained: Project, bucket: Buck
     url = f"s3://{bucket.name}/states"
     done = untrained.call(untrained.train_line("--checkpoints", url), MLFLOW_TRACKING_URI="http://127.0.0.1:1")
     assert done.returncode == 0, done.stderr
-    place = f"{url}/{CELL.folder.as_posix()}"
+    place = f"{url}/{CELL.folder.as_posix()}/{states(untrained).name}"
     assert done.stderr.splitlines()[-1].endswith(f"MLFLOW_TRACKING_URI=http://127.0.0.1:1 python -m tracking {place}")
     shutil.rmtree(untrained.root / "checkpoints")  # the machine is gone
     assert "sent to sqlite:" in untrained.do(untrained.line("track", place))

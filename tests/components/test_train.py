@@ -37,7 +37,9 @@ EPOCH_LINE = (
 
 
 def states(project: Project) -> Path:
-    return project.root / "checkpoints" / CELL.folder
+    """The folder of the one training of the cell, or one that is not there."""
+    cell = project.root / "checkpoints" / CELL.folder
+    return next((path for path in cell.glob("*") if path.is_dir()), cell / "none")
 
 
 def files(folder: Path) -> set[str]:
@@ -314,7 +316,10 @@ def test_the_command_refuses_in_one_line(untrained: Project) -> None:
 
 
 def test_a_damaged_state_is_told(untrained: Project) -> None:
-    states(untrained).mkdir(parents=True)
+    job = untrained.start(untrained.train_line())
+    assert job.until(lambda: "epoch 1/" in job.output)
+    job.kill()
+    job.wait([])
     (states(untrained) / "state.pt").write_bytes(b"PK\x03\x04 but no more")
     message = refused(untrained.call(untrained.train_line()))
     assert "state.pt: cannot be read" in message

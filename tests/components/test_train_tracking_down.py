@@ -23,6 +23,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from components.train.result import RESULT
 from core.cell import HISTORY, RUN
 from core.errors import UserError
 from model.weights import CONFIG
@@ -181,7 +182,7 @@ def ended(job: Job) -> str:
 def assert_told_of_the_gap(server: Server, warnings: str) -> None:
     assert re.fullmatch(
         rf"warning: MLflow, {server.url}: .*; training goes on, its records are kept in "
-        rf"checkpoints/{CELL.folder}/mlflow-\w+ and sent when the server is back\n"
+        rf"checkpoints/{CELL.folder}/[0-9a-f]{{12}}/mlflow-\w+ and sent when the server is back\n"
         rf"MLflow, {server.url}: is back; what was kept meanwhile has been sent\n",
         warnings,
     ), warnings
@@ -204,7 +205,7 @@ def test_down_at_the_start_and_back_in_the_middle(project: Project, server: Serv
     server.up()
     assert_told_of_the_gap(server, ended(job))
     assert_whole(server, project, trained)
-    assert files(states(project)) == {"state.pt"}
+    assert files(states(project)) == {RESULT}
 
 
 @pytest.mark.full
@@ -254,7 +255,7 @@ def test_killed_at_the_end_its_records_are_sent_later(project: Project, server: 
     warnings = ended(job)
     record = json.loads((project.model / RUN).read_text())
     left = project.root / record["mlflow_records"]
-    assert files(states(project)) == {"state.pt", left.name}
+    assert files(states(project)) == {RESULT, left.name}
     assert f"what was not sent is kept in {record['mlflow_records']}" in warnings.splitlines()[-1]
     line, environment = sending_command(warnings)
     assert environment == {"MLFLOW_TRACKING_URI": server.url}
@@ -299,7 +300,7 @@ def test_never_up_until_the_next_step_needs_it(project: Project, server: Server,
     assert run.data.tags["training"] == record["mlflow_training"]
     assert "test.original.dice" in run.data.metrics
     assert_whole(server, project, trained)
-    assert files(states(project)) == {"state.pt"}
+    assert files(states(project)) == {RESULT}
     shutil.rmtree(project.evaluation)
     assert "sent to" not in project.do(project.evaluate_line(), MLFLOW_TRACKING_URI=server.url)
     assert len(tracked(server, project)) == 1

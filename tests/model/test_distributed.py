@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from components.train.result import RESULT
 from core.cell import HISTORY, PROVENANCE, RUN
-from model.training.checkpoint import STATE
 from model.training.distributed import DistributedContext
 from model.weights import CONFIG, WEIGHTS
 from tests.conftest import CELL, EPOCHS, ROOT, Project, fresh
@@ -191,7 +191,7 @@ def test_two_processes_leave_one_model_one_run_and_one_log(commanded: tuple[Proj
     assert [line.split("  ")[0] for line in lines[1:-1]] == [f"epoch {n}/{EPOCHS}" for n in range(1, EPOCHS + 1)]
     assert lines[-1].startswith("train defu_net mixed seed 0: best validation Dice")
     assert {path.name for path in two.model.iterdir()} == {WEIGHTS, CONFIG, HISTORY, PROVENANCE, RUN}
-    assert {path.name for path in (two.root / "checkpoints" / CELL.folder).iterdir()} == {STATE}
+    assert {path.parent.name for path in (two.root / "checkpoints" / CELL.folder).glob("*/*/*")} == {RESULT}
     (run,) = two.runs()
     assert run.info.status == "FINISHED"
     assert len(run.inputs.dataset_inputs) == 2

@@ -107,7 +107,6 @@ def test_every_mistake_is_told_at_once_each_in_a_line() -> None:
         ("train", {"shared_memory": "32Gi"}, "steps.train.shared_memory: must be below memory.limit, 32Gi"),
         ("train", {"timeout": 200000}, "steps.train.retries.within: must be 1201860 or more"),
         ("train", {"timeout": None}, "steps.train.timeout: must be given where there are retries"),
-        ("train", {"volumes": []}, "checkpoints: /checkpoints is on no volume of train"),
         ("report", {"volumes": [{"claim": "a", "path": "/a"}, {"claim": "b", "path": "/a"}]}, "two have the same path"),
         (
             "report",
@@ -122,9 +121,9 @@ def test_settings_that_cannot_go_together_are_told(step: str, change: dict[str, 
 
 
 def test_checkpoints_in_s3_need_no_volume() -> None:
-    values = shipped() | {"checkpoints": "s3://bucket/states"}
-    del values["steps"]["train"]["volumes"]
-    assert check_cluster(values, "here").checkpoints == "s3://bucket/states"
+    assert not check_cluster(shipped(), "here").step("train").volumes
+    (line,) = problems(lambda values: values.update(checkpoints="/checkpoints"))
+    assert line.startswith("checkpoints: /checkpoints is on no volume of train")
     for wrong in ("states", "gs://bucket/states", "/states/", "s3://"):
         (line,) = problems(lambda values, wrong=wrong: values.update(checkpoints=wrong))
         assert line.startswith("checkpoints: ")

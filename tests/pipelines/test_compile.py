@@ -269,10 +269,9 @@ def test_a_training_gets_what_it_needs(spec: dict[str, Any], asked: dict[str, di
         "medium": "Memory",
         "sizeLimit": "4Gi",
     }
-    # Another attempt finds the full state of the one before.
-    (volume,) = train["pvcMount"]
-    assert (volume["constant"], volume["mountPath"]) == ("lung-segmentation-checkpoints", "/checkpoints")
-    assert spec["root"]["inputDefinitions"]["parameters"]["checkpoints"]["defaultValue"] == "/checkpoints"
+    # Another attempt finds the full state of the one before, in S3.
+    assert "pvcMount" not in train
+    assert spec["root"]["inputDefinitions"]["parameters"]["checkpoints"]["defaultValue"] == "s3://data/states"
 
 
 def test_the_loop_the_run_and_every_step_are_bounded(

@@ -215,7 +215,12 @@ def test_only_the_record_of_a_training_that_has_come_to_its_end_is_removed(here:
 
 @pytest.mark.slow
 def test_a_damaged_record_does_not_end_a_training(untrained: Project) -> None:
-    write_record(states(untrained), status="FINISHED")
+    job = untrained.start(untrained.train_line())
+    assert job.until(lambda: "epoch 1/" in job.output)
+    job.kill()
+    job.wait([])
+    write_record(states(untrained).with_name("another"), status="FINISHED", kept=True)
+    shutil.copytree(states(untrained).with_name("another") / "mlflow-m", states(untrained) / "mlflow-m")
     for name in ("x", "y", "z"):  # of the last one no more was left when its removal was killed
         (states(untrained) / f"mlflow-{name}").mkdir()
     (states(untrained) / "mlflow-x" / ABOUT).write_text("nothing\n")
@@ -224,7 +229,7 @@ def test_a_damaged_record_does_not_end_a_training(untrained: Project) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("not the record of a training") == 2
     assert "what an earlier training had left in" in done.stderr
-    assert files(states(untrained)) == {"state.pt", "mlflow-x", "mlflow-y"}
+    assert files(states(untrained)) == {"result", "mlflow-x", "mlflow-y"}
     assert len(untrained.runs()) == 2
 
 

@@ -83,7 +83,7 @@ class Job:
     @property
     def begun(self) -> bool:
         """Whether the cell has a checkpoint."""
-        return (self.work / "checkpoints" / self.cell.folder / "state.pt").exists()
+        return any((self.work / "checkpoints" / self.cell.folder).glob("*/state.pt"))
 
 
 def jobs(plan: Path, results: Path, work: Path) -> list[Job]:
