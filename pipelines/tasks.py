@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.cell import Cell
 from core.cli import exit_on_user_error
@@ -35,13 +33,6 @@ CELL = "cell"  # key of the artifact metadata with the cell, <network>/<scenario
 
 
 Result = TypeVar("Result")
-
-
-class Artifact(Protocol):
-    """The attributes of a Kubeflow artifact that are used here."""
-
-    path: str
-    metadata: dict[str, Any]
 
 
 @contextmanager
@@ -142,28 +133,9 @@ def whole(parts: dict[str, str]) -> Params:
     return check({name: from_json(text, name) for name, text in parts.items()}, "pipeline parameters")
 
 
-def cells(matrix: Matrix) -> list[str]:
+def cells_of(matrix: Matrix) -> list[str]:
     """Return the cells of the matrix as ``<network>/<scenario>/seed-<seed>``, in the matrix's order."""
     return [cell.folder.as_posix() for cell in Cell.every(matrix.networks, matrix.scenarios, matrix.seeds)]
-
-
-@contextmanager
-def gathered(artifacts: Sequence[Artifact]) -> Iterator[Path]:
-    """Yield a temporary folder with the artifacts of all cells as ``<network>/<scenario>/seed-<seed>``.
-
-    The files are hard links, or copies if the file system has no hard links. MLflow does not accept symbolic links.
-    """
-    with tempfile.TemporaryDirectory() as name:
-        for artifact in artifacts:
-            shutil.copytree(artifact.path, Path(name) / artifact.metadata[CELL], copy_function=_link_or_copy)
-        yield Path(name)
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def validation_table(result: Path) -> str:
@@ -199,18 +171,3 @@ def promoted(version: Path, promote: Callable[[int], Promotion] | None) -> str:
     if done.passed is False:
         print(done.line)
     return done.page
-
-
-def ended(state: str, message: str | None, facts: Mapping[str, str]) -> tuple[str, str]:
-    """Return the final state of a run as one line, and as Markdown with ``facts``.
-
-    Args:
-        state: Kubeflow's state: SUCCEEDED, FAILED, CANCELLED.
-        message: Kubeflow's error message.
-        facts: data and code of the run; empty values are omitted.
-    """
-    words = " ".join((message or "").split())
-    line = f"run {state.lower()}" + (f": {words}" if words else "")
-    rows = [f"| {name} | `{value}` |" for name, value in facts.items() if value]
-    table = ["", "| | |", "|---|---|", *rows] if rows else []
-    return line, "\n".join([f"**Run {state.lower()}**", *(["", "```", words, "```"] if words else []), *table]) + "\n"

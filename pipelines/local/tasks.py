@@ -50,13 +50,13 @@ class Tasks(ABC):
 
 @contextmanager
 def taken_over(module: ModuleType, name: str, run: Callable[..., Any], tasks: Tasks) -> Iterator[None]:
-    """Replace kfp's function that runs a task by ``run`` inside the block; SIGINT and SIGTERM stop the tasks.
+    """Replace what runs a task in kfp by ``run`` inside the block; SIGINT and SIGTERM stop the tasks.
 
     Only for the main thread, since it sets signal handlers.
 
     Args:
         module: kfp's module of the local runner.
-        name: name of its function that runs a task.
+        name: name of its function or class that runs a task.
         run: the replacement.
         tasks: the tasks that an interrupt stops.
 
