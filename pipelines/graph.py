@@ -152,27 +152,33 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
                 ),
                 "Preprocess, freeze the splits",
             )
-            arrays, splits = preprocessed.outputs["arrays"], preprocessed.outputs["splits"]
+            arrays = preprocessed.outputs["arrays"]
             with dsl.ParallelFor(cells, name="each cell", parallelism=cluster.parallelism if cluster else None) as cell:
-                training = {"cell": cell, "experiment": register, "checkpoints": checkpoints, "params": train}
-                inputs = {"arrays": arrays, "splits": splits}
+                training = {
+                    "cell": cell,
+                    "arrays": arrays,
+                    "params": planned.outputs["training"],
+                    "experiment": planned.outputs["experiment"],
+                    "checkpoints": checkpoints,
+                }
+                scoring = planned.outputs["scoring"]
                 if cluster and cluster.one_pod_per_cell:
                     evaluated = step(
-                        steps.train_and_evaluate(**training, **inputs, raw=raw, scoring=evaluate), "Train and evaluate"
+                        steps.train_and_evaluate(**training, raw=raw, scoring=scoring), "Train and evaluate"
                     )
                 else:
-                    trained = step(steps.train(**training, **inputs), "Train")
+                    trained = step(steps.train(**training), "Train")
                     model = trained.outputs["model"]
-                    evaluated = step(steps.evaluate(**inputs, model=model, raw=raw, params=evaluate), "Evaluate")
+                    evaluated = step(steps.evaluate(model=model, arrays=arrays, raw=raw, params=scoring), "Evaluate")
 
             # One step alone takes a list with an entry a cell: such a list is what limits their number.
             collected = step(
-                steps.gather(cells=cells, evaluations=dsl.Collected(evaluated.outputs["evaluation"])),
+                steps.gather(matrix=matrix, evaluations=dsl.Collected(evaluated.outputs["evaluation"])),
                 "Gather the cells",
             )
             gathered = collected.outputs["gathered"]
             step(
-                steps.report(gathered=gathered, arrays=arrays, splits=splits, params=evaluate),
+                steps.report(gathered=gathered, arrays=arrays, params=evaluate),
                 "Report, beside the paper",
             )
             # The cache does not see the registry, so every run registers its model.
@@ -187,7 +193,6 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
                     steps.promote(
                         version=registered.outputs["version"],
                         arrays=arrays,
-                        splits=splits,
                         params=whole,
                         wanted=promote,
                     )

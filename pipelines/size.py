@@ -26,14 +26,15 @@ from core.errors import UserError
 from pipelines.tasks import to_json
 
 LIMIT = 1 << 20  # bytes of a Workflow
-RESERVE = 0.05  # share of it for second attempts
+RESERVE = 0.03  # share of it for second attempts
 ARGUMENT = 131_071  # bytes of a step's template, which is one variable of its pod
 TEMPLATE = 2_000  # bytes of that template beside the pod's patch
 GO = 1.075  # Go compresses the recorded nodes to so many times what Python does
-SPEC = 53_000  # bytes of a recorded Workflow beside its components, tasks and nodes
+SPEC = 37_000  # bytes of a recorded Workflow beside its components, tasks and nodes
+EACH = ("train", "evaluate", "train-and-evaluate")  # the steps of a cell
 NAME = "lung-segmentation-xxxxx"
 # What the store's driver adds to the metadata of every artifact of a stock installation.
-SESSION = to_json(
+SESSION = json.dumps(
     {
         "Provider": "minio",
         "Params": {
@@ -46,9 +47,11 @@ SESSION = to_json(
             "secretKeyKey": "secretkey",
             "secretName": "mlpipeline-minio-artifact",
         },
-    }
+    },
+    separators=(",", ":"),
 )
 METADATA = {"display_name": "evaluation", "store_session_info": SESSION}
+REFERENCE = to_json({"sha256": "0123456789abcdef", "changes": {"width": 0.125, "epochs": 100, "batch_size": 16}})
 LAUNCHER = [
     "--pod_name",
     "$(KFP_POD_NAME)",
@@ -106,9 +109,9 @@ def require_fit(package: str, cells: list[str]) -> Size:
     size = estimate(package, cells)
     if not size.fits:
         raise UserError(
-            f"{size.cells} cells do not fit into one run: Kubernetes keeps at most {LIMIT // 1024} KiB a run, here about "
-            f"{size.most} cells; name fewer networks, scenarios or seeds under matrix in params.yaml and submit several "
-            "runs, or set one_pod_per_cell in cluster.yaml"
+            f"{size.cells} cells do not fit into one run, of which Kubernetes keeps {LIMIT // 1024} KiB: here about "
+            f"{size.most} cells; name fewer networks, scenarios or seeds under matrix in params.yaml, in several "
+            "runs, or set one_pod_per_cell: true in cluster.yaml"
         )
     return size
 
@@ -141,8 +144,8 @@ class _Run:
     def measure(self, cells: list[str]) -> tuple[int, int, int]:
         """Return the bytes of the nodes, of the object and of the largest template."""
         self._random.seed(0)
-        self._cells, self._largest = cells, 0
-        self._run, self._places = self._uuid(), dict[str, str]()
+        self._cells, self._all, self._largest = cells, range(len(cells)), 0
+        self._run, self._places = self._uuid(), dict[tuple[str, int], str]()
         root = {"inputs": {}, "taskInfo": {"name": "root"}}
         nodes = {str(node["id"]): node for node in self._dag(f"{NAME}(0)", "root", root, self.spec["root"], 0)}
         text = _text(nodes, sort=True).encode()
@@ -215,7 +218,7 @@ class _Run:
             if "driver" in template:
                 values = {"pod-spec-patch": made, "cached-decision": "false", "condition": "nil"}
                 outputs["parameters"] = [
-                    {"name": key, "value": value, "valueFrom": {"path": f"/tmp/outputs/{key}", "default": "false"}}
+                    {"name": key, "value": value, "valueFrom": {"path": f"/tmp/outputs/{key}", "default": "false"}}  # noqa: S108
                     for key, value in values.items()
                 ]
         ids = [f"{NAME}-{self._number()}" for _ in range(3)]
@@ -289,35 +292,38 @@ class _Run:
 
     def _input(self, name: str, task: Any, component: Any, cell: int) -> dict[str, Any]:
         """Return the executor input of a step."""
-        values, artifacts = {}, {}
-        for key, source in task.get("inputs", {}).get("parameters", {}).items():
-            values[key] = self._value(source, cell)
+        values = {key: self._value(source, cell) for key, source in task["inputs"].get("parameters", {}).items()}
+        artifacts = {}
         for key, source in task.get("inputs", {}).get("artifacts", {}).items():
             listed = component["inputDefinitions"]["artifacts"][key].get("isArtifactList")
-            made = source.get("taskOutputArtifact", {}).get("outputArtifactKey") or source["componentInputArtifact"]
-            made = made.removeprefix("pipelinechannel--")
-            artifacts[key] = {
-                "artifacts": [self._artifact(made, n) for n in (range(len(self._cells)) if listed else [cell])]
-            }
-        place = f"minio://mlpipeline/v2/artifacts/lung-segmentation/{self._run}/{name}/{self._uuid()}"
+            artifacts[key] = {"artifacts": [self._artifact(source, n) for n in (self._all if listed else [cell])]}
+        place = f"minio://mlpipeline/v2/artifacts/lung-segmentation/{self._run}/{name}/{self._place(name, cell)}"
         outputs = component.get("outputDefinitions", {})
         made_here = {
             key: {"artifacts": [{"name": key, "type": kind["artifactType"], "uri": f"{place}/{key}"}]}
             for key, kind in {**outputs.get("artifacts", {}), "executor-logs": {"artifactType": {}}}.items()
         }
-        told = {key: {"outputFile": f"/tmp/kfp/outputs/{key}"} for key in outputs.get("parameters", {})}
+        told = {key: {"outputFile": f"/kfp/outputs/{key}"} for key in outputs.get("parameters", {})}
         output_file = f"/{place.replace('://', '/')}/output_metadata.json"
         return {
             "inputs": {"artifacts": artifacts, "parameterValues": values},
             "outputs": {"artifacts": made_here, "parameters": told, "outputFile": output_file},
         }
 
-    def _artifact(self, made: str, number: int) -> dict[str, Any]:
-        place = self._places.setdefault(
-            f"{made} {number if 'evaluation' in made or made == 'model' else ''}", self._uuid()
-        )
-        uri = f"minio://mlpipeline/v2/artifacts/lung-segmentation/{self._run}/{made.replace('-', '/' + place + '/')}"
+    def _artifact(self, source: Mapping[str, Any], cell: int) -> dict[str, Any]:
+        """Return an artifact of an earlier step, at an address of its own for every cell."""
+        if "taskOutputArtifact" in source:
+            made = source["taskOutputArtifact"]
+            step, name = made["producerTask"], made["outputArtifactKey"].rpartition("--")[2]
+            step = step if step == name or "-" not in name else name.rpartition("-")[0]
+        else:
+            step, _, name = source["componentInputArtifact"].removeprefix("pipelinechannel--").rpartition("-")
+        name = name.rpartition("-")[2]
+        uri = f"minio://mlpipeline/v2/artifacts/lung-segmentation/{self._run}/{step}/{self._place(step, cell)}/{name}"
         return {"name": str(self._number() % 10000), "uri": uri, "metadata": METADATA}
+
+    def _place(self, step: str, cell: int) -> str:
+        return self._places.setdefault((step, cell if step in EACH else 0), self._uuid())
 
     def _value(self, source: Mapping[str, Any], cell: int) -> Any:
         """Return the value of a step's argument: of the pipeline's defaults, or like what an earlier step gives."""
@@ -332,7 +338,9 @@ class _Run:
             return self._cells if given == "Output" else self._cells[cell]
         if given == "params":
             return to_json({name: one.get("defaultValue", "") for name, one in defaults.items()})
-        return defaults.get(given, {}).get("defaultValue", "s3://bucket/a/prefix/of/some/length")
+        if given in ("training", "scoring"):
+            return REFERENCE
+        return defaults.get(given, {}).get("defaultValue", "like s3://bucket/prefix")
 
 
 def _text(value: Any, sort: bool = False) -> str:

@@ -17,6 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from core.files import write_file
 from pipelines.archives import pack, unpack
 from pipelines.artifacts import ARCHIVE, OUTPUT, Artifact, Status
+from pipelines.attempts import final_errors
 from pipelines.tasks import task
 
 
@@ -77,9 +78,10 @@ class _Task:
 
     def _output(self, name: str, kind: type[Artifact], archive: bool) -> Artifact:
         artifact = self.outputs[name] = _artifact(kind, self._made[name]["artifacts"][0])
-        Path(artifact.path).parent.mkdir(parents=True, exist_ok=True)
         if archive:
             self._archives[name], artifact.path = Path(artifact.path), str(self._work / name)
+        else:
+            Path(artifact.path).parent.mkdir(parents=True, exist_ok=True)
         return artifact
 
     def pack(self) -> None:
@@ -119,7 +121,9 @@ def main() -> None:
     with task():
         from pipelines import steps
 
-        execute(getattr(steps, name), json.loads(text))
+        given = json.loads(text)
+        with final_errors(given):
+            execute(getattr(steps, name), given)
 
 
 if __name__ == "__main__":

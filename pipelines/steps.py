@@ -26,8 +26,10 @@ from pipelines.artifacts import (
     Output,
     Status,
 )
-from pipelines.tasks import CELL, cells_of, from_json, in_processes, section, to_json, whole
+from pipelines.tasks import CELL, cells_of, from_json, in_processes, reference, section, to_json, whole
 
+# What the arrays' archive holds: the splits as well, so that every later step takes one artifact less.
+ARRAYS, SPLITS = "arrays", "splits"
 # What gather leaves: the cells in the order of the matrix, and a folder a cell of each kind.
 CELLS, EVALUATIONS, MODELS = "cells.json", "evaluations", "models"
 
@@ -37,6 +39,9 @@ class Plan(NamedTuple):
 
     Output: list[str]
     scenarios: str
+    training: str
+    scoring: str
+    experiment: str
     params: str
 
 
@@ -71,13 +76,23 @@ def plan(
     Returns:
         Output: The cells, each as network/scenario/seed-n.
         scenarios: The scenarios of the matrix, as JSON.
+        training: Section train by reference (:func:`pipelines.tasks.reference`), since every cell carries it.
+        scoring: Section evaluate by reference.
+        experiment: The MLflow experiment.
         params: All sections, as JSON.
     """
     parts = {name: text for name, text in locals().items() if name not in ("git_commit", "image_digest")}
     params = whole(parts)
     chosen = {name: params.scenarios[name].model_dump(mode="json") for name in params.matrix.scenarios}
     sections = {name: from_json(text, name) for name, text in parts.items()}
-    return Plan(cells_of(params.matrix), to_json(chosen), to_json(sections))
+    return Plan(
+        cells_of(params.matrix),
+        to_json(chosen),
+        reference(train, "train"),
+        reference(evaluate, "evaluate"),
+        params.register_.experiment,
+        to_json(sections),
+    )
 
 
 def ingest(
@@ -140,7 +155,7 @@ def preprocess(
         validation: Output of validate for the same cohort.
         params: Section preprocess of params.yaml as JSON.
         scenarios: The scenarios of this run as JSON.
-        arrays: Images and masks as arrays of one size.
+        arrays: Images and masks as arrays of one size, and the splits.
         splits: One split per scenario.
     """
     from components.preprocess import preprocess
@@ -149,7 +164,8 @@ def preprocess(
     choices = section(PreprocessParams, params, "preprocess")
     chosen = {name: Scenario(**values) for name, values in from_json(scenarios, "scenarios").items()}
     paths = (Path(raw.path), Path(validation.path))
-    result = preprocess(*paths, choices, chosen, Path(arrays.path), Path(splits.path))
+    result = preprocess(*paths, choices, chosen, Path(arrays.path) / ARRAYS, Path(splits.path))
+    shutil.copytree(splits.path, Path(arrays.path) / SPLITS)
     arrays.metadata.update({"images": result.images, "size": result.size, "dilation kernel": result.kernel})
     splits.metadata.update({f"{name} {split}": n for name, part in result.splits.items() for split, n in part.items()})
 
@@ -157,7 +173,6 @@ def preprocess(
 def train(
     cell: str,
     arrays: Input[Archive[Dataset]],
-    splits: Input[Archive[Dataset]],
     params: str,
     experiment: str,
     checkpoints: str,
@@ -168,10 +183,9 @@ def train(
 
     Args:
         cell: network/scenario/seed-n.
-        arrays: Images and masks as arrays of one size.
-        splits: One split per scenario.
-        params: Section train of params.yaml as JSON.
-        experiment: Section register of params.yaml as JSON; it names the MLflow experiment.
+        arrays: Images and masks as arrays of one size, and the splits.
+        params: Section train of params.yaml as JSON, or by reference.
+        experiment: The MLflow experiment.
         checkpoints: A folder on a volume or s3://bucket/prefix for the checkpoints of all cells, so that another
             attempt can resume. Empty writes them next to the model, where another attempt does not find them.
         model: Weights, configuration and history.
@@ -179,16 +193,16 @@ def train(
     """
     from components.train import train
     from components.train.checkpoints import places
-    from core.params import RegisterParams
     from model.training.recipe import TrainParams
 
     which = Cell.of(Path(cell))
     beside = Path(model.path).with_name("checkpoints")
     states, remote = places(checkpoints or str(beside), which, beside)
     choices = section(TrainParams, params, "train")
-    name = section(RegisterParams, experiment, "register").experiment
-    split = Path(splits.path) / f"{which.scenario}.json"
-    result = in_processes(train, which, Path(arrays.path), split, choices, name, Path(model.path), states, remote)
+    split = Path(arrays.path) / SPLITS / f"{which.scenario}.json"
+    result = in_processes(
+        train, which, Path(arrays.path) / ARRAYS, split, choices, experiment, Path(model.path), states, remote
+    )
     framework = {"framework": "PyTorch"}
     model.metadata.update(
         framework | {CELL: cell, "network": which.network, "scenario": which.scenario, "seed": which.seed}
@@ -203,7 +217,6 @@ def evaluate(
     model: Input[Model],
     arrays: Input[Archive[Dataset]],
     raw: Input[Archive[Dataset]],
-    splits: Input[Archive[Dataset]],
     params: str,
     evaluation: Output[Archive[Artifact]],
     test: Output[Metrics],
@@ -213,10 +226,9 @@ def evaluate(
 
     Args:
         model: Output of train.
-        arrays: Images and masks as arrays of one size.
+        arrays: Images and masks as arrays of one size, and the splits.
         raw: The cohort with the masks at their original size.
-        splits: One split per scenario.
-        params: Section evaluate of params.yaml as JSON.
+        params: Section evaluate of params.yaml as JSON, or by reference.
         evaluation: Rows of every table, one row per image, overlays; and the model, so that the later steps take one
             artifact a cell: their number is limited by the bytes of one argument.
         test: Metrics of the test split, means over images.
@@ -229,9 +241,9 @@ def evaluate(
 
     name = model.metadata[CELL]
     cell, out = Cell.of(Path(name)), Path(evaluation.path) / EVALUATIONS / name
-    split = Path(splits.path) / f"{cell.scenario}.json"
+    split = Path(arrays.path) / SPLITS / f"{cell.scenario}.json"
     choices = section(EvaluateParams, params, "evaluate")
-    evaluate(cell, Path(arrays.path), Path(raw.path), split, Path(model.path), choices, out)
+    evaluate(cell, Path(arrays.path) / ARRAYS, Path(raw.path), split, Path(model.path), choices, out)
     shutil.copytree(model.path, Path(evaluation.path) / MODELS / name)
     test.metadata[CELL] = name
     for masks, figures in read_json(out / SUMMARY)["test"].items():
@@ -246,7 +258,6 @@ def train_and_evaluate(
     cell: str,
     arrays: Input[Archive[Dataset]],
     raw: Input[Archive[Dataset]],
-    splits: Input[Archive[Dataset]],
     params: str,
     scoring: str,
     experiment: str,
@@ -261,12 +272,11 @@ def train_and_evaluate(
 
     Args:
         cell: network/scenario/seed-n.
-        arrays: Images and masks as arrays of one size.
+        arrays: Images and masks as arrays of one size, and the splits.
         raw: The cohort with the masks at their original size.
-        splits: One split per scenario.
-        params: Section train of params.yaml as JSON.
-        scoring: Section evaluate of params.yaml as JSON.
-        experiment: Section register of params.yaml as JSON; it names the MLflow experiment.
+        params: Section train of params.yaml as JSON, or by reference.
+        scoring: Section evaluate of params.yaml as JSON, or by reference.
+        experiment: The MLflow experiment.
         checkpoints: As for train.
         model: Weights, configuration and history.
         training: The best epoch and its validation Dice.
@@ -274,19 +284,21 @@ def train_and_evaluate(
         test: Metrics of the test split, means over images.
         roc: The ROC curve of the test split's pixels.
     """
-    train(cell, arrays, splits, params, experiment, checkpoints, model, training)
-    evaluate(model, arrays, raw, splits, scoring, evaluation, test, roc)
+    train(cell, arrays, params, experiment, checkpoints, model, training)
+    evaluate(model, arrays, raw, scoring, evaluation, test, roc)
 
 
-def gather(cells: list[str], evaluations: Input[list[Artifact]], gathered: Output[Archive[Artifact]]) -> None:
+def gather(matrix: str, evaluations: Input[list[Artifact]], gathered: Output[Archive[Artifact]]) -> None:
     """Put the evaluations and models of all cells into one artifact for the later steps.
 
     Args:
-        cells: The cells of this run.
+        matrix: Section of params.yaml as JSON: the order of the cells.
         evaluations: Outputs of evaluate, one per cell.
         gathered: All models and evaluations.
     """
-    out = Path(gathered.path)
+    from core.params import Matrix
+
+    out, cells = Path(gathered.path), cells_of(section(Matrix, matrix, "matrix"))
     for evaluation in evaluations:
         unpack(Path(evaluation.path), out)
     write_json(out / CELLS, cells)
@@ -296,7 +308,6 @@ def gather(cells: list[str], evaluations: Input[list[Artifact]], gathered: Outpu
 def report(
     gathered: Input[Archive[Artifact]],
     arrays: Input[Archive[Dataset]],
-    splits: Input[Archive[Dataset]],
     params: str,
     folder: Output[Artifact],
     page: Output[HTML],
@@ -306,8 +317,7 @@ def report(
 
     Args:
         gathered: All models and evaluations.
-        arrays: Images and masks as arrays of one size.
-        splits: One split per scenario.
+        arrays: Images and masks as arrays of one size, and the splits.
         params: Section evaluate of params.yaml as JSON, with the settings of the comparison of networks.
         folder: results.json, comparisons.json, results.md, index.html and the plots' points.
         page: The report as one self-contained page.
@@ -319,7 +329,7 @@ def report(
     out, tree = Path(folder.path), Path(gathered.path)
     choices = section(EvaluateParams, params, "evaluate")
     which = [Cell.of(Path(cell)) for cell in read_json(tree / CELLS)]
-    where = (tree / EVALUATIONS, tree / MODELS, Path(arrays.path), Path(splits.path), out)
+    where = (tree / EVALUATIONS, tree / MODELS, Path(arrays.path) / ARRAYS, Path(arrays.path) / SPLITS, out)
     report(*where, which, resamples=choices.bootstrap, seed=choices.seed)
     shutil.copyfile(out / PAGE, page.path)
     shutil.copyfile(out / MARKDOWN, tables.path)
@@ -343,14 +353,13 @@ def register(
 
     tree = Path(gathered.path)
     choices = check(from_json(params, "params"), "pipeline parameters")
-    done = register(tree / MODELS, tree / EVALUATIONS, Path(arrays.path), choices, Path(version.path))
+    done = register(tree / MODELS, tree / EVALUATIONS, Path(arrays.path) / ARRAYS, choices, Path(version.path))
     version.metadata.update(asdict(done))
 
 
 def promote(
     version: Input[Artifact],
     arrays: Input[Archive[Dataset]],
-    splits: Input[Archive[Dataset]],
     params: str,
     wanted: bool,
     champion: Output[Markdown],
@@ -360,7 +369,6 @@ def promote(
     Args:
         version: Output of register.
         arrays: Images and masks as arrays of one size, for the comparison with the champion.
-        splits: One split per scenario.
         params: All sections of params.yaml as JSON.
         wanted: False does not change the champion.
         champion: Every rule of the gate with its figures, and the action.
@@ -372,7 +380,9 @@ def promote(
     from pipelines.tasks import promoted
 
     choices = check(from_json(params, "params"), "pipeline parameters")
-    gate = partial(promote, choices, Path(arrays.path), Path(splits.path), reason="last step of the pipeline")
+    gate = partial(
+        promote, choices, Path(arrays.path) / ARRAYS, Path(arrays.path) / SPLITS, reason="last step of the pipeline"
+    )
     page = promoted(Path(version.path), gate if wanted else None)
     Path(champion.path).write_text(page)
 

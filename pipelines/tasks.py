@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
 import os
 import uuid
@@ -14,7 +16,8 @@ from core.cell import Cell
 from core.cli import exit_on_user_error
 from core.errors import UserError
 from core.files import read_json
-from core.params import Matrix, Params, Sections, check, check_section
+from core.inputs import flat
+from core.params import Matrix, Params, Sections, check, check_section, read_params
 from core.terminal import say
 from model.threads import settle
 
@@ -28,6 +31,8 @@ TERMINATION_LOG_BYTES = 4096  # Kubernetes reads no more
 
 PROCESSES = "TRAIN_PROCESSES"  # number of processes per cell, one per GPU; also read by `python -m components.train`
 TOLD = 3  # exit code of a training process that has already printed a UserError
+
+SHIPPED = Path(__file__).parents[1] / "params.yaml"
 
 CELL = "cell"  # key of the artifact metadata with the cell, <network>/<scenario>/seed-<seed>
 
@@ -123,9 +128,50 @@ def from_json(text: str, name: str) -> Any:
         raise UserError(f"pipeline parameter {name}: not valid JSON ({error}); correct it and submit again") from error
 
 
+def reference(text: str, name: str) -> str:
+    """Return a section as what differs from the ``params.yaml`` beside the code, with a digest of the whole section.
+
+    Every cell carries its sections through Kubernetes, whose objects are limited (:mod:`pipelines.size`). The reference
+    is part of the cache key as the section was: it changes with every value, since the digest does.
+    """
+    values = from_json(text, name)
+    changes = {key: value for key, value in flat(values).items() if flat(_shipped(name)).get(key, ...) != value}
+    short = {"sha256": _digest(values), "changes": changes}
+    try:
+        return to_json(short) if _digest(_resolved(short, name)) == short["sha256"] else to_json(values)
+    except UserError:  # other keys, or another order
+        return to_json(values)
+
+
+def _resolved(values: Any, name: str) -> Any:
+    """Return the values of a section, also of one given by :func:`reference`."""
+    if not isinstance(values, dict) or set(values) != {"sha256", "changes"}:
+        return values
+    whole = copy.deepcopy(_shipped(name))
+    for key, value in values["changes"].items():
+        *path, last = key.split(".")
+        part = whole
+        for step in path:
+            part = part.get(step, {})
+        part[last] = value
+    if _digest(whole) != values["sha256"]:
+        raise UserError(
+            f"pipeline parameter {name}: refers to another params.yaml than {SHIPPED}; all steps must run in one image"
+        )
+    return whole
+
+
+def _shipped(name: str) -> dict[str, Any]:
+    return dict(read_params(SHIPPED).model_dump(mode="json", by_alias=True)[name])
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(to_json(values).encode()).hexdigest()[:16]
+
+
 def section(kind: type[Sections], text: str, name: str) -> Sections:
     """Return the pipeline parameter ``name`` as typed parameters; raises a UserError on wrong values."""
-    return check_section(kind, from_json(text, name), f"pipeline parameter {name}")
+    return check_section(kind, _resolved(from_json(text, name), name), f"pipeline parameter {name}")
 
 
 def whole(parts: dict[str, str]) -> Params:
