@@ -51,7 +51,7 @@ class _InFolder:
 class _InBucket:
     def __init__(self, url: str) -> None:
         self._bucket, self._prefix = split_url(url)
-        self._client = make_client()
+        self._client = make_client(1)
 
     def read(self, attempt: int) -> str | None:
         found = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._key(attempt), MaxKeys=1)

@@ -31,7 +31,7 @@ EXIT_CODE = re.compile(r"^main: Error \(exit code \d+\)(: ?)?")
 POD_PATH = re.compile(r"^/(minio|s3|gcs)/\S*?: ")  # of a pod that is gone: of no use to anybody
 ATTEMPT = re.compile(r"\((\d+)\)$")
 CELL_NUMBER = re.compile(r"iteration-iterations\((\d+):")
-CELL_NAME = re.compile(r"cell[\\\"]+:[\\\"]+([^\\\"]+)")
+CELL_NAME = re.compile(r"cell[\\\"]+:\s*[\\\"]+([^\\\"]+)")
 DEADLINE = ("retry exceeded workflow deadline", "Step exceeded its deadline", "exit code 143")
 KNOWN = {"COMPLETE": "succeeded", "SUCCEEDED": "succeeded", "CACHED": "succeeded", "FAILED": "failed"}
 

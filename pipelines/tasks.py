@@ -9,6 +9,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -135,7 +136,8 @@ def reference(text: str, name: str) -> str:
     is part of the cache key as the section was: it changes with every value, since the digest does.
     """
     values = from_json(text, name)
-    changes = {key: value for key, value in flat(values).items() if flat(_shipped(name)).get(key, ...) != value}
+    shipped = flat(_shipped()[name])
+    changes = {key: value for key, value in flat(values).items() if shipped.get(key, ...) != value}
     short = {"sha256": _digest(values), "changes": changes}
     try:
         return to_json(short) if _digest(_resolved(short, name)) == short["sha256"] else to_json(values)
@@ -147,7 +149,7 @@ def _resolved(values: Any, name: str) -> Any:
     """Return the values of a section, also of one given by :func:`reference`."""
     if not isinstance(values, dict) or set(values) != {"sha256", "changes"}:
         return values
-    whole = copy.deepcopy(_shipped(name))
+    whole = copy.deepcopy(_shipped()[name])
     for key, value in values["changes"].items():
         *path, last = key.split(".")
         part = whole
@@ -161,8 +163,9 @@ def _resolved(values: Any, name: str) -> Any:
     return whole
 
 
-def _shipped(name: str) -> dict[str, Any]:
-    return dict(read_params(SHIPPED).model_dump(mode="json", by_alias=True)[name])
+@cache
+def _shipped() -> dict[str, Any]:
+    return read_params(SHIPPED).model_dump(mode="json", by_alias=True)
 
 
 def _digest(values: Any) -> str:

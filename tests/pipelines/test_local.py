@@ -154,11 +154,3 @@ def test_wrong_parameters_stop_the_run_before_it_starts(checkout: Project, tmp_p
     assert done.returncode == 1
     assert "train.epochs" in done.stderr
     assert not (tmp_path / "run").exists()
-
-
-def test_a_path_that_the_local_runner_would_garble_is_refused(checkout: Project, tmp_path: Path) -> None:
-    done = checkout.run(*COMMAND, "--out", tmp_path / "python3-run", check=False)
-
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"error: {tmp_path / 'python3-run'}: ")
-    assert not (tmp_path / "python3-run").exists()
