@@ -39,7 +39,7 @@ def component(body: Callable[..., Any]) -> ContainerComponent:
     declared.__name__, declared.__doc__ = body.__name__, body.__doc__
     fields = hints["return"] is not type(None) and list(get_type_hints(hints["return"]).items())
     # A new type: kfp reads the annotations of the fields as they stand, and here they are text.
-    returned = NamedTuple("Outputs", fields) if fields else None  # type: ignore[misc]
+    returned = NamedTuple("Outputs", fields) if fields else None
     vars(declared)["__signature__"] = signature.replace(parameters=parameters, return_annotation=returned)
     # kfp's decorator for containers takes no returned values, which need no placeholder here.
     spec = component_factory.extract_component_interface(declared)

@@ -26,6 +26,7 @@ from pipelines.artifacts import (
     Output,
     Status,
 )
+from pipelines.size import SESSION
 from pipelines.step import execute
 from pipelines.tasks import sections
 from tests.services import Bucket
@@ -129,6 +130,30 @@ def test_an_unknown_command_line_is_refused() -> None:
     done = subprocess.run([sys.executable, "-m", "pipelines.step", "plan"], cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == 1
     assert b"usage: python -m pipelines.step NAME" in done.stderr
+
+
+def test_150_cells_reach_the_later_steps_as_one_artifact(tmp_path: Path) -> None:
+    values = PARAMS.model_dump(mode="json", by_alias=True)["matrix"] | {"seeds": list(range(50))}
+    cells = [f"defu_net/{scenario}/seed-{seed}" for scenario in values["scenarios"] for seed in range(50)]
+    listed = []
+    for number, cell in enumerate(reversed(cells)):  # Kubeflow promises no order
+        for kind in ("evaluations", "models"):
+            (tmp_path / f"tree/{number}" / kind / cell).mkdir(parents=True)
+            (tmp_path / f"tree/{number}" / kind / cell / "file").write_text(f"{kind} of {cell}")
+        pack(tmp_path / f"tree/{number}", tmp_path / f"stored/{number}/evaluation")
+        about = {"display_name": "evaluation", "store_session_info": SESSION}
+        listed += artifact(tmp_path / f"stored/{number}/evaluation", **about)["artifacts"]
+    matrix = {"matrix": json.dumps(values)}
+    given = message(tmp_path, matrix, ("gathered",), evaluations={"artifacts": listed})
+
+    done = call("gather", given)  # one argument of a real process
+
+    assert done.returncode == 0, done.stderr
+    unpack(tmp_path / "run-1/a-step/execution-1/gathered", tmp_path / "back")
+    assert json.loads((tmp_path / "back/cells.json").read_text()) == cells
+    for cell in cells:
+        assert (tmp_path / "back/models" / cell / "file").read_text() == f"models of {cell}"
+    assert len(list((tmp_path / "back/evaluations").rglob("file"))) == 150
 
 
 # --- archives -------------------------------------------------------------------------------------------------------

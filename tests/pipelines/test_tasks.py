@@ -63,7 +63,9 @@ def test_a_wrong_section_is_told_in_one_error() -> None:
         from_json("epochs: 3", "train")
 
 
-@given(epochs=st.integers(1, 500), rate=st.floats(1e-6, 1.0), turn=st.floats(0, 45), bottom=st.sampled_from([256, 512]))
+@given(
+    epochs=st.integers(1, 500), rate=st.floats(1e-6, 1.0), turn=st.floats(0, 45), bottom=st.sampled_from([512, 1024])
+)
 def test_a_section_by_reference_is_the_section(epochs: int, rate: float, turn: float, bottom: int) -> None:
     values = PARAMS.train.model_dump(mode="json", by_alias=True)
     values["epochs"], values["learning_rate"], values["augmentation"]["rotation"] = epochs, rate, turn
