@@ -7,6 +7,7 @@ file. This does what kfp's own executor does, for the functions of :mod:`pipelin
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from core.files import write_file
 from pipelines.archives import pack, unpack
 from pipelines.artifacts import ARCHIVE, OUTPUT, Artifact, Status
-from pipelines.attempts import final_errors
+from pipelines.attempts import ATTEMPT, final_errors, lasting
 from pipelines.tasks import task
 
 
@@ -118,7 +119,7 @@ def main() -> None:
             pass
         case _:
             raise SystemExit("usage: python -m pipelines.step NAME --executor_input JSON")
-    with task():
+    with task(lasting if ATTEMPT in os.environ else None):
         from pipelines import steps
 
         given = json.loads(text)

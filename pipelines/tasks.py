@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # Kubernetes shows this file's text as the container's termination message; pipelines.local.run sets another file.
 TERMINATION_LOG = "TERMINATION_LOG"
 KUBERNETES_TERMINATION_LOG = "/dev/termination-log"
+FINAL = "  (no retry can mend this)"
 TERMINATION_LOG_BYTES = 4096  # Kubernetes reads no more
 
 PROCESSES = "TRAIN_PROCESSES"  # number of processes per cell, one per GPU; also read by `python -m components.train`
@@ -42,13 +43,18 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def task() -> Iterator[None]:
-    """Run a step in a Kubeflow task; a UserError is one log line and the termination message, with exit code 1."""
+def task(final: Callable[[UserError], bool] | None = None) -> Iterator[None]:
+    """Run a step in a Kubeflow task; a UserError is one log line and the termination message, with exit code 1.
+
+    Args:
+        final: tells whether no retry can mend an error, where there are retries; the termination message says so in its second line.
+    """
     with exit_on_user_error():
         try:
             yield
         except UserError as error:
-            _write_termination_message(str(error))
+            first, *rest = str(error).splitlines()
+            _write_termination_message("\n".join([first, *([FINAL] if final and final(error) else []), *rest]))
             raise
 
 
@@ -136,7 +142,7 @@ def reference(text: str, name: str) -> str:
     is part of the cache key as the section was: it changes with every value, since the digest does.
     """
     values = from_json(text, name)
-    shipped = flat(_shipped()[name])
+    shipped = flat(_shipped().get(name, {}))
     changes = {key: value for key, value in flat(values).items() if shipped.get(key, ...) != value}
     short = {"sha256": _digest(values), "changes": changes}
     try:
@@ -149,7 +155,7 @@ def _resolved(values: Any, name: str) -> Any:
     """Return the values of a section, also of one given by :func:`reference`."""
     if not isinstance(values, dict) or set(values) != {"sha256", "changes"}:
         return values
-    whole = copy.deepcopy(_shipped()[name])
+    whole = copy.deepcopy(_shipped().get(name, {}))
     for key, value in values["changes"].items():
         *path, last = key.split(".")
         part = whole
@@ -165,7 +171,7 @@ def _resolved(values: Any, name: str) -> Any:
 
 @cache
 def _shipped() -> dict[str, Any]:
-    return read_params(SHIPPED).model_dump(mode="json", by_alias=True)
+    return read_params(SHIPPED).model_dump(mode="json", by_alias=True) if SHIPPED.is_file() else {}
 
 
 def _digest(values: Any) -> str:

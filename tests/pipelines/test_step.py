@@ -26,7 +26,7 @@ from pipelines.artifacts import (
     Output,
     Status,
 )
-from pipelines.size import SESSION
+from pipelines.nodes import SESSION
 from pipelines.step import execute
 from pipelines.tasks import sections
 from tests.services import Bucket
@@ -221,6 +221,7 @@ def test_an_attempt_ends_on_the_error_that_no_retry_can_mend(tmp_path: Path) -> 
     assert second.returncode == 1
     assert second.stderr.splitlines() == [f"{line} (attempt 1 found it; no further one can mend it)"]
     assert log.read_text().startswith("no-cell: not a cell's folder")
+    assert log.read_text().splitlines()[1] == "  (no retry can mend this)"
     # Of this task of this run alone.
     text = json.dumps(given).replace("execution-1", "execution-2")
     assert "attempt 1" not in call("train", json.loads(text), KFP_RETRY_INDEX="1").stderr
@@ -248,6 +249,37 @@ def test_in_s3_the_mark_lies_under_the_pipeline_root(bucket: Bucket, tmp_path: P
     assert (first.returncode, second.returncode) == (1, 1)
     assert second.stderr.startswith(first.stderr.splitlines()[0])
     assert "(attempt 1 found it" in second.stderr
+
+
+@pytest.mark.parametrize("message", ["x: wrong\n  (no retry can mend this)\n  a.png", "S3 cannot be reached", None])
+def test_where_nothing_is_shared_the_earlier_pods_message_is_the_mark(message: str | None) -> None:
+    import httpx
+
+    from pipelines.attempts import _InCluster
+
+    def pod(name: str, node: str, said: str | None) -> dict[str, Any]:
+        ended = {"name": "main", "state": {"terminated": {"exitCode": 1, "message": said}}}
+        about = {"workflows.argoproj.io/node-name": f"wf(0).root(0).{node}"}
+        labels = {"workflows.argoproj.io/workflow": "wf"}
+        status = {"containerStatuses": [{"name": "wait", "state": {}}, ended]}
+        return {"metadata": {"name": name, "labels": labels, "annotations": about}, "status": status}
+
+    pods = [
+        pod("p1", "ingest(0).executor(0)", message),
+        pod("p2", "ingest(0).executor(1)", None),
+        pod("p3", "plan(0).executor(0)", "y: wrong\n  (no retry can mend this)"),
+    ]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/pods/p2"):
+            return httpx.Response(200, json=pods[1])
+        assert request.url.params["labelSelector"] == "workflows.argoproj.io/workflow=wf"
+        return httpx.Response(200, json={"items": pods})
+
+    address = "https://kubernetes/api/v1/namespaces/kubeflow/"
+    with httpx.Client(base_url=address, transport=httpx.MockTransport(answer)) as client:
+        marks = _InCluster(client, "p2")
+    assert marks.read(0) == (message if message and "mend" in message else None)
 
 
 def test_an_error_that_may_pass_leaves_no_mark() -> None:
