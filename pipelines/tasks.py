@@ -47,7 +47,8 @@ def task(final: Callable[[UserError], bool] | None = None) -> Iterator[None]:
     """Run a step in a Kubeflow task; a UserError is one log line and the termination message, with exit code 1.
 
     Args:
-        final: tells whether no retry can mend an error, where there are retries; the termination message says so in its second line.
+        final: tells whether no retry can mend an error, where there are retries. The termination message says so in
+            its second line.
     """
     with exit_on_user_error():
         try:
