@@ -31,6 +31,8 @@ MARKS = "failed-attempts"
 # Errors of the operating system that are there again in the next attempt; others, such as a full disk, may pass.
 LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
+SERVERS = ("boto3", "botocore", "httpx", "mlflow", "sqlalchemy", "urllib3")  # packages whose errors are of a server
+
 
 class Marks(Protocol):
     """Where the marks of one task lie."""
@@ -185,7 +187,8 @@ def lasting(error: BaseException | None) -> bool:
         status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) if isinstance(answer, dict) else 0
         if isinstance(error, OSError) and not isinstance(error, LASTING):
             return False
-        if status >= 500 or (not status and type(error).__module__.startswith(("botocore", "boto3", "mlflow"))):
+        elsewhere = type(error).__module__.partition(".")[0] in SERVERS
+        if status >= 500 or status in (408, 429) or (elsewhere and not status):
             return False
         error = error.__cause__ or error.__context__
     return True
