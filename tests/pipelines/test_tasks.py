@@ -82,6 +82,29 @@ def test_another_value_is_another_reference_and_so_another_cache_key() -> None:
     assert reference(to_json(shipped), "train") == reference(to_json(dict(shipped)), "train")
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "outputs"),
+    [
+        ("train", {"epochs": 3}, {"training"}),
+        ("evaluate", {"threshold": 0.4}, {"scoring"}),
+        ("register", {"experiment": "another"}, {"experiment"}),
+        ("register", {"challenger": "always"}, set()),
+        ("validate", {"large_component": 0.02}, set()),
+        ("promotion", {"floor": 0.5}, set()),
+        ("matrix", {"seeds": [0, 1]}, {"Output"}),
+    ],
+)
+def test_a_changed_value_runs_those_steps_again_that_read_it(
+    name: str, change: dict[str, object], outputs: set[str]
+) -> None:
+    # The cache key of a step holds what plan gives it. params is for register and promote, which are never cached.
+    values = PARAMS.model_dump(mode="json", by_alias=True)
+    values[name] = values[name] | change
+    before, after = steps.plan(**sections(PARAMS)), steps.plan(**sections(check(values, "here")))
+    changed = {key for key in before._fields if getattr(before, key) != getattr(after, key)}
+    assert changed == outputs | {"params"}
+
+
 def test_a_section_in_another_order_or_with_other_keys_stays_as_it_is() -> None:
     shipped = PARAMS.train.model_dump(mode="json", by_alias=True)
     for values in (dict(reversed(shipped.items())), {"width": 0.5}):
