@@ -19,7 +19,17 @@ from model.training.recipe import Section
 CLUSTER = Path("pipelines/cluster.yaml")
 
 StepName = Literal[
-    "plan", "ingest", "validate", "preprocess", "train", "evaluate", "report", "register", "promote", "outcome"
+    "plan",
+    "ingest",
+    "validate",
+    "preprocess",
+    "train",
+    "evaluate",
+    "gather",
+    "report",
+    "register",
+    "promote",
+    "outcome",
 ]
 STEPS: tuple[StepName, ...] = get_args(StepName)
 
@@ -162,6 +172,7 @@ class Cluster(Section):
     labels: dict[Key, LabelValue] = Field(description="of every step's pod, for cost reports")
     queue: QueueName | None = Field(None, description="Kueue's LocalQueue of every step's pod; null: no queue")
     parallelism: Annotated[int, Field(ge=1)] = Field(description="cells that are trained or evaluated at a time")
+    one_pod_per_cell: bool = Field(False, description="train and evaluate a cell in one pod, with what train asks")
     run_timeout: Seconds | None = Field(description="seconds of the whole run; null: no end")
     checkpoints: Place | None = Field(description="default of the pipeline's parameter of that name")
     secrets: list[Variables]

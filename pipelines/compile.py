@@ -14,6 +14,8 @@ from core.files import write_file, write_folder
 from core.params import Params, read_params
 from core.provenance import git_state
 from pipelines.cluster import CLUSTER, STEPS, Cluster, read_cluster
+from pipelines.size import require_fit
+from pipelines.tasks import cells_of
 
 
 def compiled(params: Params, image: str | None = None, git_commit: str = "", cluster: Cluster | None = None) -> str:
@@ -72,6 +74,7 @@ def main(
     """Compile the Kubeflow pipeline, with the parameters of a file as its defaults."""
     choices, settings = read_params(params), read_cluster(cluster)
     text = compiled(choices, image, code_version(), settings)
+    print(require_fit(text, cells_of(choices.matrix)))
     with write_file(out) as partial:
         partial.write_text(text)
     print(f"{out}: upload it to Kubeflow, or create a run from it with kfp.Client().create_run_from_pipeline_package")

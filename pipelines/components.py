@@ -1,374 +1,80 @@
-"""The steps as Kubeflow components: each body imports its step's function and calls it.
+"""The steps as Kubeflow components: the signatures and docstrings of :mod:`pipelines.steps`, and one command.
 
-Kubeflow copies only the source of each function, so every body has its own imports. kfp evaluates the annotations, so
-this module has no ``from __future__ import annotations``.
+They are components of a container and not kfp's lightweight ones, which carry their Python source: Kubeflow copies a
+component some ten times into the object that holds the run, whose size is limited (:mod:`pipelines.size`).
 """
 
-# mypy: disable-error-code="untyped-decorator"
+from __future__ import annotations
 
-from typing import NamedTuple
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
-from kfp.dsl import (
-    HTML,
-    Artifact,
-    ClassificationMetrics,
-    Dataset,
-    Input,
-    Markdown,
-    Metrics,
-    Model,
-    Output,
-    PipelineTaskFinalStatus,
-    component,
-)
+from kfp import dsl
+from kfp.dsl import component_factory, structures
+from kfp.dsl.container_component_class import ContainerComponent
 
-# The image of every step. kfp's local runner recognises a Python image by "python" in its name.
+from pipelines import steps
+from pipelines.artifacts import OUTPUT, Status
+
+# The image of every step.
 IMAGE = "defu-net-pipeline-python:0.1.0"
 
 
-@component(base_image=IMAGE, install_kfp_package=False)
-def plan(
-    ingest: str,
-    validate: str,
-    preprocess: str,
-    scenarios: str,
-    matrix: str,
-    train: str,
-    evaluate: str,
-    register: str,
-    promotion: str,
-    git_commit: str = "",
-    image_digest: str = "",
-) -> NamedTuple("Plan", [("Output", list[str]), ("scenarios", str), ("params", str)]):  # type: ignore[valid-type]
-    """Validate all parameters before any other step, and list the cells: every network, scenario and seed.
+def component(body: Callable[..., Any]) -> ContainerComponent:
+    """Return a step as a component that runs ``python -m pipelines.step`` with the executor input.
 
     Args:
-        ingest: Section of params.yaml as JSON.
-        validate: Section of params.yaml as JSON.
-        preprocess: Section of params.yaml as JSON.
-        scenarios: Section of params.yaml as JSON.
-        matrix: Section of params.yaml as JSON.
-        train: Section of params.yaml as JSON.
-        evaluate: Section of params.yaml as JSON.
-        register: Section of params.yaml as JSON.
-        promotion: Section of params.yaml as JSON.
-        git_commit: Part of the cache key: other code runs again.
-        image_digest: Part of the cache key: another image under the same name runs again.
-
-    Returns:
-        Output: The cells, each as network/scenario/seed-n. Kubeflow's local runner can loop only over this name.
-        scenarios: The scenarios of the matrix, as JSON.
-        params: All sections, as JSON.
+        body: a function of :mod:`pipelines.steps`.
     """
-    parts = {name: text for name, text in locals().items() if name not in ("git_commit", "image_digest")}
-    from pipelines.tasks import cells, from_json, task, to_json, whole
 
-    with task():
-        params = whole(parts)
-    chosen = {name: params.scenarios[name].model_dump(mode="json") for name in params.matrix.scenarios}
-    return cells(params.matrix), to_json(chosen), to_json({name: from_json(parts[name], name) for name in parts})
+    def declared() -> None:
+        """Stand for ``body`` with kfp's annotations."""
 
-
-@component(base_image=IMAGE, install_kfp_package=False)
-def ingest(
-    source: str, params: str, data_md5: str, raw: Output[Dataset], git_commit: str = "", image_digest: str = ""
-) -> None:
-    """Read a cohort in its publishers' layouts and write images, masks and a manifest.
-
-    Args:
-        source: A folder, a ZIP file or s3://bucket/prefix.
-        params: Section ingest of params.yaml as JSON.
-        data_md5: MD5 of the cohort. Part of the cache key: other data run again.
-        raw: The raw cohort.
-        git_commit: Part of the cache key: other code runs again.
-        image_digest: Part of the cache key: another image under the same name runs again.
-    """
-    from pathlib import Path
-
-    from components.ingest import ingest
-    from core.params import IngestParams
-    from pipelines.tasks import section, task
-
-    with task():
-        result = ingest(source, section(IngestParams, params, "ingest"), Path(raw.path), data_md5)
-    images = {f"images {site}": count.images for site, count in result.sites.items()}
-    raw.metadata.update({"cohort": result.name, "synthetic": result.synthetic, **images})
+    hints = get_type_hints(body, include_extras=True)
+    signature = inspect.signature(body)
+    parameters = [
+        parameter.replace(annotation=_kfp_type(hints[parameter.name])) for parameter in signature.parameters.values()
+    ]
+    declared.__name__, declared.__doc__ = body.__name__, body.__doc__
+    fields = hints["return"] is not type(None) and list(get_type_hints(hints["return"]).items())
+    # A new type: kfp reads the annotations of the fields as they stand, and here they are text.
+    returned = NamedTuple("Outputs", fields) if fields else None
+    vars(declared)["__signature__"] = signature.replace(parameters=parameters, return_annotation=returned)
+    # kfp's decorator for containers takes no returned values, which need no placeholder here.
+    spec = component_factory.extract_component_interface(declared)
+    spec.implementation = structures.Implementation(
+        structures.ContainerSpecImplementation(
+            image=IMAGE,
+            command=["python", "-m", "pipelines.step", body.__name__],
+            args=["--executor_input", "{{$}}"],
+        )
+    )
+    return ContainerComponent(spec, body)
 
 
-@component(base_image=IMAGE, install_kfp_package=False)
-def validate(raw: Input[Dataset], params: str, validation: Output[Artifact], summary: Output[Markdown]) -> None:
-    """Validate the cohort with Great Expectations; a failed expectation stops the run and names the images.
-
-    Args:
-        raw: The raw cohort.
-        params: Section validate of params.yaml as JSON.
-        validation: The result and the Data Docs.
-        summary: Every expectation with its result.
-    """
-    from pathlib import Path
-
-    from components.validate import RESULT, validate
-    from core.params import ValidateParams
-    from pipelines.tasks import section, task, validation_table
-
-    with task():
-        validate(Path(raw.path), section(ValidateParams, params, "validate"), Path(validation.path))
-    Path(summary.path).write_text(validation_table(Path(validation.path) / RESULT))
+def _kfp_type(hint: Any) -> Any:
+    """Return kfp's annotation for one of :mod:`pipelines.artifacts`; any other annotation is returned as it is."""
+    if hint is Status:
+        return dsl.PipelineTaskFinalStatus
+    if not hasattr(hint, "__metadata__"):
+        return hint
+    kind, *marks = get_args(hint)
+    wrap = dsl.Output if OUTPUT in marks else dsl.Input
+    if get_origin(kind) is list:
+        return wrap[list[getattr(dsl, get_args(kind)[0].__name__)]]  # type: ignore[misc]
+    return wrap[getattr(dsl, kind.__name__)]
 
 
-@component(base_image=IMAGE, install_kfp_package=False)
-def preprocess(
-    raw: Input[Dataset],
-    validation: Input[Artifact],
-    params: str,
-    scenarios: str,
-    arrays: Output[Dataset],
-    splits: Output[Dataset],
-) -> None:
-    """Resize images and masks to one size, and write the train, validation and test splits.
-
-    Args:
-        raw: The raw cohort.
-        validation: Output of validate for the same cohort.
-        params: Section preprocess of params.yaml as JSON.
-        scenarios: The scenarios of this run as JSON.
-        arrays: Images and masks as arrays of one size.
-        splits: One split per scenario.
-    """
-    from pathlib import Path
-
-    from components.preprocess import preprocess
-    from core.params import PreprocessParams, Scenario
-    from pipelines.tasks import from_json, section, task
-
-    with task():
-        choices = section(PreprocessParams, params, "preprocess")
-        chosen = {name: Scenario(**values) for name, values in from_json(scenarios, "scenarios").items()}
-        paths = (Path(raw.path), Path(validation.path))
-        result = preprocess(*paths, choices, chosen, Path(arrays.path), Path(splits.path))
-    arrays.metadata.update({"images": result.images, "size": result.size, "dilation kernel": result.kernel})
-    splits.metadata.update({f"{name} {split}": n for name, part in result.splits.items() for split, n in part.items()})
-
-
-@component(base_image=IMAGE, install_kfp_package=False)
-def train(
-    cell: str,
-    arrays: Input[Dataset],
-    splits: Input[Dataset],
-    params: str,
-    experiment: str,
-    checkpoints: str,
-    model: Output[Model],
-    training: Output[Metrics],
-) -> None:
-    """Train one network in one scenario with one seed, in TRAIN_PROCESSES processes.
-
-    Args:
-        cell: network/scenario/seed-n.
-        arrays: Images and masks as arrays of one size.
-        splits: One split per scenario.
-        params: Section train of params.yaml as JSON.
-        experiment: Section register of params.yaml as JSON; it names the MLflow experiment.
-        checkpoints: A folder on a volume or s3://bucket/prefix for the checkpoints of all cells, so that another
-            attempt can resume. Empty writes them next to the model, where another attempt does not find them.
-        model: Weights, configuration and history.
-        training: The best epoch and its validation Dice.
-    """
-    from pathlib import Path
-
-    from components.train import train
-    from components.train.checkpoints import places
-    from core.cell import Cell
-    from core.params import RegisterParams
-    from model.training.recipe import TrainParams
-    from pipelines.tasks import CELL, in_processes, section, task
-
-    with task():
-        which = Cell.of(Path(cell))
-        beside = Path(model.path).with_name("checkpoints")
-        states, remote = places(checkpoints or str(beside), which, beside)
-        choices = section(TrainParams, params, "train")
-        name = section(RegisterParams, experiment, "register").experiment
-        split = Path(splits.path) / f"{which.scenario}.json"
-        result = in_processes(train, which, Path(arrays.path), split, choices, name, Path(model.path), states, remote)
-    model.framework = "PyTorch"
-    model.metadata.update({CELL: cell, "network": which.network, "scenario": which.scenario, "seed": which.seed})
-    training.metadata[CELL] = cell
-    training.log_metric("validation dice", result.validation_dice)
-    training.log_metric("epochs", result.epochs)
-    training.log_metric("best epoch", result.best_epoch)
-
-
-@component(base_image=IMAGE, install_kfp_package=False)
-def evaluate(
-    model: Input[Model],
-    arrays: Input[Dataset],
-    raw: Input[Dataset],
-    splits: Input[Dataset],
-    params: str,
-    evaluation: Output[Artifact],
-    test: Output[Metrics],
-    roc: Output[ClassificationMetrics],
-) -> None:
-    """Score a trained network on its splits, against original and dilated masks, at two sizes.
-
-    Args:
-        model: Output of train.
-        arrays: Images and masks as arrays of one size.
-        raw: The cohort with the masks at their original size.
-        splits: One split per scenario.
-        params: Section evaluate of params.yaml as JSON.
-        evaluation: Rows of every table, one row per image, overlays.
-        test: Metrics of the test split, means over images.
-        roc: The ROC curve of the test split's pixels.
-    """
-    from pathlib import Path
-
-    import pandas as pd
-
-    from components.evaluate import evaluate
-    from core.cell import ROC, SUMMARY, Cell
-    from core.files import read_json
-    from core.params import EvaluateParams
-    from pipelines.tasks import CELL, section, task
-
-    cell, out = Cell.of(Path(model.metadata[CELL])), Path(evaluation.path)
-    with task():
-        split = Path(splits.path) / f"{cell.scenario}.json"
-        choices = section(EvaluateParams, params, "evaluate")
-        evaluate(cell, Path(arrays.path), Path(raw.path), split, Path(model.path), choices, out)
-    for artifact in (evaluation, test):
-        artifact.metadata[CELL] = model.metadata[CELL]
-    for masks, figures in read_json(out / SUMMARY)["test"].items():
-        for name, value in figures.items():
-            if value is not None:
-                test.log_metric(f"{name}, {masks} masks", value)
-    curve = pd.read_csv(out / ROC)
-    roc.log_roc_curve(curve["fpr"].tolist(), curve["tpr"].tolist(), curve["threshold"].tolist())
-
-
-@component(base_image=IMAGE, install_kfp_package=False)
-def report(
-    cells: list[str],
-    models: Input[list[Model]],
-    evaluations: Input[list[Artifact]],
-    arrays: Input[Dataset],
-    splits: Input[Dataset],
-    params: str,
-    folder: Output[Artifact],
-    page: Output[HTML],
-    tables: Output[Markdown],
-) -> None:
-    """Report all evaluations next to the paper's results: tables, figures, curves, overlays.
-
-    Args:
-        cells: The cells of this run.
-        models: Outputs of train, one per cell.
-        evaluations: Outputs of evaluate, one per cell.
-        arrays: Images and masks as arrays of one size.
-        splits: One split per scenario.
-        params: Section evaluate of params.yaml as JSON, with the settings of the comparison of networks.
-        folder: results.json, comparisons.json, results.md, index.html and the plots' points.
-        page: The report as one self-contained page.
-        tables: The tables as Markdown.
-    """
-    import shutil
-    from pathlib import Path
-
-    from components.report import MARKDOWN, PAGE, report
-    from core.cell import Cell
-    from core.params import EvaluateParams
-    from pipelines.tasks import gathered, section, task
-
-    out = Path(folder.path)
-    with task(), gathered(evaluations) as scored, gathered(models) as trained:
-        choices = section(EvaluateParams, params, "evaluate")
-        which = [Cell.of(Path(cell)) for cell in cells]
-        where = (scored, trained, Path(arrays.path), Path(splits.path), out)
-        report(*where, which, resamples=choices.bootstrap, seed=choices.seed)
-    shutil.copyfile(out / PAGE, page.path)
-    shutil.copyfile(out / MARKDOWN, tables.path)
-
-
-@component(base_image=IMAGE, install_kfp_package=False)
-def register(
-    models: Input[list[Model]],
-    evaluations: Input[list[Artifact]],
-    arrays: Input[Dataset],
-    params: str,
-    version: Output[Artifact],
-) -> None:
-    """Register the best cell as a version in the MLflow model registry with the alias challenger.
-
-    Args:
-        models: Outputs of train, one per cell.
-        evaluations: Outputs of evaluate, one per cell.
-        arrays: Images and masks as arrays of one size, for the input example.
-        params: All sections of params.yaml as JSON.
-        version: The registered version as JSON.
-    """
-    from dataclasses import asdict
-    from pathlib import Path
-
-    from components.register import register
-    from core.params import check
-    from pipelines.tasks import from_json, gathered, task
-
-    with task(), gathered(evaluations) as scored, gathered(models) as trained:
-        choices = check(from_json(params, "params"), "pipeline parameters")
-        version.metadata.update(asdict(register(trained, scored, Path(arrays.path), choices, Path(version.path))))
-
-
-@component(base_image=IMAGE, install_kfp_package=False)
-def promote(
-    version: Input[Artifact],
-    arrays: Input[Dataset],
-    splits: Input[Dataset],
-    params: str,
-    wanted: bool,
-    champion: Output[Markdown],
-) -> None:
-    """Give the registered version the alias champion if ``wanted`` is set and it passes the gate.
-
-    Args:
-        version: Output of register.
-        arrays: Images and masks as arrays of one size, for the comparison with the champion.
-        splits: One split per scenario.
-        params: All sections of params.yaml as JSON.
-        wanted: False does not change the champion.
-        champion: Every rule of the gate with its figures, and the action.
-    """
-    from functools import partial
-    from pathlib import Path
-
-    from components.promote import promote
-    from core.params import check
-    from pipelines.tasks import from_json, promoted, task
-
-    with task():
-        choices = check(from_json(params, "params"), "pipeline parameters")
-        gate = partial(promote, choices, Path(arrays.path), Path(splits.path), reason="last step of the pipeline")
-        page = promoted(Path(version.path), gate if wanted else None)
-    Path(champion.path).write_text(page)
-
-
-@component(base_image=IMAGE, install_kfp_package=False)
-def outcome(
-    status: PipelineTaskFinalStatus, source: str, data_md5: str, git_commit: str, summary: Output[Markdown]
-) -> None:
-    """Report how the run ended, also if it failed.
-
-    Args:
-        status: Final status of the other steps together.
-        source: Address of the cohort.
-        data_md5: MD5 of the cohort.
-        git_commit: Commit of the code.
-        summary: Final status of the run, with its data and code.
-    """
-    from pathlib import Path
-
-    from pipelines.tasks import ended
-
-    line, text = ended(status.state, status.error_message, {"source": source, "data": data_md5, "code": git_commit})
-    print(line)
-    Path(summary.path).write_text(text)
+plan = component(steps.plan)
+ingest = component(steps.ingest)
+validate = component(steps.validate)
+preprocess = component(steps.preprocess)
+train = component(steps.train)
+evaluate = component(steps.evaluate)
+train_and_evaluate = component(steps.train_and_evaluate)
+gather = component(steps.gather)
+report = component(steps.report)
+register = component(steps.register)
+promote = component(steps.promote)
+outcome = component(steps.outcome)

@@ -1,19 +1,23 @@
 """The stages of ``dvc.yaml`` as a Kubeflow pipeline.
 
 The graph has no Kubeflow conditions, because a condition that fails to evaluate counts as False.
-:func:`pipelines.components.plan` derives the cells from the parameters.
+:func:`pipelines.steps.plan` derives the cells from the parameters.
 """
 
 # mypy: disable-error-code="untyped-decorator"
 
+import copy
 import json
+from collections.abc import Mapping
 from typing import Any, cast
 
 from kfp import dsl, kubernetes
+from kfp.dsl import structures
 
 from core.params import Params
 from pipelines import components as steps
 from pipelines.cluster import Cluster, Step, StepName
+from pipelines.outcome import RUN_ID
 from pipelines.tasks import PROCESSES, sections
 from pipelines.trainjob_spec import JOB, RUN, settings
 
@@ -84,21 +88,30 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
         """
 
         def traced(task: dsl.PipelineTask) -> dsl.PipelineTask:
-            """Set the variables with the image and the run id, which register and promote record in the lineage."""
+            """Set the variable with the image, which register and promote record in the lineage, and the run's id."""
             if used:
                 task.set_env_variable("IMAGE", used)
+            return identified(task)
+
+        def identified(task: dsl.PipelineTask) -> dsl.PipelineTask:
             if cluster:  # from the pod's label, since Kubeflow fills no placeholders in variables
-                kubernetes.use_field_path_as_env(task, "KUBEFLOW_RUN_ID", "metadata.labels['pipeline/runid']")
+                kubernetes.use_field_path_as_env(task, RUN_ID, "metadata.labels['pipeline/runid']")
             return task
 
         def step(task: dsl.PipelineTask, title: str, cached: bool = True) -> dsl.PipelineTask:
             task.set_display_name(title).set_container_image(image).set_caching_options(cached)
+            # Kubeflow copies them into the run's object many times; the components alone keep them.
+            for described in (
+                *(task.component_spec.inputs or {}).values(),
+                *(task.component_spec.outputs or {}).values(),
+            ):
+                described.description = None
             if cluster:
                 place(task, cluster)
             return task
 
         ended = step(
-            steps.outcome(source=source, data_md5=data_md5, git_commit=git_commit),
+            identified(steps.outcome(source=source, data_md5=data_md5, git_commit=git_commit)),
             "Say how the run ended",
             cached=False,
         )
@@ -141,39 +154,39 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
                 ),
                 "Preprocess, freeze the splits",
             )
-            arrays, splits = preprocessed.outputs["arrays"], preprocessed.outputs["splits"]
+            arrays = preprocessed.outputs["arrays"]
             with dsl.ParallelFor(cells, name="each cell", parallelism=cluster.parallelism if cluster else None) as cell:
-                trained = step(
-                    steps.train(
-                        cell=cell,
-                        arrays=arrays,
-                        splits=splits,
-                        params=train,
-                        experiment=register,
-                        checkpoints=checkpoints,
-                    ),
-                    "Train",
-                )
-                evaluated = step(
-                    steps.evaluate(
-                        model=trained.outputs["model"], arrays=arrays, raw=raw, splits=splits, params=evaluate
-                    ),
-                    "Evaluate",
-                )
+                training = {
+                    "cell": cell,
+                    "arrays": arrays,
+                    "params": planned.outputs["training"],
+                    "experiment": planned.outputs["experiment"],
+                    "checkpoints": checkpoints,
+                }
+                scoring = planned.outputs["scoring"]
+                if cluster and cluster.one_pod_per_cell:
+                    evaluated = step(
+                        steps.train_and_evaluate(**training, raw=raw, scoring=scoring), "Train and evaluate"
+                    )
+                else:
+                    trained = step(steps.train(**training), "Train")
+                    model = trained.outputs["model"]
+                    evaluated = step(steps.evaluate(model=model, arrays=arrays, raw=raw, params=scoring), "Evaluate")
 
-            def gathered() -> dict[str, Any]:
-                # New objects for each consumer: the compiler modifies a Collected when it uses it.
-                models, evaluations = trained.outputs["model"], evaluated.outputs["evaluation"]
-                return {"models": dsl.Collected(models), "evaluations": dsl.Collected(evaluations)}
-
+            # One step alone takes a list with an entry a cell: such a list is what limits their number.
+            collected = step(
+                steps.gather(matrix=matrix, evaluations=dsl.Collected(evaluated.outputs["evaluation"])),
+                "Gather the cells",
+            )
+            gathered = collected.outputs["gathered"]
             step(
-                steps.report(**gathered(), cells=cells, arrays=arrays, splits=splits, params=evaluate),
+                steps.report(gathered=gathered, arrays=arrays, params=evaluate),
                 "Report, beside the paper",
             )
             # The cache does not see the registry, so every run registers its model.
             whole = planned.outputs["params"]
             registered = step(
-                traced(steps.register(**gathered(), arrays=arrays, params=whole)),
+                traced(steps.register(gathered=gathered, arrays=arrays, params=whole)),
                 "Register as challenger",
                 cached=False,
             )
@@ -182,7 +195,6 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
                     steps.promote(
                         version=registered.outputs["version"],
                         arrays=arrays,
-                        splits=splits,
                         params=whole,
                         wanted=promote,
                     )
@@ -194,10 +206,20 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
     return lung_segmentation
 
 
+def _undescribed(spec: structures.ComponentSpec) -> structures.ComponentSpec:
+    """Return a component without descriptions, of which Kubeflow keeps many copies with a run."""
+    spec = copy.deepcopy(spec)
+    for described in (*(spec.inputs or {}).values(), *(spec.outputs or {}).values()):
+        described.description = None
+    return spec
+
+
 def place(task: dsl.PipelineTask, cluster: Cluster) -> None:
     """Apply the cluster settings of a step to its task: image, node, resources, variables, retries."""
-    name = cast(StepName, task.component_spec.name)
-    asked = cluster.step(name)
+    step = task.component_spec.name
+    # One pod for both asks for what train asks, and gets the variables of both.
+    names = cast(tuple[StepName, ...], ("train", "evaluate") if step == "train-and-evaluate" else (step,))
+    asked = cluster.step(names[0])
     if asked.nodes > 1:
         _send_train_job(task, cluster)
         # The step itself only sends and follows; the TrainJob's pods have what train asks for.
@@ -213,10 +235,10 @@ def place(task: dsl.PipelineTask, cluster: Cluster) -> None:
         (cluster.config_maps, kubernetes.use_config_map_as_env),
     ):
         for reference in references:
-            if name in reference.steps:
-                for variable, key in reference.variables.items():
-                    # One at a time: kfp maps keys to variables, and two variables may have one key.
-                    use(task, reference.name, {key: variable}, optional=reference.optional)
+            if not set(names).isdisjoint(reference.steps):
+                # kfp maps keys to variables: two variables that share a key need two calls.
+                for variables in _with_own_keys(reference.variables):
+                    use(task, reference.name, variables, optional=reference.optional)
     _set_resources(task, asked)
     for key, value in asked.node_selector.items():
         kubernetes.add_node_selector(task, key, value)
@@ -234,6 +256,17 @@ def _send_train_job(task: dsl.PipelineTask, cluster: Cluster) -> None:
     image = task.container_spec.image if task.container_spec else cluster.image
     task.set_env_variable(JOB, json.dumps(settings(cluster, image)))
     kubernetes.use_field_path_as_env(task, RUN, "metadata.labels['pipeline/runid']")
+
+
+def _with_own_keys(variables: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return variables with their keys as mappings from key to variable, as few as can be."""
+    mappings: list[dict[str, str]] = []
+    for variable, key in variables.items():
+        free = next((mapping for mapping in mappings if key not in mapping), None)
+        if free is None:
+            mappings.append(free := {})
+        free[key] = variable
+    return mappings
 
 
 def _set_resources(task: dsl.PipelineTask, asked: Step) -> None:

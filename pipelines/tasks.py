@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
 import os
-import shutil
-import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from core.cell import Cell
 from core.cli import exit_on_user_error
 from core.errors import UserError
 from core.files import read_json
-from core.params import Matrix, Params, Sections, check, check_section
+from core.inputs import flat
+from core.params import Matrix, Params, Sections, check, check_section, read_params
 from core.terminal import say
 from model.threads import settle
 
@@ -26,10 +28,13 @@ if TYPE_CHECKING:
 # Kubernetes shows this file's text as the container's termination message; pipelines.local.run sets another file.
 TERMINATION_LOG = "TERMINATION_LOG"
 KUBERNETES_TERMINATION_LOG = "/dev/termination-log"
+FINAL = "  (no retry can mend this)"
 TERMINATION_LOG_BYTES = 4096  # Kubernetes reads no more
 
 PROCESSES = "TRAIN_PROCESSES"  # number of processes per cell, one per GPU; also read by `python -m components.train`
 TOLD = 3  # exit code of a training process that has already printed a UserError
+
+SHIPPED = Path(__file__).parents[1] / "params.yaml"
 
 CELL = "cell"  # key of the artifact metadata with the cell, <network>/<scenario>/seed-<seed>
 
@@ -37,21 +42,20 @@ CELL = "cell"  # key of the artifact metadata with the cell, <network>/<scenario
 Result = TypeVar("Result")
 
 
-class Artifact(Protocol):
-    """The attributes of a Kubeflow artifact that are used here."""
-
-    path: str
-    metadata: dict[str, Any]
-
-
 @contextmanager
-def task() -> Iterator[None]:
-    """Run a step in a Kubeflow task; a UserError is one log line and the termination message, with exit code 1."""
+def task(final: Callable[[UserError], bool] | None = None) -> Iterator[None]:
+    """Run a step in a Kubeflow task; a UserError is one log line and the termination message, with exit code 1.
+
+    Args:
+        final: tells whether no retry can mend an error, where there are retries. The termination message says so in
+            its second line.
+    """
     with exit_on_user_error():
         try:
             yield
         except UserError as error:
-            _write_termination_message(str(error))
+            first, *rest = str(error).splitlines()
+            _write_termination_message("\n".join([first, *([FINAL] if final and final(error) else []), *rest]))
             raise
 
 
@@ -136,9 +140,52 @@ def from_json(text: str, name: str) -> Any:
         raise UserError(f"pipeline parameter {name}: not valid JSON ({error}); correct it and submit again") from error
 
 
+def reference(text: str, name: str) -> str:
+    """Return a section as what differs from the ``params.yaml`` beside the code, with a digest of the whole section.
+
+    Every cell carries its sections through Kubernetes, whose objects are limited (:mod:`pipelines.size`). The reference
+    is part of the cache key as the section was: it changes with every value, since the digest does.
+    """
+    values = from_json(text, name)
+    shipped = flat(_shipped().get(name, {}))
+    changes = {key: value for key, value in flat(values).items() if shipped.get(key, ...) != value}
+    short = {"sha256": _digest(values), "changes": changes}
+    try:
+        return to_json(short) if _digest(_resolved(short, name)) == short["sha256"] else to_json(values)
+    except UserError:  # other keys, or another order
+        return to_json(values)
+
+
+def _resolved(values: Any, name: str) -> Any:
+    """Return the values of a section, also of one given by :func:`reference`."""
+    if not isinstance(values, dict) or set(values) != {"sha256", "changes"}:
+        return values
+    whole = copy.deepcopy(_shipped().get(name, {}))
+    for key, value in values["changes"].items():
+        *path, last = key.split(".")
+        part = whole
+        for step in path:
+            part = part.get(step, {})
+        part[last] = value
+    if _digest(whole) != values["sha256"]:
+        raise UserError(
+            f"pipeline parameter {name}: refers to another params.yaml than {SHIPPED}; all steps must run in one image"
+        )
+    return whole
+
+
+@cache
+def _shipped() -> dict[str, Any]:
+    return read_params(SHIPPED).model_dump(mode="json", by_alias=True) if SHIPPED.is_file() else {}
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(to_json(values).encode()).hexdigest()[:16]
+
+
 def section(kind: type[Sections], text: str, name: str) -> Sections:
     """Return the pipeline parameter ``name`` as typed parameters; raises a UserError on wrong values."""
-    return check_section(kind, from_json(text, name), f"pipeline parameter {name}")
+    return check_section(kind, _resolved(from_json(text, name), name), f"pipeline parameter {name}")
 
 
 def whole(parts: dict[str, str]) -> Params:
@@ -146,28 +193,9 @@ def whole(parts: dict[str, str]) -> Params:
     return check({name: from_json(text, name) for name, text in parts.items()}, "pipeline parameters")
 
 
-def cells(matrix: Matrix) -> list[str]:
+def cells_of(matrix: Matrix) -> list[str]:
     """Return the cells of the matrix as ``<network>/<scenario>/seed-<seed>``, in the matrix's order."""
     return [cell.folder.as_posix() for cell in Cell.every(matrix.networks, matrix.scenarios, matrix.seeds)]
-
-
-@contextmanager
-def gathered(artifacts: Sequence[Artifact]) -> Iterator[Path]:
-    """Yield a temporary folder with the artifacts of all cells as ``<network>/<scenario>/seed-<seed>``.
-
-    The files are hard links, or copies if the file system has no hard links. MLflow does not accept symbolic links.
-    """
-    with tempfile.TemporaryDirectory() as name:
-        for artifact in artifacts:
-            shutil.copytree(artifact.path, Path(name) / artifact.metadata[CELL], copy_function=_link_or_copy)
-        yield Path(name)
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def validation_table(result: Path) -> str:
@@ -203,18 +231,3 @@ def promoted(version: Path, promote: Callable[[int], Promotion] | None) -> str:
     if done.passed is False:
         print(done.line)
     return done.page
-
-
-def ended(state: str, message: str | None, facts: Mapping[str, str]) -> tuple[str, str]:
-    """Return the final state of a run as one line, and as Markdown with ``facts``.
-
-    Args:
-        state: Kubeflow's state: SUCCEEDED, FAILED, CANCELLED.
-        message: Kubeflow's error message.
-        facts: data and code of the run; empty values are omitted.
-    """
-    words = " ".join((message or "").split())
-    line = f"run {state.lower()}" + (f": {words}" if words else "")
-    rows = [f"| {name} | `{value}` |" for name, value in facts.items() if value]
-    table = ["", "| | |", "|---|---|", *rows] if rows else []
-    return line, "\n".join([f"**Run {state.lower()}**", *(["", "```", words, "```"] if words else []), *table]) + "\n"

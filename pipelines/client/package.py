@@ -18,7 +18,8 @@ from core.s3 import is_s3
 from core.terminal import say
 from pipelines import compile as compiler
 from pipelines.cluster import read_cluster
-from pipelines.tasks import sections
+from pipelines.size import require_fit
+from pipelines.tasks import cells_of, sections
 
 PIN = Path("data.dvc")
 
@@ -80,6 +81,7 @@ def package(params: Params, cluster: Path, image: str | None) -> Package:
     """Compile the pipeline with these parameters as its defaults."""
     settings = read_cluster(cluster)
     text = compiler.compiled(params, image, compiler.code_version(), settings)
+    say(str(require_fit(text, cells_of(params.matrix))))
     pipeline, *platform = [document for document in yaml.safe_load_all(text) if document]
     declared = pipeline["root"].get("inputDefinitions", {}).get("parameters", {})
     spec = {"pipeline_spec": pipeline, "platform_spec": platform[0]} if platform else pipeline

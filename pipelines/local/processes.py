@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,10 +21,7 @@ class Processes(Tasks):
         self._running: set[int] = set()
 
     def run(self, full_command: Sequence[str], env_vars: Mapping[str, str] | None = None) -> int:
-        """Run a command, stream its output, and return its exit code.
-
-        Replaces ``kfp.local.subprocess_task_handler.run_local_subprocess``.
-        """
+        """Run a command, stream its output, and return its exit code."""
         if self.ended:
             return FAILED
         with subprocess.Popen(
@@ -73,8 +71,20 @@ def interruptible(last_words: Path) -> Iterator[Processes]:
     Raises:
         UserError: the installed kfp is not the patched version.
     """
-    from kfp.local import subprocess_task_handler
+    from kfp.local import status, subprocess_task_handler, task_handler_interface
 
     processes = Processes(last_words)
-    with taken_over(subprocess_task_handler, "run_local_subprocess", processes.run, processes):
+
+    class Handler(task_handler_interface.ITaskHandler):  # type: ignore[misc]
+        """A task of kfp's SubprocessRunner, which of itself refuses the components of a container."""
+
+        def __init__(self, full_command: list[str], env_vars: Mapping[str, str] | None = None, **_: object) -> None:
+            # The steps' command begins with "python", which is this interpreter.
+            self._command, self._variables = [sys.executable, *full_command[1:]], env_vars
+
+        def run(self) -> status.Status:
+            """Run the task and return kfp's status."""
+            return status.Status.FAILURE if processes.run(self._command, self._variables) else status.Status.SUCCESS
+
+    with taken_over(subprocess_task_handler, "SubprocessTaskHandler", Handler, processes):
         yield processes

@@ -105,10 +105,7 @@ def run_locally(asked: Choices, out: Path, image: str | None = None) -> Done:
     Raises:
         UserError: a step failed; the message is the step's.
     """
-    if image is None:
-        # kfp replaces the word by the interpreter's path everywhere, also in the steps' arguments.
-        _refuse("python3", asked.source, asked.checkpoints, out)
-    else:
+    if image is not None:
         _refuse(":", asked.checkpoints.removeprefix("s3:"), out)  # Docker separates the two paths of a mount by a colon
     if asked.checkpoints and not is_s3(asked.checkpoints):
         asked = replace(asked, checkpoints=str(Path(asked.checkpoints).absolute()))

@@ -9,6 +9,7 @@ import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
@@ -50,13 +51,13 @@ class Tasks(ABC):
 
 @contextmanager
 def taken_over(module: ModuleType, name: str, run: Callable[..., Any], tasks: Tasks) -> Iterator[None]:
-    """Replace kfp's function that runs a task by ``run`` inside the block; SIGINT and SIGTERM stop the tasks.
+    """Replace what runs a task in kfp by ``run`` inside the block; SIGINT and SIGTERM stop the tasks.
 
     Only for the main thread, since it sets signal handlers.
 
     Args:
         module: kfp's module of the local runner.
-        name: name of its function that runs a task.
+        name: name of its function or class that runs a task.
         run: the replacement.
         tasks: the tasks that an interrupt stops.
 
@@ -75,12 +76,25 @@ def taken_over(module: ModuleType, name: str, run: Callable[..., Any], tasks: Ta
         tasks.end()
         raise KeyboardInterrupt
 
-    theirs = getattr(module, name)
+    from kfp.local.orchestrator import task_spec_utils
+
+    theirs, loop = getattr(module, name), task_spec_utils.create_parameter_loop_iteration_task_spec
     handlers = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
     setattr(module, name, run)
+    task_spec_utils.create_parameter_loop_iteration_task_spec = partial(_iteration, loop)
     try:
         yield
     finally:
         setattr(module, name, theirs)
+        task_spec_utils.create_parameter_loop_iteration_task_spec = loop
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _iteration(theirs: Callable[..., Any], loop: Any, item: Any, name: str) -> Any:
+    """Return a loop's task for one item; kfp puts the item in the place of every other step's output, too."""
+    made = theirs(loop, item, name)
+    for parameter, given in loop.inputs.parameters.items():
+        if given.HasField("task_output_parameter") and parameter != loop.parameter_iterator.items.input_parameter:
+            made.inputs.parameters[parameter].CopyFrom(given)
+    return made

@@ -23,7 +23,7 @@ from pipelines.tasks import whole
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = {"ingest", "validate", "preprocess", "train", "evaluate", "report", "register"}
-STEPS = STAGES | {"plan", "promote", "outcome"}
+STEPS = STAGES | {"plan", "gather", "promote", "outcome"}
 CLUSTER = ROOT / "pipelines/cluster.yaml"
 IMAGE = "defu-net-pipeline-python:0.1.0"
 SECTIONS = {"ingest", "validate", "preprocess", "scenarios", "matrix", "train", "evaluate", "register", "promotion"}
@@ -103,8 +103,9 @@ def test_the_graph_is_that_of_dvc_yaml(spec: dict[str, Any]) -> None:
         "for-loop-2": {"plan", "ingest", "preprocess"},
         "train": set(),
         "evaluate": {"train"},
-        "report": {"plan", "preprocess", "for-loop-2"},
-        "register": {"plan", "preprocess", "for-loop-2"},
+        "gather": {"for-loop-2"},
+        "report": {"preprocess", "gather"},
+        "register": {"plan", "preprocess", "gather"},
         "promote": {"plan", "preprocess", "register"},
     }
     assert set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]) == STAGES
@@ -127,7 +128,7 @@ def test_nothing_is_promoted_unless_asked(spec: dict[str, Any]) -> None:
 def test_the_last_step_compares_on_the_runs_own_test_images(spec: dict[str, Any]) -> None:
     inputs = tasks(spec)["promote"]["inputs"]
     artifacts = {name: value["taskOutputArtifact"]["producerTask"] for name, value in inputs["artifacts"].items()}
-    assert artifacts == {"version": "register", "arrays": "preprocess", "splits": "preprocess"}
+    assert artifacts == {"version": "register", "arrays": "preprocess"}
     assert inputs["parameters"]["params"]["taskOutputParameter"]["producerTask"] == "plan"
 
 
@@ -137,7 +138,7 @@ def test_what_writes_to_the_registry_knows_its_image_and_run(
     # Kubeflow's driver hands the variables of a container on as they are: a placeholder would stay one.
     run = {"name": "KUBEFLOW_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}
     for name in STEPS:
-        assert (run in asked[name].get("fieldPathAsEnv", ())) == (name in ("register", "promote"))
+        assert (run in asked[name].get("fieldPathAsEnv", ())) == (name in ("register", "promote", "outcome"))
     other = "registry.example/python-lungs@sha256:1"
     for content, image in ((spec, IMAGE), (_with_image(tmp_path, other), other)):
         for name in STEPS:
@@ -162,9 +163,58 @@ def test_other_data_and_other_code_miss_every_cache(spec: dict[str, Any]) -> Non
 
 
 def test_a_step_is_given_no_more_than_it_reads(spec: dict[str, Any]) -> None:
-    for name in ("ingest", "validate", "preprocess", "train", "evaluate"):
+    for name in ("ingest", "validate", "preprocess"):
         given = tasks(spec)[name]["inputs"]["parameters"]["params"]
         assert given == {"componentInputParameter": f"pipelinechannel--{name}"}
+    for name, section in (("train", "training"), ("evaluate", "scoring")):
+        given = tasks(spec)[name]["inputs"]["parameters"]["params"]
+        assert given == {"componentInputParameter": f"pipelinechannel--plan-{section}"}
+
+
+def test_no_step_carries_its_source_and_one_alone_takes_a_list(spec: dict[str, Any]) -> None:
+    for name in STEPS:
+        call = container(spec, name)
+        assert call["command"] == ["python", "-m", "pipelines.step", name]
+        assert call["args"] == ["--executor_input", "{{$}}"]
+    lists = {
+        (name, key)
+        for name in STEPS
+        for key, kind in spec["components"][f"comp-{name}"]["inputDefinitions"].get("artifacts", {}).items()
+        if kind.get("isArtifactList")
+    }
+    assert lists == {("gather", "evaluations")}
+    assert "description" not in json.dumps([spec["components"][f"comp-{name}"] for name in STEPS])
+
+
+@pytest.mark.slow
+def test_a_cell_may_be_one_pod_with_what_train_asks_and_the_variables_of_both() -> None:
+    values = read_yaml(CLUSTER) | {"one_pod_per_cell": True}
+    text = compiled(read_params(ROOT / "params.yaml"), cluster=check_cluster(values, "here"))
+    content, settings = next(yaml.safe_load_all(text)), placement(text)
+    loop = content["components"]["comp-for-loop-2"]["dag"]["tasks"]
+    assert set(loop) == {"train-and-evaluate"}
+    own = settings["train-and-evaluate"]
+    assert own["pvcMount"][0]["mountPath"] == "/checkpoints"
+    assert {entry["envVar"] for secret in own["secretAsEnv"] for entry in secret["keyToEnv"]} == {
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "MLFLOW_TRACKING_USERNAME",
+        "MLFLOW_TRACKING_PASSWORD",
+    }
+    assert container(content, "train-and-evaluate")["resources"]["resourceMemoryLimit"] == "32Gi"
+    made = content["components"]["comp-train-and-evaluate"]["outputDefinitions"]["artifacts"]
+    assert set(made) == {"model", "training", "evaluation", "test", "roc"}
+
+
+def test_what_will_not_fit_compiles_to_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    seeds = f"seeds: {list(range(70))}"
+    path.write_text((ROOT / "params.yaml").read_text().replace("seeds: [0]", seeds))
+    done = compile_pipeline(tmp_path / "pipeline.yaml", "--params", path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: 210 cells do not fit into one run")
+    assert "fewer networks, scenarios or seeds" in done.stderr
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_every_step_runs_in_the_image_and_installs_nothing(spec: dict[str, Any], tmp_path: Path) -> None:
@@ -221,6 +271,7 @@ def test_artifacts_are_typed_for_kubeflows_page(spec: dict[str, Any]) -> None:
         "evaluate.evaluation": "Artifact",
         "evaluate.test": "Metrics",
         "evaluate.roc": "ClassificationMetrics",
+        "gather.gathered": "Artifact",
         "report.folder": "Artifact",
         "report.page": "HTML",
         "report.tables": "Markdown",

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import subprocess
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +86,28 @@ def _is_headline(row: dict[str, object]) -> bool:
     return [row[key] for key in keys] == ["mixed", "test", "all", "all", "per_image"]
 
 
+NETWORKS = ["defu_net", "unet", "unet_bn", "res_unet", "r2_unet", "att_r2_unet", "bcdu_net"]
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_every_network_in_every_scenario_is_one_run(checkout: Project, tmp_path: Path) -> None:
+    # One seed: the five of the 105 cells that tests/pipelines/test_size.py computes would take an hour here.
+    scenarios = ["mixed", "montgomery-to-shenzhen", "shenzhen-to-montgomery"]
+    checkout.set_params({"matrix": {"networks": NETWORKS, "scenarios": scenarios}, "train": {"epochs": 1}})
+
+    checkout.run(*COMMAND, "--out", tmp_path / "run")
+
+    rows = json.loads((tmp_path / "run/reports/results.json").read_text())
+    cells = {(row["network"], row["scenario"], row["seed"]) for row in rows}
+    assert cells == {(network, scenario, 0) for network in NETWORKS for scenario in scenarios}
+    (tasks,) = (tmp_path / "run/tasks").iterdir()
+    assert {path.name for path in (tasks / "ingest").iterdir()} == {"raw", "executor_output.json"}
+    with tarfile.open(tasks / "gather/gathered") as gathered:
+        weights = [name for name in gathered.getnames() if name.endswith("weights.safetensors")]
+    assert len(weights) == 21
+
+
 def test_a_failing_step_fails_the_run_and_says_why(checkout: Project, tmp_path: Path) -> None:
     cohort = sample(tmp_path / "cohort")
     broken = cohort / "ChinaSet_AllFiles/CXR_png/CHNCXR_0003_0.png"
@@ -155,11 +178,3 @@ def test_wrong_parameters_stop_the_run_before_it_starts(checkout: Project, tmp_p
     assert done.returncode == 1
     assert "train.epochs" in done.stderr
     assert not (tmp_path / "run").exists()
-
-
-def test_a_path_that_the_local_runner_would_garble_is_refused(checkout: Project, tmp_path: Path) -> None:
-    done = checkout.run(*COMMAND, "--out", tmp_path / "python3-run", check=False)
-
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"error: {tmp_path / 'python3-run'}: ")
-    assert not (tmp_path / "python3-run").exists()

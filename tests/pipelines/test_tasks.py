@@ -7,9 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,16 +15,15 @@ from hypothesis import strategies as st
 
 from components.promote import Promotion
 from core.errors import UserError
-from core.params import check, read_params
+from core.params import EvaluateParams, check, read_params
 from model.threads import PASSIVE, SHORT, share
 from model.training.recipe import TrainParams
-from pipelines import components as steps
+from pipelines import steps
 from pipelines.tasks import (
-    ended,
     from_json,
-    gathered,
     in_processes,
     promoted,
+    reference,
     section,
     sections,
     task,
@@ -66,12 +63,69 @@ def test_a_wrong_section_is_told_in_one_error() -> None:
         from_json("epochs: 3", "train")
 
 
+@given(
+    epochs=st.integers(1, 500), rate=st.floats(1e-6, 1.0), turn=st.floats(0, 45), bottom=st.sampled_from([512, 1024])
+)
+def test_a_section_by_reference_is_the_section(epochs: int, rate: float, turn: float, bottom: int) -> None:
+    values = PARAMS.train.model_dump(mode="json", by_alias=True)
+    values["epochs"], values["learning_rate"], values["augmentation"]["rotation"] = epochs, rate, turn
+    values["defu_net"]["bottom"] = bottom
+    text = reference(to_json(values), "train")
+    assert section(TrainParams, text, "train") == section(TrainParams, to_json(values), "train")
+    assert len(text) < 250
+
+
+def test_another_value_is_another_reference_and_so_another_cache_key() -> None:
+    shipped = PARAMS.train.model_dump(mode="json", by_alias=True)
+    texts = {reference(to_json(shipped | {"epochs": epochs}), "train") for epochs in range(1, 20)}
+    assert len(texts) == 19
+    assert reference(to_json(shipped), "train") == reference(to_json(dict(shipped)), "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "outputs"),
+    [
+        ("train", {"epochs": 3}, {"training"}),
+        ("evaluate", {"threshold": 0.4}, {"scoring"}),
+        ("register", {"experiment": "another"}, {"experiment"}),
+        ("register", {"challenger": "always"}, set()),
+        ("validate", {"large_component": 0.02}, set()),
+        ("promotion", {"floor": 0.5}, set()),
+        ("matrix", {"seeds": [0, 1]}, {"Output"}),
+    ],
+)
+def test_a_changed_value_runs_those_steps_again_that_read_it(
+    name: str, change: dict[str, object], outputs: set[str]
+) -> None:
+    # The cache key of a step holds what plan gives it. params is for register and promote, which are never cached.
+    values = PARAMS.model_dump(mode="json", by_alias=True)
+    values[name] = values[name] | change
+    before, after = steps.plan(**sections(PARAMS)), steps.plan(**sections(check(values, "here")))
+    changed = {key for key in before._fields if getattr(before, key) != getattr(after, key)}
+    assert changed == outputs | {"params"}
+
+
+def test_a_section_in_another_order_or_with_other_keys_stays_as_it_is() -> None:
+    shipped = PARAMS.train.model_dump(mode="json", by_alias=True)
+    for values in (dict(reversed(shipped.items())), {"width": 0.5}):
+        assert json.loads(reference(to_json(values), "train")) == values
+
+
+def test_a_reference_to_another_file_is_refused() -> None:
+    text = json.dumps({"sha256": "0" * 16, "changes": {"epochs": 3}})
+    with pytest.raises(UserError, match=r"pipeline parameter train: refers to another params\.yaml than "):
+        section(TrainParams, text, "train")
+
+
 def test_the_plan_lists_the_cells_and_no_more_scenarios_than_they_need() -> None:
     values = PARAMS.model_dump(by_alias=True)
     values["matrix"] = {"networks": ["defu_net"], "scenarios": ["mixed"], "seeds": [0, 3]}
 
-    cells, scenarios, params = steps.plan.python_func(**sections(check(values, "here")))
+    cells, scenarios, training, scoring, experiment, params = steps.plan(**sections(check(values, "here")))
 
+    assert experiment == PARAMS.register_.experiment
+    assert section(TrainParams, training, "train") == PARAMS.train
+    assert section(EvaluateParams, scoring, "evaluate") == PARAMS.evaluate
     assert cells == ["defu_net/mixed/seed-0", "defu_net/mixed/seed-3"]
     assert list(json.loads(scenarios)) == ["mixed"]
     assert check(json.loads(params), "back") == check(values, "here")
@@ -87,8 +141,8 @@ def test_the_plan_refuses_wrong_parameters_before_anything_runs(
     parts["train"] = to_json(json.loads(parts["train"]) | {"epochs": 0})
     parts["matrix"] = to_json(json.loads(parts["matrix"]) | {"networks": ["no_net"]})
 
-    with pytest.raises(SystemExit) as ended:
-        steps.plan.python_func(**parts)
+    with pytest.raises(SystemExit) as ended, task():
+        steps.plan(**parts)
 
     assert ended.value.code == 1
     told = capsys.readouterr().err
@@ -115,37 +169,6 @@ def test_a_bug_is_no_users_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ZeroDivisionError), task():
         1 / 0  # noqa: B018
     assert log.read_text() == ""
-
-
-@dataclass
-class Folder:
-    path: str
-    metadata: dict[str, Any] = field(default_factory=dict)
-
-
-def test_cells_are_gathered_as_the_steps_expect_them(tmp_path: Path) -> None:
-    cells = ["defu_net/mixed/seed-0", "defu_net/mixed/seed-1"]
-    for number, _ in enumerate(cells):
-        (tmp_path / f"{number}/overlays").mkdir(parents=True)
-        (tmp_path / f"{number}/overlays/a.png").write_text(str(number))
-
-    with gathered([Folder(str(tmp_path / str(n)), {"cell": cell}) for n, cell in enumerate(cells)]) as root:
-        assert [(root / cell / "overlays/a.png").read_text() for cell in cells] == ["0", "1"]
-        # MLflow refuses files that a symbolic link leads to.
-        assert not any(path.is_symlink() for path in root.rglob("*"))
-    assert not root.exists()
-    assert (tmp_path / "0/overlays/a.png").exists()
-
-
-def test_gathering_copies_where_the_file_system_cannot_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(18, os.strerror(18))
-
-    monkeypatch.setattr(os, "link", refuse)
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model/config.json").write_text("{}")
-    with gathered([Folder(str(tmp_path / "model"), {"cell": "a/b/seed-0"})]) as root:
-        assert (root / "a/b/seed-0/config.json").read_text() == "{}"
 
 
 def who(folder: Path, fails: bool) -> tuple[int, int]:
@@ -231,12 +254,3 @@ def test_a_version_is_promoted_only_where_that_is_wanted(tmp_path: Path) -> None
     assert asked == []
     assert promoted(version, promote) == "# a page\n"
     assert asked == [3]
-
-
-def test_the_end_of_a_run_is_told_in_a_line_and_a_page() -> None:
-    line, page = ended("FAILED", "Task train\nfailed.", {"source": "s3://b/x", "data": ""})
-    assert line == "run failed: Task train failed."
-    assert page.splitlines()[0] == "**Run failed**"
-    assert "| source | `s3://b/x` |" in page
-    assert "data" not in page
-    assert ended("SUCCEEDED", None, {}) == ("run succeeded", "**Run succeeded**\n")

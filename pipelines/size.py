@@ -1,0 +1,83 @@
+"""How large the object becomes in which Kubernetes keeps a run, and how many cells fit into it.
+
+Argo Workflows keeps a run, with every step's inputs, in one object of at most 1 MiB; above that it compresses the
+steps' part. One step may be given 128 KiB. Both limits end a run halfway, so they are computed before it begins.
+
+:func:`estimate` writes down the nodes that a run of the compiled pipeline makes, as a Kubeflow Pipelines 2.17.0 with
+its own Argo defaults made them, and compresses them as Argo does. It was derived from recorded runs: six nodes a step
+(driver, task and executor, each with its retry node), each of which holds the pod's patch with the executor
+input; the ids, addresses and times in them are random, so they do not compress.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import yaml
+
+from core.errors import UserError
+from pipelines.nodes import Run
+
+LIMIT = 1 << 20  # bytes of a Workflow
+RESERVE = 0.03  # share of it for second attempts
+ARGUMENT = 131_071  # bytes of a step's template, which is one variable of its pod
+
+
+@dataclass(frozen=True)
+class Size:
+    """The size of a run.
+
+    Attributes:
+        cells: its number of cells.
+        nodes: bytes of the steps' part as JSON, before it is compressed.
+        workflow: bytes of the whole object with the steps' part compressed.
+        argument: bytes of the largest step's template.
+        most: how many cells fit.
+    """
+
+    cells: int
+    nodes: int
+    workflow: int
+    argument: int
+    most: int
+
+    @property
+    def fits(self) -> bool:
+        """Tell whether Kubernetes takes the run to its end."""
+        return self.workflow <= LIMIT * (1 - RESERVE) and self.argument <= ARGUMENT
+
+    def __str__(self) -> str:
+        share = max(self.workflow / LIMIT / (1 - RESERVE), self.argument / ARGUMENT)
+        return (
+            f"{self.cells} cells: about {self.workflow / 1024:.0f} KiB of the {LIMIT // 1024} KiB of a run in "
+            f"Kubernetes, {share:.0%} of what fits (about {self.most} cells)"
+        )
+
+
+def require_fit(package: str, cells: list[str]) -> Size:
+    """Return the size of a run; raises a UserError if it does not fit, with the way to split it."""
+    size = estimate(package, cells)
+    if not size.fits:
+        raise UserError(
+            f"{size.cells} cells do not fit into one run, of which Kubernetes keeps {LIMIT // 1024} KiB: here about "
+            f"{size.most} cells; name fewer networks, scenarios or seeds under matrix in params.yaml, in several "
+            "runs, or set one_pod_per_cell: true in cluster.yaml"
+        )
+    return size
+
+
+def estimate(package: str, cells: list[str]) -> Size:
+    """Return the size of a run of a compiled pipeline on a stock installation.
+
+    Args:
+        package: the pipeline as YAML.
+        cells: the cells of the run.
+    """
+    spec, platform = yaml.safe_load_all(package)
+    run = Run(spec, platform)
+    few, many = (run.measure([cells[n % len(cells)] for n in range(count)]) for count in (20, 60))
+    here = run.measure(cells)
+    most = LIMIT
+    for limit, first, second in ((LIMIT * (1 - RESERVE), few[1], many[1]), (ARGUMENT, few[2], many[2])):
+        most = min(most, int(20 + (limit - first) * 40 / (second - first)))
+    return Size(len(cells), *here, most)

@@ -1,0 +1,24 @@
+"""The steps as Kubeflow runs them: each calls its step's function on the artifacts of a task.
+
+:mod:`pipelines.step` runs them in a pod, and :mod:`pipelines.components` declares them to Kubeflow by their signatures
+and docstrings. Each imports what it needs itself, since a pod runs one of them.
+"""
+
+from pipelines.steps.cells import evaluate, gather, train, train_and_evaluate
+from pipelines.steps.data import ingest, plan, preprocess, validate
+from pipelines.steps.results import outcome, promote, register, report
+
+__all__ = [
+    "evaluate",
+    "gather",
+    "ingest",
+    "outcome",
+    "plan",
+    "preprocess",
+    "promote",
+    "register",
+    "report",
+    "train",
+    "train_and_evaluate",
+    "validate",
+]
