@@ -26,6 +26,7 @@ from botocore.exceptions import (
 from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError, S3ValidationError
 
 from core.errors import UserError
+from core.masking import mask
 
 SCHEME = "s3://"
 BROKEN_OFF = (
@@ -193,4 +194,4 @@ def explain(error: Exception, called: str) -> UserError:
         text = f"S3 cannot be reached ({error}); check the network and AWS_ENDPOINT_URL, and run again"
     else:
         text = f"{error}; check the AWS settings"
-    return UserError(f"{called}: {' '.join(text.split())}")
+    return UserError(f"{called}: {mask(' '.join(text.split()))}")
