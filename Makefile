@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export GX_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help repository setup run data profile promote serve services results pipeline image test test-all check lock samples clean
+.PHONY: help repository setup run data profile promote serve services results pipeline image test test-all check lock fuzz samples clean fuzz
 
 help:  ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
@@ -76,6 +76,9 @@ check: setup  ## Lint, formatting, spelling, types and the import contracts alon
 
 lock: setup  ## Resolve requirements.in into requirements.lock anew
 	@uv pip compile requirements.in $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) --generate-hashes --python-version 3.11 --no-emit-package torch --no-header -o requirements.lock
+
+fuzz: setup  ## Read COUNT damaged pictures as predict and serve do; COUNT=20000 SEED=0
+	@python -m benchmarks.attack --count $(or $(COUNT),20000) --seed $(or $(SEED),0)
 
 samples: setup  ## Draw the synthetic cohort in samples/ anew
 	@python -m tools.sample samples

@@ -79,10 +79,10 @@ def files(count: int, seconds: float | None, seed: int, failed: Path) -> dict[st
             if time.monotonic() > until:
                 break
             # Every file has a seed of its own, so that one that failed can be made again.
-            chances = [
-                (kind, random.Random(f"{seed} {start + n}")) for n, kind in enumerate(names[start : start + AT_ONCE])
-            ]
-            made = [(kind, mutated(chance.choice(kinds[kind]), chance)) for kind, chance in chances]
+            made = []
+            for number, kind in enumerate(names[start : start + AT_ONCE], start):
+                chance = random.Random(f"{seed} {number}")
+                made.append((kind, mutated(chance.choice(kinds[kind]), chance)))
             for (kind, data), why in zip(made, pool.map(lambda each: _outcome(decoders, each[1]), made), strict=True):
                 counts = found[kind]
                 counts.tried += 1

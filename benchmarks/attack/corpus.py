@@ -1,9 +1,10 @@
-"""Seeds and mutations: small files of every kind that is read, made here without a patient's data, and damaged at random."""
+"""Seeds and mutations: small files of every kind, made here without a patient's data, and damaged at random."""
 
 from __future__ import annotations
 
 import io
 import random
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -21,6 +22,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from core.images import SIGNATURE as PNG
 from model.inference.golden import draw
 
 SECRET = "Secret^Patient"  # noqa: S105 - in every DICOM; it must never come back in a message
@@ -82,9 +84,23 @@ def _dicom(pixels: np.ndarray, syntax: UID) -> bytes:
 
 def mutated(data: bytes, chance: random.Random) -> bytes:
     """Return a damaged copy: one to four changes out of flipped bits, other bytes, cuts, repeats and insertions."""
+    png = data.startswith(PNG)
     for _ in range(chance.randint(1, 4)):
         data = chance.choice(CHANGES)(data or b"\0", chance)
-    return data
+    # Else no damage comes further than a PNG's checksums.
+    return _with_checksums(data) if png and chance.random() < 0.7 else data
+
+
+def _with_checksums(data: bytes) -> bytes:
+    """Return a PNG in which every chunk that can be found has the right checksum."""
+    fixed, place = bytearray(data), len(PNG)
+    while place + 12 <= len(fixed):
+        end = place + 12 + int.from_bytes(fixed[place : place + 4], "big")
+        if end > len(fixed):
+            break
+        fixed[end - 4 : end] = zlib.crc32(fixed[place + 4 : end - 4]).to_bytes(4, "big")
+        place = end
+    return bytes(fixed)
 
 
 def _flip(data: bytes, chance: random.Random) -> bytes:

@@ -114,7 +114,7 @@ class _Decoder:
                 raise TimeoutError from None
             if code < 0:
                 raise ImageError(f"{name}: damaged: it crashes its decoder; export it again") from None
-            raise RuntimeError(f"the decoder ended with code {code}; standard error has its traceback") from None
+            raise RuntimeError(f"the decoder ended with code {code}") from None
         if isinstance(found, ImageError):
             raise found
         return replace(bare, pixels=pixels, dicom=from_bytes(header) if bare.kind == "dicom" else None)
@@ -133,6 +133,8 @@ def main(descriptor: int, max_megapixels: float) -> None:
     from serving.xray import dicom  # noqa: F401 - import before the first request
     from serving.xray.reading import read_xray
 
+    # From here on decoders' own libraries would write there, and quote the file.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     pipe: Connection[Any, Any] = Connection(descriptor)
     _limit_memory(ROOM + int(ROOM_A_PIXEL * max_megapixels * 1e6))
     while True:

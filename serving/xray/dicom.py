@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import re
-import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,9 +58,6 @@ WIDEST_PIXEL = 8  # bytes
 OTHER_ELEMENTS = 16 << 20  # bytes; allowance for all elements that are not pixels
 LEAST_CM, MOST_CM = 5, 60  # sides of a chest X-ray: a newborn's, collimated, and above the largest detector
 RLE_PADDING = 1 << 10  # bytes; some writers pad their segments
-
-# pydicom warns of every value that breaks the standard, and the user cannot change the files.
-warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)\.")
 
 
 def read_dicom(data: bytes, name: str, most: int) -> tuple[np.ndarray, tuple[float, float] | None, Dataset]:

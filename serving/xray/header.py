@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import io
+import logging
+import warnings
 from collections.abc import Collection
 
 from pydicom import DataElement, Dataset, dcmread
 from pydicom.datadict import dictionary_VR, keyword_for_tag
+
+# pydicom warns of every value that breaks the standard, and quotes it; the user cannot change the files.
+warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)\.")
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 # Identification, patient, acquisition, relationship and image: what a DICOM SEG copies from its X-ray.
 GROUPS = frozenset({0x0008, 0x0010, 0x0018, 0x0020, 0x0028})
