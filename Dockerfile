@@ -6,7 +6,7 @@ ARG BASE=python:3.11-slim-bookworm
 # --- build: the environment and the code, compiled ------------------------------------------------------------------
 FROM ${BASE} AS build
 WORKDIR /src
-COPY requirements.in requirements.lock ./
+COPY requirements.in requirements.lock requirements-uv.lock requirements-torch.lock requirements-cuda.lock ./
 COPY tools/setup.sh tools/image-venv.sh tools/
 # Two sources, of which the second may be missing.
 COPY LICENSE build/imag[e] /inputs/

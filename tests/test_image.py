@@ -45,6 +45,7 @@ def test_only_sources_and_choices_enter_the_build(engine: Engine, base: str, che
     # What an operator applies and what is run before the image exists are no part of it.
     code = {f for f in code if not f.startswith("pipelines/manifests") and not f.endswith(".sh")}
     rest = {"params.yaml", "requirements.in", "requirements.lock", "LICENSE", "tools/setup.sh"}
+    rest |= {f"requirements-{name}.lock" for name in ("uv", "torch", "cuda")}
     inputs = {"tools/image-venv.sh", "build/image/ca.pem"}
     assert {line.removeprefix("/context/") for line in found.splitlines()} == code | rest | inputs
 

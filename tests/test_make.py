@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -111,7 +112,11 @@ def set_up(root: Path, python: Path) -> subprocess.CompletedProcess[str]:
 def test_another_python_and_a_renamed_clone_are_no_finished_environment(tmp_path: Path) -> None:
     one = tmp_path / "one"
     (one / "tools").mkdir(parents=True)
-    for name in ("requirements.lock", "pyproject.toml"):
+    for name in (
+        "requirements.lock",
+        "pyproject.toml",
+        *(f"requirements-{name}.lock" for name in ("uv", "torch", "cuda")),
+    ):
         shutil.copy2(ROOT / name, one)
     shutil.copy2(ROOT / "tools" / "setup.sh", one / "tools")
     interpreter(one / ".venv" / "bin", "Python 3.11.7")
@@ -130,3 +135,14 @@ def test_another_python_and_a_renamed_clone_are_no_finished_environment(tmp_path
     (tmp_path / "two").rename(one)
     interpreter(one / ".venv" / "bin", "Python 3.11.9")
     assert "is Python 3.12" in set_up(one, wrong).stderr
+
+
+def test_everything_that_is_installed_has_its_hash_and_the_lock_no_cuda() -> None:
+    for name in ("requirements.lock", "requirements-uv.lock", "requirements-torch.lock", "requirements-cuda.lock"):
+        lines = [line for line in (ROOT / name).read_text().splitlines() if not line.lstrip().startswith("#")]
+        entries = re.split(r"\n(?=[a-z0-9])", "\n".join(lines))
+        assert all("==" in entry and "--hash=sha256:" in entry for entry in entries), name
+    # They are 3 GB, and `make lock` takes them in where pip finds no CPU build of torch.
+    assert not re.findall(r"^(nvidia|cuda|triton)\S*", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    pinned = re.findall(r"^torch==(\S+)", (ROOT / "requirements.in").read_text(), re.MULTILINE)
+    assert pinned == re.findall(r"^torch==(\S+)", (ROOT / "requirements-torch.lock").read_text(), re.MULTILINE)
