@@ -32,8 +32,10 @@ torch=("${uv[@]}" --compile-bytecode)
 if [ -n "${TORCH_INDEX_URL:-}" ]; then  # another index has builds of its own, whose hashes nobody knows here
   seconds "torch, from $TORCH_INDEX_URL" "${torch[@]}" --extra-index-url "$TORCH_INDEX_URL" "$(grep -o '^torch==[^ ]*' requirements-torch.lock)"
 else
-  # By pip: uv finds no hash for a local version, 2.13.0+cpu.
-  seconds "torch" "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-torch.lock
+  # By pip: uv finds no hash for a local version, 2.13.0+cpu. A wheel in the folder is taken before the index's.
+  torch=("$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes)
+  if compgen -G "${PIP_FIND_LINKS:-/nowhere}/torch-*.whl" >/dev/null; then torch+=(--no-index --find-links "$PIP_FIND_LINKS"); fi
+  seconds "torch" "${torch[@]}" -r requirements-torch.lock
   if "$VENV/bin/python" -c 'from importlib.metadata import requires; raise SystemExit(not any("cuda" in r for r in requires("torch")))'; then
     seconds "CUDA's libraries" "${uv[@]}" --no-deps --require-hashes -r requirements-cuda.lock
   fi
