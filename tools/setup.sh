@@ -12,7 +12,7 @@ fail() { echo "setup: $*" >&2; exit 1; }
 
 # A virtual environment holds the path it was made at in its scripts and its interpreter's version in its folders: in a clone
 # that was renamed or copied, or for another Python, it is made anew.
-made_for() { { sha256sum requirements*.lock tools/setup.sh pyproject.toml; (cd "$VENV" 2>/dev/null && pwd -P); "$VENV/bin/python" -VV 2>/dev/null; } | sha256sum | cut -c1-16; }
+made_for() { { sha256sum requirements.lock requirements-{cuda,torch,uv}.lock tools/setup.sh pyproject.toml; (cd "$VENV" 2>/dev/null && pwd -P); "$VENV/bin/python" -VV 2>/dev/null; } | sha256sum | cut -c1-16; }
 [ -e "$VENV/.made-$(made_for)" ] && exit 0
 
 command -v "$PYTHON" >/dev/null || fail "$PYTHON not found: install Python 3.11 or say PYTHON=/path/to/python3.11"
