@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
@@ -23,6 +22,7 @@ from core.errors import UserError
 from core.files import write_file
 from core.provenance import hardware
 from model.networks import NETWORKS, build
+from model.threads import processors
 
 CPU = torch.device("cpu")
 
@@ -109,7 +109,7 @@ def main(
     names = network or sorted(NETWORKS, key=paper.order)
     if unknown := sorted(set(names) - set(NETWORKS)):
         raise UserError(f"--network: unknown; known are {', '.join(NETWORKS)}", unknown)
-    torch.set_num_threads(min(threads, os.cpu_count() or threads))
+    torch.set_num_threads(min(threads, processors()))
     cores = torch.get_num_threads()
     where = f"{cores} core{'s' * (cores > 1)} of {hardware()['cpu']}"
     lines = measure(names, size, width, rounds, where)

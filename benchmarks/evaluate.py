@@ -35,7 +35,8 @@ from core.params import Params, read_params
 from core.provenance import hardware
 from model import networks
 from model.curves import auc_of, roc_auc
-from model.inference.predictor import InputConfig, Predictor
+from model.inference.input_config import InputConfig
+from model.inference.predictor import Predictor
 from model.metrics import agreement, confusion, overlap_metrics
 from model.preprocessing import dilate
 from model.surface import surface_distances

@@ -28,8 +28,9 @@ from core.cohort import Arrays, read_split
 from core.errors import UserError
 from core.params import params_hash, read_params
 from model import networks
+from model.inference.input_config import InputConfig
 from model.inference.postprocessing import to_masks
-from model.inference.predictor import InputConfig, Predictor
+from model.inference.predictor import Predictor
 from model.metrics import confusion, overlap_metrics
 from model.training.batches import Subset
 from model.training.distributed import DistributedContext

@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,14 +38,14 @@ PROGRAM = "while True: pass"
 
 
 class Side:
-    """A process that trains on command."""
+    """A process that trains on command; the words of ``before`` start it, for instance in a control group."""
 
-    def __init__(self, name: str, arguments: list[str]) -> None:
+    def __init__(self, name: str, arguments: list[str], before: Sequence[str] = ()) -> None:
         environment = {
             key: value for key, value in without_ours(dict(os.environ)).items() if key not in (NUMBER, POLICY, SPINS)
         }
         self.name = name
-        line = [sys.executable, "-m", "benchmarks.waiting", "--worker", *arguments]
+        line = [*before, sys.executable, "-m", "benchmarks.waiting", "--worker", *arguments]
         self.process = subprocess.Popen(
             line, env=environment | SIDES[name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

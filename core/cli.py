@@ -15,8 +15,8 @@ from core.errors import UserError
 from core.terminal import say
 from model.threads import settle
 
-ParamsFile = Annotated[Path, typer.Option("--params", help="The file of all choices, validated whole.")]
-Out = Annotated[Path, typer.Option("--out", help="The folder to write; it appears only when the step has succeeded.")]
+ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file; the whole file is validated.")]
+Out = Annotated[Path, typer.Option("--out", help="The output folder; it is created only if the step succeeds.")]
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def exit_on_user_error() -> Iterator[None]:
         say(f"error: {error}")
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        say("interrupted: nothing half-written was left; run again to go on")
+        say("interrupted: no partial output was written; run again to resume")
         raise SystemExit(130) from None
 
 

@@ -72,7 +72,7 @@ def require_pass(validation: Path, raw: Path) -> None:
             f"{validation}: {raw} has not passed validation; run the validate step and correct what it names"
         )
     if read_json(validation / PASSED).get("manifest_sha256") != sha256(raw / MANIFEST):
-        raise UserError(f"{validation}: belongs to another cohort than {raw} is now; run the validate step again")
+        raise UserError(f"{validation}: is of another cohort than {raw}; run the validate step again")
 
 
 class Arrays:
@@ -102,7 +102,7 @@ class Arrays:
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read ({error}); run the preprocess step again") from error
         if array.dtype != np.uint8 or array.ndim != 3 or len(array) != len(self.manifest):
-            raise UserError(f"{path}: does not fit its manifest; run the preprocess step again")
+            raise UserError(f"{path}: does not match its manifest; run the preprocess step again")
         return array
 
     def rows(self, ids: list[str]) -> np.ndarray:
@@ -132,6 +132,6 @@ def read_split(path: Path, scenario: str | None = None) -> dict[str, list[str]]:
         raise UserError(f"{path}: not a split with images for {', '.join(SPLITS)}; run the preprocess step again")
     if scenario is not None and split.get("scenario", scenario) != scenario:
         raise UserError(
-            f"{path}: the split of scenario {split['scenario']}, not of {scenario}; say --split FILE of that one"
+            f"{path}: the split of scenario {split['scenario']}, not of {scenario}; pass its file with --split"
         )
     return {name: [str(image) for image in split[name]] for name in SPLITS}

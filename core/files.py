@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from core.errors import UserError
 
 OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # full disk, quota, limit on file size
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 @contextmanager
@@ -33,12 +34,29 @@ def explain_full_disk(target: Path) -> Iterator[None]:
 
 
 @contextmanager
+def explain_unwritable(target: Path) -> Iterator[None]:
+    """Turn an error inside the block, which only makes ``target`` or a lock beside it, into a UserError."""
+    try:
+        with explain_full_disk(target):
+            yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        user = f"user {os.geteuid()}, group {os.getegid()}" if hasattr(os, "getuid") else "this user"
+        raise UserError(
+            f"{target}: cannot be written ({error.strerror}: {error.filename}) by {user}; let this user write there "
+            "(on a volume by its owner or group), or name another place"
+        ) from error
+
+
+@contextmanager
 def exclusive(target: Path) -> Iterator[None]:
     """Hold a lock on ``target``; raises UserError at once if another process holds it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(target.parent / f".{target.name}.lock")
     try:
-        lock.acquire(timeout=0)
+        with explain_unwritable(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
     except Timeout:
         raise UserError(f"{target}: another run is writing here; wait until it ends, or choose another --out") from None
     try:
@@ -50,8 +68,11 @@ def exclusive(target: Path) -> Iterator[None]:
 @contextmanager
 def write_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to ``path``; if the block succeeds, it replaces ``path`` atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    with explain_unwritable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+        partial.unlink()
     try:
         with explain_full_disk(path):
             yield partial
@@ -73,7 +94,8 @@ def write_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(stale)
         partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
         replaced = partial.with_name(f"{partial.name}-replaced")
-        partial.mkdir(parents=True)
+        with explain_unwritable(path):
+            partial.mkdir(parents=True)
         try:
             with explain_full_disk(path):
                 yield partial
@@ -99,7 +121,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run the step that writes it first (`dvc repro`)") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: thousands of nested lists
         raise UserError(f"{path}: not valid JSON ({error}); run the step that writes it again") from error
 
 

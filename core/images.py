@@ -67,7 +67,7 @@ def check_png(data: bytes, name: str, max_pixels: int | None = None) -> Header:
     if not data:
         raise ImageError(f"{name}: the file is empty (0 bytes); fetch it again")
     if not data.startswith(SIGNATURE[: len(data)]):
-        raise ImageError(f"{name}: not a PNG picture, whatever its name says; replace or remove it")
+        raise ImageError(f"{name}: not a PNG picture, despite its name; replace or remove it")
     view = memoryview(data)
     header: Header | None = None
     place = len(SIGNATURE)

@@ -60,9 +60,9 @@ class Inputs:
         found = self.changed_params()
         for name, path in self._files.items():
             if not path.exists():
-                found.append(f"{path}: is gone")
+                found.append(f"{path}: was deleted")
             elif _stamp(path) != self._stamps[name] and sha256(path) != self.files[name]:
-                found.append(f"{path}: has other content")
+                found.append(f"{path}: has changed")
         now = code_files(self._places)
         edited = sorted(name for name in self.code.keys() | now.keys() if self.code.get(name) != now.get(name))
         return found + [f"{name}: was edited" for name in edited]
@@ -90,8 +90,8 @@ class Inputs:
         """
         if changes := self.changed():
             raise UserError(
-                f"{title}: what it read changed while it ran, so nothing was written: DVC would record the result as "
-                "made from what is there now. Put it back and run again; a training resumes from its checkpoint",
+                f"{title}: its inputs changed while it ran, so nothing was written: DVC would record the result with "
+                "the changed inputs. Restore them and run again; a training resumes from its checkpoint",
                 changes,
             )
 
@@ -113,7 +113,7 @@ def read_record(path: Path, step: str) -> dict[str, Any]:
         if not isinstance(record["params"], dict) or not all(isinstance(text, str) for text in texts):
             raise TypeError("a value of the wrong kind")
     except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not what the {step} step leaves ({error}); run it again") from error
+        raise UserError(f"{path}: not an output of the {step} step ({error}); run it again") from error
     return dict(record)
 
 

@@ -19,13 +19,13 @@ def cores() -> int:
 
 
 def parallel(job: Callable[[T], R], items: Sequence[T], workers: int, label: str) -> Iterator[R]:
-    """Yield ``job(item)`` for every item in order; the first exception, or an interrupt, cancels what has not begun.
+    """Yield ``job(item)`` for every item in order; the first exception, or an interrupt, cancels all waiting jobs.
 
     Args:
-        job: what is done in a thread; the heavy parts of reading, checking and decoding release Python's lock.
-        items: one job each.
-        workers: threads.
-        label: what the progress calls the work.
+        job: called in a thread; reading, checking and decoding release the GIL.
+        items: the arguments, one per job.
+        workers: number of threads.
+        label: label of the progress display.
     """
     pool = ThreadPoolExecutor(workers)
     try:

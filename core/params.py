@@ -95,7 +95,7 @@ class Fold(Section):
     @model_validator(mode="after")
     def _exists(self) -> Fold:
         if self.number > self.of:
-            raise ValueError(f"number {self.number} is above of {self.of}")
+            raise ValueError(f"number {self.number} is above {self.of}, the number of folds")
         return self
 
 
@@ -104,12 +104,12 @@ class Scenario(Section):
 
     train: Annotated[list[Name], Field(min_length=1)]
     test: Annotated[list[Name], Field(min_length=1)]
-    fold: Fold | None = Field(default=None, description="test on this part of a cross-validation, not the frozen one")
+    fold: Fold | None = Field(default=None, description="test on this fold, not on the frozen test split")
 
     @model_validator(mode="after")
     def _all_or_none(self) -> Scenario:
         if set(self.train) != set(self.test) and set(self.train) & set(self.test):
-            raise ValueError("train and test must name the same sites or none in common")
+            raise ValueError("train and test must have the same sites, or no site in common")
         if self.fold and set(self.train) != set(self.test):
             raise ValueError("fold: a cross-validation trains and tests on the same sites")
         return self
@@ -135,24 +135,24 @@ class EvaluateParams(Section):
 
     threshold: Annotated[float, Field(gt=0, lt=1)] = Field(description="probability from which a pixel is lung")
     flip: bool = Field(description="mean with the mirrored prediction of the mirrored image")
-    largest_components: Annotated[int, Field(ge=0)] = Field(description="components of a mask that are kept; 0: all")
+    largest_components: Annotated[int, Field(ge=0)] = Field(description="maximum components of a mask; 0: no limit")
     least_component: Annotated[float, Field(ge=0, le=1)] = Field(
-        description="share of the largest component below which another one is dropped; 0: none is"
+        description="components below this share of the largest one are dropped; 0: none"
     )
-    fill_holes: bool = Field(description="whether holes of a mask become lung")
-    splits: list[Literal["train", "validation", "test"]] = Field(description="which are scored; test is among them")
+    fill_holes: bool = Field(description="whether holes of a mask are filled")
+    splits: list[Literal["train", "validation", "test"]] = Field(description="splits to score; must include test")
     batch_size: Annotated[int, Field(ge=1)]
-    bootstrap: Annotated[int, Field(ge=100)] = Field(description="resamples of the images for each interval")
-    seed: Annotated[int, Field(ge=0)] = Field(description="of the bootstrap")
-    worst: Annotated[int, Field(ge=0)] = Field(description="overlays of the worst test images, and of the best")
-    figure_images: Annotated[int, Field(ge=0)] = Field(description="overlays a site for Figures 5 and 6")
+    bootstrap: Annotated[int, Field(ge=100)] = Field(description="bootstrap resamples of the images for each interval")
+    seed: Annotated[int, Field(ge=0)] = Field(description="seed of the bootstrap")
+    worst: Annotated[int, Field(ge=0)] = Field(description="overlays of worst and of best test images, each")
+    figure_images: Annotated[int, Field(ge=0)] = Field(description="overlays per site for Figures 5 and 6")
 
     @model_validator(mode="after")
     def _tested(self) -> EvaluateParams:
         if "test" not in self.splits:
-            raise ValueError("splits: test must be among them")
+            raise ValueError("splits: must include test")
         if len(set(self.splits)) < len(self.splits):
-            raise ValueError("splits: one stands there twice")
+            raise ValueError("splits: has a duplicate")
         return self
 
     def to_masks(self, probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
@@ -168,9 +168,9 @@ class RegisterParams(Section):
 
     experiment: Annotated[str, Field(min_length=1)]
     model: Annotated[str, Field(min_length=1)]
-    scenario: Name = Field(description="of its cells the one with the best validation Dice is registered")
+    scenario: Name = Field(description="the cell of this scenario with the best validation Dice is registered")
     challenger: Literal["better", "always"] = Field(
-        description="whether a new version becomes challenger where its validation Dice is better, or always"
+        description="whether a new version becomes challenger if its validation Dice is better, or always"
     )
 
 
@@ -179,13 +179,13 @@ class PromotionParams(Section):
 
     floor: Fraction = Field(description="Dice that every champion must reach")
     gain: Annotated[float, Field(ge=-1, le=1)] = Field(
-        description="Dice by which the lower end of the paired 95 % interval must be above the champion's"
+        description="lower end of the difference in Dice (paired 95 % interval) must be above this"
     )
-    margin: Fraction = Field(description="Dice that the lower end may lie below the champion's on any site and label")
-    bootstrap: Annotated[int, Field(ge=100)] = Field(description="resamples of the images for each interval")
-    seed: Annotated[int, Field(ge=0)] = Field(description="of the bootstrap")
+    margin: Fraction = Field(description="largest loss of Dice (lower end of the interval) on any site and label")
+    bootstrap: Annotated[int, Field(ge=100)] = Field(description="bootstrap resamples of the images for each interval")
+    seed: Annotated[int, Field(ge=0)] = Field(description="seed of the bootstrap")
     lock: Annotated[float, Field(ge=1)] = Field(
-        description="seconds for which the right to move the champion lasts, should its holder die"
+        description="seconds after which the promotion lock of a dead process expires"
     )
 
 
@@ -224,7 +224,7 @@ class Params(RegistryParams):
         ):
             unknown = sorted(set(names) - set(self.scenarios))
             if unknown:
-                raise ValueError(f"{where}: not under scenarios: {', '.join(unknown)}")
+                raise ValueError(f"{where}: not defined under scenarios: {', '.join(unknown)}")
         return self
 
 
@@ -235,7 +235,7 @@ def check(values: Any, origin: str) -> Params:
 
 Sections = TypeVar("Sections", bound=Section)
 Processes = Annotated[
-    int, typer.Option(min=1, envvar="TRAIN_PROCESSES", help="Processes that share every batch, one a GPU (torchrun).")
+    int, typer.Option(min=1, envvar="TRAIN_PROCESSES", help="Processes that share every batch, one per GPU (torchrun).")
 ]
 
 
@@ -257,9 +257,9 @@ def read_yaml(path: Path) -> Any:
     try:
         return YAML(typ="safe", pure=True).load(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"{path}: not found; run from the project's folder or say --params FILE") from None
+        raise UserError(f"{path}: not found; run from the project's folder or pass --params FILE") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); say --params FILE") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); pass --params FILE") from error
     except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
 
@@ -280,13 +280,13 @@ def require_shares(params: Params, processes: int) -> None:
     for stage in train.plan(params.preprocess.size):
         if stage.batch_size % (processes * train.accumulation):
             raise UserError(
-                f"--processes {processes}: train.batch_size {stage.batch_size} is no multiple of {processes} "
+                f"--processes {processes}: train.batch_size {stage.batch_size} is not a multiple of {processes} "
                 f"processes times train.accumulation {train.accumulation}; change one of them"
             )
 
 
 def main(params: cli.ParamsFile = Path("params.yaml"), processes: Processes = 1) -> None:
-    """Check a parameter file whole and say nothing where all of it is right."""
+    """Validate a whole parameter file; print nothing if it is valid."""
     require_shares(read_params(params), processes)
 
 

@@ -29,5 +29,5 @@ def read_run(model: Path) -> dict[str, Any]:
         return {}
     run = read_json(model / RUN)
     if not isinstance(run, dict):
-        raise UserError(f"{model / RUN}: not what the train step leaves; remove it")
+        raise UserError(f"{model / RUN}: not an output of the train step; remove it")
     return run if run.get("weights") == read_record(model / PROVENANCE, "train")["weights"] else {}

@@ -1,4 +1,4 @@
-"""Talking to S3: the client, whether a fetched file is the right one, and errors in plain words."""
+"""S3: the client, the check of a downloaded file, and readable errors."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from botocore.exceptions import (
 from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError, S3ValidationError
 
 from core.errors import UserError
+from core.masking import mask
 
 SCHEME = "s3://"
 BROKEN_OFF = (
@@ -40,9 +41,9 @@ BAD_CREDENTIALS = (
     "InvalidToken",
     "InvalidClientTokenId",
 )
-# What an owner must allow, where it is not called as the operation is.
+# The permissions of operations whose permission has another name.
 RIGHTS = {
-    "HeadObject": "s3:GetObject and s3:ListBucket",  # without the second, what is not there is denied, not missing
+    "HeadObject": "s3:GetObject and s3:ListBucket",  # without ListBucket a missing object is a 403
     "HeadBucket": "s3:ListBucket",
     "ListObjects": "s3:ListBucket",
     "ListObjectsV2": "s3:ListBucket",
@@ -51,12 +52,12 @@ RIGHTS = {
     "CompleteMultipartUpload": "s3:PutObject",
     "DeleteObjects": "s3:DeleteObject",
 }
-CHANGED = "changed while it was being fetched; run again"
+CHANGED = "changed during the download; run again"
 ENCRYPTED = ("SSEKMSKeyId", "SSECustomerAlgorithm")  # such an object's ETag is no MD5 of its content
 
 
 def is_s3(place: str) -> bool:
-    """Tell an address in S3 from a file or folder of this machine."""
+    """Return whether ``place`` is an address in S3 and not a local path."""
     return place.startswith(SCHEME)
 
 
@@ -68,31 +69,36 @@ def split_url(url: str) -> tuple[str, str]:
     """
     bucket, _, prefix = url.removeprefix(SCHEME).partition("/")
     if not bucket:
-        raise UserError(f"{url}: no bucket named; say s3://bucket/prefix")
+        raise UserError(f"{url}: no bucket named; use s3://bucket/prefix")
     return bucket, prefix.rstrip("/")
 
 
 def make_client(connections: int) -> Any:
-    """Return an S3 client for ``connections`` threads; all else is as boto3 finds it (environment, profile, role).
+    """Return an S3 client for ``connections`` threads; boto3 finds credentials (environment, profile, role).
 
     Raises:
         BotoCoreError: the profile or region named in the environment is unknown.
     """
-    # "standard" repeats broken connections, throttling and 5xx with growing, random pauses; AWS_MAX_ATTEMPTS holds.
+    # "standard" retries failed connections, throttling and 5xx with backoff and jitter; AWS_MAX_ATTEMPTS applies.
     config = Config(retries={"mode": "standard"}, max_pool_connections=connections, connect_timeout=10, read_timeout=60)
     return boto3.session.Session().client("s3", config=config)
 
 
-def damage(client: Any, bucket: str, key: str, about: dict[str, Any], path: Path) -> str:
-    """Say in what a fetched file differs from its object; empty: in nothing that can be checked.
+def is_missing(error: ClientError) -> bool:
+    """Tell an object or a bucket that is not there from other answers of S3."""
+    return error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound", "NoSuchBucket")
 
-    The SHA-256 that S3 keeps decides where there is one, else the ETag: the MD5 of the content, or for a multipart
+
+def damage(client: Any, bucket: str, key: str, about: dict[str, Any], path: Path) -> str:
+    """Return how a downloaded file differs from its object; empty if no check fails.
+
+    The object's SHA-256 decides if it has one, else the ETag: the MD5 of the content, or for a multipart
     upload that of its parts' MD5s, for which S3 is asked how long the parts were.
 
     Args:
         client: see :func:`make_client`.
-        bucket: its name.
-        key: of the object.
+        bucket: name of the bucket.
+        key: key of the object.
         about: fields of a HEAD response: ContentLength, ETag, ChecksumSHA256, SSEKMSKeyId, ...
         path: the file.
 
@@ -106,7 +112,7 @@ def damage(client: Any, bucket: str, key: str, about: dict[str, Any], path: Path
     if checksum and "-" not in checksum:
         with path.open("rb") as file:
             right = base64.b64encode(hashlib.file_digest(file, "sha256").digest()).decode() == checksum
-        return "" if right else "its SHA-256 is not the one that S3 keeps"
+        return "" if right else "its SHA-256 is not the object's"
     etag = about["ETag"].strip('"')
     form = re.fullmatch(r"[0-9a-f]{32}(?:-(\d+))?", etag)
     if form is None or any(field in about for field in ENCRYPTED):
@@ -122,7 +128,7 @@ def damage(client: Any, bucket: str, key: str, about: dict[str, Any], path: Path
     # Parts of different lengths, which few tools write: ask for each.
     sizes = [first, *(_part_size(client, bucket, key, about["ETag"], number) for number in range(2, count + 1))]
     if sum(sizes) != size:
-        return ""  # a server that does not tell parts: the size alone was checked
+        return ""  # a server without the sizes of parts: only the total size was checked
     return "" if multipart_etag(path, sizes) == etag else "its parts' MD5s are not its ETag"
 
 
@@ -144,9 +150,9 @@ def multipart_etag(path: Path, sizes: list[int]) -> str:
 
 
 def concerns_one_object(error: Exception) -> bool:
-    """Tell whether an error is about one object, so that others may still be fetched.
+    """Return whether an error concerns one object, so that others can still be downloaded.
 
-    A server that answers 5xx after all repetitions is ill: asking it for every other object takes hours.
+    A 5xx after all retries concerns the server: trying every other object would take hours.
     """
     if isinstance(error, ClientError):
         ill = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) >= 500
@@ -161,12 +167,12 @@ def explain(error: Exception, called: str) -> UserError:
         if code in BAD_CREDENTIALS:
             text = f"the credentials are refused ({code}); check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE"
         elif code in ("NoSuchBucket", "InvalidBucketName"):
-            text = "there is no such bucket; check its name, and AWS_ENDPOINT_URL if it is not with Amazon"
+            text = "no such bucket; check its name, and AWS_ENDPOINT_URL unless it is on AWS"
         elif code in ("AccessDenied", "403", "Forbidden", "AllAccessDisabled"):
             right = RIGHTS.get(error.operation_name, f"s3:{error.operation_name}")
             text = f"access denied; ask the bucket's owner for {right}, or use other credentials"
         elif code in ("NoSuchKey", "404", "NotFound"):
-            text = "gone since the bucket was listed; run again"
+            text = "deleted since the bucket was listed; run again"
         elif code in ("PreconditionFailed", "412"):
             text = CHANGED
         elif code == "InvalidObjectState":
@@ -174,18 +180,18 @@ def explain(error: Exception, called: str) -> UserError:
         elif code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"):
             text = f"the bucket is in another region; set AWS_REGION ({message})"
         else:
-            text = f"S3 says {code}: {message}; see to it and run again"
+            text = f"S3 answered {code}: {message}; fix it and run again"
     elif isinstance(error, NoCredentialsError | PartialCredentialsError):
         text = "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
     elif isinstance(error, ParamValidationError):
-        text = "not the name of a bucket; say s3://bucket/prefix"
-    elif isinstance(error, S3DownloadFailedError):  # of one range: the ETag is no longer that of the first
+        text = "not a valid bucket name; use s3://bucket/prefix"
+    elif isinstance(error, S3DownloadFailedError):  # of one range: the object was replaced during the download
         text = CHANGED
     elif isinstance(error, BROKEN_OFF):
         last = getattr(error, "last_exception", error)
-        text = f"came damaged or broke off again and again ({last}); run again: what has been fetched is kept"
+        text = f"the download failed or was damaged after all retries ({last}); run again: finished files are kept"
     elif isinstance(error, ConnectionError | HTTPClientError):
         text = f"S3 cannot be reached ({error}); check the network and AWS_ENDPOINT_URL, and run again"
     else:
         text = f"{error}; check the AWS settings"
-    return UserError(f"{called}: {' '.join(text.split())}")
+    return UserError(f"{called}: {mask(' '.join(text.split()))}")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
-# The loss is fetched from the device this seldom, because fetching waits for it.
+# The interval of reading the loss, which waits for the device.
 REFRESH_SECONDS = 1.0
 
 
@@ -27,19 +27,19 @@ def epoch_line(row: dict[str, float], epochs: int) -> str:
 
 
 def say(line: str) -> None:
-    """Print a line to standard error, after all that was printed before, also where both go into one file."""
+    """Print a line to standard error; flush standard output first, to keep the order in a common file."""
     with suppress(OSError, ValueError):  # a closed output is no reason to lose the line
         sys.stdout.flush()
     print(line, file=sys.stderr, flush=True)
 
 
 def fit(table: Table, console: Console, dispensable: Sequence[str]) -> Table:
-    """Drop columns of a table until it is no wider than the console; shortened figures would say nothing.
+    """Drop columns of a table until it fits the console, because truncated figures are useless.
 
     Args:
-        table: it is changed.
-        console: where it is printed.
-        dispensable: headers of columns that may go, the first one first.
+        table: the table; it is modified.
+        console: the console.
+        dispensable: headers of columns that may be dropped, in this order.
 
     Returns:
         The table.
@@ -56,7 +56,7 @@ def fit(table: Table, console: Console, dispensable: Sequence[str]) -> Table:
 
 @contextmanager
 def progress(label: str, total: int, in_bytes: bool) -> Iterator[Callable[[int], None]]:
-    """Yield what advances a progress display on the standard error stream."""
+    """Yield a function that advances a progress display on standard error."""
     if sys.stderr.isatty():
         from rich import progress as bars
         from rich.console import Console
@@ -91,8 +91,8 @@ class Terminal:
     """A monitor of :class:`model.training.loop.Trainer` that prints to standard output.
 
     Args:
-        title: of the run.
-        after_epoch: are called with each epoch's row of the history, in order, once it is printed.
+        title: title of the run.
+        after_epoch: called in order with each epoch's row of the history, after it is printed.
     """
 
     def __init__(self, title: str, after_epoch: Sequence[Callable[[dict[str, float]], object]] = ()) -> None:
@@ -106,12 +106,12 @@ class Terminal:
     def start(self, epochs: int, steps: int, first_epoch: int, stage: str) -> None:
         """Open the bar, or print the opening line."""
         self.stop()
-        resumed = first_epoch and not self.epochs  # a later stage of the same process is no resumed run
+        resumed = first_epoch and not self.epochs  # a later stage of the same process is not a resumed run
         self.epochs, self.steps, self.since, self.images = epochs, steps, time.monotonic(), 0
         if sys.stdout.isatty():
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            # The bar takes what the figures leave, so that they are whole on 80 columns; the title stands above it.
+            # The bar takes the width that the figures leave, so that 80 columns suffice; the title is above it.
             columns = (BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn())
             figures = TextColumn("{task.fields[figures]}")
             self.bar = Progress(*columns, figures, console=self.console, expand=True)
@@ -122,7 +122,7 @@ class Terminal:
         self._print(f"{self.title}: {what} of {steps} batches{where}")
 
     def step(self, epoch: int, step: int, images: int, loss: Callable[[], float]) -> None:
-        """Move the bar; at most once in :data:`REFRESH_SECONDS` ask for the loss."""
+        """Move the bar; read the loss at most once in :data:`REFRESH_SECONDS`."""
         self.images += images
         now = time.monotonic()
         if self.bar is None:
@@ -134,7 +134,7 @@ class Terminal:
             self.bar.update(self.task, figures=f"loss {loss():.4f}  {rate:.1f} images/s")
 
     def epoch(self, row: dict[str, float]) -> None:
-        """Print the epoch's line and hand the row on."""
+        """Print the epoch's line and pass the row to ``after_epoch``."""
         self._print(epoch_line(row, self.epochs))
         for call in self.after_epoch:
             call(row)

@@ -12,11 +12,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from tools.checkpoints.command import checkpoints
 
 from core.cli import ParamsFile, exit_on_user_error
 from core.errors import UserError
 from defunet import registry
-from defunet.options import Cluster, Every, Image, Packed, RunId, Set, Timeout, Wait, connected, packaged
+from defunet.options import (
+    Cluster,
+    Every,
+    Image,
+    Packed,
+    PendingTimeout,
+    RunId,
+    ScheduleId,
+    Set,
+    Timeout,
+    Wait,
+    connected,
+    packaged,
+)
 from serving.http.command import serve
 from serving.predict.command import predict
 
@@ -26,18 +40,24 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="defunet",
     help="Run the lung-segmentation pipeline on Kubeflow Pipelines, decide which model is in production, and use it.",
-    epilog="Exit codes: 0 done, 1 an error that one line tells, 2 a wrong call, 130 interrupted; with --wait also 3 "
-    "the run failed, 4 it was cancelled, 5 it had not ended in time.",
+    epilog="Exit codes: 0 done, 1 an error, 2 wrong usage, 130 interrupted; with --wait also 3 the run failed, 4 it "
+    "was cancelled, 5 it had not ended in time, 6 a pod waited too long.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 Connect = Callable[[], Any]
 KUBEFLOW, REGISTRY, MODEL = "The pipeline on Kubeflow", "The MLflow registry", "The model"  # panels of ``--help``
+TRAININGS = "Trainings"
 
 
 def _command(function: Callable[..., None], panel: str = KUBEFLOW) -> Callable[..., None]:
     """Register a function as a command that prints a UserError as one line."""
+    app.command(rich_help_panel=panel)(_in_one_line(function))
+    return function
+
+
+def _in_one_line(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def command(**options: Any) -> None:
@@ -45,8 +65,7 @@ def _command(function: Callable[..., None], panel: str = KUBEFLOW) -> Callable[.
             function(**options)
 
     command.__signature__ = inspect.signature(function, eval_str=True)  # type: ignore[attr-defined]
-    app.command(rich_help_panel=panel)(command)
-    return function
+    return command
 
 
 @_command
@@ -71,7 +90,12 @@ def compile(
 @connected
 @packaged
 def submit(
-    connect: Connect, pack: Callable[[], Packed], wait: Wait = False, every: Every = 5, timeout: Timeout = None
+    connect: Connect,
+    pack: Callable[[], Packed],
+    wait: Wait = False,
+    every: Every = 5,
+    timeout: Timeout = None,
+    pending_timeout: PendingTimeout = None,
 ) -> None:
     """Compile the pipeline, start a run of it and print the run's id."""
     from core.terminal import say
@@ -79,9 +103,9 @@ def submit(
     packed, kubeflow = pack(), connect()
     run_id = packed.send(kubeflow, kubeflow.submit)
     print(run_id, flush=True)
-    say(f"{kubeflow.host}/#/runs/details/{run_id}")
+    say(kubeflow.page(run_id))
     if wait:
-        _wait(kubeflow, run_id, every, timeout)
+        _wait(kubeflow, run_id, every, timeout, pending_timeout)
 
 
 @_command
@@ -107,7 +131,7 @@ def schedule(
     """Compile the pipeline, have it run again and again, and print the schedule's id."""
     from core.terminal import say
     from pipelines.client.cron import Cron
-    from pipelines.client.watch import moment
+    from pipelines.client.render import moment
 
     times = Cron(cron)
     packed, kubeflow = pack(), connect()
@@ -115,12 +139,19 @@ def schedule(
     say("next at " + ", ".join(moment(each) for each in times.next(3)) + " (UTC)")
 
 
-@_command
-@connected
-def schedules(connect: Connect) -> None:
-    """List the schedules."""
-    from pipelines.client.watch import columns
+_schedules = typer.Typer(help="List, pause, resume and delete schedules.", invoke_without_command=True)
+app.add_typer(_schedules, name="schedules", rich_help_panel=KUBEFLOW)
 
+
+@_schedules.callback()
+@_in_one_line
+@connected
+def schedules(connect: Connect, context: typer.Context) -> None:
+    """List the schedules; the commands below change one."""
+    from pipelines.client.render import columns
+
+    if context.invoked_subcommand:
+        return
     rows = [
         (each.id, each.name, each.cron, each.status, str(each.max_concurrency), "yes" if each.catch_up else "no")
         for each in connect().schedules()
@@ -128,31 +159,71 @@ def schedules(connect: Connect) -> None:
     print(columns([("schedule", "name", "cron", "status", "at once", "catches up"), *rows]))
 
 
+@_schedules.command()
+@_in_one_line
+@connected
+def pause(connect: Connect, schedule: ScheduleId) -> None:
+    """Start no more runs of a schedule until it is resumed; runs that it started continue."""
+    from core.terminal import say
+
+    connect().pause(schedule)
+    say(f"schedule {schedule}: paused")
+
+
+@_schedules.command()
+@_in_one_line
+@connected
+def resume(connect: Connect, schedule: ScheduleId) -> None:
+    """Start runs of a paused schedule again."""
+    from core.terminal import say
+
+    connect().pause(schedule, paused=False)
+    say(f"schedule {schedule}: resumed")
+
+
+@_schedules.command()
+@_in_one_line
+@connected
+def delete(connect: Connect, schedule: ScheduleId) -> None:
+    """Delete a schedule; runs that it started continue."""
+    from core.terminal import say
+
+    connect().unschedule(schedule)
+    say(f"schedule {schedule}: deleted")
+
+
 @_command
 @connected
 def runs(
     connect: Connect,
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 10,
-    experiment: Annotated[str | None, typer.Option(help="Of this experiment alone.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Number of runs to list, newest first.")] = 10,
+    experiment: Annotated[str | None, typer.Option(help="Only runs of this experiment.")] = None,
 ) -> None:
     """List the newest runs, with their states."""
-    from pipelines.client.watch import columns, duration, moment
+    from pipelines.client.render import columns, duration, moment
 
     kubeflow = connect()
     found = kubeflow.runs(limit, kubeflow.experiment(experiment) if experiment else None)
-    rows = [(run.id, run.name, run.state, moment(run.created), duration(run)) for run in found]
+    rows = [(run.id, run.name, run.state, moment(run.created), duration(run.created, run.ended)) for run in found]
     print(columns([("run", "name", "state", "created (UTC)", "time"), *rows]))
 
 
 @_command
 @connected
-def status(connect: Connect, run: RunId, wait: Wait = False, every: Every = 5, timeout: Timeout = None) -> None:
-    """Show a run and the state of every task."""
-    from pipelines.client.watch import render_run
+def status(
+    connect: Connect,
+    run: RunId,
+    wait: Wait = False,
+    every: Every = 5,
+    timeout: Timeout = None,
+    pending_timeout: PendingTimeout = None,
+) -> None:
+    """Show a run, every step and cell of it, and what to do next."""
+    from pipelines.client.render import render_run
 
     kubeflow = connect()
     if wait:
-        _wait(kubeflow, run, every, timeout)
+        _wait(kubeflow, run, every, timeout, pending_timeout)
     print(render_run(kubeflow.run(run)))
 
 
@@ -161,74 +232,82 @@ def status(connect: Connect, run: RunId, wait: Wait = False, every: Every = 5, t
 def logs(
     connect: Connect,
     run: RunId,
-    task: Annotated[str | None, typer.Option(help="Tasks whose name holds this. Left out: the failed ones.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Steps whose name contains this, as in 'train defu_net'. Default: failed ones.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new lines until the steps end.")] = False,
+    every: Every = 5,
+    launcher: Annotated[bool, typer.Option("--launcher", help="Also print the lines of Kubeflow's launcher.")] = False,
 ) -> None:
-    """Print the logs of failed or chosen tasks, as far as Kubeflow's API has them.
+    """Print the logs of failed or chosen steps, of every attempt.
 
-    It has the logs of pods that still exist, and archived ones where the cluster keeps an archive. Those of pods that
-    are gone or never started, and the events around them, need access to Kubernetes: the command for it is printed.
+    Kubeflow's API has the logs of pods that still exist, and archived ones where the cluster archives them. A log that
+    is not available is an error, with the kubectl command that may have it.
     """
     from pipelines.client.logs import logs as read
 
-    read(connect(), run, task)
+    read(connect(), run, task, follow, every, launcher)
 
 
 @_command
 @connected
-def cancel(
-    connect: Connect,
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, or with --schedule of a schedule.")],
-    schedule: Annotated[bool, typer.Option("--schedule", help="Delete a schedule; runs it started go on.")] = False,
-) -> None:
+def cancel(connect: Connect, run: RunId) -> None:
     """Ask Kubeflow to stop a run. Its training runs keep their checkpoints."""
     from core.terminal import say
 
-    if schedule:
-        connect().unschedule(run)
-        say(f"schedule {run}: deleted")
-    else:
-        connect().cancel(run)
-        say(f"run {run}: is being cancelled; `defunet status {run} --wait` sees its end")
+    connect().cancel(run)
+    say(f"run {run}: is being cancelled; `defunet status {run} --wait` waits for its end")
 
 
 @_command
 @connected
-def retry(connect: Connect, run: RunId, wait: Wait = False, every: Every = 5, timeout: Timeout = None) -> None:
-    """Run the failed tasks of a run again; what succeeded is kept."""
+def retry(
+    connect: Connect,
+    run: RunId,
+    wait: Wait = False,
+    every: Every = 5,
+    timeout: Timeout = None,
+    pending_timeout: PendingTimeout = None,
+) -> None:
+    """Run the failed steps of a run again; those that succeeded keep their results."""
     from core.terminal import say
 
     kubeflow = connect()
     kubeflow.retry(run)
     say(f"run {run}: runs again")
     if wait:
-        _wait(kubeflow, run, every, timeout)
+        _wait(kubeflow, run, every, timeout, pending_timeout)
 
 
 for _panel, _commands in (
     (REGISTRY, registry.COMMANDS),
     (MODEL, (predict, serve)),
+    (TRAININGS, (checkpoints,)),
 ):
     for _each in _commands:
         _command(_each, _panel)
 
 
-def _wait(kubeflow: Kubeflow, run_id: str, every: float, limit: float | None) -> None:
+def _wait(kubeflow: Kubeflow, run_id: str, every: float, limit: float | None, pending_limit: float | None) -> None:
     from core.terminal import say
     from pipelines.client import watch
+    from pipelines.client.render import outcome
 
-    again = f"the run goes on; `defunet status {run_id} --wait` sees its end"
+    again = f"the run continues; `defunet status {run_id} --wait` waits for its end"
     try:
-        run = watch.wait(lambda: kubeflow.run(run_id), watch.view(), every, limit)
+        run = watch.wait(lambda: kubeflow.run(run_id), watch.view(), every, limit, pending_limit)
     except KeyboardInterrupt:
         say(f"interrupted: {again}")
         raise SystemExit(130) from None
     except UserError as error:
         raise UserError(f"{error}; {again}") from None
-    code = watch.code(run)
+    code = watch.code(run, pending_limit)
     if code == watch.TIMED_OUT:
         say(f"not ended after {limit:g} s: {again}")
-    elif code:
-        say(f"run {run_id}: {run.state}{f' ({run.error})' if run.error else ''}; see defunet logs {run_id}")
+    elif code == watch.PENDING_TOO_LONG:
+        say(f"{outcome(run)}: longer than --pending-timeout {pending_limit:g}; {again}")
+    else:
+        say(outcome(run))
     raise SystemExit(code)
 
 

@@ -17,14 +17,14 @@ from core.cli import ParamsFile
 if TYPE_CHECKING:
     from pipelines.client.kubeflow import Kubeflow
 
-CONNECTION = "Where Kubeflow is"
-RUN = "What is run"
+CONNECTION = "Connection to Kubeflow"
+RUN = "The run"
 
 Host = Annotated[
     str | None,
     typer.Option(
         envvar="KF_PIPELINES_ENDPOINT",
-        help="Address of Kubeflow Pipelines. Left out: the pod's own cluster, or else through the kubeconfig.",
+        help="Address of Kubeflow Pipelines. Default: the pod's cluster, else the kubeconfig's.",
         rich_help_panel=CONNECTION,
     ),
 ]
@@ -32,7 +32,7 @@ Namespace = Annotated[
     str | None,
     typer.Option(
         envvar="DEFUNET_NAMESPACE",
-        help="Your profile, where one Kubeflow serves several users; in a pod its own.",
+        help="Your profile's namespace in a multi-user Kubeflow. Default in a pod: its namespace.",
         rich_help_panel=CONNECTION,
     ),
 ]
@@ -41,7 +41,7 @@ Token = Annotated[
     typer.Option(
         envvar="DEFUNET_TOKEN",
         show_envvar=True,
-        help="A bearer token. Better in the variable than on the command line, which others can list.",
+        help="A bearer token. Prefer the variable: other users can list command lines.",
         rich_help_panel=CONNECTION,
     ),
 ]
@@ -49,48 +49,48 @@ TokenFile = Annotated[
     Path | None,
     typer.Option(
         envvar="DEFUNET_TOKEN_FILE",
-        help="A file with the token, read before every request. In a pod Kubeflow's own is found by itself.",
+        help="A file with the token, read before every request. Default in a pod: Kubeflow's token.",
         rich_help_panel=CONNECTION,
     ),
 ]
 KubeContext = Annotated[
-    str | None, typer.Option(help="Context of the kubeconfig, where no --host is said.", rich_help_panel=CONNECTION)
+    str | None, typer.Option(help="Context of the kubeconfig, used without --host.", rich_help_panel=CONNECTION)
 ]
 SystemNamespace = Annotated[
-    str, typer.Option(help="Where Kubeflow Pipelines itself is installed.", rich_help_panel=CONNECTION)
+    str, typer.Option(help="The namespace of Kubeflow Pipelines itself.", rich_help_panel=CONNECTION)
 ]
 CaFile = Annotated[
     Path | None,
-    typer.Option(help="Certificates of the authority that vouches for the host.", rich_help_panel=CONNECTION),
+    typer.Option(help="CA certificates that verify the host.", rich_help_panel=CONNECTION),
 ]
 Patience = Annotated[
     float,
-    typer.Option(min=0, help="Seconds for which lost connections are tried again.", rich_help_panel=CONNECTION),
+    typer.Option(min=0, help="Seconds for which failed connections are retried.", rich_help_panel=CONNECTION),
 ]
 Set = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change a value of the parameter file, for instance train.epochs=3 or 'matrix.networks=\\[unet]'; as "
-        "often as needed. All are checked before anything is sent.",
+        help="Override a value of the parameter file, for example train.epochs=3 or 'matrix.networks=\\[unet]'; "
+        "repeatable. All values are checked before anything is sent.",
         rich_help_panel=RUN,
     ),
 ]
-Cluster = Annotated[Path, typer.Option(help="What the steps ask of the cluster, validated whole.", rich_help_panel=RUN)]
+Cluster = Annotated[Path, typer.Option(help="The cluster settings, validated as a whole.", rich_help_panel=RUN)]
 Image = Annotated[
-    str | None, typer.Option(help="The image of every step, in the place of the cluster's.", rich_help_panel=RUN)
+    str | None, typer.Option(help="The image of every step; overrides the cluster settings.", rich_help_panel=RUN)
 ]
 Source = Annotated[
     str | None,
     typer.Option(
-        help="The cohort: s3://bucket/prefix, or a folder or ZIP file that the cluster's pods see. Left out: the "
+        help="The cohort: s3://bucket/prefix, or a folder or ZIP file that the pods can read. Default: the "
         "s3:// address that data.dvc pins.",
         rich_help_panel=RUN,
     ),
 ]
 DataMd5 = Annotated[
-    str | None, typer.Option(help="What pins the cohort. Left out: the md5 in data.dvc.", rich_help_panel=RUN)
+    str | None, typer.Option(help="The MD5 that pins the cohort. Default: the one in data.dvc.", rich_help_panel=RUN)
 ]
 Checkpoints = Annotated[
     str | None,
@@ -102,14 +102,21 @@ Checkpoints = Annotated[
 Promote = Annotated[
     bool, typer.Option("--promote", help="Make the registered model the champion.", rich_help_panel=RUN)
 ]
-Experiment = Annotated[str, typer.Option(help="The experiment in Kubeflow that the run stands under.")]
-CreateExperiment = Annotated[bool, typer.Option("--create-experiment", help="Make the experiment if it is missing.")]
-Name = Annotated[str | None, typer.Option(help="What Kubeflow's page calls it. Left out: the pipeline and the time.")]
-ServiceAccount = Annotated[str | None, typer.Option(help="Of the pods, in the place of the cluster's.")]
-PipelineRoot = Annotated[str | None, typer.Option(help="Where artifacts go, for instance s3://bucket/runs.")]
-Wait = Annotated[bool, typer.Option("--wait", help="Stay, show every task, and end as the run does: 0, 3 or 4.")]
-Every = Annotated[float, typer.Option(min=0.01, help="Seconds between two looks at a run, with --wait.")]
-Timeout = Annotated[float | None, typer.Option(min=0, help="Seconds to wait at most (then 5); the run goes on.")]
+Experiment = Annotated[str, typer.Option(help="The run's experiment in Kubeflow.")]
+CreateExperiment = Annotated[bool, typer.Option("--create-experiment", help="Create the experiment if needed.")]
+Name = Annotated[str | None, typer.Option(help="The display name. Default: the pipeline's name and the time.")]
+ServiceAccount = Annotated[str | None, typer.Option(help="Service account; overrides the cluster settings.")]
+PipelineRoot = Annotated[str | None, typer.Option(help="The root of all artifacts, for example s3://bucket/runs.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Show every step until the run ends; the exit code is 0, 3 or 4.")]
+Every = Annotated[float, typer.Option(min=0.01, help="Seconds between two requests, with --wait or --follow.")]
+Timeout = Annotated[
+    float | None, typer.Option(min=0, help="With --wait: give up (exit code 5) after these seconds; the run continues.")
+]
+PendingTimeout = Annotated[
+    float | None,
+    typer.Option(min=0, help="With --wait: give up (exit code 6) when a pod waits longer than these seconds."),
+]
+ScheduleId = Annotated[str, typer.Argument(metavar="SCHEDULE", help="The id of a schedule, from `defunet schedules`.")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, as `defunet runs` lists it.")]
 
 

@@ -11,13 +11,13 @@ from components.promote.__main__ import main as promote
 from core.cli import ParamsFile
 from core.errors import UserError
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Look and tell; change nothing.")]
-Json = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the decision; change nothing.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def rollback(
     dry_run: DryRun = False,
-    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "",
+    reason: Annotated[str, typer.Option(help="The reason, recorded in the history.")] = "",
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Make the previous champion champion again; twice in a row goes further back."""
@@ -46,7 +46,7 @@ def models(
 
 
 def lineage(
-    version: Annotated[int | None, typer.Argument(min=1, help="Which version; without it, the challenger.")] = None,
+    version: Annotated[int | None, typer.Argument(min=1, help="Version number. Default: the challenger.")] = None,
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Verify a version's commit, data, parameters, code, weights and training. Exit code 1 if one is not verified."""
@@ -57,7 +57,7 @@ def lineage(
     of, facts = prove(read_params(params), version, params)
     show_lineage(of, facts)
     if unproved := [fact.name for fact in facts if not fact.proved]:
-        raise UserError(f"{of}: not verified: {', '.join(unproved)}; the table says what is missing")
+        raise UserError(f"{of}: not verified: {', '.join(unproved)}; the table shows what is missing")
 
 
 promote.__name__ = "promote"

@@ -115,7 +115,7 @@ def _outline(mask: np.ndarray) -> Floats:
     part = lung[y : y + height, x : x + width]
     if not part.size:
         return np.zeros((0, 2))
-    # What lies outside the box is no lung; OpenCV's own border would count as lung.
+    # Pixels outside of the box are not lung; OpenCV's default border would count as lung.
     inside = cv2.erode(part, _CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=(0, 0, 0, 0))
     pixels: Floats = np.argwhere(part != inside).astype(np.float64) + np.array([y, x])
     return pixels

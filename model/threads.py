@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 NUMBER = "OMP_NUM_THREADS"
+COMPILERS = "TORCHINDUCTOR_COMPILE_THREADS"  # processes of torch.compile, which counts affinity and no quota
 POLICY, SPINS = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
 OURS = "DEFUNET_OMP"  # the variables that this module has set, so that a child process may change them
 
@@ -74,7 +75,7 @@ def settle(processes: int | None = None) -> Threads:
     chosen: dict[str, str] = {}
     count, reason = _number(given.get(NUMBER, "")), NUMBER
     if count is None:
-        count, reason = share(processes or int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
+        count, reason = share(processes)
         chosen[NUMBER] = str(count)
     waiting, waiting_reason = _policy(given), _by_user(given)
     watched: list[str] = []
@@ -92,6 +93,8 @@ def settle(processes: int | None = None) -> Threads:
             waiting_reason = f"{'other processes computed' if busy else 'its cores were free'} when {began} began"
             watched = [f"{WATCHED}={by or os.getpid()}"]
         chosen |= settings
+    if mine.get(COMPILERS, "") == os.environ.get(COMPILERS, ""):
+        chosen[COMPILERS] = str(max(1, processors() // _sharing(processes)))
     os.environ |= chosen | {OURS: " ".join([*(f"{name}={value}" for name, value in chosen.items()), *watched])}
     return Threads(count, reason, waiting, waiting_reason)
 
@@ -112,14 +115,15 @@ def without_ours(environment: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name not in mine}
 
 
-def share(processes: int = 1) -> tuple[int, str]:
+def share(processes: int | None = None) -> tuple[int, str]:
     """Return the number of threads per process, at least 1, and the reason.
 
     Two hardware threads of a core count as one, because they share one floating-point unit.
 
     Args:
-        processes: number of processes that share the cores.
+        processes: number of processes that share the cores; None: as many as ``torchrun`` has started here, or 1.
     """
+    processes = _sharing(processes)
     allowed = affinity()
     cores = len({_siblings(number) for number in allowed})
     limit = quota()
@@ -132,6 +136,10 @@ def share(processes: int = 1) -> tuple[int, str]:
     if processes > 1:
         reason += f", shared by {processes} processes"
     return max(1, cores // processes), reason
+
+
+def _sharing(processes: int | None) -> int:
+    return processes or int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
 
 
 def processors() -> int:

@@ -39,6 +39,9 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_len
 Key = Annotated[
     str, Field(pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$")
 ]
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+# A DNS label: Kubernetes' rule for the names that are also the value of a label.
+QueueName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Folder = Annotated[str, Field(pattern=r"^/[^:\s]*[^:\s/]$")]
@@ -117,7 +120,8 @@ class Retries(Section):
 
     count: Annotated[int, Field(ge=0, le=100)] = Field(description="attempts after the first; 0: none")
     wait: Annotated[int, Field(ge=0)] = Field(description="seconds before the second attempt")
-    factor: Annotated[float, Field(ge=1, le=10)] = Field(description="by which each later wait is longer")
+    # Argo parses the factor as an integer: 1.5 would end the run.
+    factor: Annotated[int, Field(ge=1, le=10)] = Field(description="by which each later wait is longer, a whole number")
     within: Seconds = Field(description="seconds from the first attempt's start; Argo ends the task then")
 
     def needs(self, timeout: int) -> float:
@@ -143,6 +147,7 @@ class Step(Section):
     shared_memory: MemoryAmount | None = Field(None, description="size of /dev/shm; counts as memory of the container")
     volumes: list[Volume] = Field(default_factory=list)
     retries: Retries | None = None
+    nodes: Annotated[int, Field(ge=1, le=64)] = Field(1, description="of a training; several are a TrainJob's")
     timeout: Seconds | None = Field(None, description="seconds of one attempt, from the moment its node is found")
 
 
@@ -165,6 +170,7 @@ class Cluster(Section):
     image_pull_secrets: list[Name]
     service_account: Name | None = Field(description="of the steps' pods; the client submits with it")
     labels: dict[Key, LabelValue] = Field(description="of every step's pod, for cost reports")
+    queue: QueueName | None = Field(None, description="Kueue's LocalQueue of every step's pod; null: no queue")
     parallelism: Annotated[int, Field(ge=1)] = Field(description="cells that are trained or evaluated at a time")
     one_pod_per_cell: bool = Field(False, description="train and evaluate a cell in one pod, with what train asks")
     run_timeout: Seconds | None = Field(description="seconds of the whole run; null: no end")
@@ -179,6 +185,11 @@ class Cluster(Section):
         """The digest in the image's name, ``sha256:...``; empty if the name has only a tag."""
         return self.image.partition("@")[2]
 
+    @property
+    def pod_labels(self) -> dict[str, str]:
+        """All labels of a step's pod: ``labels`` and Kueue's label of the queue."""
+        return self.labels | ({QUEUE_LABEL: self.queue} if self.queue else {})
+
     def step(self, name: StepName) -> Step:
         """Return the settings of a step: its own keys override ``every_step``."""
         own = self.steps.get(name)
@@ -192,7 +203,7 @@ def _set_keys(step: Step) -> dict[str, Any]:
 def read_cluster(path: Path = CLUSTER) -> Cluster:
     """Read and validate ``cluster.yaml``; raises a UserError that lists every mistake."""
     if not path.is_file():
-        raise UserError(f"{path}: not found; run from the project's folder or say --cluster FILE")
+        raise UserError(f"{path}: not found; run from the project's folder or pass --cluster FILE")
     return check_cluster(read_yaml(path), str(path))
 
 
@@ -202,6 +213,15 @@ def check_cluster(values: Any, origin: str) -> Cluster:
     problems = [*_duplicates(cluster), *_clashes("every_step", cluster.every_step, set(Step.model_fields))]
     for name, own in cluster.steps.items():
         problems += _clashes(f"steps.{name}", cluster.step(name), own.model_fields_set)
+    if cluster.queue and QUEUE_LABEL in cluster.labels:
+        problems.append(f"labels.{QUEUE_LABEL}: the key queue sets this label; remove one of them")
+    problems += [
+        f"{where}.nodes: only train has several nodes"
+        for where, step in [("every_step", cluster.every_step), *((f"steps.{n}", s) for n, s in cluster.steps.items())]
+        if step.nodes > 1 and where != "steps.train"
+    ]
+    if cluster.step("train").nodes > 1 and not cluster.checkpoints:
+        problems.append("steps.train.nodes: several nodes need checkpoints, in S3 or on a volume that all of them see")
     paths = [volume.path for volume in cluster.step("train").volumes]
     folder = cluster.checkpoints or ""
     if folder.startswith("/") and not any(PurePosixPath(folder).is_relative_to(path) for path in paths):

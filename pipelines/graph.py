@@ -7,6 +7,7 @@ The graph has no Kubeflow conditions, because a condition that fails to evaluate
 # mypy: disable-error-code="untyped-decorator"
 
 import copy
+import json
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from pipelines import components as steps
 from pipelines.cluster import Cluster, Step, StepName
 from pipelines.outcome import RUN_ID
 from pipelines.tasks import PROCESSES, sections
+from pipelines.trainjob_spec import JOB, RUN, settings
 
 SHARED_MEMORY = "/dev/shm"  # noqa: S108
 
@@ -218,10 +220,15 @@ def place(task: dsl.PipelineTask, cluster: Cluster) -> None:
     # One pod for both asks for what train asks, and gets the variables of both.
     names = cast(tuple[StepName, ...], ("train", "evaluate") if step == "train-and-evaluate" else (step,))
     asked = cluster.step(names[0])
+    if asked.nodes > 1:
+        _send_train_job(task, cluster)
+        # The step itself only sends and follows; the TrainJob's pods have what train asks for.
+        kept = {key: getattr(asked, key) for key in ("volumes", "timeout", "retries")}
+        asked = cluster.every_step.model_copy(update=kept)
     kubernetes.set_image_pull_policy(task, cluster.image_pull_policy)
     if cluster.image_pull_secrets:
         kubernetes.set_image_pull_secrets(task, cluster.image_pull_secrets)
-    for key, value in cluster.labels.items():
+    for key, value in cluster.pod_labels.items():
         kubernetes.add_pod_label(task, key, value)
     for references, use in (
         (cluster.secrets, kubernetes.use_secret_as_env),
@@ -242,6 +249,13 @@ def place(task: dsl.PipelineTask, cluster: Cluster) -> None:
     if (retries := asked.retries) and retries.count:
         # kfp's default for the last argument is an hour; a long training run would never get a second attempt.
         task.set_retry(retries.count, f"{retries.wait}s", retries.factor, f"{retries.within}s")
+
+
+def _send_train_job(task: dsl.PipelineTask, cluster: Cluster) -> None:
+    """Have the train step send a TrainJob, with the cluster settings of train."""
+    image = task.container_spec.image if task.container_spec else cluster.image
+    task.set_env_variable(JOB, json.dumps(settings(cluster, image)))
+    kubernetes.use_field_path_as_env(task, RUN, "metadata.labels['pipeline/runid']")
 
 
 def _with_own_keys(variables: Mapping[str, str]) -> list[dict[str, str]]:

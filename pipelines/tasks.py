@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from core.cell import Cell
 from core.cli import exit_on_user_error
@@ -67,7 +67,7 @@ def _write_termination_message(message: str) -> None:
 
 
 def in_processes(function: Callable[..., Result], *arguments: Any) -> Result:
-    """Call ``function(*arguments)`` in TRAIN_PROCESSES processes and return the result of rank 0.
+    """Call ``function(*arguments)`` in TRAIN_PROCESSES processes, or over nodes, and return the result of rank 0.
 
     One process is this process. Several are started as by ``torchrun``; if one fails, the others are stopped.
 
@@ -78,6 +78,10 @@ def in_processes(function: Callable[..., Result], *arguments: Any) -> Result:
     Raises:
         SystemExit: one of several processes has printed a UserError.
     """
+    if "TRAIN_JOB" in os.environ:  # pipelines.graph sets it where train has several nodes
+        from pipelines.trainjob import train_over_nodes
+
+        return cast(Result, train_over_nodes(*arguments))
     count = int(os.environ.get(PROCESSES) or 1)
     if count == 1:
         return function(*arguments)

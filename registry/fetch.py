@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from core.errors import UserError
 from core.files import explain_full_disk, write_folder
 from model.inference.package import CONTRACT
+from registry.seal import PACKAGE_TAG, verify
 from tracking.store import REGISTERED, answered, connect
 
 if TYPE_CHECKING:
@@ -32,16 +33,18 @@ def fetch(uri: str, to: Path, mark: str = "") -> Path:
         mark: name of an empty file to add to a new download; empty adds none.
 
     Raises:
-        UserError: there is no such version, it has no package, or the registry cannot be reached.
+        UserError: there is no such version, it has no package, its files are not those that were registered, its
+            signature is missing or wrong, or the registry cannot be reached.
     """
     if not uri.startswith("models:"):
         folder = Path(uri)
         if not (folder / CONTRACT).is_file():
-            raise UserError(f"{uri}: no model package (it has no {CONTRACT}); say models:/NAME@ALIAS or a folder")
+            raise UserError(f"{uri}: no model package (it has no {CONTRACT}); use models:/NAME@ALIAS or a folder")
+        verify(folder)
         return folder
     asked = REGISTERED.fullmatch(uri)
     if asked is None:
-        raise UserError(f"{uri}: not a model's name; say models:/NAME@ALIAS or models:/NAME/VERSION")
+        raise UserError(f"{uri}: not a model URI; use models:/NAME@ALIAS or models:/NAME/VERSION")
     client = connect(existing=True)
     name = asked["name"]
     with answered(uri), explain_full_disk(to):
@@ -53,6 +56,7 @@ def fetch(uri: str, to: Path, mark: str = "") -> Path:
         with FileLock(_lock(folder)):
             if not (folder / CONTRACT).is_file():
                 _download(f"models:/{name}/{found.version}", folder, mark)
+    verify(folder, found.tags.get(PACKAGE_TAG, ""))
     return folder
 
 
@@ -67,7 +71,7 @@ def version_of(client: MlflowClient, name: str, alias: str) -> str:
     if alias not in aliases:
         there = " or ".join(f"models:/{name}@{each}" for each in sorted(aliases)) or "another model"
         raise UserError(
-            f"models:/{name}@{alias}: no version is {alias} yet; promote one (`make promote`), or say {there}"
+            f"models:/{name}@{alias}: no version is {alias} yet; promote one (`make promote`), or use {there}"
         )
     return str(aliases[alias])
 
@@ -78,10 +82,10 @@ def remove(folder: Path) -> None:
     Raises:
         OSError: it cannot be removed.
     """
-    with FileLock(_lock(folder)), _scratch(folder) as beside:
+    with FileLock(_lock(folder)), _scratch(folder) as scratch:
         # Rename before deletion, so that no process finds a partly deleted package.
         if folder.exists():
-            folder.replace(Path(beside) / folder.name)
+            folder.replace(Path(scratch) / folder.name)
 
 
 def sweep(to: Path) -> None:
@@ -112,11 +116,11 @@ def _scratch(folder: Path) -> TemporaryDirectory[str]:
 def _download(uri: str, folder: Path, mark: str) -> None:
     import mlflow
 
-    with _scratch(folder) as beside:
-        logged = Path(mlflow.artifacts.download_artifacts(uri, dst_path=beside))
+    with _scratch(folder) as scratch:
+        logged = Path(mlflow.artifacts.download_artifacts(uri, dst_path=scratch))
         package = logged / "artifacts" / PACKAGE
         if not (package / CONTRACT).is_file():
-            raise UserError(f"{uri}: holds no model package; register the model again")
+            raise UserError(f"{uri}: has no model package; register the model again")
         with write_folder(folder) as partial:
             # With dst_path MLflow always copies, even from a local folder, so this moves only the copy.
             package.replace(partial)

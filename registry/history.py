@@ -141,9 +141,9 @@ def _experiment(client: MlflowClient, name: str) -> str:
     make_experiment(client, title, **about)
     found = client.get_experiment_by_name(title)
     if found is None:
-        raise UserError(f"experiment {title}: neither found nor made; run again")
+        raise UserError(f"experiment {title}: could not be found or created; run again")
     if found.lifecycle_stage != "active":
-        raise UserError(f"experiment {title} was deleted: restore it, it holds the history of {name}")
+        raise UserError(f"experiment {title} was deleted: restore it, it has the history of {name}")
     return str(found.experiment_id)
 
 

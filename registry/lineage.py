@@ -35,7 +35,7 @@ class Fact:
         name: commit, data, parameters, code, weights or training.
         says: the recorded value.
         proved: whether the value was verified.
-        at_hand: whether the evidence is available locally.
+        available: whether the evidence is available locally.
         found: the evidence, and where it was found.
         differs: whether the evidence contradicts the recorded value.
     """
@@ -43,7 +43,7 @@ class Fact:
     name: str
     says: str
     proved: bool
-    at_hand: bool
+    available: bool
     found: str
     differs: bool = False
 
@@ -99,10 +99,12 @@ def _commit(version: Version, commit: str, here: bool) -> Fact:
     if commit == "unknown":
         return Fact("commit", commit, False, False, "not recorded at registration")
     if not here:
-        return Fact("commit", commit, False, False, "not in this repository: git fetch, or look where it was made")
+        return Fact(
+            "commit", commit, False, False, "not in this repository: run `git fetch`, or look where it was trained"
+        )
     subject = (_git("log", "-1", "--format=%cs %s", commit) or "").strip()
     if version.tags.get("git.dirty") != "false":
-        return Fact("commit", commit, False, True, f"in this repository ({subject}), but files differed from it", True)
+        return Fact("commit", commit, False, True, f"in this repository ({subject}), with uncommitted changes", True)
     return Fact("commit", commit, True, True, f"in this repository ({subject})")
 
 
@@ -176,7 +178,7 @@ def _parameters(version: Version, commit: str | None, file: Path, folder: Path) 
         for later in (_git("log", "--all", "--format=%H", "--", PARAMS) or "").split():
             if (other := _params_at(later)) is not None and params_hash(other) == says:
                 where = f"{PARAMS} at {later[:8]} has this hash"
-                found = f"section train at {commit[:8]} is what its weights learnt with; {where}"
+                found = f"section train at {commit[:8]} is that of its training; {where}"
                 return Fact("parameters", says, True, True, found)
     return Fact("parameters", says, False, now == says, f"{found}; {here}", True)
 
@@ -246,14 +248,14 @@ def _training(version: Version, folder: Path) -> Fact:
     try:
         trained, scored = read_record(folder / PROVENANCE, "train"), read_record(folder / SCORED, "evaluate")
     except UserError:
-        return Fact("training", "-", False, False, "its package holds no record of its training and evaluation")
+        return Fact("training", "-", False, False, "its package has no record of its training and evaluation")
     weights, tags = sha256(folder / WEIGHTS), version.tags
     says = str(trained.get("weights", ""))
     wrong = [
         name
         for name, one, other in (
-            ("weights that training left", says, weights),
-            ("weights that were evaluated", scored["files"].get("weights"), weights),
+            ("weights of training", says, weights),
+            ("weights of evaluation", scored["files"].get("weights"), weights),
             ("code of training", code_digest(trained["code"]), tags.get("code.train")),
             ("code of evaluation", code_digest(scored["code"]), tags.get("code.evaluate")),
             ("split", trained["files"].get("split"), tags.get("split.sha256")),

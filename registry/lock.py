@@ -1,9 +1,10 @@
 """The lock under which a model's champion moves, held by one process at a time on any machine.
 
 MLflow sets an alias unconditionally, but its database numbers the versions of a registered model consecutively and
-never reuses a number. Who wants the lock creates a version of the registered model ``<model>-promotion-locks``. The
-lowest number that is neither released nor expired holds the lock (Lamport's bakery algorithm, with the database as
-the source of numbers). Ages come from the server's time stamps, so that the clocks of clients do not matter.
+never reuses a number. To take the lock, a process creates a version of the registered model
+``<model>-promotion-locks``. The lowest number that is neither released nor expired holds the lock (Lamport's bakery
+algorithm, with the database as the source of numbers). Ages come from the server's time stamps, so that the clocks of
+clients do not matter.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class PromotionLock:
         """
         if time.monotonic() - self._since > self._lease / 2:
             raise UserError(
-                f"{self.name}: the registry was too slow, and the right to move the champion is about to expire; "
-                "the champion was not touched: run again"
+                f"{self.name}: the registry was too slow, and the lock of the champion is about to expire; "
+                "the champion was not changed: run again"
             )
 
 
@@ -109,8 +110,8 @@ def _held(client: MlflowClient, model: str, mine: Any, token: str, lease: float)
             _release(client, model, ours, lease)
             raise UserError(
                 f"{model.removesuffix(locks_of(''))}: {each.tags.get('who', 'another process')} is moving the "
-                f"champion at this moment (lock {each.version}); nothing was changed: look at its outcome with "
-                f"`defunet models`, then run again. A lock whose holder died counts for {lease / 60:g} min"
+                f"champion right now (lock {each.version}); nothing was changed: check the result with "
+                f"`defunet models`, then run again. The lock of a dead process expires after {lease / 60:g} min"
             )
     _release(client, model, expired, lease)
     return ours

@@ -37,8 +37,8 @@ def origin_tags(model: Path, evaluation: Path, cohort: Arrays, params: Params) -
     problems = [*_files(model, trained, scored, cohort), *_params(params, trained, scored, cohort.info)]
     if problems:
         raise UserError(
-            f"{model}: what is here now is not what its weights were made of, so no version is registered; run "
-            "`dvc repro`, or `dvc checkout` after params.yaml or dvc.lock was put back",
+            f"{model}: the current files and parameters are not those of its weights, so no version is registered; run "
+            "`dvc repro`, or `dvc checkout` after restoring params.yaml or dvc.lock",
             problems,
         )
     return {

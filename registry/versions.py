@@ -71,7 +71,7 @@ def read_version(client: MlflowClient, name: str, number: int | None) -> Version
     """
     aliases = read_aliases(client, name)
     if number is None and CHALLENGER not in aliases:
-        raise UserError(f"{name}: no version is {CHALLENGER}; run the register step first, or say --version N")
+        raise UserError(f"{name}: no version is {CHALLENGER}; run the register step first, or pass --version N")
     with answered(f"model {name}"):
         return _version(client.get_model_version(name, str(number or aliases[CHALLENGER])), aliases)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from core.cell import PROVENANCE, SCORED, Cell
 from core.files import sha256
@@ -39,6 +40,9 @@ MODULES = {"predict": "serving.predict", "serve": "serving.http", "track": "trac
 MODULES |= {name: f"tools.{name}" for name in ("check", "publish", "publish.archive", "publish.run", "sample")}
 DATA_MD5 = "0123456789abcdef0123456789abcdef.dir"
 EPOCHS = 3
+# A busy machine makes any test slow; what takes too long is pytest's own timeout to tell.
+settings.register_profile("no-deadline", deadline=None)
+settings.load_profile("no-deadline")
 # MLflow's servers start a dozen processes for jobs that nothing here asks for; every test's process inherits this.
 os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
 

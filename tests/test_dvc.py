@@ -44,6 +44,7 @@ def test_a_second_repro_runs_nothing(project: Project) -> None:
     assert project.run("git", "status", "--porcelain").stdout == ""
 
 
+@pytest.mark.full
 def test_nothing_runs_on_a_clone_with_the_same_cache(project: Project, tmp_path: Path) -> None:
     project.run("git", "clone", "--quiet", ".", tmp_path / "clone")
     clone = Project(tmp_path / "clone", project.environment)

@@ -35,7 +35,7 @@ def checkout(tmp_path: Path) -> Project:
         (["run"], "learning_rate: fast", "train.learning_rate"),
         (["run", "PROFILE=enormous"], "", "enormous"),
         (["run", "DATA=/no/such/cohort"], "", "/no/such/cohort: not found"),
-        (["run", "TRAIN_PROCESSES=3"], "", "train.batch_size 8 is no multiple of 3 processes"),
+        (["run", "TRAIN_PROCESSES=3"], "", "train.batch_size 8 is not a multiple of 3 processes"),
         (["data"], "", "which cohort?"),
         (["profile"], "", "which profile?"),
     ],

@@ -56,6 +56,7 @@ def test_a_pinned_cohort_outlives_its_source(bucket: Bucket, pinned: Callable[[P
     assert ran(project.run("dvc", "repro", "ingest").stdout) == ["ingest"]
 
 
+@pytest.mark.full
 def test_dvc_repro_follows_a_source_in_the_repository(pinned: Callable[[Path], Project], tmp_path: Path) -> None:
     project = pinned(tmp_path / "one")
     assert "frozen" not in read_yaml(project.root / "data.dvc")

@@ -110,6 +110,7 @@ def listens(port: int) -> bool:
         return one.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_person_starts_uses_stops_and_starts_them_again(person: Person, tmp_path: Path) -> None:
     exported = person.start()
@@ -126,7 +127,7 @@ def test_a_person_starts_uses_stops_and_starts_them_again(person: Person, tmp_pa
     person.process.send_signal(signal.SIGINT)
     code, out, err = person.ended()
     assert (code, err) == (0, "")
-    assert out == f"stopping both, which may take some seconds ...\nstopped; what they keep lies in {person.folder}\n"
+    assert out == f"stopping both, which may take some seconds ...\nstopped; their data are in {person.folder}\n"
     assert not listens(person.s3_port)
     assert not listens(person.mlflow_port)
     assert (person.folder / ".gitignore").read_text() == "*\n"
@@ -148,6 +149,7 @@ def test_a_person_starts_uses_stops_and_starts_them_again(person: Person, tmp_pa
         time.sleep(0.1)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_server_that_ends_by_itself_ends_the_other_and_is_told(person: Person) -> None:
     person.start()
@@ -172,7 +174,7 @@ def test_a_missing_program_is_told_in_one_line(person: Person, tmp_path: Path) -
     line = [str(tmp_path / "bin/python"), *person.line()[1:]]
     there = environment(PYTHONPATH=os.pathsep.join(path for path in sys.path if path), PATH="/usr/bin:/bin")
     done = subprocess.run(line, cwd=ROOT, env=there, capture_output=True, text=True, check=False, timeout=60)
-    assert refused(done) == "error: weed: not found; it is in the lock, so run `make setup`"
+    assert refused(done) == "error: weed: not found; `make setup` installs it"
 
 
 @pytest.mark.parametrize(
@@ -183,7 +185,7 @@ def test_a_missing_program_is_told_in_one_line(person: Person, tmp_path: Path) -
             "postgresql://me:hidden@127.0.0.1:1/x",
             "error: postgresql://me:***@127.0.0.1:1/x: its driver, psycopg, is not",
         ),
-        ("nonsense", "error: the database's address is none; say postgresql+pg8000://user:password@host/name"),
+        ("nonsense", "error: not the URI of a database; say postgresql+pg8000://user:password@host/name"),
     ],
 )
 def test_a_database_that_cannot_be_had_is_told_without_its_password(tmp_path: Path, database: str, told: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -31,7 +32,7 @@ from tracking.record import (
     read,
 )
 from tracking.send import tell
-from tracking.store import RETRIES, TIMEOUT, flat, reason, store_name
+from tracking.store import RETRIES, STEP_RUN, TIMEOUT, flat, reason, store_name
 from tracking.system import SystemMetrics
 from tracking.unsent import command
 
@@ -44,6 +45,8 @@ def describe(
 ) -> dict[str, Any]:
     """Return what a record holds from the start: experiment, name, tags, parameters and data sets.
 
+    Where a platform has started an MLflow run for the step (MLFLOW_RUN_ID), that is the parent.
+
     Args:
         cell: names the run.
         experiment: MLflow's experiment.
@@ -55,6 +58,7 @@ def describe(
     import mlflow.data
     from mlflow.data.code_dataset_source import CodeDatasetSource
     from mlflow.tracking.context.registry import resolve_tags
+    from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
     (commit, dirty), data = git_state(), cohort.info.get("data_md5")
     tags = {
@@ -67,6 +71,8 @@ def describe(
         "git.dirty": dirty,
         "data.md5": data or "not pinned",
     }
+    if parent := os.environ.get(STEP_RUN):
+        tags[MLFLOW_PARENT_RUN_ID] = parent
     source = CodeDatasetSource({"manifest.sha256": cohort.info["manifest_sha256"], "data.md5": data or ""})
     datasets = {}
     for name, ids in splits.items():
@@ -139,6 +145,16 @@ class TrackedRun:
             unfinished = about["status"] != FINISHED or not about.get(KEPT)
             if about["fingerprint"] == self._about["fingerprint"] and unfinished:
                 self._about |= {name: about[name] for name in ("training", "start_time")}
+        return found + self._left_by_others()
+
+    def _left_by_others(self) -> list[Path]:
+        """Return the unsent records of other trainings of the cell that have ended; others may still go on."""
+        found = []
+        for folder in sorted(self._checkpoints.parent.glob(f"*/{FOLDERS}")):
+            if folder.parent != self._checkpoints:
+                with suppress(UserError):  # damaged, or sent and removed just now: its own training tells
+                    about = read(folder)
+                    found += [folder] if about["status"] == FINISHED and about.get(KEPT) else []
         return found
 
     @property

@@ -7,9 +7,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.masking import mask
 from core.terminal import say
 from tracking.record import ARTIFACTS, HISTORY, RUNNING, SYSTEM, lines, read
-from tracking.store import BAD_REQUEST, TRAINING, connect, make_experiment, store_name, without_password
+from tracking.store import BAD_REQUEST, TRAINING, connect, make_experiment, store_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,7 +44,7 @@ def send(folder: Path, went_through: Callable[[], object] = lambda: None) -> str
         except MlflowException as error:
             if error.get_http_status_code() != BAD_REQUEST:
                 raise
-            text = without_password(str(error))
+            text = mask(str(error))
             _tell_once(f"warning: MLflow, {store_name()}: refuses a record, which is left out: {text}")
         went_through()
     return str(run.info.run_id)

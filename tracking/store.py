@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from core.errors import UserError
+from core.masking import mask, mask_address
 from tracking.local_store import ARTIFACTS, DATABASE, adopt, workspace
 
 if TYPE_CHECKING:
@@ -34,12 +35,15 @@ BAD_REQUEST = 400
 NEVER = (BAD_REQUEST, 401, 403)  # what a server answers to settings that no waiting puts right
 
 
+# The run of a step that a platform has started (Kubeflow's MLflow plugin). MLflow would log into it, and end it.
+STEP_RUN = "MLFLOW_RUN_ID"
+
+
 def store_name() -> str:
     """Return the store's address as it may be shown: without the password that it may hold."""
     if own_store() and workspace() == Path.cwd():
         return LOCAL_STORE
-    # A password may hold anything, "@", "/" and spaces too: up to the last "@" all of it may be the password.
-    return re.sub(r"(://[^/:]*):.*@", r"\1:***@", store_address(), flags=re.DOTALL)
+    return mask_address(store_address())
 
 
 def store_address() -> str:
@@ -56,16 +60,9 @@ def own_store() -> bool:
     return os.environ.get("MLFLOW_TRACKING_URI") in (None, "", LOCAL_STORE, f"sqlite:///{workspace() / DATABASE}")
 
 
-def without_password(text: str) -> str:
-    """Return text with the passwords of the addresses in it blotted out; rather too much than too little."""
-    if address := os.environ.get("MLFLOW_TRACKING_URI"):
-        text = text.replace(address, store_name())
-    return re.sub(r"(://[^/:\s]*):\S*@", r"\1:***@", text)
-
-
 def first_line(error: BaseException) -> str:
     """Return an error's first line without passwords, its type where it says nothing."""
-    line = (without_password(str(error)).strip().splitlines() or [type(error).__name__])[0]
+    line = (mask(str(error)).strip().splitlines() or [type(error).__name__])[0]
     # Of a connection that did not come about there is one reason, deep in three libraries' words.
     refused = re.search(r"Max retries exceeded .*\[Errno -?\d+\] ([\w ]+)", line)
     return f"cannot be reached ({refused[1]})" if refused else line
@@ -87,6 +84,7 @@ def connect(experiment: str | None = None, *, existing: bool = False) -> MlflowC
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.pop(STEP_RUN, None)  # each step names the run that it logs to
     for name in DIRECT:
         os.environ.setdefault(name, "false")
     timeout = None if TIMEOUT in os.environ else FIRST_TIMEOUT

@@ -31,13 +31,14 @@ from tracking.unsent import send_unsent
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from model.inference.predictor import InputConfig
+    from model.inference.input_config import InputConfig
 
 ROC_POINTS = 201
 # The code that determines the results, as in dvc.yaml.
 CODE = (
     "components/evaluate",
     "model/inference/engine.py",
+    "model/inference/input_config.py",
     "model/inference/postprocessing.py",
     "model/inference/predictor.py",
     "model/networks",
@@ -127,7 +128,7 @@ def evaluate(
         risk_curves(tested).to_csv(folder / RISK, index=False)
         write_overlays(folder, cohort, cohort.rows(ids["test"]), found.shown, tested)
     if run_id is None:
-        print(f"evaluate: the run that trained {model} is not in this MLflow store; the figures are in {out} alone")
+        print(f"evaluate: the run that trained {model} is not in this MLflow store; the figures are only in {out}")
     else:
         _log(client, run_id, out, rows, risk_areas(tested))
     return rows
@@ -160,7 +161,7 @@ def _inputs(
 def _check_belongs(cell: Cell, model: Path, trained: InputConfig, arrays: Path, info: dict[str, Any]) -> None:
     config = read_json(model / CONFIG)
     if (held := Cell(config["network"], config["scenario"], config["seed"])) != cell:
-        raise UserError(f"{model}: holds the model of {held.folder}, not of {cell.folder}; run the train step again")
+        raise UserError(f"{model}: has the model of {held.folder}, not of {cell.folder}; run the train step again")
     if difference := trained.difference(info):
         raise UserError(f"{model}, {arrays}: {difference}; run the train step again")
 

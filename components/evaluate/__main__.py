@@ -13,13 +13,13 @@ from core.params import EvaluateParams, read_params
 
 def main(
     arrays: Annotated[Path, typer.Argument(help="The preprocessed cohort.")],
-    raw: Annotated[Path, typer.Option(help="The cohort as ingest left it, for its masks at their own size.")],
+    raw: Annotated[Path, typer.Option(help="Output of ingest, for its masks at their original size.")],
     model: Annotated[Path, typer.Option(help="The cell's trained model: .../<network>/<scenario>/seed-<seed>.")],
     split: Annotated[Path, typer.Option(help="The scenario's frozen split.")],
     out: cli.Out,
     params: cli.ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Score a trained network on the splits that the parameters name, and draw overlays of the test images."""
+    """Score a trained network on the splits of the parameters, and draw overlays of test images."""
 
     def reread() -> EvaluateParams:
         return read_params(params).evaluate

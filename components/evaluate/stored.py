@@ -37,7 +37,7 @@ class StoredMasks:
         if not (raw / MANIFEST).is_file():
             raise UserError(f"{raw / MANIFEST}: not found; {raw} is not a cohort: run the ingest step first")
         if sha256(raw / MANIFEST) != cohort.info.get("manifest_sha256"):
-            raise UserError(f"{raw}: not the cohort that {arrays} was made of; run the preprocess step again")
+            raise UserError(f"{raw}: not the cohort that {arrays} was made from; run the preprocess step again")
         self.raw, self.params = raw, params
         self.paths = [raw / str(name) for name in cohort.manifest["mask"]]
         self.dilation = int(cohort.info["dilation"])

@@ -81,7 +81,7 @@ def _score_batch(
     plain, mirrored = predictor.both_ways(cohort.images[rows])
     probabilities = (plain + mirrored) / np.float32(2) if params.flip else plain
     if not np.isfinite(probabilities).all():
-        raise UserError(f"{model}: the network returns what is no number; run the train step again")
+        raise UserError(f"{model}: the network returns NaN or infinity; run the train step again")
     predicted = params.to_masks(probabilities)
     agreed = agreement(plain >= params.threshold, mirrored >= params.threshold)
     at_own_size = list(pool.map(stored.score, rows, probabilities))

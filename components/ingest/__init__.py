@@ -110,10 +110,10 @@ def _survey(source: str, files: Source) -> Survey:
     if found.cases or found.problems:
         return found
     if not found.ignored:
-        raise UserError(f"{source}: there are no files in it; give the folder that holds the X-rays")
+        raise UserError(f"{source}: it has no files; give the folder of the X-rays")
     expected = [f"{layout.site}: .../{layout.image.format(id=layout.example[:-4])}" for layout in LAYOUTS]
     raise UserError(
-        f"{source}: {len(found.ignored)} file(s), for instance {found.ignored[0]}, but none in a layout known here; "
+        f"{source}: {len(found.ignored)} file(s), for example {found.ignored[0]}, but none in a layout known here; "
         "arrange them as a publisher does, or add a layout to components/ingest/layouts.py. Known are:",
         expected,
     )
@@ -152,7 +152,7 @@ def _read_card(source: str, files: Source, name: str) -> Card:
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
         raise UserError(
-            f"{called}: not a cohort's card; it may hold name, synthetic and description", problems
+            f"{called}: not a cohort's card; its keys are name, synthetic and description", problems
         ) from None
     except ValueError as error:
         raise UserError(f"{called}: not valid JSON ({error}); correct or remove it") from error

@@ -22,7 +22,7 @@ def main(
     for site, count in result.sites.items():
         print(f"{site}: {count.images} X-rays, {count.masks} with a mask, {count.unpaired} without")
     if result.ignored:
-        print(f"{len(result.ignored)} other file(s) were left out, for instance {result.ignored[0]}")
+        print(f"{len(result.ignored)} other file(s) ignored, for example {result.ignored[0]}")
     print(f"{out}: {result.name}{' (synthetic)' if result.synthetic else ''}")
 
 

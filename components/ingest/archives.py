@@ -45,11 +45,11 @@ def open_zip(path: Path, called: str, stack: ExitStack) -> dict[str, tuple[int, 
         if trouble := _problem(member):
             problems.append(f"{called}/{name}: {trouble}")
         elif name in files:
-            problems.append(f"{called}/{name}: there twice")
+            problems.append(f"{called}/{name}: duplicate name")
         elif not member.is_dir():
             files[name] = member.file_size, _reader(archive, member, f"{called}/{name}")
     if problems:
-        raise UserError(f"{called}: refused; nothing of it was unpacked: make the ZIP anew without these", problems)
+        raise UserError(f"{called}: refused; nothing was unpacked: make the ZIP again without these", problems)
     total = sum(size for size, _ in files.values())
     if total > MOST_INFLATION * path.stat().st_size:
         raise UserError(
@@ -65,7 +65,7 @@ def _problem(member: zipfile.ZipInfo) -> str:
     if name.startswith("/") or (len(name) > 1 and name[1] == ":"):
         return "an absolute name"
     if ".." in name.split("/"):
-        return "its name leads outside of the ZIP"
+        return "its path is outside of the ZIP"
     if stat.S_ISLNK(member.external_attr >> 16):
         return "a symbolic link"
     if member.flag_bits & ENCRYPTED:

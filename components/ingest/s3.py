@@ -1,8 +1,8 @@
-"""Fetching from S3 with boto3's transfers: in parallel, retried, checked to the byte, and no whole object twice.
+"""Download from S3 with boto3's transfers: in parallel, with retries and checksums, finished objects only once.
 
-What is fetched lies in ``.download-<hash>`` beside the output until the run has succeeded. A finished object's file
-name carries the SHA-256 of its content, so that a later run trusts a file only after hashing it again; an object that
-has changed in the bucket has another ETag, hence another name.
+Downloads are in ``.download-<hash>`` next to the output until the run has succeeded. The name of a finished file
+has the SHA-256 of its content, which a later run checks. The name also depends on the ETag, so that an object that
+has changed in the bucket is downloaded again.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from core.parallel import parallel
 from core.s3 import FAILURES, concerns_one_object, damage, explain, make_client, split_url
 from core.terminal import progress
 
-RANGE = 16 << 20  # bytes of one request: a large object comes in several at the same time
-WORKERS = 16  # requests at the same time: they wait for the network, not for the processor
+RANGE = 16 << 20  # bytes of one request; a large object is downloaded by several requests in parallel
+WORKERS = 16  # parallel requests, which wait for the network and not for the CPU
 
 
 @dataclass(frozen=True)
 class Remote:
-    """One object of a bucket as its listing tells it."""
+    """An object of a bucket, from the bucket's listing."""
 
     key: str
     size: int
@@ -42,23 +42,23 @@ class Remote:
 
     @property
     def name(self) -> str:
-        """What its files in the download folder begin with: another content has another name."""
+        """The beginning of its file names in the download folder; it depends on the object's content."""
         return hashlib.sha256(f"{self.key}\n{self.etag}\n{self.size}".encode()).hexdigest()[:32]
 
 
 @contextmanager
 def open_s3(url: str, out: Path) -> Iterator[Source]:
-    """Yield the objects below ``s3://bucket/prefix``, or the one object of that very name.
+    """Yield the objects below ``s3://bucket/prefix``, or the one object with exactly that name.
 
-    Endpoint, region and credentials come from where boto3 looks for them (environment, profile, instance role).
+    boto3 finds endpoint, region and credentials (environment, profile, instance role).
 
     Args:
         url: ``s3://bucket``, ``s3://bucket/prefix`` or ``s3://bucket/file.zip``.
-        out: the folder that will be written; the download folder is made beside it. The caller holds the right to
-            write ``out``, hence that folder too.
+        out: the output folder; the download folder is next to it. The caller holds the lock of ``out``, which also
+            protects that folder.
 
     Raises:
-        UserError: no bucket of that name, wrong or missing credentials, no connection.
+        UserError: there is no such bucket, credentials are wrong or missing, or S3 cannot be reached.
     """
     bucket, prefix = split_url(url)
     try:
@@ -75,7 +75,7 @@ def open_s3(url: str, out: Path) -> Iterator[Source]:
 def _list(client: Any, bucket: str, prefix: str) -> dict[str, Remote]:
     """Return the objects by their names below the prefix; one object named exactly so has the empty name."""
     if prefix:
-        # Keys come in order: an object of the prefix's very name is the first that begins with it.
+        # Keys are sorted: an object with exactly the prefix as its name is the first result.
         first = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1).get("Contents", [])
         if first and first[0]["Key"] == prefix:
             return {"": Remote(prefix, first[0]["Size"], first[0]["ETag"])}
@@ -85,7 +85,7 @@ def _list(client: Any, bucket: str, prefix: str) -> dict[str, Remote]:
         item["Key"].removeprefix(prefix): Remote(item["Key"], item["Size"], item["ETag"])
         for page in pages
         for item in page.get("Contents", [])
-        if not item["Key"].endswith("/")  # what consoles make to show a folder
+        if not item["Key"].endswith("/")  # an empty object by which S3 consoles show a folder
     }
 
 
@@ -94,11 +94,11 @@ class Downloads:
     """The download folder of one source.
 
     Attributes:
-        client: of boto3, shared by the threads.
-        bucket: its name.
+        client: the boto3 client, shared by the threads.
+        bucket: name of the bucket.
         url: the source as the user gave it, for messages.
-        folder: where the objects come to lie.
-        objects: by their names below the source.
+        folder: the download folder.
+        objects: the objects by their names relative to the source.
     """
 
     client: Any
@@ -106,8 +106,8 @@ class Downloads:
     url: str
     folder: Path
     objects: dict[str, Remote]
-    _failed: dict[str, UserError] = field(default_factory=dict)  # why an object is not there
-    _places: dict[str, Path] = field(default_factory=dict)  # where an object lies
+    _failed: dict[str, UserError] = field(default_factory=dict)  # errors by object
+    _places: dict[str, Path] = field(default_factory=dict)  # local paths by object
 
     def file(self, name: str) -> File:
         """Return an object as a file that is read after :meth:`fetch`."""
@@ -119,10 +119,10 @@ class Downloads:
         return self._places[name]
 
     def fetch(self, names: Iterable[str]) -> None:
-        """Fetch objects that are not there yet. One that cannot be had is told when it is read, with all others.
+        """Download missing objects. The error of a single object is raised when it is read.
 
         Raises:
-            UserError: S3 cannot be reached or refuses the credentials, so that no object can be had.
+                UserError: S3 cannot be reached or refuses the credentials.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         for broken_off in self.folder.glob("*.partial*"):
@@ -132,7 +132,7 @@ class Downloads:
             pass
         missing = [name for name in wanted if name not in self._places]
         config = TransferConfig(max_concurrency=WORKERS, multipart_threshold=RANGE, multipart_chunksize=RANGE)
-        # Left by an error or an interrupt, the manager ends first, and with it what the threads of the pool wait for.
+        # After an error or interrupt the manager stops first, which ends the waiting threads of the pool.
         with (
             progress("download", sum(self.objects[name].size for name in missing), True) as advance,
             ThreadPoolExecutor(WORKERS) as pool,
@@ -142,7 +142,7 @@ class Downloads:
                 pass
 
     def _find(self, name: str) -> None:
-        """Take over a finished object of an earlier run if its content is still what its name says."""
+        """Reuse a finished file of an earlier run if its content still has the SHA-256 of its name."""
         remote = self.objects[name]
         for path in self.folder.glob(f"{remote.name}-*"):
             if path.stat().st_size == remote.size and sha256(path) == path.name.rpartition("-")[2]:
@@ -151,12 +151,12 @@ class Downloads:
                 path.unlink()
 
     def _fetch(self, manager: TransferManager, advance: Callable[[int], None], name: str) -> None:
-        """Fetch one object, check it, and give it its final name; keep for later what is wrong with it alone."""
+        """Download one object, check it and rename it; store an error that concerns only this object."""
         remote = self.objects[name]
         path, place = self.folder / f"{remote.name}.partial", {"Bucket": self.bucket, "Key": remote.key}
         try:
             manager.download(self.bucket, remote.key, str(path), subscribers=[_Follower(remote, advance)]).result()
-            # Asked afterwards, so that an object that was replaced at any time since the listing is noticed.
+            # Requested after the download, to detect an object that was replaced since the listing.
             about = self.client.head_object(**place, IfMatch=remote.etag, ChecksumMode="ENABLED")
             trouble = damage(self.client, self.bucket, remote.key, about, path)
         except FAILURES as error:
@@ -166,7 +166,7 @@ class Downloads:
             return
         if trouble:
             self._failed[name] = UserError(
-                f"{join(self.url, name)}: came damaged ({trouble}); run again, and if it stays so upload it anew"
+                f"{join(self.url, name)}: the download is damaged ({trouble}); run again, or upload the object again"
             )
             path.unlink()
         else:
@@ -174,9 +174,9 @@ class Downloads:
 
 
 class _Follower:
-    """Tells a transfer the size and ETag of the listing, which spares a request, and the progress what has come."""
+    """Gives a transfer the listing's size and ETag, which saves a request, and updates the progress display."""
 
-    _one_at_a_time = Lock()  # every thread of the manager calls
+    _one_at_a_time = Lock()  # called by every thread of the manager
 
     def __init__(self, remote: Remote, advance: Callable[[int], None]) -> None:
         self.remote, self.advance = remote, advance

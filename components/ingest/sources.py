@@ -85,7 +85,7 @@ def _look_into_zips(source: str, found: Source, stack: ExitStack) -> Source:
     files = {name: file for name, file in found.files.items() if name not in archives}
     for name, archive in archives.items():
         if archive.path is None:
-            raise ValueError(f"{name}: a ZIP inside a ZIP is not looked into")
+            raise ValueError(f"{name}: a ZIP inside a ZIP is not read")
         for member, (size, read) in open_zip(archive.path(), join(source, name), stack).items():
             files[f"{name}/{member}" if name else member] = File(size, read)
     return Source(files, lambda names: found.fetch([name for name in names if name in found.files]))

@@ -13,8 +13,8 @@ from core.params import read_params
 
 
 def main(
-    raw: Annotated[Path, typer.Argument(help="The raw cohort, as ingest left it.")],
-    validation: Annotated[Path, typer.Option(help="What validate left for this cohort.")] = Path(
+    raw: Annotated[Path, typer.Argument(help="Output of ingest.")],
+    validation: Annotated[Path, typer.Option(help="Output of validate for this cohort.")] = Path(
         "artifacts/validation"
     ),
     params: ParamsFile = Path("params.yaml"),

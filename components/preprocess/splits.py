@@ -175,9 +175,11 @@ def scenario_splits(
             problems.append(f"{name}: the cohort has no image with a mask of {', '.join(missing)}")
         elif empty:
             problems.append(
-                f"{name}: no image is left for {', '.join(empty)}; its sites need more images with masks, or larger "
+                f"{name}: no images for {', '.join(empty)}; its sites need more images with masks, or larger "
                 "shares under preprocess.splits"
             )
     if problems:
-        raise UserError("scenarios that this cohort cannot fill; or take them out of matrix.scenarios", problems)
+        raise UserError(
+            "too few images for these scenarios; add images, or remove them from matrix.scenarios", problems
+        )
     return splits

@@ -83,7 +83,7 @@ def promote(
     from components.promote.render import markdown, show
 
     if force and not reason.strip():
-        raise UserError("--force overrides the gate: say why with --reason '...', the history keeps it")
+        raise UserError("--force overrides the gate: give the reason with --reason '...', for the history")
     name, client = params.register_.model, connect(existing=True)
     challenger, champion = read_version(client, name, version), read_champion(client, name)
     if champion and champion.number == challenger.number:
@@ -148,7 +148,7 @@ def rollback(params: RegistryParams, *, dry_run: bool = False, reason: str = "")
         line_up = line_up[:-1]
     if not line_up:
         now = f"version {number} is the first champion" if number else "there is no champion"
-        raise UserError(f"{name}: {now} in the history; there is nothing to go back to")
+        raise UserError(f"{name}: {now} in the history; there is no earlier champion")
     back = read_version(client, name, line_up[-1])
     if dry_run:
         line = f"{back} would be champion again (now: {number or 'none'}); dry run: nothing was changed"
@@ -220,8 +220,8 @@ def _move(client: MlflowClient, held: PromotionLock, found: Version | None, deci
         last = next((each for each in reversed(past) if each.version == now and each.state == history.DONE), None)
         by = f", by {last.who}" if last else ""
         raise UserError(
-            f"{name}: version {now or 'none'} became champion while this was decided{by}; nothing was changed: "
-            "look at it with `defunet models`, then run again"
+            f"{name}: version {now or 'none'} became champion during the comparison{by}; nothing was changed: "
+            "check it with `defunet models`, then run again"
         )
     written = history.write(client, name, number=held.number, state=history.INTENDED, **decision)
     if gate:
@@ -232,7 +232,7 @@ def _move(client: MlflowClient, held: PromotionLock, found: Version | None, deci
     try:
         history.close(client, written, history.DONE)
     except UserError as error:
-        print(f"note: {error}; the champion has moved, and the history tells so by the champion itself")
+        print(f"note: {error}; the champion has moved; the history infers it from the alias")
 
 
 def _set_champion(client: MlflowClient, name: str, version: int, before: int | None) -> None:
@@ -251,12 +251,12 @@ def _set_champion(client: MlflowClient, name: str, version: int, before: int | N
         now = read_aliases(client, name).get(CHAMPION)
     except UserError:
         raise UnconfirmedError(
-            f"{name}: champion was {before or 'none'}, version {version} was asked for, and the registry stopped "
-            f"answering ({cause}); `defunet models` tells which one it is when the registry is back"
+            f"{name}: champion was {before or 'none'}, version {version} was requested, and the registry stopped "
+            f"answering ({cause}); `defunet models` shows the champion when the registry is back"
         ) from None
     if now != version:
         raise UnconfirmedError(
-            f"{name}: champion is still {now or 'none'}; the registry did not take version {version} ({cause}). Should "
+            f"{name}: champion is still {now or 'none'}; the registry did not set version {version} ({cause}). Should "
             "the request arrive late, `defunet models --history` shows it"
         )
 

@@ -12,17 +12,17 @@ from core.params import read_params
 
 
 def main(
-    version: Annotated[int | None, typer.Option(min=1, help="Which version; without it, the challenger.")] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="Version number. Default: the challenger.")] = None,
     arrays: Annotated[Path, typer.Option(help="The preprocessed cohort to compare on.")] = Path("artifacts/arrays"),
     splits: Annotated[Path, typer.Option(help="The folder of the frozen splits.")] = Path("artifacts/splits"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare and tell; change nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare and print; change nothing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Promote even if the gate is not passed.")] = False,
-    reason: Annotated[str, typer.Option(help="Why, for the history; --force needs one.")] = "",
+    reason: Annotated[str, typer.Option(help="The reason, for the history; required by --force.")] = "",
     params: cli.ParamsFile = Path("params.yaml"),
 ) -> None:
     """Make a version champion if it passes the gate of section promotion.
 
-    Exit code 0: passed, forced or champion already; 1: not passed, or an error, and the champion is what it was.
+    Exit code 0: passed, forced or champion already; 1: not passed, or an error, and the champion is unchanged.
     """
     done = promote(read_params(params), arrays, splits, version, dry_run=dry_run, force=force, reason=reason)
     if done.passed is False and not force:

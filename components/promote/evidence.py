@@ -28,16 +28,16 @@ def require_same_data(challenger: Version, known: TrainedOn, test: TestSet, arra
     for what, theirs, ours in (("data md5", known.data_md5, pinned), ("manifest", known.manifest_sha256, manifest)):
         if theirs and ours and theirs != ours:
             raise UserError(
-                f"{challenger}: trained on other data ({what} {theirs}) than {arrays} ({ours}); give the arrays and "
-                "splits of its own data, or train on these and register again"
+                f"{challenger}: trained on other data ({what} {theirs}) than {arrays} ({ours}); pass the arrays and "
+                "splits of its data, or train on these and register again"
             )
     if not known.manifest_sha256 and not (known.data_md5 and pinned):
         raise UserError(
-            f"{challenger}: nothing in the registry says which data it was trained on, so it cannot be scored fairly; "
+            f"{challenger}: the registry has no record of its training data, so it cannot be scored fairly; "
             "train and register it again with this store"
         )
     if problem := _leak(known, test):
-        raise UserError(f"{challenger}: {problem}; give the splits it was trained with, or train on these")
+        raise UserError(f"{challenger}: {problem}; pass the splits it was trained with, or train on these")
 
 
 def doubts_about(champion: Version, known: TrainedOn, test: TestSet) -> list[str]:
@@ -56,7 +56,7 @@ def _leak(known: TrainedOn, test: TestSet) -> str | None:
             return f"trained on {len(seen)} of the {len(test.split['test'])} test images, the first {seen[0]}"
         return None
     if known.splits_sha256 is None:
-        return "nothing in the registry says which images it was trained on, the test images may be among them"
+        return "the registry has no record of its training images, which may include test images"
     if known.splits_sha256 != splits_digest(test.split):
         return f"trained with other splits (sha256 {known.splits_sha256[:12]}) than these"
     return None

@@ -136,7 +136,7 @@ def judge(
     rules.append(
         Rule(
             "comparable",
-            "the champion loads, takes the same arrays, and saw none of the test images in training",
+            "the champion loads, takes the same arrays, and was not trained on the test images",
             "; ".join(doubts) or f"{rival} does",
             not doubts,
         )

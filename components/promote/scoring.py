@@ -18,10 +18,11 @@ from core.files import read_json
 from core.params import PromotionParams
 from core.results import Row
 from model.inference.engine import batches
-from model.inference.package import Contract
+from model.inference.package import Contract, probabilities
 from model.inference.postprocessing import to_masks
 from model.weights import CONFIG
 from registry.fetch import fetch
+from registry.packages import load
 from registry.versions import Version
 
 MASKS = "original"
@@ -79,9 +80,10 @@ class Scored:
 
 
 def score(version: Version, test: TestSet, batch_size: int, promotion: PromotionParams) -> Scored:
-    """Download a version and score it on the test images against original masks, in float32.
+    """Download a version and score it on the test images against original masks, as ``predict`` and ``serve`` would.
 
-    Threshold, flip and components are from the version's contract, as in production, and not from the parameters.
+    The engine and the file that it reads are those of production. Threshold, flip and components are from the
+    version's contract and not from the parameters.
 
     Args:
         version: the version; its files are downloaded from the registry.
@@ -92,27 +94,22 @@ def score(version: Version, test: TestSet, batch_size: int, promotion: Promotion
     Raises:
         UserError: the version cannot be downloaded or loaded, or needs other input than the arrays.
     """
-    import torch
-
-    from model.inference.predictor import Predictor
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory(prefix="promote-") as scratch:
         folder = fetch(version.uri, Path(scratch))
         try:
-            contract = Contract.read(folder)
+            package = load(folder)
             config = read_json(folder / CONFIG)
             cell = Cell(config["network"], config["scenario"], config["seed"])
-            predictor = Predictor.load(folder, device)
-        except (UserError, OSError, ValueError, KeyError, TypeError) as error:
+        except (UserError, KeyError, TypeError) as error:
             raise UserError(f"{version}: does not load with this code ({error})") from error
-    if difference := predictor.input_config.difference(test.cohort.info):
+    contract = package.contract
+    if difference := contract.input_config.difference(test.cohort.info):
         raise UserError(f"{version}: {difference}")
     scores = Scores("test", MASKS)
     rule = (contract.threshold, contract.largest_components, contract.least_component, contract.fill_holes)
     for part in batches(len(test.order), batch_size):
         order = test.order[part]
-        probabilities = predictor.probabilities(test.cohort.images[order], batch_size, flip=contract.flip)
+        found = probabilities(package.engine, test.cohort.images[order], flip=contract.flip)
         masks = test.cohort.masks[MASKS][order]
-        scores.add(test.cohort.manifest.iloc[order], probabilities, to_masks(probabilities, *rule), masks)
+        scores.add(test.cohort.manifest.iloc[order], found, to_masks(found, *rule), masks)
     return Scored(version, contract, scores.cases, summarise(scores, cell, promotion.bootstrap, promotion.seed))

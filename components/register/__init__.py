@@ -1,4 +1,4 @@
-"""Offer the best trained cell for production: a model version in the MLflow registry, which may become challenger."""
+"""The register step: register the best cell as a model version in MLflow, which may become challenger."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from model.inference.package import CARD
 from model.weights import CONFIG, WEIGHTS
 from registry import CHALLENGER
 from registry.fetch import PACKAGE
+from registry.seal import PACKAGE_TAG, seal
 from registry.versions import MANIFEST_TAG, SPLITS_TAG, splits_digest
 from tracking.find import find_run
 from tracking.store import answered, connect, explained
@@ -38,9 +39,9 @@ class RegisteredVersion:
     Attributes:
         name: the registered model.
         version: its number.
-        alias: ``challenger``, or empty where another version stays challenger.
-        uri: what ``mlflow.pyfunc.load_model`` takes.
-        run_id: the MLflow run it belongs to.
+        alias: ``challenger``, or empty if another version stays challenger.
+        uri: the URI for ``mlflow.pyfunc.load_model``.
+        run_id: its MLflow run.
         network, scenario, seed: its cell.
         validation_dice, test_dice: means over images, original masks, 0 to 1.
     """
@@ -60,20 +61,20 @@ class RegisteredVersion:
 def register(models: Path, evaluations: Path, arrays: Path, params: Params, out: Path) -> RegisteredVersion:
     """Register the cell of ``register.scenario`` with the best validation Dice (mean over images, original masks).
 
-    What is registered is the cell's package (:func:`components.register.build`). A version that holds the same weights
-    with the same figures is not registered a second time. The parameter
+    Registers the cell's package (:func:`components.register.build`). A version with the same weights
+    and the same figures is not registered a second time. The parameter
     ``register.challenger`` decides whether it becomes challenger (:func:`components.register.challenger.offer`).
 
     Args:
-        models: the folder of all cells' models.
-        evaluations: the folder of all cells' evaluations.
-        arrays: the preprocessed cohort: what the training images look like becomes part of the package.
-        params: all parameters: the matrix says which cells count, and the whole's hash becomes a tag.
-        out: the file to write: the version as JSON.
+        models: outputs of train, one folder per cell.
+        evaluations: outputs of evaluate, one folder per cell.
+        arrays: output of preprocess; statistics of the training images become part of the package.
+        params: all parameters; the matrix has the cells, and the hash of all parameters becomes a tag.
+        out: output file: the version as JSON.
 
     Raises:
-        UserError: a cell or its evaluation is missing, they were made of other parameters, data or weights than are
-            here now (:func:`registry.origin.origin_tags`), or the registry cannot be reached.
+        UserError: a cell or its evaluation is missing, they were made from other parameters, data or weights than
+            the current ones (:func:`registry.origin.origin_tags`), or the registry cannot be reached.
     """
     cell, figures = _best(evaluations, params)
     folder, evaluation = models / cell.folder, evaluations / cell.folder
@@ -81,8 +82,8 @@ def register(models: Path, evaluations: Path, arrays: Path, params: Params, out:
     made_of, pinned = cohort.info.get("data_md5"), data_md5()
     if pinned and made_of and pinned != made_of:
         raise UserError(
-            f"data.dvc pins {pinned}, {arrays} was made of {made_of}; run `dvc repro`, or `dvc checkout` after "
-            "data.dvc or dvc.lock was put back"
+            f"data.dvc pins {pinned}, {arrays} was made from {made_of}; run `dvc repro`, or `dvc checkout` after "
+            "restoring data.dvc or dvc.lock"
         )
     client = connect(params.register_.experiment)
     send_unsent(folder)
@@ -90,6 +91,7 @@ def register(models: Path, evaluations: Path, arrays: Path, params: Params, out:
     name = params.register_.model
     with TemporaryDirectory() as scratch:
         package = build(folder, evaluation, arrays, params, Path(scratch) / PACKAGE)
+        sealed = seal(package)
         tags = {
             **read_json(package / CARD)["lineage"],
             "network": cell.network,
@@ -100,6 +102,7 @@ def register(models: Path, evaluations: Path, arrays: Path, params: Params, out:
             "weights.sha256": sha256(folder / WEIGHTS),
             "evaluation.rows_sha256": sha256(evaluation / ROWS),
             SPLITS_TAG: splits_digest(read_split(evaluation / SPLIT)),
+            PACKAGE_TAG: sealed,
             MANIFEST_TAG: str(cohort.info["manifest_sha256"]),
             **_evaluation_tags(figures),
         }
@@ -146,7 +149,7 @@ def _register(
     ):
         info = _log_model(package, example, params)
         registered = mlflow.register_model(info.model_uri, name, tags={**tags, "run_id": run.info.run_id})
-    if trained is not None and trained.end_time is not None:  # what came later is none of the training's time
+    if trained is not None and trained.end_time is not None:  # the end of the training, not of this step
         with explained(f"model {name}"):
             client.set_terminated(trained.run_id, trained.status, trained.end_time)
     return int(registered.version), str(run.info.run_id)
@@ -158,10 +161,10 @@ def _best(evaluations: Path, params: Params) -> tuple[Cell, dict[str, Any]]:
     figures = {cell: read_json(evaluations / cell.folder / SUMMARY) for cell in cells}
     if lacking := [str(evaluations / cell.folder) for cell, found in figures.items() if "validation" not in found]:
         raise UserError(
-            f"{lacking[0]}: not scored on validation images, by which the best cell is chosen; "
-            "put validation into evaluate.splits and run the evaluate step again"
+            f"{lacking[0]}: it has no validation figures, which determine the best cell; "
+            "add validation to evaluate.splits and run the evaluate step again"
         )
-    # The first of equals in the matrix's order, so that the choice repeats.
+    # Among equals the first in the matrix's order, so that the choice is reproducible.
     best = max(cells, key=lambda cell: float(figures[cell]["validation"]["original"]["dice"]))
     return best, figures[best]
 

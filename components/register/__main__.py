@@ -15,16 +15,16 @@ from model.weights import WEIGHTS
 
 
 def main(
-    models: Annotated[Path, typer.Option(help="The folder of all cells' models.")],
-    evaluations: Annotated[Path, typer.Option(help="The folder of all cells' evaluations.")],
-    arrays: Annotated[Path, typer.Option(help="The preprocessed cohort that the cells were trained on.")],
+    models: Annotated[Path, typer.Option(help="Outputs of train.")],
+    evaluations: Annotated[Path, typer.Option(help="Outputs of evaluate.")],
+    arrays: Annotated[Path, typer.Option(help="Output of preprocess.")],
     out: Annotated[Path, typer.Option(help="The JSON file to write: the registered version.")],
     offered: Annotated[
-        Path | None, typer.Option(help="A JSON file to write: the cell and its weights, the same in every registry.")
+        Path | None, typer.Option(help="A JSON file to write: the cell and its weights, independent of the registry.")
     ] = None,
     params: cli.ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Register the cell with the best validation Dice in the MLflow registry; register.challenger says what then."""
+    """Register the cell with the best validation Dice; register.challenger decides whether it becomes challenger."""
     version = register(models, evaluations, arrays, read_params(params), out)
     if offered is not None:
         cell = Cell(version.network, version.scenario, version.seed)

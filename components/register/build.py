@@ -1,4 +1,4 @@
-"""From a trained and evaluated cell to a package."""
+"""Build the model package of a trained and evaluated cell."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from core.cohort import Arrays, read_split
 from core.errors import UserError
 from core.files import read_json, write_folder
 from core.params import EvaluateParams, Params
+from model.inference import golden
 from model.inference.engines import ENGINES, EXACT, FASTEST, ONNX, start
 from model.inference.package import CARD, CONTRACT, probabilities
 from model.metrics import confusion, overlap_metrics
@@ -27,28 +28,28 @@ from registry.origin import origin_tags
 
 CODE = "code"
 REQUIREMENTS = "requirements.txt"
-# What the shipped code imports, and what its engines do; torch's build for one kind of device is not part of a pin.
+# Requirements of the package's code and engines, pinned without torch's local version (+cpu, +cu128).
 LIBRARIES = ("torch", "numpy", "opencv-python-headless", "safetensors", "pydantic", "onnxruntime", "openvino")
-LOOKED_AT = 100  # validation images that are predicted, at most
-TOLERANCE = 0.001  # Dice that the fastest engine may lose
+LOOKED_AT = 100  # maximum number of predicted validation images
+TOLERANCE = 0.001  # largest loss of Dice of the fastest engine
 
 
 def build(model: Path, evaluation: Path, arrays: Path, params: Params, out: Path) -> Path:
-    """Write the self-contained folder of a trained cell: equal inputs give equal bytes.
+    """Write a cell's self-contained package; equal inputs give equal bytes.
 
     Args:
-        model: the folder that training left.
-        evaluation: the folder that evaluation left; its rows become the card, its cases say which image is in which
-            split.
-        arrays: the preprocessed cohort that both had.
+        model: output of train.
+        evaluation: output of evaluate; its rows become part of the card, its split determines the training and
+            validation images.
+        arrays: output of preprocess, as used by both.
         params: all parameters; those of ``evaluate`` become part of the contract.
-        out: the folder to write: weights, configuration, contract, ONNX file, model card, requirements and code.
+        out: output folder: weights, configuration, contract, ONNX file, model card, requirements and code.
 
     Returns:
         ``out``.
 
     Raises:
-        UserError: the model, the evaluation or the arrays are missing, damaged, or do not belong together.
+        UserError: the model, the evaluation or the arrays are missing, damaged, or do not match.
     """
     from model.inference.export import export
     from model.inference.predictor import Predictor
@@ -70,7 +71,9 @@ def build(model: Path, evaluation: Path, arrays: Path, params: Params, out: Path
             shutil.copyfile(model / name, folder / name)
         shutil.copyfile(evaluation / SCORED, folder / SCORED)
         export(predictor.network, folder / ONNX, config["in_channels"])
-        exact = probabilities(start(folder, "torch"), cohort.images[chosen], flip=params.evaluate.flip)
+        torch = start(folder, "torch")
+        golden.write(folder, torch, config["input"]["size"])
+        exact = probabilities(torch, cohort.images[chosen], flip=params.evaluate.flip)
         training = describe_training(
             cohort.manifest.iloc[rows["train"]], cohort.images[rows["train"]], masks[rows["train"]], exact
         )
@@ -98,9 +101,9 @@ def build(model: Path, evaluation: Path, arrays: Path, params: Params, out: Path
 def _engines(
     folder: Path, images: np.ndarray, masks: np.ndarray, exact: np.ndarray, params: EvaluateParams
 ) -> list[str]:
-    """Return what ``auto`` may choose from: the fastest engine too, where it draws what float32 draws.
+    """Return the engines that ``auto`` may choose: the fastest only if its Dice is that of float32.
 
-    Where this machine has no bfloat16, OpenVINO computes in float32 and nothing can be lost.
+    Without bfloat16 instructions OpenVINO computes in float32, with the same Dice.
     """
     if any(find_spec(ENGINES[name][0]) is None for name in (FASTEST, *EXACT)):
         raise UserError(f"a package's engines need {', '.join(LIBRARIES)}; install requirements.lock")
@@ -110,5 +113,5 @@ def _engines(
 
 
 def requirements() -> list[str]:
-    """Return what the package's code needs, as pip takes it: the versions that are installed here."""
+    """Return the package's requirements for pip, pinned to the installed versions."""
     return [f"{name}=={installed(name).partition('+')[0]}" for name in LIBRARIES]

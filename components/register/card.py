@@ -1,4 +1,4 @@
-"""The model card (Mitchell et al. 2019, "Model Cards for Model Reporting"), written from the run's own figures."""
+"""The model card (Mitchell et al. 2019, "Model Cards for Model Reporting"), generated from the run's figures."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def describe(
     params: Params,
     origin: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return what a model card says, as plain values.
+    """Return the content of a model card as plain values.
 
     Args:
-        config: the trained model's configuration.
-        cohort: what it was trained and tested on.
-        splits: ids of its train, validation and test images.
-        rows: of its evaluation.
+        config: ``config.json`` of the model.
+        cohort: the arrays of training and test.
+        splits: ids of the train, validation and test images.
+        rows: rows of the evaluation.
         params: all parameters.
-        origin: of :func:`registry.origin.origin_tags`.
+        origin: result of :func:`registry.origin.origin_tags`.
     """
     shown = [
         row
@@ -67,7 +67,7 @@ def _counts(cohort: Arrays, split: str, ids: Sequence[str]) -> list[dict[str, An
 
 
 def write_readme(path: Path, card: Mapping[str, Any], contract: Mapping[str, Any]) -> None:
-    """Write the card as Markdown with the metadata block that model hubs read."""
+    """Write the card as Markdown, with the metadata block of model hubs."""
     environment = templates(Path(__file__).with_name("templates"), html=False)
     environment.filters["figure"] = lambda value, digits=4: "not defined" if value is None else f"{value:.{digits}f}"
     path.write_text(environment.get_template(TEMPLATE).render(card=card, contract=contract))

@@ -1,4 +1,4 @@
-"""Which registered version is the challenger: a version that is there already, and when the alias moves."""
+"""The challenger: find a version that is registered already, and decide whether the alias moves."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 ALWAYS, IF_BETTER = "always", "better"
 VALIDATION_TAG = "evaluation.validation.original.dice"
-SAME = ("weights.sha256", "evaluation.rows_sha256")  # the same weights with the same figures are one model
+SAME = ("weights.sha256", "evaluation.rows_sha256")  # two versions with equal tags are the same model
 
 
 def registered_already(client: MlflowClient, name: str, tags: Mapping[str, str]) -> Version | None:
-    """Return the version that holds the weights and figures of ``tags``, the newest of several, None where none does.
+    """Return the newest version with the weights and figures of ``tags``, None if there is none.
 
-    A version from a commit with uncommitted changes does not count if this one has none: its lineage cannot be
+    If ``tags`` are of a clean commit, versions with uncommitted changes do not count: their lineage cannot be
     verified.
 
     Raises:
@@ -36,18 +36,18 @@ def registered_already(client: MlflowClient, name: str, tags: Mapping[str, str])
 
 
 def offer(client: MlflowClient, name: str, number: int, rule: str) -> tuple[bool, str]:
-    """Make a version the challenger where the rule says so.
+    """Make a version the challenger if the rule allows it.
 
     Args:
-        client: of the registry.
+        client: the MLflow client.
         name: the registered model.
         number: the version.
-        rule: ``always``, or ``better``: its validation Dice is above the present challenger's. A challenger that was
-            validated on other images, or rolled back from, gives way too; a version that was rolled back does not
+        rule: ``always``, or ``better``: its validation Dice is above the current challenger's. A challenger that was
+            validated on other images or rolled back is replaced in any case; a version that was rolled back does not
             become challenger unless the rule is ``always``.
 
     Returns:
-        Whether it is the challenger now, and why.
+        Whether it is the challenger now, and the reason.
 
     Raises:
         UserError: the registry does not answer.

@@ -1,4 +1,4 @@
-"""The registered model as MLflow loads it: a package of code, safetensors and ONNX, so that nothing is unpickled."""
+"""The MLflow pyfunc model: a package of code, safetensors and ONNX, loaded without unpickling."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from model.inference.package import load
 
 
 class LungSegmentation(PythonModel):  # type: ignore[misc]
-    """A grey chest X-ray of any size and range in, the lungs out at the same size."""
+    """Segments a grey chest X-ray of any size and range, at its size."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Open the package; its contract says how the network's output becomes a mask."""
+        """Open the package; its contract defines pre- and post-processing."""
         self.package = load(context.artifacts["package"], str(context.model_config["engine"]))
 
     def predict(
@@ -25,8 +25,8 @@ class LungSegmentation(PythonModel):  # type: ignore[misc]
 
         Args:
             context: unused; MLflow passes it.
-            model_input: any range: the grey values are stretched as in training.
-            params: ``threshold``, the probability from which a pixel is lung.
+            model_input: the X-ray; any range, because the grey values are stretched as in training.
+            params: ``threshold``, the least probability of a lung pixel.
         """
         (found,) = self.package.segment([np.asarray(model_input)], float((params or {})["threshold"]))
         return found.mask

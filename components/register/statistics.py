@@ -1,4 +1,4 @@
-"""What the training images look like: the figures by which a prediction's input and output can be judged."""
+"""Statistics of the training images, for comparison with the input and output of predictions."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from model.lungs import UNSURE, halves, solidity
 def describe_training(
     manifest: pd.DataFrame, images: np.ndarray, masks: np.ndarray, probabilities: np.ndarray
 ) -> Training:
-    """Return the percentiles of the training images' figures.
+    """Return the percentiles of the training images' statistics.
 
     Args:
         manifest: the N images' rows of the cohort's manifest.
         images: uint8 (N, S, S), standardised.
         masks: uint8 (N, S, S), 0 or 1, of the kind that the network was trained on.
-        probabilities: of lung, float32 (M, S, S), that the network gives the M validation images.
+        probabilities: predicted lung probabilities of the M validation images, float32 (M, S, S).
     """
     size = images.shape[1] * images.shape[2]
     histograms = np.stack([np.histogram(image, BINS, (0, 256))[0] / size for image in images])

@@ -18,23 +18,21 @@ def parse_cell(text: str) -> Cell:
     """Parse ``network/scenario/seed``; the seed is ``0`` or ``seed-0``. Raises UserError on other text."""
     parts = text.strip("/").split("/")
     if len(parts) != 3 or not all(parts) or not parts[2].removeprefix("seed-").isdecimal():
-        raise UserError(f"--cell {text}: not a cell; write network/scenario/seed, for instance defu_net/mixed/0")
+        raise UserError(f"--cell {text}: not a cell; write network/scenario/seed, for example defu_net/mixed/0")
     return Cell(parts[0], parts[1], int(parts[2].removeprefix("seed-")))
 
 
 def main(
-    evaluations: Annotated[Path, typer.Option(help="What evaluate left.")] = Path("evaluations"),
-    models: Annotated[Path, typer.Option(help="What train left.")] = Path("models"),
-    arrays: Annotated[Path, typer.Option(help="What preprocess left.")] = Path("artifacts/arrays"),
+    evaluations: Annotated[Path, typer.Option(help="Output of evaluate.")] = Path("evaluations"),
+    models: Annotated[Path, typer.Option(help="Output of train.")] = Path("models"),
+    arrays: Annotated[Path, typer.Option(help="Output of preprocess.")] = Path("artifacts/arrays"),
     splits: Annotated[Path, typer.Option(help="The frozen splits.")] = Path("artifacts/splits"),
     out: Out = Path("reports"),
     params: ParamsFile = Path("params.yaml"),
     cell: Annotated[
         list[str] | None, typer.Option(help="network/scenario/seed, repeatable; without it, the matrix of --params.")
     ] = None,
-    mixed: Annotated[
-        bool, typer.Option(help="Report on cells of differing parameters, data or code as they are.")
-    ] = False,
+    mixed: Annotated[bool, typer.Option(help="Accept cells with different parameters, data or code.")] = False,
 ) -> None:
     """Write the tables and figures of a run: results.json, comparisons.json, results.md and one self-contained page."""
     choices = read_params(params)

@@ -32,9 +32,9 @@ _HISTORY = ("epoch", "size", "learning_rate", "train_loss", "train_dice", "valid
 class Evaluated:
     """The outputs of one cell: rows, cases (one per image and kind of masks), curves, overlays and config.
 
-    ``run`` is what a kept study has of ``run.json``, empty elsewhere: a report says nothing that differs between two
-    equal runs. Of a kept study ``roc``, ``overlays``, ``learnt`` (train's ``provenance.json``) and ``scored``
-    (evaluate's ``scored.json``) are empty, and ``reliability`` is ``None`` where it was kept before there were bins.
+    ``run`` is ``run.json`` for a stored study, else empty, because a report has nothing that differs between two
+    equal runs. For a stored study ``roc``, ``overlays``, ``trained`` (train's ``provenance.json``) and ``scored``
+    (evaluate's ``scored.json``) are empty, and ``reliability`` is ``None`` if an earlier version wrote no bins.
     """
 
     cell: Cell
@@ -45,7 +45,7 @@ class Evaluated:
     overlays: list[Overlay]
     config: dict[str, Any]
     reliability: pd.DataFrame | None = None
-    learnt: dict[str, Any] = field(default_factory=dict)
+    trained: dict[str, Any] = field(default_factory=dict)
     scored: dict[str, Any] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
 
@@ -55,14 +55,14 @@ class Cohort:
     """The evaluated cohort.
 
     Attributes:
-        name: as its source calls itself; empty where it has no name.
-        synthetic: whether the X-rays are drawn by a program.
-        description: one line about it, or empty.
+        name: its name; may be empty.
+        synthetic: whether the X-rays are synthetic.
+        description: one line; may be empty.
         size: side of the square arrays in pixels.
         kernel: side of the square that dilated the masks, in pixels of a 512-pixel image, or ``None``
-            for a kept study, which does not say it.
-        unpaired: X-rays that were left out because they have no mask.
-        manifest: one row a paired X-ray (:data:`core.cohort.COLUMNS`).
+            for a stored study, which does not record it.
+        unpaired: X-rays that were omitted because they have no mask.
+        manifest: one row per paired X-ray (:data:`core.cohort.COLUMNS`).
         splits: {scenario: {split: ids}}.
     """
 
@@ -143,7 +143,7 @@ def load_cells(evaluations: Path, models: Path, cells: list[Cell]) -> list[Evalu
 def load_cohort(arrays: Path, splits: Path, cells: list[Evaluated]) -> Cohort:
     """Read the cohort's description and the split of every scenario in ``cells``.
 
-    A cohort counts as synthetic as soon as preprocess or the configuration of any model says so.
+    A cohort is synthetic if the arrays or the configuration of any model say so.
     """
     info = _read_object(arrays / "arrays.json")
     try:
@@ -195,5 +195,5 @@ def _read_csv(path: Path, columns: tuple[str, ...], step: str, types: dict[str, 
     texts = {"id", *TEXTS} - {"age"}  # age is a number for an image, a group for a row
     for column in columns:
         if column not in texts and not pd.api.types.is_numeric_dtype(frame[column]) and frame[column].notna().any():
-            raise UserError(f"{path}: column {column} holds something that is no number; run the {step} step again")
+            raise UserError(f"{path}: column {column} has a value that is not a number; run the {step} step again")
     return frame

@@ -18,11 +18,11 @@ def require_one_origin(cells: list[Evaluated]) -> None:
     """
     names = [data.cell.folder.as_posix() for data in cells]
     problems = [
-        f"{data.cell.folder}: the evaluation scored other weights than the model has"
+        f"{data.cell.folder}: the evaluation is of other weights than the model's"
         for data in cells
-        if data.scored["files"]["weights"] != data.learnt["weights"]
+        if data.scored["files"]["weights"] != data.trained["weights"]
     ]
-    for step, records in (("train", [d.learnt for d in cells]), ("evaluate", [d.scored for d in cells])):
+    for step, records in (("train", [d.trained for d in cells]), ("evaluate", [d.scored for d in cells])):
         lines = [
             {f"{step}.{key}": value for key, value in flat(record["params"]).items()}
             | {"cohort": record["manifest"][:12]}
@@ -37,8 +37,7 @@ def require_one_origin(cells: list[Evaluated]) -> None:
                 problems.append(f"{key}: {_cells_by_value(values)}")
     if problems:
         raise UserError(
-            "the cells of this report do not belong together; run `dvc repro`, or say --mixed to report on them as "
-            "they are",
+            "the cells of this report do not match; run `dvc repro`, or pass --mixed to report on them as they are",
             problems,
         )
 

@@ -95,7 +95,7 @@ def render_page(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair]) -> st
 def _shared(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair]) -> dict[str, Any]:
     results = Results(cells)
     across = tables.across_table(results)
-    masks = tables.learnt_masks(cells)
+    masks = tables.trained_masks(cells)
     return {
         "cohort": cohort,
         "results": results,

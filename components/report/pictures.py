@@ -15,7 +15,7 @@ from components.report.layout import Results, scenario_title
 from components.report.load import Evaluated
 from core.files import sha256
 
-XRAY_QUALITY = 85  # of WebP, in percent; only the grey X-ray loses anything by it, never a region
+XRAY_QUALITY = 85  # of WebP, in percent; only for the grey X-ray, never for a region
 
 FIGURE_NUMBERS = {"shenzhen": "Figure 5", "montgomery": "Figure 6"}
 
@@ -60,14 +60,14 @@ class XRays:
 
 
 def picture(overlay: Overlay) -> str:
-    """Return the regions as a data URI of their own PNG: nothing else keeps exactly the colours that name them."""
+    """Return the regions as a data URI of the PNG, because a lossy format would change their colours."""
     return f"data:image/png;base64,{base64.b64encode(overlay.path.read_bytes()).decode('ascii')}"
 
 
 def _webp(path: Path) -> str:
     pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if pixels is None:
-        raise ValueError(f"{path}: was a picture when the report began and is none now")
+        raise ValueError(f"{path}: was changed while the report was made; run it again")
     data = cv2.imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, XRAY_QUALITY])[1].tobytes()
     return f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}"
 

@@ -24,7 +24,7 @@ def run_line(data: Evaluated, results: Results) -> dict[str, Any]:
         "parameters": data.config["parameters"],
         "epochs": len(history),
         "best_epoch": int(full["epoch"].iloc[int(full["validation_loss"].argmin())]),
-        "precision": data.learnt["precision"],
+        "precision": data.trained["precision"],
     }
 
 
@@ -54,7 +54,7 @@ def recipes(cells: list[Evaluated], results: Results) -> tuple[list[str], list[t
 
 
 def _cell_names(owners: list[Cell], results: Results) -> str:
-    """Return the names of cells; a network's name alone stands for all of its cells."""
+    """Return the names of cells; a network's name alone means all of its cells."""
     names = []
     for network in results.networks():
         here = [cell for cell in owners if cell.network == network]

@@ -230,10 +230,10 @@ def data_table(cohort: Cohort) -> Table:
     )
 
 
-def learnt_masks(cells: Sequence[Evaluated]) -> str:
-    """Return the kind of masks that all networks learnt to draw; of both kinds, original."""
-    learnt = {data.config["train"]["masks"] for data in cells}
-    return "dilated" if learnt == {"dilated"} else "original"
+def trained_masks(cells: Sequence[Evaluated]) -> str:
+    """Return the kind of masks that all networks were trained on; original if they differ."""
+    kinds = {data.config["train"]["masks"] for data in cells}
+    return "dilated" if kinds == {"dilated"} else "original"
 
 
 def bounds(cells: Sequence[Evaluated]) -> dict[str, float]:

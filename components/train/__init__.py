@@ -5,22 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from components.train.claim import claimed
+from components.train.notices import TRAINING, WAITING, ChangeWarning, Waiting
+from components.train.progress import Progress
+from components.train.result import RESULT, copy_result, keep_result, read_result, speed, stages
 from core.cell import HISTORY, PROVENANCE, RUN, Cell
 from core.cohort import Arrays, read_split
 from core.errors import UserError
-from core.files import exclusive, explain_full_disk, sha256, write_folder, write_json
+from core.files import explain_full_disk, sha256, write_folder, write_json
 from core.inputs import Inputs, code_digest
 from core.provenance import git_state, hardware, versions
 from core.runs import TIMES
@@ -46,6 +48,8 @@ CODE = (
     "core/cell.py",
     "core/cohort.py",
 )
+
+DIGITS = 12  # of the fingerprint, which name the folder of a training's states
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ def train(
 
     Killed at any moment and started again with the same arguments, it goes on from the last checkpoint; on the CPU it
     then ends with the very weights of an uninterrupted run. Started by ``torchrun``, its processes share every batch.
+    Where another run of the very same training is under way, it waits and takes its result, or goes on if that dies.
 
     Args:
         cell: which network, scenario and seed.
@@ -83,20 +88,21 @@ def train(
         experiment: MLflow's experiment.
         out: the folder to write: ``weights.safetensors``, ``config.json``, ``history.csv``, ``provenance.json``,
             ``run.json``.
-        checkpoints: the folder of the full state, kept outside ``out`` so that it outlives a failed attempt.
-        remote: ``s3://bucket/prefix`` that gets a copy of the state, and from which another machine goes on.
+        checkpoints: the folder of the cell's states, kept outside ``out`` so that they outlive a failed attempt. Each
+            training has a folder of its own in it, named by the digest of parameters, data, split and code.
+        remote: ``s3://bucket/prefix`` that gets a copy of the folder, and from which another machine goes on.
         reread: reads ``params`` again from its file, so that an edit during the training is noticed.
 
     Raises:
         UserError: parameters, arrays, split or code changed during the training, the network is unknown, the data do
-            not fit, the loss is not a number, the disk or the GPU's memory is full, what MLFLOW_TRACKING_URI names can
-            never work, or another run trains this cell. A tracking server that is down is no error: see
-            docs/tracking.md.
+            not fit, the loss is not a number, the disk or the GPU's memory is full, a folder cannot be written, or what
+            MLFLOW_TRACKING_URI names can never work. A tracking server that is down is no error: see docs/tracking.md.
     """
     settled = settle()
     import torch
 
     from core.terminal import Terminal
+    from model.training.checkpoint import STATE
     from model.training.distributed import DistributedContext
     from model.training.loop import Trainer, TrainingError
     from model.weights import WEIGHTS, save_weights
@@ -130,6 +136,8 @@ def train(
     title = f"train {cell.network} {cell.scenario} seed {cell.seed}"
     world = DistributedContext.join()
     fingerprint = world.agree_on(_fingerprint(config | {"code": code_digest(inputs.code)}, subsets))
+    checkpoints = checkpoints / fingerprint[:DIGITS]
+    remote = remote and f"{remote}/{fingerprint[:DIGITS]}"
     make = partial(
         Trainer,
         network,
@@ -142,6 +150,11 @@ def train(
         fingerprint,
     )
     if not world.first:
+        while (word := world.agree_on("")) == WAITING:
+            pass
+        if word != TRAINING:
+            world.leave()
+            return TrainResult(out, **json.loads(word))
         world.wait()
         result = _follow(make)
         world.leave()
@@ -150,17 +163,25 @@ def train(
         about = describe(
             cell, experiment, config, fingerprint, cohort, {name: subset.ids for name, subset in subsets.items()}
         )
-        with (
-            exclusive(checkpoints),
-            explain_full_disk(checkpoints),
-            _copied(remote, checkpoints, fingerprint) as send,
-            TrackedRun(about, checkpoints, remote) as tracked,
-        ):
+        with ExitStack() as stack:
+            waited = stack.enter_context(claimed(checkpoints, remote, Waiting(title, world)))
+            stack.enter_context(explain_full_disk(checkpoints))
+            send = stack.enter_context(_copied(remote, checkpoints, fingerprint, waited))
+            if waited and (checkpoints / RESULT).exists() and not (checkpoints / STATE).exists():
+                copy_result(checkpoints / RESULT, out)
+                taken = read_result(out)
+                world.agree_on(json.dumps(taken))
+                world.leave()
+                print(f"{title}: took the result of the run that it waited for; wrote {out}")
+                return TrainResult(out, **taken)
+            world.agree_on(TRAINING)
+            tracked = stack.enter_context(TrackedRun(about, checkpoints, remote))
             send()
             world.wait()
             try:
-                warn = _ChangeWarning(title, inputs)
-                trainer = make(Terminal(title, [tracked.log_epoch, lambda _: send(), warn]))
+                warn = ChangeWarning(title, inputs)
+                progress = Progress(sum(stage.epochs for stage in params.plan(cohort.info["size"])))
+                trainer = make(Terminal(title, [tracked.log_epoch, lambda _: send(), progress, warn]))
                 # A kill may have come between an epoch's state and its record.
                 for row in trainer.state["history"] if trainer.state else []:
                     tracked.log_epoch(row)
@@ -172,6 +193,7 @@ def train(
                 result = trainer.run()
             except TrainingError as error:
                 raise UserError(f"{title}: {error}") from error
+            progress.finish()
             world.leave()  # what is left is this process's: while it writes and sends, the others would wait
             record = {
                 **tracked.record,
@@ -179,8 +201,8 @@ def train(
                 "dirty": dirty,
                 "started": started.isoformat(timespec="seconds"),
                 "seconds": round(result.seconds, 3),
-                **_speed(result.history),
-                "stages": _stages(result.history),
+                **speed(result.history),
+                "stages": stages(result.history),
                 "epochs": len(result.history),
                 "best_epoch": result.best_epoch + 1,
                 "resumed_from": result.resumed_from,
@@ -207,40 +229,27 @@ def train(
                 write_json(folder / PROVENANCE, inputs.record(manifest) | {"precision": precision, "weights": weights})
                 history.drop(columns=list(TIMES)).to_csv(folder / HISTORY, index=False)
                 write_json(folder / RUN, record | {"weights": weights, "per_epoch": times})
+            keep_result(out, checkpoints)
             best = result.history[result.best_epoch]
             tracked.finish(out, result.history, best)
-            trainer.finish(result)
+            # After its result is safe, so that the same training, started again, begins anew.
+            (checkpoints / STATE).unlink(missing_ok=True)
             send()
         dice = best["validation_dice"]
         print(f"{title}: best validation Dice {dice:.4f} in epoch {result.best_epoch + 1}; wrote {out}")
     return TrainResult(out, best["validation_dice"], len(result.history), result.best_epoch + 1, result.resumed_from)
 
 
-@dataclass
-class _ChangeWarning:
-    """Warns once, after the epoch in which it is seen, that the parameters' file was edited."""
-
-    title: str
-    inputs: Inputs
-    told: bool = False
-
-    def __call__(self, _row: dict[str, float]) -> None:
-        if not self.told and (changes := self.inputs.changed_params()):
-            self.told = True
-            text = f"{'; '.join(changes)}; put it back before it ends, or its result is refused"
-            print(f"warning: {self.title}: the parameters changed while it trains: {text}", file=sys.stderr)
-
-
 @contextmanager
-def _copied(url: str, checkpoints: Path, fingerprint: str) -> Iterator[Callable[[], None]]:
-    """Download the checkpoint from S3 if ``url`` names a place there; yield a function that uploads the newest one."""
+def _copied(url: str, checkpoints: Path, fingerprint: str, result: bool) -> Iterator[Callable[[], None]]:
+    """Download the checkpoint, and a ``result``, if ``url`` names a place in S3; yield what uploads the newest one."""
     if not url:
         yield lambda: None
         return
     from components.train.checkpoints_s3 import Remote
 
     remote = Remote(url, checkpoints, fingerprint)
-    remote.fetch()
+    remote.fetch(result)
     with remote.sending() as send:
         yield send
 
@@ -253,21 +262,6 @@ def _follow(make: Callable[[Monitor], Trainer]) -> Result:
         return make(Silent()).run()
     except TrainingError:
         raise SystemExit(1) from None
-
-
-def _speed(history: list[dict[str, float]]) -> dict[str, float]:
-    seconds = sum(row["seconds"] for row in history)
-    images = sum(row["images_per_second"] * row["seconds"] for row in history)
-    return {"training_seconds": round(seconds, 3), "images_per_second": round(images / seconds, 2)}
-
-
-def _stages(history: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Return what each stage cost: its size, epochs, seconds of training and speed."""
-    costs = []
-    for size, rows in groupby(history, key=lambda row: row["size"]):
-        epochs = list(rows)
-        costs.append({"size": size, "epochs": len(epochs), **_speed(epochs)})
-    return costs
 
 
 def _subset(cohort: Arrays, ids: list[str], masks: str) -> Subset:

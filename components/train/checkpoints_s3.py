@@ -15,14 +15,15 @@ from typing import Any
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 
+from components.train.claim import require_bucket
+from components.train.result import RESULT
 from core.errors import UserError
-from core.s3 import damage, explain, make_client, split_url
+from core.s3 import damage, explain, is_missing, make_client, split_url
 from core.terminal import say
 from model.training.checkpoint import STATE, CheckpointError, load_state
 from tracking.record import FOLDERS
 
 CONNECTIONS = 8  # parts of a state that are sent at the same time
-MISSING = ("404", "NoSuchKey", "NotFound")
 FINGERPRINT = "fingerprint"  # the metadata that says which training a stored state is of
 
 
@@ -31,7 +32,7 @@ class Remote:
     """The states of one training under ``s3://bucket/prefix``, copies of what lies in a local folder.
 
     Attributes:
-        url: ``s3://bucket/prefix`` of this very cell.
+        url: ``s3://bucket/prefix`` of this very training.
         folder: the local states.
         fingerprint: of the training.
     """
@@ -41,8 +42,8 @@ class Remote:
     fingerprint: str
     _sent: dict[str, int] = field(default_factory=dict)  # when what was sent last was written, nanoseconds
 
-    def fetch(self) -> None:
-        """Bring the state of this training here, unless one lies here already.
+    def fetch(self, result: bool = False) -> None:
+        """Bring the state of this training here, unless one lies here already; with ``result`` its result too.
 
         Raises:
             UserError: S3 cannot be asked. Starting afresh instead could throw away hours.
@@ -51,14 +52,16 @@ class Remote:
             if load_state(self.folder, self.fingerprint) is not None:
                 return
             client = self._client()
-            self._bucket_exists(client)
+            require_bucket(client, self.url)
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".fetched-", dir=self.folder) as temporary:
                 fetched = Path(temporary)
-                found = [name for name in (STATE, *self._records(client)) if self._fetch(client, name, fetched)]
-                if STATE in found and self._load(fetched) is None:
-                    return  # of a training that has come to its end
-                for path in (*fetched.glob(FOLDERS), *fetched.glob(STATE)):
+                folders = [FOLDERS.rstrip("*"), *[f"{RESULT}/"] * result]
+                names = [STATE, *(name for start in folders for name in self._names(client, start))]
+                found = [name for name in names if self._fetch(client, name, fetched)]
+                if STATE in found:
+                    self._load(fetched)
+                for path in fetched.iterdir():
                     if path.is_dir():
                         shutil.rmtree(self.folder / path.name, ignore_errors=True)
                     path.replace(self.folder / path.name)
@@ -71,10 +74,10 @@ class Remote:
         if found:
             print(f"checkpoints: took up what {self.url} holds of this training", flush=True)
 
-    def _records(self, client: Any) -> list[str]:
-        """Return the names of what is tracked of training runs, in S3."""
-        bucket, start = self._place(FOLDERS.rstrip("*"))
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=start)
+    def _names(self, client: Any, start: str) -> list[str]:
+        """Return the names in S3 that begin so."""
+        bucket, prefix = self._place(start)
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
         return [key.removeprefix(self._place("")[1]) for key in keys]
 
@@ -90,9 +93,9 @@ class Remote:
             raise UserError(f"{self.url}/{name}: came damaged ({trouble}); run again")
         return True
 
-    def _load(self, folder: Path) -> dict[str, Any] | None:
+    def _load(self, folder: Path) -> None:
         try:
-            return load_state(folder, self.fingerprint)
+            load_state(folder, self.fingerprint)
         except CheckpointError as error:
             reason = str(error.__cause__).partition("\n")[0]
             raise UserError(
@@ -124,8 +127,9 @@ class Remote:
         """Copy the local state there; a failure is told and does not end the training: the next is tried again."""
         try:
             client = self._client()
-            records = [path for path in self.folder.glob(f"{FOLDERS}/**/*") if path.is_file() and path.name[0] != "."]
-            for name in (*sorted(path.relative_to(self.folder).as_posix() for path in records), STATE):
+            beside = [path for kind in (FOLDERS, RESULT) for path in self.folder.glob(f"{kind}/**/*")]
+            files = [path for path in beside if path.is_file() and path.name[0] != "."]
+            for name in (*sorted(path.relative_to(self.folder).as_posix() for path in files), STATE):
                 try:
                     # Open, it stays one and the same file, while the training puts its next state in its place.
                     file = (self.folder / name).open("rb")
@@ -148,16 +152,6 @@ class Remote:
                 "one will be tried"
             )
 
-    def _bucket_exists(self, client: Any) -> None:
-        """Tell a mistaken name at the start: later, what cannot be sent ends nothing."""
-        try:
-            client.head_bucket(Bucket=self._place("")[0])
-        except ClientError as error:
-            if error.response["Error"]["Code"] in MISSING:
-                what = "check its name, and AWS_ENDPOINT_URL if it is not with Amazon"
-                raise UserError(f"{self.url}: there is no such bucket; {what}") from error
-            raise
-
     def _client(self) -> Any:
         return make_client(CONNECTIONS)
 
@@ -170,7 +164,7 @@ class Remote:
         try:
             about: dict[str, Any] = client.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
         except ClientError as error:
-            if error.response["Error"]["Code"] in MISSING:
+            if is_missing(error):
                 return None
             raise
         return about

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from components.validate.docs import INDEX, copy, link_plainly, remove_unlinked
 from components.validate.suite import expectations, table
-from core.cohort import MANIFEST, PASSED, read_manifest
+from core.cohort import COHORT, MANIFEST, PASSED, read_manifest
 from core.errors import UserError
-from core.files import sha256, write_folder, write_json
+from core.files import read_json, sha256, write_folder, write_json
 from core.params import ValidateParams, params_hash
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
 RESULT = "validation.json"  # every expectation's result, passed or not
-DOCS = Path("docs") / "index.html"  # Great Expectations' Data Docs
+DOCS = Path("docs") / INDEX  # Great Expectations' Data Docs
 LISTED = 10  # images named per expectation in validation.json
 SHOWN = 5  # images named per site in the error
 
@@ -37,7 +38,7 @@ class ValidationSummary:
     docs: Path
 
 
-def validate(raw: Path, params: ValidateParams, out: Path) -> ValidationSummary:
+def validate(raw: Path, params: ValidateParams, out: Path, publish: str | None = None) -> ValidationSummary:
     """Validate a raw cohort's manifest and the presence of its files; write the result and the Data Docs.
 
     ``out`` always has ``validation.json`` and ``docs/index.html``, and ``passed.json`` only after success. Images
@@ -47,6 +48,9 @@ def validate(raw: Path, params: ValidateParams, out: Path) -> ValidationSummary:
         raw: output of ingest.
         params: the bounds of the expectations (:func:`components.validate.suite.expectations`).
         out: output folder; an earlier one is replaced.
+        publish: a folder or ``s3://bucket/prefix`` to which the Data Docs are copied, also if the validation fails. For
+            a pod, whose files are lost if it fails: the error names this copy and the cohort's source instead of paths
+            in the pod. Empty: no copy. None: no copy, and the error names ``raw`` and ``out``.
 
     Raises:
         UserError: there is no manifest, or expectations failed; all are listed with their sites and first images.
@@ -70,10 +74,12 @@ def validate(raw: Path, params: ValidateParams, out: Path) -> ValidationSummary:
         if not failed:
             # Only facts of the cohort: if it passes other bounds as well, DVC does not rerun preprocess.
             write_json(partial / PASSED, {"manifest_sha256": sha256(raw / MANIFEST), **counts})
+    copied = copy(out / DOCS.parent, publish, sha256(out / RESULT)[:12]) if publish else ""
     if failed:
+        called, shown = (raw, out / DOCS) if publish is None else (_source(raw), copied)
         raise UserError(
-            f"{raw}: {len(failed)} of {len(results)} expectations failed; correct these images, or the bounds under "
-            f"validate in params.yaml; all results: {out / DOCS}",
+            f"{called}: {len(failed)} of {len(results)} expectations failed; correct these images, or the bounds under "
+            "validate in params.yaml" + (f"; all results: {shown}" if shown else ""),
             [_problem(entry) for entry in failed],
         )
     return ValidationSummary(expectations=len(results), docs=out / DOCS, sites=sites, **counts)
@@ -110,7 +116,8 @@ def _run(frame: pd.DataFrame, params: ValidateParams, docs: Path) -> list[Expect
     )
     outcome = checkpoint.run(batch_parameters={"dataframe": frame})
     context.build_data_docs()
-    _link_plainly(docs)
+    link_plainly(docs)
+    remove_unlinked(docs)
     (result,) = outcome.run_results.values()
     checked: ExpectationSuiteValidationResult = result
     for item in checked.results:
@@ -120,18 +127,9 @@ def _run(frame: pd.DataFrame, params: ValidateParams, docs: Path) -> list[Expect
     return sorted(checked.results, key=lambda item: order.index(_config(item).meta["name"]))
 
 
-def _link_plainly(docs: Path) -> None:
-    """Add plain links to the Data Docs' start page, because its own list loads scripts from the network."""
-    index = docs / DOCS.name
-    (page,) = docs.glob("validations/**/*.html")
-    links = (
-        f'<p style="padding: 1em">Read without a network: <a href="{page.relative_to(docs)}">the result</a>, '
-        '<a href="expectations/cohort.html">what is expected</a></p>'
-    )
-    head, body, rest = index.read_text().partition("<body>")
-    if not body:
-        raise RuntimeError(f"{index}: Great Expectations wrote a page without a body")
-    index.write_text(head + body + links + rest)
+def _source(raw: Path) -> str:
+    """Return the source of the cohort, as recorded by ingest."""
+    return str(read_json(raw / COHORT)["source"])
 
 
 def _counts(frame: pd.DataFrame) -> dict[str, int]:

@@ -13,11 +13,11 @@ from core.params import read_params
 
 
 def main(
-    raw: Annotated[Path, typer.Argument(help="The raw cohort, as ingest left it.")],
+    raw: Annotated[Path, typer.Argument(help="Output of ingest.")],
     out: Out = Path("artifacts/validation"),
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Hold a raw cohort to a Great Expectations suite; Data Docs are left whether it passes or not."""
+    """Validate a raw cohort with a Great Expectations suite; Data Docs are written in any case."""
     summary = validate(raw, read_params(params).validate_, out)
     sites = ", ".join(f"{site} {counts['paired']} + {counts['unpaired']}" for site, counts in summary.sites.items())
     print(

@@ -44,7 +44,7 @@ def pick(names: Sequence[str], times: dict[str, float]) -> str:
 
 
 def describe(taken: str, names: Sequence[str], times: dict[str, float]) -> str:
-    """Say in words what was measured, milliseconds, and why this engine was taken."""
+    """Return the measured times, in milliseconds, and the reason for the choice as text."""
     others = [f"{name} {times[name]:.1f}" if name in times else f"{name} not timed" for name in names if name != taken]
     near = f"; preferred, since none is {GAIN} times as fast" if times[taken] > min(times.values()) else ""
     return f"a picture takes {times[taken]:.1f} ms of processor time; {', '.join(others)}{near}"

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model.inference import golden
 from model.inference.engine import Engine, Pictures, Probabilities
 from model.inference.engines import start
+from model.inference.input_config import InputConfig
 from model.inference.postprocessing import at_size, to_masks
 from model.preprocessing import Image, standardise
 
@@ -103,6 +105,11 @@ class Contract:
         given = {"intensity_percentiles": (low, high), "engines": tuple(values["engines"])}
         return cls(**values | given | {"training": Training(**values["training"])})
 
+    @property
+    def input_config(self) -> InputConfig:
+        """The preprocessing of the network's input."""
+        return InputConfig(self.size, self.interpolation, self.intensity_percentiles)
+
 
 @dataclass(frozen=True)
 class Segmentation:
@@ -133,6 +140,7 @@ class Package:
         card = folder / CARD
         self.card: dict[str, Any] = json.loads(card.read_text()) if card.exists() else {}
         self.engine: Engine = start(folder, engine, threads, self.contract.engines)
+        golden.check(folder, self.engine)
 
     def segment(self, images: Sequence[Image], threshold: float | None = None) -> list[Segmentation]:
         """Segment X-rays in batches.

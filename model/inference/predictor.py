@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,28 +14,9 @@ from torch import Tensor, nn
 
 from model import networks
 from model.inference.engine import batches
+from model.inference.input_config import InputConfig
 from model.inputs import to_input
 from model.weights import CONFIG, WEIGHTS
-
-
-@dataclass(frozen=True)
-class InputConfig:
-    """The preprocessing of the network's input: the arguments of :func:`model.preprocessing.standardise`."""
-
-    size: int
-    interpolation: str
-    intensity_percentiles: tuple[float, float]
-
-    def difference(self, info: Mapping[str, Any]) -> str:
-        """Return the difference between this and the preprocessing of arrays as text; empty for none.
-
-        Args:
-            info: content of the arrays' ``arrays.json``.
-        """
-        for name, value in asdict(self).items():
-            if value != (given := tuple(info[name]) if isinstance(info[name], list) else info[name]):
-                return f"{name} is {value} for the network and {given} in the arrays"
-        return ""
 
 
 class Predictor:

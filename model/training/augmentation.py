@@ -260,7 +260,7 @@ def _rising_curves(steps: Tensor) -> Tensor:
 
 
 def _blur(images: Tensor, sigma: Tensor, largest: float) -> Tensor:
-    """Blur each image (N, 1, H, W) with a Gaussian of its own standard deviation in pixels, at most ``largest``."""
+    """Blur image ``n`` of (N, 1, H, W) with a Gaussian of standard deviation ``sigma[n]`` pixels, up to ``largest``."""
     radius = max(1, math.ceil(2 * largest))
     offsets = torch.arange(-radius, radius + 1, device=images.device)
     # A deviation near 0 does not change the image.

@@ -40,10 +40,9 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(folder: Path, fingerprint: str) -> dict[str, Any] | None:
-    """Return the checkpoint of the unfinished run with this fingerprint, or None if there is none.
+    """Return the checkpoint of the run with this fingerprint, or None if there is none.
 
-    A checkpoint of other parameters or data, or of a finished run, is ignored and later replaced. Only tensors and
-    plain values are unpickled.
+    A checkpoint of other parameters or data is ignored and later replaced. Only tensors and plain values are unpickled.
 
     Raises:
         CheckpointError: the file is damaged or of another version; the message names the fix.
@@ -53,7 +52,7 @@ def load_state(folder: Path, fingerprint: str) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return state if state["fingerprint"] == fingerprint and not state["finished"] else None
+        return state if state["fingerprint"] == fingerprint else None
     except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{path}: cannot be read ({reason}); remove it to train from the start") from error

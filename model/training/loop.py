@@ -125,7 +125,7 @@ class Trainer:
         for stage in self.stages:
             if stage.batch_size % (world.size * params.accumulation):
                 raise TrainingError(
-                    f"train.batch_size {stage.batch_size} is no multiple of {world.size} processes times "
+                    f"train.batch_size {stage.batch_size} is not a multiple of {world.size} processes times "
                     f"train.accumulation {params.accumulation}; change one of them"
                 )
         self.threads, self.threads_reason = self._threads()
@@ -169,10 +169,6 @@ class Trainer:
             self.monitor.stop()
         result.seconds = self._seconds()
         return result
-
-    def finish(self, result: Result) -> None:
-        """Mark the checkpoint as finished, after the result is written, so that the same run would start again."""
-        self._save(result, math.inf, self.stages[self.number].epochs, complete=True, finished=True)
 
     def _precision(self) -> Precision:
         if self.state:
@@ -236,14 +232,11 @@ class Trainer:
     def _seconds(self) -> float:
         return self.before + time.monotonic() - self.started
 
-    def _save(
-        self, result: Result, best_loss: float, stage_epoch: int, *, complete: bool, finished: bool = False
-    ) -> None:
+    def _save(self, result: Result, best_loss: float, stage_epoch: int, *, complete: bool) -> None:
         if not self.world.first:
             return
         state: dict[str, Any] = {
             "fingerprint": self.fingerprint,
-            "finished": finished,
             "threads": self.threads,
             "threads_reason": self.threads_reason,
             "precision": str(self.precision.dtype).removeprefix("torch."),

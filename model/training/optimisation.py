@@ -19,17 +19,17 @@ def make_optimizer(network: nn.Module, params: TrainParams) -> torch.optim.Optim
     others = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": kernels, "weight_decay": params.weight_decay}, {"params": others, "weight_decay": 0.0}]
     kind = torch.optim.AdamW if params.optimizer == "adamw" else torch.optim.Adam
-    # Keras' epsilon, which the authors' runs had.
+    # Keras' default epsilon, as in the authors' runs.
     return kind(groups, params.learning_rate, eps=1e-7, fused=True)
 
 
 class Schedule:
-    """The learning rate: a cosine after a linear warm-up, told every step; or the paper's plateau, told every epoch.
+    """The learning rate: a cosine after a linear warm-up, per step; or the paper's plateau, per epoch.
 
     Args:
-        optimizer: whose rates are set.
+        optimizer: the optimiser to control.
         params: the recipe.
-        steps: of the whole run.
+        steps: number of steps of the stage.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, params: TrainParams, steps: int) -> None:
@@ -45,7 +45,7 @@ class Schedule:
 
             self.cosine = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         else:
-            # As Keras, with which the authors trained, counts: the rate drops in the patience-th epoch without an
+            # As in Keras, which the authors used, the rate drops in the patience-th epoch without an
             # improvement of 1e-4 (PyTorch lets one more pass), so that it can drop before early stopping, for which any
             # improvement counts, ends the run.
             self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -67,12 +67,12 @@ class Schedule:
             self.plateau.step(validation_loss)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what :meth:`load_state_dict` takes."""
+        """Return the state for :meth:`load_state_dict`."""
         state: dict[str, Any] = self._kind().state_dict()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where :meth:`state_dict` was taken."""
+        """Restore a state of :meth:`state_dict`."""
         self._kind().load_state_dict(state)
 
     def _kind(self) -> Any:
@@ -80,14 +80,14 @@ class Schedule:
 
 
 class Average:
-    """An exponential moving average of a network's weights, of short memory while the run is young.
+    """An exponential moving average of a network's weights, with a smaller decay in the first steps.
 
     The decay of step t is min(decay, (1 + t) / (10 + t)), as in TensorFlow's ExponentialMovingAverage. BatchNorm's
-    running values are the trained network's own.
+    running statistics are copied from the trained network.
 
     Args:
-        network: whose weights are averaged; they must not be replaced by other tensors.
-        decay: 0 keeps no average: the network itself is scored.
+        network: the network; its parameters must stay the same tensors.
+        decay: 0 disables the average: the network itself is scored.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -100,17 +100,17 @@ class Average:
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Begin anew with the weights as they are now."""
+        """Restart from the current weights."""
         if self.decay:
             torch._foreach_copy_(*self.pairs)
 
     def update(self, step: int) -> None:
-        """Take the weights after ``step`` steps, counted from 0, into the average."""
+        """Add the weights of step ``step``, counted from 0, to the average."""
         if self.decay:
             torch._foreach_lerp_(*self.pairs, weight=1 - min(self.decay, (1 + step) / (10 + step)))
 
     def scored(self) -> nn.Module:
-        """Return the network to score, with the running values that the trained one has now."""
+        """Return the network to score, with the current running statistics of the trained one."""
         if self.decay:
             for mine, theirs in zip(self.network.buffers(), self.source.buffers(), strict=True):
                 mine.copy_(theirs)
@@ -119,13 +119,13 @@ class Average:
 
 @torch.no_grad()
 def recalibrate(network: nn.Module, inputs: Iterable[Tensor]) -> None:
-    """Count the running mean and variance of every BatchNorm anew: plain means over ``inputs``.
+    """Recompute the running mean and variance of every BatchNorm as plain means over ``inputs``.
 
     During training these lag behind the weights and describe augmented images (Izmailov et al. 2018, section 3.2).
 
     Args:
-        network: left in evaluation mode.
-        inputs: batches as the network takes them.
+        network: the network; it is set to evaluation mode.
+        inputs: batches of network input.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     kept = [norm.momentum for norm in norms]

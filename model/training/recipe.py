@@ -81,39 +81,49 @@ class Stage(Section):
 
     size: Annotated[int, Field(ge=16, multiple_of=16)] = Field(description="side of the square, pixels")
     epochs: Annotated[int, Field(ge=1)]
-    learning_rate: Annotated[float, Field(gt=0)] = Field(description="the highest of the stage's schedule")
-    batch_size: Annotated[int, Field(ge=1)] = Field(description="of all processes together")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(description="maximum of the stage's schedule")
+    batch_size: Annotated[int, Field(ge=1)] = Field(description="total over all processes")
 
 
 class TrainParams(Section):
     """Parameters of a training run."""
 
     width: Annotated[float, Field(gt=0, le=4)] = Field(description="share of the paper's channels")
-    norm: Literal["batch", "instance", "group"] = Field(description="what normalises feature maps; batch is the paper")
+    norm: Literal["batch", "instance", "group"] = Field(
+        description="normalisation of feature maps; the paper has batch"
+    )
     defu_net: DEFUNetParams
-    masks: Literal["original", "dilated"] = Field(description="what the network learns to draw")
-    stages: list[Stage] = Field(description="at smaller sizes, before the epochs at the size of the arrays")
+    masks: Literal["original", "dilated"] = Field(description="masks to train on")
+    stages: list[Stage] = Field(
+        description="earlier stages at smaller sizes, before the epochs at the size of the arrays"
+    )
     epochs: Annotated[int, Field(ge=1)]
-    images_per_epoch: Annotated[int, Field(ge=0)] = Field(description="0: as many as the training split has")
-    batch_size: Annotated[int, Field(ge=1)] = Field(description="of all processes together")
-    accumulation: Annotated[int, Field(ge=1)] = Field(description="parts that a batch is computed in, one by one")
+    images_per_epoch: Annotated[int, Field(ge=0)] = Field(
+        description="images per epoch; 0: the size of the training split"
+    )
+    batch_size: Annotated[int, Field(ge=1)] = Field(description="total over all processes")
+    accumulation: Annotated[int, Field(ge=1)] = Field(
+        description="parts of a batch that are computed one after another"
+    )
     optimizer: Literal["adam", "adamw"]
-    learning_rate: Annotated[float, Field(gt=0)] = Field(description="the highest of the schedule")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(description="maximum of the schedule")
     weight_decay: Annotated[float, Field(ge=0)]
     schedule: Literal["cosine", "plateau"]
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="share of all steps in which a cosine's rate rises first"
+        description="share of the steps with a linear warm-up, for cosine"
     )
     plateau: Plateau
     early_stopping: Annotated[int, Field(ge=0)] = Field(description="epochs without a better validation loss; 0: never")
     loss: LossParams
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(description="decay of the average of the weights; 0: no average")
-    batchnorm_momentum: Annotated[float, Field(gt=0, le=1)] = Field(description="PyTorch's: the share of the new batch")
-    recalibrate: bool = Field(description="count BatchNorm's statistics anew for the weights that are kept")
+    batchnorm_momentum: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="PyTorch's momentum: the weight of the new batch"
+    )
+    recalibrate: bool = Field(description="recompute BatchNorm's statistics for the best weights")
     augmentation: Augmentation
     precision: Literal["auto", "float32", "bfloat16", "float16"]
     compile: bool = Field(description="torch.compile the network")
-    activation_checkpointing: bool = Field(description="compute activations twice rather than keep them")
+    activation_checkpointing: bool = Field(description="recompute activations in the backward pass to save memory")
     checkpoint_every: Annotated[int, Field(ge=1)] = Field(description="epochs between full-state checkpoints")
 
     @model_validator(mode="after")

@@ -61,6 +61,24 @@ class Address:
         self._authorise(configuration)
         return configuration
 
+    def kubernetes(self) -> Any:
+        """Return a client of the Kubernetes API around this Kubeflow, or None if none is configured.
+
+        A host says nothing of a cluster; with one, ``kube_context`` names the cluster around it.
+        """
+        from kubernetes import client, config  # type: ignore[import-untyped]
+
+        try:
+            if "KUBERNETES_SERVICE_HOST" in os.environ and self.kube_context is None:
+                settings = client.Configuration()
+                config.load_incluster_config(client_configuration=settings)
+                return client.ApiClient(settings)
+            if self.host is None or self.kube_context is not None:
+                return config.new_client_from_config(os.environ.get("KUBECONFIG") or None, self.kube_context)
+        except (config.ConfigException, OSError):
+            return None
+        return None
+
     def user_namespace(self) -> str | None:
         """Return the namespace option, or the pod's namespace if the option is None."""
         if self.namespace is None and POD_NAMESPACE.exists():
@@ -69,7 +87,7 @@ class Address:
 
     def _through_kubernetes(self, configuration: Any) -> None:
         """Connect through the proxy of the Kubernetes API server, with the user's kubeconfig."""
-        from kubernetes import config  # type: ignore[import-untyped]
+        from kubernetes import config
 
         try:
             # Passed here because the library read its default when it was imported.

@@ -72,7 +72,7 @@ class Backoff:
         spent = time.monotonic() + pause > self._end or (trouble.status == 500 and self._tries >= TRIES_AT_500)
         if not trouble.passing or spent:
             raise trouble
-        self._tell(f"{trouble}; next try in {pause:.1g} s")
+        self._tell(f"{trouble}; next try in {pause:.1f} s")
         time.sleep(pause * random.uniform(0.8, 1.0))
         self._pause = min(self._pause * 2, LONGEST_PAUSE)
 
@@ -92,10 +92,16 @@ class PatientClient(kfp_server_api.ApiClient):  # type: ignore[misc]
 
     def text(self, path: str) -> str:
         """Return the body of a response that is not JSON, for example a log."""
-        headers: dict[str, Any] = {"Accept": "*/*"}
+        return str(self._get(path, "*/*", False).data.decode(errors="replace"))
+
+    def json(self, path: str) -> Any:
+        """Return the parsed body of a response that kfp's generated client does not know."""
+        return json.loads(self._get(path, "application/json", True).data)
+
+    def _get(self, path: str, accept: str, expects_json: bool) -> Any:
+        headers: dict[str, Any] = {"Accept": accept}
         self.update_params_for_auth(headers, [], ["Bearer"])
-        answer = self._request("GET", self.configuration.host + path, False, headers=headers)
-        return str(answer.data.decode(errors="replace"))
+        return self._request("GET", self.configuration.host + path, expects_json, headers=headers)
 
     def once(self, send: Callable[[], Found], look: Callable[[], Found | None]) -> Found:
         """Send a request that is not idempotent, with retries.

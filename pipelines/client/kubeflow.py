@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -17,11 +18,13 @@ import kfp_server_api as api  # type: ignore[import-untyped]
 from core.errors import UserError
 from pipelines.client.address import Address
 from pipelines.client.http import PatientClient, RequestError, Tell, wrong_place
-from pipelines.client.runs import CANCELED, ENDED, FAILED, Run, Schedule, run_of, schedule_of
+from pipelines.client.pods import Pods
+from pipelines.client.runs import CANCELING, ENDED, GONE, Run, Schedule, run_of, schedule_of, with_tasks, with_workflow
+from pipelines.client.workflow import CANCELED, FAILED, PENDING, Row
 
 LOG = "/apis/v1alpha1/runs/{}/nodes/{}/log"
-# Argo names pods <workflow>-<template>-<hash>; the API lists nodes, which are named <workflow>-<hash>.
-TEMPLATES = ("system-container-impl", "retry-system-container-impl")
+# The old API's answer has the whole Argo Workflow, which v2beta1 leaves out: reasons, attempts, nodes, pods.
+WITH_WORKFLOW = "/apis/v1beta1/runs/{}"
 
 
 class Kubeflow:
@@ -51,6 +54,24 @@ class Kubeflow:
         self.namespace = address.user_namespace() if health.multi_user else None
         if health.multi_user and not self.namespace:
             raise UserError(f"{self.host}: serves several users; say --namespace, the name of your profile")
+        self._system_namespace = address.system_namespace
+        self._through_kubernetes = "/services/ml-pipeline:" in self.host
+        kubernetes = address.kubernetes()
+        self._pods = Pods(kubernetes) if kubernetes else None
+
+    def page(self, run_id: str) -> str:
+        """Return the address of a run's page, or how to open it where the host is the API alone."""
+        path = f"/#/runs/details/{run_id}"
+        if not self._through_kubernetes and self._has_pages():
+            return f"{self.host}{path}"
+        forward = f"kubectl port-forward -n {self._system_namespace} svc/ml-pipeline-ui 8080:80"
+        return f"its page: http://localhost:8080{path} after {forward}"
+
+    def _has_pages(self) -> bool:
+        try:
+            return "<html" in self._client.text("/").lower()
+        except RequestError:
+            return False
 
     def experiment(self, name: str, create: bool = False) -> str:
         """Return the id of an experiment; if it is missing, create it or raise a UserError that lists the others."""
@@ -140,6 +161,15 @@ class Kubeflow:
         except RequestError as trouble:
             raise _not_found(trouble, "schedule", schedule_id, "schedules") from None
 
+    def pause(self, schedule_id: str, paused: bool = True) -> None:
+        """Pause a recurring run, or resume it."""
+        disable = self._schedules.recurring_run_service_disable_recurring_run
+        ask = disable if paused else self._schedules.recurring_run_service_enable_recurring_run
+        try:
+            self._client.once(lambda: ask(recurring_run_id=schedule_id), lambda: None)
+        except RequestError as trouble:
+            raise _not_found(trouble, "schedule", schedule_id, "schedules") from None
+
     def runs(self, limit: int, experiment_id: str | None = None) -> list[Run]:
         """Return the newest ``limit`` runs, newest first."""
         where: dict[str, Any] = {"experiment_id": experiment_id} if experiment_id else self._everywhere
@@ -147,11 +177,43 @@ class Kubeflow:
         return [run_of(each) for each in listed]
 
     def run(self, run_id: str) -> Run:
-        """Return a run with its tasks."""
+        """Return a run with its steps, as far as the server has them."""
         try:
-            return run_of(self._runs.run_service_get_run(run_id=run_id))
+            found = self._runs.run_service_get_run(run_id=run_id)
         except RequestError as trouble:
             raise _not_found(trouble, "run", run_id, "runs") from None
+        run, manifest = run_of(found), self._manifest(run_id)
+        detailed = with_workflow(run, found, manifest) if manifest else None
+        return self._asked_kubernetes(detailed) if detailed else with_tasks(run, found)
+
+    def _manifest(self, run_id: str) -> dict[str, Any] | None:
+        """Return the Argo Workflow of a run; None from a server without the v1beta1 API."""
+        try:
+            answer = self._client.json(WITH_WORKFLOW.format(quote(run_id)))
+        except RequestError as trouble:
+            if trouble.status in (403, 404, 501):
+                return None
+            raise
+        text = (answer.get("pipeline_runtime") or {}).get("workflow_manifest")
+        return json.loads(text) if text else None
+
+    def _asked_kubernetes(self, run: Run) -> Run:
+        """Return the run with what Kubernetes adds: a workflow that is gone, and why a pod waits."""
+        if run.state in ENDED:
+            return run
+        exists = self._pods.has_workflow(run.namespace, run.workflow) if self._pods else None
+        if exists is False:
+            return replace(run, state=GONE)
+        return replace(run, confirmed=bool(exists), rows=tuple(self._with_reason(run, row) for row in run.rows))
+
+    def _with_reason(self, run: Run, row: Row) -> Row:
+        if row.state != PENDING or row.reason or not row.attempts:
+            return row
+        pod = row.attempts[-1].pod
+        if run.queue:
+            why = self._pods.why_queued(run.namespace, pod) if self._pods else ""
+            return replace(row, reason=f"waits in queue {run.queue}{f': {why}' if why else ''}")
+        return replace(row, reason=self._pods.last_warning(run.namespace, pod) if self._pods else "")
 
     def cancel(self, run_id: str) -> None:
         """Request the termination of a run."""
@@ -160,30 +222,34 @@ class Kubeflow:
             raise UserError(f"run {run_id}: has ended ({run.state}); there is nothing to cancel")
         self._client.once(
             lambda: self._runs.run_service_terminate_run(run_id=run_id),
-            lambda: True if self.run(run_id).state in (*ENDED, "CANCELING") else None,
+            lambda: True if self.run(run_id).state in (*ENDED, CANCELING) else None,
         )
 
     def retry(self, run_id: str) -> None:
-        """Run the failed tasks of a run again; those that succeeded keep their results."""
+        """Run the failed steps of a run again; those that succeeded keep their results."""
         run = self.run(run_id)
-        if run.state not in (FAILED, CANCELED):
+        if run.state not in (FAILED, CANCELED, GONE):
             raise UserError(f"run {run_id}: is {run.state}; only a failed or cancelled run can be retried")
-        self._client.once(
-            lambda: self._runs.run_service_retry_run(run_id=run_id),
-            lambda: True if self.run(run_id).state not in ENDED else None,
-        )
+        try:
+            self._client.once(
+                lambda: self._runs.run_service_retry_run(run_id=run_id),
+                lambda: True if self.run(run_id).state not in ENDED else None,
+            )
+        except RequestError as trouble:
+            if trouble.status != 409:
+                raise
+            raise UserError(f"run {run_id}: has not ended on the cluster yet; retry it in a minute") from None
 
-    def log(self, run_id: str, node: str) -> str | None:
-        """Return the log of a task's pod, None if the API does not have it."""
-        workflow, _, digest = node.rpartition("-")
-        for pod in (*(f"{workflow}-{template}-{digest}" for template in TEMPLATES if workflow), node):
-            try:
-                return self._client.text(LOG.format(quote(run_id), quote(pod)))
-            except RequestError as trouble:
-                # The API answers with a server error if the pod is gone.
-                if trouble.status not in (404, 409, 500) or not (trouble.from_api or trouble.status == 404):
-                    raise
-        return None
+    def log(self, run_id: str, pod: str) -> str | None:
+        """Return the log of a pod, also of one that is gone if the cluster archives logs; None if there is none."""
+        try:
+            text = self._client.text(LOG.format(quote(run_id), quote(pod)))
+        except RequestError as trouble:
+            # Some versions answer with a server error if the pod is gone.
+            if trouble.status not in (404, 409, 500) or not (trouble.from_api or trouble.status == 404):
+                raise
+            return None
+        return None if _is_error(text) else text
 
     @property
     def _everywhere(self) -> dict[str, str]:
@@ -210,6 +276,15 @@ def _paged(ask: Callable[..., Any], what: str, limit: int | None = None, **optio
         if not token:
             break
     return found[:limit]
+
+
+def _is_error(text: str) -> bool:
+    """Tell whether a log's text is the API's error, which it sends with the status 200."""
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(answer, dict) and "error_message" in answer
 
 
 def _mark() -> str:

@@ -2,41 +2,66 @@
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
-SUCCEEDED, FAILED, CANCELED, SKIPPED = "SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"
-ENDED = (SUCCEEDED, FAILED, CANCELED, SKIPPED)
-# Argo's internal nodes, which are not steps: drivers, containers and groups of steps.
-INTERNAL = re.compile(r"^(root|executor.*|.*-driver|iteration-.*|.*(for-loop|exit-handler|condition)-\d+.*)$")
+from core.cell import Cell
+from core.params import Matrix
+from pipelines.client.workflow import (
+    CANCELED,
+    FAILED,
+    IN_CELL,
+    NOT_RUN,
+    NOT_STARTED,
+    PENDING,
+    RUNNING,
+    SUCCEEDED,
+    Row,
+    rows_of,
+)
+from pipelines.cluster import STEPS
 
-
-@dataclass(frozen=True)
-class Task:
-    """A task of a run; times are None and texts empty if the API does not have them."""
-
-    key: str
-    name: str
-    state: str
-    started: datetime | None
-    ended: datetime | None
-    error: str
-    nodes: tuple[str, ...]
+SKIPPED, CANCELING = "SKIPPED", "CANCELING"
+GONE = "GONE"  # its workflow was deleted before it ended, so that Kubeflow calls it RUNNING for good
+ENDED = (SUCCEEDED, FAILED, CANCELED, SKIPPED, GONE)
+QUEUE = "kueue.x-k8s.io/queue-name"  # the label by which Kueue finds a pod's queue
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run with its tasks, in order of start time."""
+    """A run of the pipeline.
+
+    Attributes:
+        state: Kubeflow's state; CANCELED for a run that Kubeflow ends as FAILED after somebody cancelled it.
+        rows: its steps in the graph's order; empty in a list of runs.
+        detailed: whether the rows come from the Argo Workflow; without it cells, attempts, nodes and reasons are
+            unknown.
+        workflow: the name of the Argo Workflow, and its namespace; empty if not detailed.
+        queue: the Kueue queue in which its pods wait; empty if there is none.
+        confirmed: whether Kubernetes itself says that the workflow exists.
+    """
 
     id: str
     name: str
     state: str
     created: datetime | None
     ended: datetime | None
-    error: str
-    tasks: tuple[Task, ...]
+    error: str = ""
+    rows: tuple[Row, ...] = ()
+    detailed: bool = False
+    workflow: str = ""
+    namespace: str = ""
+    queue: str = ""
+    confirmed: bool = False
+
+    @property
+    def changed(self) -> datetime | None:
+        """The last start or end of one of its pods."""
+        times = [time for row in self.rows for each in row.attempts for time in (each.started, each.ended) if time]
+        return max(times, default=self.created)
 
 
 @dataclass(frozen=True)
@@ -52,40 +77,78 @@ class Schedule:
 
 
 def run_of(found: Any) -> Run:
-    """Convert a run of kfp's client."""
-    titles = _titles(found.pipeline_spec or {})
-    details = (found.run_details and found.run_details.task_details) or ()
-    tasks = [
-        Task(
-            each.task_id or each.display_name,
-            titles.get(each.display_name, each.display_name),
-            each.state or "PENDING",
-            _time(each.start_time),
-            _time(each.end_time),
-            (each.error and each.error.message) or "",
-            tuple(filter(None, [each.pod_name, *(child.pod_name for child in each.child_tasks or ())])),
-        )
-        for each in details
-        if each.display_name and not INTERNAL.match(each.display_name)
-    ]
-    tasks.sort(key=lambda task: task.started or datetime.max.replace(tzinfo=UTC))
+    """Convert a run of kfp's client, without its steps."""
+    history = [each.state for each in found.state_history or ()]
+    state = found.state or PENDING
+    if state == FAILED and CANCELING in history[_last(history, RUNNING) :]:
+        state = CANCELED  # Kubeflow never writes CANCELED
     error = (found.error and found.error.message) or ""
-    state = found.state or "PENDING"
-    return Run(
-        found.run_id, found.display_name, state, _time(found.created_at), _time(found.finished_at), error, tuple(tasks)
-    )
+    return Run(found.run_id, found.display_name, state, _time(found.created_at), _time(found.finished_at), error)
 
 
-def _titles(spec: dict[str, Any]) -> dict[str, str]:
-    """Return the display names of all tasks by their names in Argo."""
-    pipeline = spec.get("pipeline_spec", spec)
-    graphs = [pipeline.get("root", {}), *pipeline.get("components", {}).values()]
-    tasks = [task for graph in graphs for task in graph.get("dag", {}).get("tasks", {}).items()]
-    return {name: about.get("taskInfo", {}).get("name", name) for name, about in tasks}
+def with_workflow(run: Run, found: Any, manifest: dict[str, Any]) -> Run | None:
+    """Return the run with its steps from the Argo Workflow; None if the server left its nodes out.
+
+    Args:
+        run: the run.
+        found: the run of kfp's client.
+        manifest: ``pipeline_runtime.workflow_manifest`` of the v1beta1 API.
+    """
+    about, spec = manifest["metadata"], manifest.get("spec") or {}
+    # The history may lack CANCELING; a cancelled workflow has a deadline of 0.
+    if run.state == FAILED and spec.get("activeDeadlineSeconds") == 0:
+        run = replace(run, state=CANCELED)
+    components = [name.removeprefix("comp-") for name in _spec(found).get("components", ())]
+    rows = rows_of(manifest, cells_of(found), run.state in ENDED, run.state == CANCELED, components)
+    if rows is None:
+        return None
+    where = {"workflow": about["name"], "namespace": about.get("namespace", ""), "queue": _queue(found)}
+    return replace(run, rows=tuple(rows), detailed=True, **where)
+
+
+def with_tasks(run: Run, found: Any) -> Run:
+    """Return the run with what the v2beta1 API says of its steps: their states, without cells and reasons."""
+    details = (found.run_details and found.run_details.task_details) or ()
+    missing = NOT_RUN if run.state in ENDED else NOT_STARTED
+    known = sorted((task for task in details if task.display_name in STEPS), key=lambda task: task.task_id)
+    rows = [
+        Row(step, f"cell {number}, not known which" if step in IN_CELL else "", task.state or missing)
+        for step in STEPS
+        for number, task in enumerate((task for task in known if task.display_name == step), 1)
+    ]
+    return replace(run, rows=tuple(rows))
+
+
+def cells_of(found: Any) -> list[str]:
+    """Return the cells of a run's matrix in its order; none if it is not a run of this pipeline."""
+    given = (found.runtime_config and found.runtime_config.parameters) or {}
+    declared = _spec(found).get("root", {}).get("inputDefinitions", {}).get("parameters", {})
+    text = given.get("matrix") or declared.get("matrix", {}).get("defaultValue")
+    try:
+        matrix = Matrix(**json.loads(text or ""))
+    except (ValueError, TypeError):
+        return []
+    return [cell.folder.as_posix() for cell in Cell.every(matrix.networks, matrix.scenarios, matrix.seeds)]
+
+
+def _spec(found: Any) -> dict[str, Any]:
+    spec = found.pipeline_spec if isinstance(found.pipeline_spec, dict) else {}
+    inner = spec.get("pipeline_spec", spec)
+    return inner if isinstance(inner, dict) else {}
+
+
+def _queue(found: Any) -> str:
+    """Return the queue that the compiled pipeline names among its pods' labels."""
+    match = re.search(rf'"{re.escape(QUEUE)}": "([^"]+)"', json.dumps(found.pipeline_spec or {}))
+    return match[1] if match else ""
+
+
+def _last(history: list[str], state: str) -> int:
+    return max((number for number, each in enumerate(history) if each == state), default=0)
 
 
 def _time(moment: datetime | None) -> datetime | None:
-    """Return a time, or None for the API's placeholder, the year 1970."""
+    """Return a time, or None for the API's placeholders, the years 1 and 1970."""
     return None if moment is None or moment.year <= 1970 else moment
 
 

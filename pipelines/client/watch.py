@@ -1,23 +1,27 @@
-"""Show runs in a terminal or a log, and wait until they end."""
+"""Show the progress of a run in a terminal or a log, and wait until it ends."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable
 from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.client.runs import CANCELED, ENDED, FAILED, SUCCEEDED, Run, Task
+from pipelines.client import render
+from pipelines.client.render import cells_done, line_of, seconds, shortened
+from pipelines.client.runs import ENDED, Run
+from pipelines.client.workflow import CACHED, CANCELED, FAILED, NOT_RUN, NOT_STARTED, PENDING, RUNNING, SUCCEEDED, Row
 
 # The exit codes of --wait; 0 is success, 1 a user error, 2 a usage error.
 CODES = {SUCCEEDED: 0, CANCELED: 4}
-FAILURE, TIMED_OUT = 3, 5
-COLOURS = {SUCCEEDED: "green", FAILED: "red", CANCELED: "yellow", "RUNNING": "cyan"}
+FAILURE, TIMED_OUT, PENDING_TOO_LONG = 3, 5, 6
+COLOURS = {SUCCEEDED: "green", CACHED: "green", FAILED: "red", CANCELED: "yellow", PENDING: "yellow", RUNNING: "cyan"}
+LONG_PENDING = 60.0  # seconds after which a waiting pod is reported with its reason
 
 
 class View(Protocol):
@@ -31,43 +35,58 @@ class View(Protocol):
 
 
 class Lines:
-    """One line for every change of state: for logs."""
+    """One line for every change of a step: for logs."""
 
     def __init__(self, console: Console) -> None:
-        self._console, self._seen = console, dict[str, str]()
+        self._console, self._seen, self._done = console, dict[str, tuple[str, ...]](), 0
 
     def show(self, run: Run) -> None:
-        """Print the states that changed since the last call."""
-        names = numbered(run.tasks)
-        for key, name, state in [
-            *((task.key, names[task.key], task.state) for task in run.tasks),
-            ("", "run", run.state),
-        ]:
-            if self._seen.get(key) != state:
-                self._seen[key] = state
-                now = datetime.now(UTC).strftime("%H:%M:%S")
-                self._console.print(Text(f"{now}  {state:<10} {name}"), soft_wrap=True)
+        """Print the steps that changed since the last call, and the cells that were completed."""
+        for row in run.rows:
+            # Every pod waits for some seconds: the reason is worth a line once the wait is long.
+            why = shortened(row.reason, 200) if row.state != PENDING or pending_seconds(row) > LONG_PENDING else ""
+            attempt = f"attempt {len(row.attempts)}" if len(row.attempts) > 1 else ""
+            waits = f"for {seconds(pending_seconds(row))}" if row.state == PENDING and why else ""
+            words = (row.state, row.name, attempt, waits and "waits", why)
+            silent = row.state in (NOT_STARTED, NOT_RUN) and row.name not in self._seen
+            if self._seen.get(row.name) != words and not silent:
+                details = " ".join(filter(None, [attempt, waits]))
+                self._print(row.state, row.name + f", {details}" * bool(details) + f": {why}" * bool(why))
+                self._seen[row.name] = words
+        done, cells = cells_done(run)
+        if done > self._done:
+            self._done = done
+            self._print("", progress_words(run, done, cells))
+        if self._seen.get("") != (run.state,):
+            self._seen[""] = (run.state,)
+            self._print(run.state, "run")
+
+    def _print(self, state: str, text: str) -> None:
+        now = render.now().strftime("%H:%M:%S")
+        self._console.print(Text(f"{now}  {state:<11} {text}"), soft_wrap=True)
 
     def close(self) -> None:
         """Do nothing."""
 
 
 class Board:
-    """A table that is updated in place: for terminals."""
+    """A table with a bar of completed cells that is updated in place: for terminals."""
 
     def __init__(self, console: Console) -> None:
         self._live = Live(console=console, auto_refresh=False)
         self._live.start()
 
     def show(self, run: Run) -> None:
-        """Redraw the table of all tasks."""
+        """Redraw the table of all steps."""
         table = Table(title=Text(f"{run.name}: {run.state}"), title_justify="left", box=None)
-        for head in ("task", "state", "time"):
-            table.add_column(head)
-        names = numbered(run.tasks)
-        for task in run.tasks:
-            table.add_row(names[task.key], Text(task.state, COLOURS.get(task.state, "")), duration(task))
-        self._live.update(table, refresh=True)
+        for head in ("step", "state", "attempt", "time", "node", "reason"):
+            table.add_column(head, overflow="fold", no_wrap=head == "state")
+        for row in run.rows:
+            name, state, *others = line_of(row)
+            table.add_row(Text(name), Text(state, COLOURS.get(state, "")), *map(Text, others))
+        done, cells = cells_done(run)
+        bar = ProgressBar(total=max(cells, 1), completed=done, width=40)
+        self._live.update(Group(table, bar, Text(progress_words(run, done, cells))), refresh=True)
 
     def close(self) -> None:
         """Stop the live display."""
@@ -80,14 +99,40 @@ def view() -> View:
     return Board(console) if console.is_terminal else Lines(console)
 
 
-def wait(get: Callable[[], Run], shown: View, every: float, limit: float | None) -> Run:
-    """Poll and show a run until it ends or the time limit is over, and return its last state.
+def progress_words(run: Run, done: int, cells: int) -> str:
+    """Return the cells done, and an estimate of the time for the others from the rate so far."""
+    words = f"{done} of {cells} cells done"
+    starts = [row.started for row in run.rows if row.cell and row.started]
+    if not done or done == cells or not starts:
+        return words
+    ends = [row.ended for row in run.rows if row.cell and row.ended]
+    last = max(ends, default=render.now())
+    return f"{words}, about {seconds((last - min(starts)).total_seconds() / done * (cells - done))} left"
+
+
+def pending_seconds(row: Row) -> float:
+    """Return for how long the last pod of a step has waited for its start; 0 if it does not wait."""
+    if row.state != PENDING or not row.attempts or row.attempts[-1].started is None:
+        return 0
+    return (render.now() - row.attempts[-1].started).total_seconds()
+
+
+def pending_too_long(run: Run, limit: float | None) -> Row | None:
+    """Return the first step whose pod has waited longer than ``limit`` seconds."""
+    return next((row for row in run.rows if limit is not None and pending_seconds(row) > limit), None)
+
+
+def wait(
+    get: Callable[[], Run], shown: View, every: float, limit: float | None, pending_limit: float | None = None
+) -> Run:
+    """Poll and show a run until it ends or a time limit is over, and return its last state.
 
     Args:
         get: fetches the run.
         shown: shows it.
         every: polling interval in seconds.
         limit: time limit in seconds; None: none.
+        pending_limit: seconds that a pod may wait for its start; None: any time.
     """
     end = None if limit is None else time.monotonic() + limit
     try:
@@ -95,61 +140,15 @@ def wait(get: Callable[[], Run], shown: View, every: float, limit: float | None)
             run = get()
             shown.show(run)
             remaining = every if end is None else end - time.monotonic()
-            if run.state in ENDED or remaining <= 0:
+            if run.state in ENDED or remaining <= 0 or pending_too_long(run, pending_limit):
                 return run
             time.sleep(min(every, remaining))
     finally:
         shown.close()
 
 
-def code(run: Run) -> int:
+def code(run: Run, pending_limit: float | None = None) -> int:
     """Return the exit code for the state of a run after :func:`wait`."""
-    return CODES.get(run.state, FAILURE if run.state in ENDED else TIMED_OUT)
-
-
-def numbered(tasks: Iterable[Task]) -> dict[str, str]:
-    """Return the tasks' names by key; repeated names, from a loop, get a number."""
-    keys: dict[str, list[str]] = {}
-    for task in tasks:
-        keys.setdefault(task.name, []).append(task.key)
-    return {
-        key: name if len(same) == 1 else f"{name} ({number})"
-        for name, same in keys.items()
-        for number, key in enumerate(same, 1)
-    }
-
-
-def duration(span: Run | Task) -> str:
-    """Return the duration of a run or task until its end or now, for example ``1 h 02 min``."""
-    start = span.created if isinstance(span, Run) else span.started
-    if start is None:
-        return ""
-    seconds = max(0, round(((span.ended or datetime.now(UTC)) - start).total_seconds()))
-    if seconds < 60:
-        return f"{seconds} s"
-    minutes, seconds = divmod(seconds, 60)
-    return f"{minutes} min {seconds:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def moment(time_: datetime | None) -> str:
-    """Return a time in UTC, to the second."""
-    return time_.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S") if time_ else ""
-
-
-def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as text with aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
-def render_run(run: Run) -> str:
-    """Return a run and its tasks as text."""
-    names = numbered(run.tasks)
-    rows = [("task", "state", "time"), *((names[task.key], task.state, duration(task)) for task in run.tasks)]
-    head = [f"run      {run.id}", f"name     {run.name}", f"state    {run.state}", f"created  {moment(run.created)}"]
-    errors = [
-        f"error    {text}" for text in (run.error, *(f"{t.name}: {t.error}" for t in run.tasks if t.error)) if text
-    ]
-    return "\n".join([*head, f"time     {duration(run)}", *errors, *(["", columns(rows)] if run.tasks else [])])
+    if run.state in ENDED:
+        return CODES.get(run.state, FAILURE)
+    return PENDING_TOO_LONG if pending_too_long(run, pending_limit) else TIMED_OUT

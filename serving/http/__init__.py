@@ -20,7 +20,8 @@ def serve(settings: Settings, log_level: str = "info") -> None:
         log_level: level of the log on standard output: debug, info, warning or error.
 
     Raises:
-        UserError: the address cannot be bound, or the first model cannot be loaded.
+        UserError: the address cannot be bound, or is open to others without key and TLS; the first model cannot be
+            loaded.
     """
     import os
 
@@ -29,10 +30,12 @@ def serve(settings: Settings, log_level: str = "info") -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
     from serving.http.app import make_app
+    from serving.http.guard import make_guard
     from serving.http.logs import configure, say
     from serving.http.server import listen, make_server, prepare_process
     from serving.http.service import Service
 
+    guard = make_guard(settings)
     configure(log_level)
     service = Service(settings)
     failed: list[BaseException] = []
@@ -40,7 +43,7 @@ def serve(settings: Settings, log_level: str = "info") -> None:
         # The port is shared with a ready service: this one must not get requests before it is ready.
         service.loader.first()
     sock = listen(settings)
-    server = make_server(make_app(service), settings, service.stop)
+    server = make_server(make_app(service, guard), settings, service.stop)
 
     def load() -> None:
         try:

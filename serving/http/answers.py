@@ -82,7 +82,7 @@ def choose(form: Form | None, accept: str) -> Form:
         if kind in known and quality > best[0]:
             best = (quality, known[kind])
     if best[1] is None:
-        raise HTTPException(406, "answers are application/json or image/png; say which in Accept, or ?format=")
+        raise HTTPException(406, "responses are application/json or image/png; set Accept or ?format=")
     return best[1]
 
 

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator
 from core import __version__
 from serving.http import pages
 from serving.http.answers import Form, Picture, Prediction, Problem, choose
+from serving.http.guard import Guard
 from serving.http.middleware import Middleware
 from serving.http.service import Service
 
@@ -31,22 +32,23 @@ BODY = {
     },
 }
 REFUSALS = {
-    400: "the form cannot be read, or holds no file",
-    406: "nothing that Accept allows is made here",
-    408: "the body came too slowly",
+    400: "the form cannot be read, or holds no file; an unknown host; two lengths",
+    401: "a key is missing or wrong",
+    406: "Accept allows no media type of this service",
+    408: "the body arrived too slowly",
     413: "too many bytes or pixels",
     415: "Content-Encoding other than identity",
-    422: "no X-ray that can be used, or a wrong parameter",
+    422: "not a usable X-ray, or an invalid parameter",
     503: "busy, or no model loaded yet; see Retry-After",
-    504: "not done in time",
+    504: "timeout",
 }
 ABOUT = (
     "Finds the lungs in a frontal chest X-ray. A research tool: not a medical device, and not for diagnosis. "
-    "The kind of a file is told from its content: PNG, JPEG, TIFF or DICOM."
+    "The file format is detected from the content: PNG, JPEG, TIFF or DICOM."
 )
 
 
-def make_app(service: Service) -> Middleware:
+def make_app(service: Service, guard: Guard) -> Middleware:
     """Return the ASGI application of a service."""
     app = FastAPI(title="Lung segmentation", version=__version__, description=ABOUT, docs_url=None, redoc_url=None)
     _predict(app, service)
@@ -62,16 +64,16 @@ def make_app(service: Service) -> Middleware:
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"detail": "an error of the service's own; its log has it"}, 500)
+        return JSONResponse({"detail": "internal error; see the service's log"}, 500)
 
-    return Middleware(app, service.metrics, lambda: service.stopping)
+    return Middleware(app, service.metrics, guard, lambda: service.stopping)
 
 
 def _predict(app: FastAPI, service: Service) -> None:
     responses: dict[int | str, dict[str, Any]] = {
         status: {"model": Problem, "description": text} for status, text in REFUSALS.items()
     }
-    responses[200] = {"description": "what was found", "model": Prediction, "content": {"image/png": {"schema": FILE}}}
+    responses[200] = {"description": "the result", "model": Prediction, "content": {"image/png": {"schema": FILE}}}
 
     @app.post(
         "/predict",
@@ -84,12 +86,12 @@ def _predict(app: FastAPI, service: Service) -> None:
         request: Request,
         format: Annotated[
             Form | None,
-            Query(description="what is answered; left out, Accept decides: image/png is the mask, else JSON"),
+            Query(description="format of the response; default: Accept decides, image/png is the mask, else JSON"),
         ] = None,
         include: Annotated[
             list[Picture],
             BeforeValidator(_names),
-            Query(description="pictures that a JSON answer brings along: include=mask,image, or include several times"),
+            Query(description="pictures to include in a JSON response: include=mask,image, or repeat include"),
         ] = [],  # noqa: B006
     ) -> Response:
         """Send the file as the whole body, or as the one file of a form."""
@@ -116,7 +118,7 @@ def _watching(app: FastAPI, service: Service) -> None:
     @app.get(
         "/ready",
         summary="Whether a model is loaded and new requests should come here",
-        responses={503: {"description": "not yet, or no more"}},
+        responses={503: {"description": "no model loaded yet, or stopping"}},
     )
     async def ready() -> JSONResponse:
         return JSONResponse(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import HTTPException
@@ -18,26 +21,36 @@ RETRY = {"Retry-After": "1"}
 
 
 class Budget:
-    """A limit that all requests share; a request that exceeds it is answered 503."""
+    """A limit that all requests share; a request that exceeds it is answered 503.
 
-    def __init__(self, whole: float, what: str) -> None:
-        self.whole, self.what, self.taken = whole, what, 0.0
+    Args:
+        whole: the limit.
+        what: what is limited, for the answer.
+        of_one: the limit of one client; None: the whole.
+    """
+
+    def __init__(self, whole: float, what: str, of_one: float | None = None) -> None:
+        self.whole, self.what, self.of_one = whole, what, whole if of_one is None else min(of_one, whole)
+        self.taken, self.taken_by = 0.0, Counter[str]()
 
     @contextmanager
-    def share(self) -> Iterator[Share]:
-        """Yield a share of the budget, released at the end of the block."""
-        share = Share(self)
+    def share(self, client: str = "") -> Iterator[Share]:
+        """Yield a client's share of the budget, released at the end of the block."""
+        share = Share(self, client)
         try:
             yield share
         finally:
             self.taken -= share.taken
+            self.taken_by[client] -= int(share.taken)
+            if self.taken_by[client] <= 0:
+                del self.taken_by[client]
 
 
 class Share:
     """The part of a :class:`Budget` that one request uses."""
 
-    def __init__(self, budget: Budget) -> None:
-        self.budget, self.taken = budget, 0.0
+    def __init__(self, budget: Budget, client: str) -> None:
+        self.budget, self.client, self.taken = budget, client, 0.0
 
     def take(self, amount: float) -> None:
         """Add ``amount`` to the share.
@@ -45,10 +58,12 @@ class Share:
         Raises:
             HTTPException: 503, the budget is used up.
         """
-        if self.budget.taken + amount > self.budget.whole:
+        too_much = self.budget.taken + amount > self.budget.whole
+        if too_much or self.budget.taken_by[self.client] + amount > self.budget.of_one:
             raise HTTPException(503, f"the service is busy: too many {self.budget.what} at once; try again", RETRY)
         self.taken += amount
         self.budget.taken += amount
+        self.budget.taken_by[self.client] += int(amount)
 
 
 class _Form(MultiPartParser):
@@ -65,13 +80,28 @@ def is_form(request: Request) -> bool:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data"
 
 
-async def read_file(request: Request, max_mb: float, seconds: float, share: Share) -> bytes:
+@dataclass(frozen=True)
+class Pace:
+    """How slowly a body may come.
+
+    Attributes:
+        seconds: timeout for the body.
+        pause: seconds without a byte, and before the rate counts.
+        least: least rate in bytes a second.
+    """
+
+    seconds: float
+    pause: float
+    least: float
+
+
+async def read_file(request: Request, max_mb: float, pace: Pace, share: Share) -> bytes:
     """Return the file of a request: the whole body, or the one file of a form.
 
     Args:
         request: the request; its body must be unread.
         max_mb: size limit in megabytes (10^6 bytes); reading stops at the first byte above it.
-        seconds: timeout for the body.
+        pace: how slowly the body may come.
         share: share of the memory budget; grows with the bytes read.
 
     Raises:
@@ -80,14 +110,14 @@ async def read_file(request: Request, max_mb: float, seconds: float, share: Shar
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
-        raise HTTPException(415, f"Content-Encoding {encoding[:40]!r} is not taken; send the file as it is")
+        raise HTTPException(415, f"Content-Encoding {encoding[:40]!r} is not supported; send the file as it is")
     limit = int(max_mb * MEGA) + (MULTIPART_EXTRA if is_form(request) else 0)
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limit:
         raise too_large(max_mb)
     try:
-        async with asyncio.timeout(seconds):
-            chunks = _chunks(request, limit, max_mb, share)
+        async with asyncio.timeout(pace.seconds):
+            chunks = _chunks(request, limit, max_mb, pace, share)
             if is_form(request):
                 return await _file_of_form(request, chunks, limit)
             body = bytearray()
@@ -95,9 +125,9 @@ async def read_file(request: Request, max_mb: float, seconds: float, share: Shar
                 body += chunk
             return bytes(body)
     except TimeoutError:
-        raise HTTPException(408, f"the request's body did not come within {seconds:g} s") from None
+        raise HTTPException(408, f"the request's body did not arrive within {pace.seconds:g} s") from None
     except ClientDisconnect:
-        raise HTTPException(400, "the request's body ended before its time") from None
+        raise HTTPException(400, "the request's body is incomplete") from None
 
 
 def too_large(max_mb: float) -> HTTPException:
@@ -105,10 +135,19 @@ def too_large(max_mb: float) -> HTTPException:
     return HTTPException(413, f"the file is larger than the {max_mb:g} MB allowed")
 
 
-async def _chunks(request: Request, limit: int, max_mb: float, share: Share) -> AsyncGenerator[bytes, None]:
-    total = 0
-    async for chunk in request.stream():
+async def _chunks(request: Request, limit: int, max_mb: float, pace: Pace, share: Share) -> AsyncGenerator[bytes, None]:
+    total, began, stream = 0, time.monotonic(), request.stream()
+    while True:
+        try:
+            async with asyncio.timeout(pace.pause):
+                chunk = await anext(stream)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise HTTPException(408, f"the request's body paused for more than {pace.pause:g} s") from None
         total += len(chunk)
+        if (passed := time.monotonic() - began) > pace.pause and total < pace.least * passed:
+            raise HTTPException(408, f"the request's body comes at less than {pace.least / 1000:g} kB a second")
         if total > limit:
             raise too_large(max_mb)
         share.take(len(chunk))
@@ -127,7 +166,7 @@ async def _file_of_form(request: Request, chunks: AsyncGenerator[bytes, None], l
     files = [value for _, value in fields if isinstance(value, UploadFile)]
     if not files:
         raise HTTPException(
-            400, "the form holds no file; send one in a field with a file name, e.g. curl -F file=@xray.png"
+            400, "the form has no file; send one in a field with a file name, e.g. curl -F file=@xray.png"
         )
     try:
         return await files[0].read()

@@ -41,18 +41,18 @@ class Metrics:
             "defunet_batch_size", "Images of a batch.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=self._registry
         )
         self._queue = Gauge("defunet_queue_length", "Images that wait for a batch.", registry=self._registry)
-        self.in_flight = Gauge("defunet_predictions_in_flight", "Images being worked on.", registry=self._registry)
+        self.in_flight = Gauge("defunet_predictions_in_flight", "Images in flight.", registry=self._registry)
         self.flags = Counter("defunet_flags", "Quality flags raised.", ["flag"], registry=self._registry)
         self._model = Gauge(
             "defunet_model_info", "The model in use: always 1.", ["name", "version", "engine"], registry=self._registry
         )
         self.registry_up = Gauge(
-            "defunet_registry_up", "Whether the last look at the registry succeeded.", registry=self._registry
+            "defunet_registry_up", "Whether the last poll of the registry succeeded.", registry=self._registry
         )
         self.load_failures = Counter(
             "defunet_model_load_failures", "Versions that could not be loaded.", registry=self._registry
         )
-        self.swaps = Counter("defunet_model_swaps", "Versions taken into use.", registry=self._registry)
+        self.swaps = Counter("defunet_model_swaps", "Versions loaded and activated.", registry=self._registry)
 
     def watch_queue(self, length: Callable[[], int]) -> None:
         """Set the function that returns the queue's length; it is called at each scrape."""

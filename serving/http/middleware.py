@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
+from starlette.responses import JSONResponse
+
+from serving.http.guard import Guard
 from serving.http.logs import say
 from serving.http.metrics import Metrics
 
@@ -27,7 +30,7 @@ SECURITY = {
 PROBES = ("/health", "/ready", "/metrics")  # polled every few seconds; logged at level info only on failure
 # Limits, in seconds and bytes, on reading and discarding an unread body after the response, so that the client can
 # read the response.
-LINGER, LINGER_BYTES = 2.0, 32_000_000
+LINGER, LINGER_BYTES = 3.0, 256_000_000
 
 
 class Middleware:
@@ -36,21 +39,24 @@ class Middleware:
     Args:
         app: the inner ASGI application.
         metrics: the metrics to update.
+        guard: refuses requests before the application sees them.
         stopping: returns whether the service is stopping; each response then closes its connection.
     """
 
-    def __init__(self, app: Any, metrics: Metrics, stopping: Callable[[], bool]) -> None:
-        self.app, self.metrics, self.stopping = app, metrics, stopping
+    def __init__(self, app: Any, metrics: Metrics, guard: Guard, stopping: Callable[[], bool]) -> None:
+        self.app, self.metrics, self.guard, self.stopping = app, metrics, guard, stopping
 
     async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
         """Handle one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        passing = _Passing(scope, receive, send, self.stopping)
+        refusal = self.guard.refusal(scope)
+        passing = _Passing(scope, receive, send, lambda: self.stopping() or bool(refusal and refusal.close))
         began = time.perf_counter()
+        app = JSONResponse({"detail": refusal.detail}, refusal.status, refusal.headers) if refusal else self.app
         try:
-            await self.app(scope, passing.receive, passing.send)
+            await app(scope, passing.receive, passing.send)
         finally:
             seconds = time.perf_counter() - began
             route = getattr(scope.get("route"), "path", "other")
@@ -72,9 +78,9 @@ class Middleware:
 class _Passing:
     """Wraps ``receive`` and ``send`` of one request."""
 
-    def __init__(self, scope: Message, receive: Any, send: Any, stopping: Callable[[], bool]) -> None:
+    def __init__(self, scope: Message, receive: Any, send: Any, closing: Callable[[], bool]) -> None:
         headers = dict(scope["headers"])
-        self._receive, self._send, self._stopping = receive, send, stopping
+        self._receive, self._send, self._closing = receive, send, closing
         self.unread = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
         self.status, self.bytes_in = 499, 0  # 499: the client disconnected before the response
 
@@ -92,7 +98,7 @@ class _Passing:
             self.status = message["status"]
             headers = [pair for pair in message.get("headers", []) if pair[0].lower().decode() not in SECURITY]
             headers += [(name.encode(), value.encode()) for name, value in SECURITY.items()]
-            if self.unread or self._stopping():
+            if self.unread or self._closing():
                 headers.append((b"connection", b"close"))
             await self._send({**message, "headers": headers})
         elif self.unread and message["type"] == "http.response.body" and not message.get("more_body"):

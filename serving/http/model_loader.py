@@ -198,7 +198,7 @@ def try_out(package: Package, name: str) -> None:
     rows, columns = np.mgrid[:side, : side + 16]
     (found,) = package.segment([((rows + columns) % 256).astype(np.uint8)])
     if found.mask.shape != rows.shape or not (found.probabilities >= 0).all() or not (found.probabilities <= 1).all():
-        raise UserError(f"{name}: the model computes something other than probabilities; register a sound one")
+        raise UserError(f"{name}: the model's output is not a probability; register a correct model")
 
 
 def now() -> str:

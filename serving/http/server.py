@@ -88,7 +88,7 @@ class StoppableServer(Server):
             server.close()
         loop = asyncio.get_running_loop()
         for connection in waiting:
-            await loop.connect_accepted_socket(self._connection, connection)
+            await loop.connect_accepted_socket(self._connection, connection, ssl=self.config.ssl)
         await asyncio.sleep(QUIET)
         await super().shutdown(sockets)
 
@@ -148,7 +148,13 @@ def make_server(app: Any, settings: Settings, on_stop: Callable[[], None]) -> St
         limit_concurrency=settings.max_connections,
         h11_max_incomplete_event_size=MAX_HEADERS,
         timeout_graceful_shutdown=settings.stop_timeout,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
     )
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError is one
+        raise UserError(f"{settings.tls_cert}, {settings.tls_key}: no certificate and key ({error})") from None
     server = StoppableServer(config)
     server.on_stop = on_stop
     return server

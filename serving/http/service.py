@@ -16,7 +16,7 @@ from core.images import ImageError
 from core.parallel import cores
 from serving.http import answers
 from serving.http.batching import Batcher
-from serving.http.bodies import MEGA, RETRY, Budget, Share, read_file
+from serving.http.bodies import MEGA, RETRY, Budget, Pace, Share, read_file
 from serving.http.metrics import Metrics
 from serving.http.model_loader import Loaded, ModelLoader
 from serving.http.settings import Settings
@@ -53,7 +53,9 @@ class Service:
         count = min(MOST_READERS, cores())
         self.readers = ThreadPoolExecutor(count, thread_name_prefix="read")
         self.decoders = Decoders(count, settings.max_megapixels, KEYWORDS)  # others may be patient data
-        self.bodies = Budget(settings.max_mb_at_once * MEGA, "files are being sent")
+        of_one = None if settings.behind_proxy else settings.max_mb_a_client * MEGA
+        self.bodies = Budget(settings.max_mb_at_once * MEGA, "files are being sent", of_one)
+        self.pace = Pace(settings.body_timeout, settings.stall_timeout, settings.least_kb_a_second * 1000)
         self.pixels = Budget(settings.max_megapixels_at_once * MEGA, "large images are being worked on")
         self.stopping = False
         self._in_flight = 0
@@ -82,8 +84,9 @@ class Service:
             HTTPException: as :func:`read_file`; 413 or 422 unusable picture; 503 no model yet, or busy; 504 timeout.
         """
         self._check_room()  # before the body, so that a refused client need not send it
-        with self.bodies.share() as body, self.pixels.share() as pixels:
-            data = await read_file(request, self.settings.max_mb, self.settings.body_timeout, body)
+        client = request.client.host if request.client else ""
+        with self.bodies.share(client) as body, self.pixels.share() as pixels:
+            data = await read_file(request, self.settings.max_mb, self.pace, body)
             with self._place():
                 try:
                     async with asyncio.timeout(self.settings.request_timeout):
@@ -96,7 +99,7 @@ class Service:
     async def _work(self, data: bytes, form: answers.Form, include: Collection[answers.Picture], pixels: Share) -> Done:
         from serving.xray.findings import describe
 
-        until = time.monotonic() + self.settings.request_timeout
+        until = time.monotonic() + min(self.settings.decode_timeout, self.settings.request_timeout)
         try:
             xray = await self._run(self.decoders.read, data, NAME, until)
         except ImageError as error:

@@ -14,6 +14,11 @@ class Settings:
         model: ``models:/name@alias``, which follows promotions, ``models:/name/3``, or a package's folder.
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
+        allowed_hosts: names that the header Host may have, ``*`` for all; empty: the names of the address.
+        api_key_file: file with one key a line, one of which every request must have; None: no key is asked for.
+        tls_cert: PEM file of the certificate chain; None: plain HTTP.
+        tls_key: PEM file of the certificate's private key.
+        behind_proxy: a proxy authenticates and encrypts, and its address is that of many clients.
         reuse_port: share the port with another process, so that a new service can replace a running one.
         engine: a key of ``model.inference.engines.ENGINES``, or ``auto``.
         threads: maximum number of threads of the engine; None: as set by :mod:`model.threads`.
@@ -23,11 +28,15 @@ class Settings:
         max_queue: maximum number of requests in flight; above it 503.
         max_mb: maximum size of a file in megabytes (10^6 bytes).
         max_mb_at_once: maximum size of all bodies being read, in megabytes.
+        max_mb_a_client: maximum size of all bodies being read from one address, in megabytes; not behind a proxy.
         max_megapixels: maximum size of one image, in megapixels.
         max_megapixels_at_once: maximum size of all images in flight, in megapixels; it bounds the memory.
         max_connections: maximum number of open connections; above it 503.
         header_timeout: seconds for a request's headers.
         body_timeout: seconds for a request's body, after its headers.
+        stall_timeout: seconds that a body may pause.
+        least_kb_a_second: least rate of a body after the first seconds (``stall_timeout``), in kilobytes a second.
+        decode_timeout: seconds for decoding a file.
         request_timeout: seconds from the whole body to the response.
         stop_timeout: seconds for the accepted requests after a stop signal.
         poll: seconds between two polls of the registry.
@@ -37,6 +46,11 @@ class Settings:
     model: str
     host: str = "127.0.0.1"
     port: int = 8080
+    allowed_hosts: tuple[str, ...] = ()
+    api_key_file: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    behind_proxy: bool = False
     reuse_port: bool = False
     engine: str = "auto"
     threads: int | None = None
@@ -46,11 +60,15 @@ class Settings:
     max_queue: int = 64
     max_mb: float = 64
     max_mb_at_once: float = 512
+    max_mb_a_client: float = 256
     max_megapixels: float = 40
     max_megapixels_at_once: float = 200
     max_connections: int = 1000
     header_timeout: float = 10
     body_timeout: float = 30
+    stall_timeout: float = 5
+    least_kb_a_second: float = 16
+    decode_timeout: float = 15
     request_timeout: float = 30
     stop_timeout: int = 60
     poll: float = 10

@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.errors import UserError
 from core.files import sha256 as file_sha256
 from core.images import ImageError, encode
 from core.parallel import cores
@@ -107,7 +108,7 @@ def predict(paths: Sequence[str], model: str, out: Path, options: Options) -> Co
         package = load(folder, options.engine)
         print(f"predict: {package.engine.name} ({package.engine.reason})", flush=True)
         weights = file_sha256(folder / WEIGHTS)
-        # A version of the registry lies in <name>/<number>-<id>, see registry.fetch.
+        # The folder of a registry version is <name>/<number>-<id>, see registry.fetch.
         registered = folder.is_relative_to(scratch)
         name = folder.parent.name if registered else package.card.get("name")
         version = folder.name.partition("-")[0] if registered else package.card.get("version")
@@ -171,9 +172,13 @@ class _Run:
             return replace(read, xray=self.decoders.read(data, source.name, until))
         except ImageError as error:
             return replace(read, error=str(error))
+        except UserError:
+            raise
         except TimeoutError:
             hint = f"not decoded after {self.options.timeout:g} s; export it again, or raise --timeout"
             return replace(read, error=f"{source.name}: {hint}")
+        except Exception as error:  # as in _finish
+            return replace(read, error=f"{source.name}: cannot be read ({type(error).__name__}); report it")
 
     def _batches(self, reads: Iterator[_Read]) -> Iterator[list[_Read]]:
         batch: list[_Read] = []
@@ -202,7 +207,12 @@ class _Run:
     def _finish(self, read: _Read, found: Segmentation | None) -> Row:
         row: Row = {"file": read.source.name, "status": "failed", "error": read.error, "sha256": read.sha256}
         if read.xray is not None and found is not None:
-            row |= self._results(read.source.name, read.xray, found)
+            try:
+                row |= self._results(read.source.name, read.xray, found)
+            except UserError:
+                raise
+            except Exception as error:  # whatever one file gives rise to is its row and never the end of the others
+                row["error"] = f"{read.source.name}: its results cannot be made ({type(error).__name__}); report it"
         elif not read.error:
             return self.results.rows[read.source.name]
         self.results.add(row)

@@ -19,33 +19,29 @@ def predict(
         typer.Option(
             "--model",
             "-m",
-            help="A model of the MLflow registry, or a package's folder. Left out: the champion of params.yaml's "
+            help="A model of the MLflow registry, or a package's folder. Default: the champion of params.yaml's "
             "register.model.",
         ),
     ] = None,
-    overlays: Annotated[bool, typer.Option("--overlays", help="Draw every mask over its X-ray as well.")] = False,
+    overlays: Annotated[bool, typer.Option("--overlays", help="Also draw every mask over its X-ray.")] = False,
     seg: Annotated[bool, typer.Option("--seg/--no-seg", help="Write a DICOM SEG for every DICOM.")] = True,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Keep what an earlier run has finished, and do the rest.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Skip the X-rays that an earlier run has finished.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")] = False,
     engine: Annotated[
-        str, typer.Option(help=f"What computes: auto (chosen for the model), {', '.join(ENGINES)}.")
+        str, typer.Option(help=f"Inference engine: auto (chosen for the model), {', '.join(ENGINES)}.")
     ] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="X-rays that go through the network at once.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="X-rays in a batch.")] = 8,
     max_megapixels: Annotated[
         float, typer.Option(min=0.001, help="Larger pictures are refused before they are decoded.")
     ] = 60.0,
-    timeout: Annotated[
-        float, typer.Option(min=0.1, help="Seconds after which a file that is still being decoded is given up.")
-    ] = 60.0,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Timeout for decoding a file, in seconds.")] = 60.0,
 ) -> None:
-    """Write the lungs of X-rays as masks, with areas, symmetry and doubts in results.csv and results.json.
+    """Segment the lungs in X-rays: masks, and areas, symmetry and flags in results.csv and results.json.
 
-    Exit codes: 0 all done, 1 some failed (one line and one row each), 2 a wrong call, 130 interrupted.
+    Exit codes: 0 all done, 1 some failed (one line and one row each), 2 wrong usage, 130 interrupted.
     """
     if resume and overwrite:
-        raise typer.BadParameter("--resume keeps results and --overwrite replaces them; say one of the two")
+        raise typer.BadParameter("--resume keeps results and --overwrite replaces them; use only one of them")
     if engine not in ("auto", *ENGINES):
         raise typer.BadParameter(f"no engine {engine!r}; there are auto, {', '.join(ENGINES)}", param_hint="--engine")
     from registry import champion_uri

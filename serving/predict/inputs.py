@@ -6,11 +6,13 @@ import os
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from glob import glob, has_magic
+from glob import has_magic
+from itertools import takewhile
 from pathlib import Path
 
 from core.errors import UserError
 from core.images import ImageError
+from core.terminal import say
 from serving.predict.outputs import FOLDERS
 from serving.xray.reading import looks_like_dicom
 
@@ -51,17 +53,14 @@ def find(paths: Sequence[str], out: Path) -> list[Input]:
     results = {_absolute(out / folder) for folder, _ in FOLDERS.values()}
     avoided = {_absolute(out), *results}
     for given in paths:
-        pattern = has_magic(given) and not Path(given).exists()
-        matches = glob(given, recursive=True) if pattern else []  # noqa: PTH207 - Path's takes no absolute pattern
+        pattern = has_magic(given) and not os.path.exists(given)  # noqa: PTH110 - Path's raises on a long name
+        matches = _matches(given) if pattern else []
         if pattern and not matches:
-            raise UserError(
-                f"{given}: the pattern matches no file; quote it as it is meant, ** is any depth of folders"
-            )
-        for each in sorted(matches) or [given]:
-            path = _absolute(each)
+            raise UserError(f"{given}: the pattern matches no file; quote it in the shell, ** is any depth of folders")
+        for path in sorted(matches) or [_absolute(given)]:
             if not results.isdisjoint((path, *path.parents)):
                 continue
-            if path.is_dir():
+            if os.path.isdir(path):  # noqa: PTH112 - Path's raises on a long name
                 found = list(_below(path, avoided))
                 # A pattern may match parent folders of its files.
                 roots += [path] if found or not matches else []
@@ -75,19 +74,37 @@ def find(paths: Sequence[str], out: Path) -> list[Input]:
     return sorted((Input(path, path.relative_to(base).as_posix()) for path in files), key=lambda each: each.name)
 
 
+def _matches(pattern: str) -> list[Path]:
+    """Return the paths that match; ``**`` follows no link, as a link may lead back to a folder above it."""
+    whole = _absolute(pattern)
+    hidden = any(part.startswith(".") for part in Path(pattern).parts if part != "..")
+    found = Path(whole.anchor).glob(str(whole.relative_to(whole.anchor)))
+    base = _absolute(Path(*_plain_parts(pattern)))
+    return [path for path in found if hidden or not any(part.startswith(".") for part in path.relative_to(base).parts)]
+
+
+def _plain_parts(pattern: str) -> Iterator[str]:
+    """Yield the folders of a pattern before its first special character."""
+    return takewhile(lambda part: not has_magic(part), Path(pattern).parts[:-1])
+
+
 def _absolute(path: str | Path) -> Path:
     # Links are not resolved: a link's target must not decide the output path.
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def _below(folder: Path, avoided: AbstractSet[Path]) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=_tell_unreadable):
         here = Path(parent)
         folders[:] = [each for each in folders if not each.startswith(".") and here / each not in avoided]
         for name in names:
             path = here / name
             if not name.startswith(".") and (path.suffix.lower() in SUFFIXES or _is_bare_dicom(path)):
                 yield path
+
+
+def _tell_unreadable(error: OSError) -> None:
+    say(f"warning: {error.filename}: cannot be read ({error.strerror}); its files are left out")
 
 
 def _is_bare_dicom(path: Path) -> bool:
@@ -111,12 +128,13 @@ def read_bytes(path: Path, name: str, max_megapixels: float) -> bytes:
     """
     most = int(max_megapixels * 1e6) * BYTES_A_PIXEL + OTHER_BYTES
     try:
-        if path.exists() and not path.is_file():
-            raise ImageError(f"{name}: not a file; name a file or a folder")
+        kernel = path.resolve().is_relative_to("/proc") or path.resolve().is_relative_to("/sys")
+        if kernel or (path.exists() and not path.is_file()):
+            raise ImageError(f"{name}: not a file on a disk; name a file or a folder")
         with path.open("rb") as file:
             data = file.read(most + 1)
-    except OSError as error:
-        raise ImageError(f"{name}: cannot be read ({error.strerror})") from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
+        raise ImageError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     if len(data) > most:
         raise ImageError(
             f"{name}: larger than an X-ray of {max_megapixels:g} megapixels can be ({most / 1e6:.0f} MB); remove it"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from core.images import ImageError
 TABLE, DOCUMENT = "results.csv", "results.json"
 JOURNAL = ".results.jsonl"  # rows of an unfinished run, each with the SHA-256 of the weights
 FOLDERS = {"mask": ("masks", ".png"), "overlay": ("overlays", ".png"), "seg": ("seg", ".dcm")}
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 AREAS = ("pixels", "share", "cm2")
 COLUMNS = (
     *("file", "status", "error", "sha256", "kind", "height", "width", "spacing_rows_mm", "spacing_columns_mm"),
@@ -58,7 +60,7 @@ class Results:
         with _as_image_error(path, kind, name):
             if ".." in relative.parts or not path.parent.resolve().is_relative_to(self.out.resolve()):
                 raise ImageError(
-                    f"{name}: its {kind} would lie outside of {self.out} ({path.parent} leads away); "
+                    f"{name}: its {kind} would be outside of {self.out} ({path.parent} is or has a link); "
                     "remove the link there"
                 )
             if path.is_dir():
@@ -156,18 +158,20 @@ def opened(out: Path, model: dict[str, Any], *, overwrite: bool, resume: bool) -
             ``resume`` is set; or its results are from another model or program.
     """
     with ExitStack() as stack:
+        # The results are patient data: nobody else on the machine may read them.
+        stack.callback(os.umask, os.umask(0o077))
         try:
             if out.exists() and not out.is_dir():
                 raise UserError(f"{out}: not a folder; choose another --out")
             stack.enter_context(exclusive(out))
             out.mkdir(exist_ok=True)
         except OSError as error:
-            raise UserError(f"{out}: no folder can be made there ({error.strerror}); choose another --out") from error
+            raise UserError(f"{out}: the folder cannot be made ({error.strerror}); choose another --out") from error
         results = Results(out, model)
         there = [name for name in (DOCUMENT, JOURNAL, TABLE, "masks") if (out / name).exists()]
         if there and not overwrite and not resume:
             raise UserError(
-                f"{out}: holds results already ({there[0]}); say --resume to add what is missing, --overwrite to "
+                f"{out}: has results already ({there[0]}); use --resume to add what is missing, --overwrite to "
                 "replace them, or choose another --out"
             )
         results.rows = {row["file"]: row for row in _earlier_rows(out, None if overwrite else model["weights_sha256"])}
@@ -193,9 +197,9 @@ def _earlier_rows(out: Path, weights: str | None) -> Iterator[Row]:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             strange = True
         if strange:
-            raise UserError(f"{path}: not results that this command wrote; choose another --out")
+            raise UserError(f"{path}: not results of this command; choose another --out")
         if weights is not None and any(digest != weights for digest, _ in found):
-            raise UserError(f"{out}: its results come from another model; say --overwrite, or choose another --out")
+            raise UserError(f"{out}: its results are from another model; use --overwrite, or choose another --out")
         yield from (row for _, row in found)
 
 
@@ -225,4 +229,9 @@ def flat(row: Row) -> Row:
     flags = row.get("flags", [])
     values["flags"] = " ".join(dict.fromkeys(flag["name"] for flag in flags))
     values["reasons"] = "; ".join(flag["reason"] for flag in flags)
-    return values
+    return {key: _as_text(value) if isinstance(value, str) else value for key, value in values.items()}
+
+
+def _as_text(value: str) -> str:
+    """Return a cell that a spreadsheet takes as text: one that begins like a formula gets an apostrophe (OWASP)."""
+    return f"'{value}" if value.startswith(FORMULA) else value

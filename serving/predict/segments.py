@@ -12,7 +12,7 @@ from highdicom.seg import Segmentation, SegmentDescription
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
-from pydicom.uid import generate_uid
+from pydicom.uid import UID, generate_uid
 
 from core.images import ImageError
 from model.lungs import Mask, halves
@@ -71,6 +71,9 @@ def to_seg(mask: Mask, source: Dataset, name: str, model: dict[str, Any]) -> byt
     ]
     try:
         # The same X-ray and model give the same UIDs: in an archive a second run replaces the first.
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+            if not UID(str(getattr(source, keyword))).is_valid:
+                raise ValueError(keyword)
         identity = [str(source.SOPInstanceUID), model["weights_sha256"], hashlib.sha256(mask.tobytes()).hexdigest()]
         seg = Segmentation(
             source_images=[source],
@@ -87,7 +90,7 @@ def to_seg(mask: Mask, source: Dataset, name: str, model: dict[str, Any]) -> byt
             device_serial_number=model["weights_sha256"][:16],
             omit_empty_frames=False,
         )
-    except (AttributeError, KeyError, ValueError, TypeError) as error:
+    except Exception as error:  # highdicom raises anything on an odd header
         # Not the error's text, which may quote patient data of the header.
         missing = getattr(error, "name", None)
         reason = type(error).__name__ + (f": {missing}" if missing else "")

@@ -7,6 +7,8 @@ from itertools import pairwise
 
 # Start-of-frame markers of JPEG (ITU-T T.81, table B.1, without C4, C8 and CC) and JPEG-LS (T.87).
 FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7})
+SCAN = b"\xff\xda"  # start of a scan; within a scan's data every FF is followed by 00 or another marker
+MOST_SCANS = 50  # a progressive JPEG has about ten; each one takes as long as the whole picture
 BARE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
 JPEG = b"\xff\xd8"
 JPEG_2000 = b"\xff\x4f\xff\x51"  # start of codestream, then the image and tile size (T.800, A.5.1)
@@ -31,6 +33,11 @@ def size(stream: bytes) -> tuple[int, int] | None:
         right, bottom, left, top = struct.unpack_from(">IIII", stream, 8)
         return right - left, bottom - top
     return _frame(stream) if stream.startswith(JPEG) else None
+
+
+def has_too_many_scans(stream: bytes) -> bool:
+    """Return whether a JPEG has more scans than any writer makes: a small file could hold its decoder for minutes."""
+    return stream.startswith(JPEG) and stream.count(SCAN) > MOST_SCANS
 
 
 def _codestream(file: bytes) -> bytes:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from core.images import ImageError
+from serving.xray.header import from_bytes, to_bytes
 
 if TYPE_CHECKING:
     from serving.xray.reading import Xray
@@ -28,7 +29,6 @@ MAIN = "import sys; from serving.xray.decoding import main; main(int(sys.argv[1]
 # Memory limit of a decoder above its use before the first file: a constant, plus bytes per allowed pixel. The largest
 # measured use is 31 bytes per pixel, for a grey JPEG stored in colour.
 ROOM, ROOM_A_PIXEL = 1 << 30, 48
-PICTURE = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
 class Decoders:
@@ -37,7 +37,7 @@ class Decoders:
     Args:
         count: number of processes.
         max_megapixels: larger pictures are refused before they are decoded.
-        keywords: the DICOM attributes to return; None: all except the pixel data.
+        keywords: the DICOM attributes to return; None: all that :func:`serving.xray.header.to_bytes` takes.
     """
 
     def __init__(self, count: int, max_megapixels: float, keywords: Collection[str] | None = None) -> None:
@@ -101,9 +101,9 @@ class _Decoder:
         try:
             self._pipe.send((name, seconds, keywords, len(data)))
             _write(self._pipe, memoryview(data))
-            found: tuple[Xray, tuple[int, int]] | ImageError = self._pipe.recv()
+            found: tuple[Xray, tuple[int, int], bytes] | ImageError = self._pipe.recv()
             if not isinstance(found, ImageError):
-                bare, shape = found
+                bare, shape, header = found
                 pixels = np.empty(shape, bare.pixels.dtype)
                 _read_into(self._pipe, pixels.data)
         except (EOFError, OSError):
@@ -113,11 +113,11 @@ class _Decoder:
             if code == -signal.SIGALRM:
                 raise TimeoutError from None
             if code < 0:
-                raise ImageError(f"{name}: damaged: it brings its decoder down; export it again") from None
+                raise ImageError(f"{name}: damaged: it crashes its decoder; export it again") from None
             raise RuntimeError(f"the decoder ended with code {code}; standard error has its traceback") from None
         if isinstance(found, ImageError):
             raise found
-        return replace(bare, pixels=pixels)
+        return replace(bare, pixels=pixels, dicom=from_bytes(header) if bare.kind == "dicom" else None)
 
     def close(self) -> None:
         self._process.kill()  # it has no state to save
@@ -145,15 +145,24 @@ def main(descriptor: int, max_megapixels: float) -> None:
         data = bytearray(length)
         _read_into(pipe, memoryview(data))
         try:
-            xray = _without_pixels(read_xray(bytes(data), name, max_megapixels), keywords)
-        except (ImageError, MemoryError) as error:
+            xray = read_xray(bytes(data), name, max_megapixels)
+            header = b"" if xray.dicom is None else to_bytes(xray.dicom, keywords)
+        except Exception as error:  # a decoder raises anything on a damaged file, and its text may quote the file
             signal.setitimer(signal.ITIMER_REAL, 0)
-            hungry = ImageError(f"{name}: wants more memory than an X-ray of the size allowed; export it again")
-            pipe.send(hungry if isinstance(error, MemoryError) else error)
+            pipe.send(_refusal(error, name))
             continue
         signal.setitimer(signal.ITIMER_REAL, 0)
-        pipe.send((replace(xray, pixels=xray.pixels[:0]), xray.pixels.shape))
+        pipe.send((replace(xray, pixels=xray.pixels[:0], dicom=None), xray.pixels.shape, header))
         _write(pipe, np.ascontiguousarray(xray.pixels).data)
+
+
+def _refusal(error: Exception, name: str) -> ImageError:
+    """Return the error for the caller, without the text of an exception that is not this project's own."""
+    if isinstance(error, ImageError):
+        return error
+    if isinstance(error, MemoryError):
+        return ImageError(f"{name}: needs more memory than an X-ray of the allowed size; export it again")
+    return ImageError(f"{name}: damaged: its decoder fails on it ({type(error).__name__}); export it again")
 
 
 def _limit_memory(more: int) -> None:
@@ -179,21 +188,3 @@ def _read_into(pipe: Connection[Any, Any], data: memoryview) -> None:
         if not count:
             raise EOFError
         rest = rest[count:]
-
-
-def _without_pixels(xray: Xray, keywords: Collection[str] | None) -> Xray:
-    """Return an X-ray with only these DICOM attributes; None: all except the pixel data."""
-    from pydicom import Dataset
-
-    if xray.dicom is None:
-        return xray
-    if keywords is None:
-        for keyword in PICTURE:
-            if keyword in xray.dicom:
-                del xray.dicom[keyword]
-        return xray
-    chosen = Dataset()
-    for keyword in keywords:
-        if keyword in xray.dicom:
-            chosen[keyword] = xray.dicom[keyword]
-    return replace(xray, dicom=chosen)

@@ -57,6 +57,7 @@ CODE = re.compile(r"[A-Z0-9_ ]{1,16}")
 PIXEL_GROUPS = (0x0028, 0x7FE0)
 WIDEST_PIXEL = 8  # bytes
 OTHER_ELEMENTS = 16 << 20  # bytes; allowance for all elements that are not pixels
+LEAST_CM, MOST_CM = 5, 60  # sides of a chest X-ray: a newborn's, collimated, and above the largest detector
 RLE_PADDING = 1 << 10  # bytes; some writers pad their segments
 
 # pydicom warns of every value that breaks the standard, and the user cannot change the files.
@@ -85,14 +86,47 @@ def read_dicom(data: bytes, name: str, most: int) -> tuple[np.ndarray, tuple[flo
     _check_kind(dataset, name)
     _check_pixels(dataset, name, most)
     with _as_image_error(name, "its pixels cannot be decoded"):
-        stored = pixel_array(dataset)
-        stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+        stored = _stored_values(dataset)
     grey = dataset.PhotometricInterpretation in MONOCHROME
     if stored.shape != (dataset.Rows, dataset.Columns) + (() if grey else (3,)):
         size = f"{dataset.Columns} x {dataset.Rows}"
         raise ImageError(f"{name}: damaged: its pixel data do not make one picture of {size}; export it again")
     with _as_image_error(name, "its grey values cannot be prepared for display"):
         return _for_display(stored, dataset) if grey else grey_of(stored, name), spacing(dataset), dataset
+
+
+def _stored_values(dataset: Dataset) -> np.ndarray:
+    """Decode the pixel data; pixels may lie in any bits of their words (PS3.5, 8.1.1), which pydicom ignores."""
+    bits, high, width = (int(dataset[key].value) for key in ("BitsStored", "HighBit", "BitsAllocated"))
+    lowest = high == bits - 1 or dataset.file_meta.TransferSyntaxUID.is_encapsulated or not bits <= high + 1 <= width
+    if not lowest:
+        dataset.BitsStored, dataset.HighBit = width, width - 1
+    stored = pixel_array(dataset)
+    stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+    if not lowest:
+        dataset.BitsStored, dataset.HighBit = bits, high
+        # Some writers name the highest bit of the word and fill the lowest ones.
+        upper = int(stored.max()) >> bits > 0
+        stored = (stored << (width - 1 - high if upper else width - bits)) >> (width - bits)
+    return stored
+
+
+def plausible_spacing(
+    found: tuple[float, float] | None, shape: tuple[int, int]
+) -> tuple[tuple[float, float] | None, str]:
+    """Return the spacing if a chest X-ray can have it, else None and why not.
+
+    Args:
+        found: the distance between rows and between columns, in mm; None if unknown.
+        shape: height and width in pixels.
+    """
+    if found is None:
+        return None, ""
+    sides = [distance * count / 10 for distance, count in zip(found, shape, strict=True)]
+    if all(LEAST_CM <= side <= MOST_CM for side in sides):
+        return found, ""
+    text = f"it says {found[0]:.3g} x {found[1]:.3g} mm a pixel, which makes {sides[1]:.3g} x {sides[0]:.3g} cm"
+    return None, f"{text}; a chest X-ray has {LEAST_CM} to {MOST_CM} cm a side, so that no area is given in cm2"
 
 
 def spacing(dataset: Dataset) -> tuple[float, float] | None:
@@ -191,7 +225,7 @@ def _check_kind(dataset: Dataset, name: str) -> None:
     if storage == EncapsulatedPDFStorage:
         raise ImageError(f"{name}: a PDF document inside a DICOM, not an X-ray; export the picture itself")
     if not storage:
-        raise ImageError(f"{name}: does not say what it holds (no SOP Class UID); export it again")
+        raise ImageError(f"{name}: has no SOP Class UID; export it again")
     if storage not in STORAGE or modality.upper() not in MODALITIES:
         kind = storage.name if storage.name != storage else "of an unknown kind"
         detail = f", modality {_code(modality.upper())}" if modality else ""
@@ -209,7 +243,7 @@ def _check_pixels(dataset: Dataset, name: str, most: int) -> None:
         compressed = syntax.is_compressed and syntax != DeflatedExplicitVRLittleEndian
         pixel_bytes = int(dataset.get("SamplesPerPixel") or 1) * int(dataset.BitsAllocated) // 8
     if frames > 1:
-        raise ImageError(f"{name}: holds {frames} frames, not one X-ray; export the one you mean")
+        raise ImageError(f"{name}: holds {frames} frames, not one X-ray; export one frame")
     check_size(columns, rows, name, most)
     if photometric not in MONOCHROME and not photometric.startswith(("RGB", "YBR")):
         raise ImageError(f"{name}: a {_code(photometric)} picture, not a grey X-ray; export it as MONOCHROME2")
@@ -227,11 +261,14 @@ def _check_pixels(dataset: Dataset, name: str, most: int) -> None:
             mismatch = None if codestream.fits(frame, rows * columns * pixel_bytes + RLE_PADDING) else "unpacks to more"
         else:
             stated = codestream.size(frame)
+            if codestream.has_too_many_scans(frame):
+                raise ImageError(f"{name}: its JPEG has more than {codestream.MOST_SCANS} scans; export it again")
             mismatch = "says {} x {}".format(*stated) if stated else "does not say how large it is"
             mismatch = None if stated == (columns, rows) else mismatch
     if mismatch:
         raise ImageError(
-            f"{name}: damaged: it says {columns} x {rows} pixels, its compressed picture {mismatch}; export it again"
+            f"{name}: damaged: its header says {columns} x {rows} pixels, its compressed picture {mismatch}; "
+            "export it again"
         )
 
 

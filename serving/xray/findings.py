@@ -19,7 +19,7 @@ LEAST, P5, P95, MOST = (PERCENTILES.index(each) for each in (0, 5, 95, 100))
 LUNGS = 2
 
 
-FLAGS = ("size", "aspect", "view", "intensity", "shape", "certainty", "polarity")
+FLAGS = ("damaged", "spacing", "size", "aspect", "view", "intensity", "shape", "certainty", "polarity")
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ def _area(mask: Mask, spacing: tuple[float, float] | None) -> Area:
 
 
 def _flags(findings: Findings, xray: Xray, contract: Contract, turned: bool | None) -> Iterator[Flag]:
+    yield from (Flag(name, reason) for name, reason in xray.doubts)
     yield from _picture_flags(findings, contract, turned)
     histogram = _histogram(xray, contract)
     doubts = [*_intensity_flags(histogram, contract), *_mask_flags(findings, contract, turned)]
@@ -124,9 +125,7 @@ def _flags(findings: Findings, xray: Xray, contract: Contract, turned: bool | No
 def _picture_flags(findings: Findings, contract: Contract, turned: bool | None) -> Iterator[Flag]:
     height, width, training = findings.height, findings.width, contract.training
     if min(height, width) < contract.minimum_size:
-        yield Flag(
-            "size", f"{width} x {height} pixels; the least that is known to do is {contract.minimum_size} a side"
-        )
+        yield Flag("size", f"{width} x {height} pixels; the tested minimum is {contract.minimum_size} a side")
     # Training images of one size were resized to it, and have no information on the aspect ratio.
     if training.width[0] < training.width[-1] or training.height[0] < training.height[-1]:
         least, most = training.width[0] / training.height[-1], training.width[-1] / training.height[0]
@@ -181,7 +180,7 @@ def _mask_flags(findings: Findings, contract: Contract, turned: bool | None) -> 
     if findings.uncertain > _reach(training.uncertain)[1]:
         yield Flag(
             "certainty",
-            f"{findings.uncertain:.1%} of the picture may as well be lung as not; in validation at most "
+            f"{findings.uncertain:.1%} of the picture is uncertain; in validation at most "
             f"{training.uncertain[MOST]:.1%}",
         )
 

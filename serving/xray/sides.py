@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydicom import Dataset
 
 KEYWORDS = ("PatientOrientation", "ViewPosition")  # the DICOM attributes that :func:`mirrored` reads
@@ -14,7 +16,8 @@ def mirrored(dataset: Dataset | None) -> bool | None:
     ``PatientOrientation`` is ``L`` for rows and ``F`` for columns. A picture without orientation counts as such.
     """
     pair, seen = (dataset.get(keyword) for keyword in KEYWORDS) if dataset else (None, None)
-    orientation, view = [str(each).upper() for each in (pair or [])], str(seen or "").upper()
+    values = pair if isinstance(pair, Sequence) and not isinstance(pair, str | bytes) else []
+    orientation, view = [str(each).upper() for each in values], str(seen or "").upper()
     if view in ("LL", "RL", "LATERAL", "LLD", "RLD"):
         return None
     if len(orientation) != 2 or not all(orientation):

@@ -571,7 +571,7 @@ BAD: dict[str, tuple[Callable[[Project], object], str]] = {
     "config lacks a key": (lambda p: (p.model / CONFIG).write_text('{"width": 1}'), "not a trained model .*'network'"),
     "another width": (lambda p: config_with(p, width=0.25), "does not fit config.json: size mismatch"),
     "another network": (lambda p: config_with(p, network="v_net"), "unknown network 'v_net'"),
-    "another cell's": (lambda p: config_with(p, seed=3), "holds the model of .*seed-3, not of .*seed-0"),
+    "another cell's": (lambda p: config_with(p, seed=3), "has the model of .*seed-3, not of .*seed-0"),
     "another size": (
         lambda p: config_with(p, input={"size": 64, "interpolation": "area", "intensity_percentiles": [0.5, 99.5]}),
         r"size is 64 for the network and 32 in the arrays",
@@ -590,7 +590,7 @@ BAD: dict[str, tuple[Callable[[Project], object], str]] = {
     "a mask cut short": (lambda p: cut(first_mask(p), 100), "mask.*truncated"),
     "weights of no number": (
         lambda p: weights_with(p, lambda weights: weights * float("nan")),
-        "the network returns what is no number",
+        "the network returns NaN or infinity",
     ),
     "other weights": (
         lambda p: weights_with(p, lambda weights: weights + 1, recorded=False),

@@ -201,7 +201,7 @@ def test_a_cohort_that_changed_since_is_refused_by_the_command(work: Path) -> No
     )
     assert ran.returncode == 1
     assert ran.stderr == (
-        f"error: {work}/validation: belongs to another cohort than {work}/raw is now; run the validate step again\n"
+        f"error: {work}/validation: is of another cohort than {work}/raw; run the validate step again\n"
     )
     assert "arrays" not in left(work)
 
@@ -256,7 +256,7 @@ def test_scenarios_that_the_cohort_cannot_fill_are_all_named(work: Path) -> None
         run(work, scenarios, splits={"train": 0.98, "validation": 0.01, "test": 0.01})
     assert failure.value.problems == [
         "paris: the cohort has no image with a mask of lyon, paris",
-        "mixed: no image is left for validation, test; its sites need more images with masks, or larger shares under "
+        "mixed: no images for validation, test; its sites need more images with masks, or larger shares under "
         "preprocess.splits",
     ]
     assert "matrix.scenarios" in str(failure.value)
@@ -268,7 +268,7 @@ def test_one_site_is_enough_for_the_scenarios_that_need_no_other(tmp_path: Path)
     validate(raw, validate_params(), tmp_path / "validation")
     summary = run(tmp_path, {"shenzhen": Scenario(train=["shenzhen"], test=["shenzhen"])})
     assert sum(summary.splits["shenzhen"].values()) == 6
-    with pytest.raises(UserError, match="scenarios that this cohort cannot fill"):
+    with pytest.raises(UserError, match="too few images for these scenarios"):
         run(tmp_path)
 
 

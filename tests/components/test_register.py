@@ -32,6 +32,7 @@ from model.weights import CONFIG, WEIGHTS
 from registry import history
 from registry.fetch import fetch
 from registry.packages import load
+from registry.seal import PACKAGE_TAG
 from registry.versions import splits_digest
 from tests.conftest import CELL, DATA_MD5, Project, Trained, elsewhere, refused
 
@@ -114,7 +115,8 @@ def test_version_says_where_it_comes_from(registered: Project, trained: Trained)
     assert version.run_id == run.info.run_id
     weights = (registered.model / WEIGHTS).read_bytes()
     rows = (registered.evaluation / ROWS).read_bytes()
-    assert version.tags == {
+    assert len(version.tags[PACKAGE_TAG]) == 64
+    assert {name: value for name, value in version.tags.items() if name != PACKAGE_TAG} == {
         "git.commit": "c0ffee",
         "git.dirty": "false",
         "data.md5": DATA_MD5,
@@ -175,7 +177,7 @@ def test_the_artifact_holds_no_pickle_and_all_it_needs(registered: Project) -> N
     package = "artifacts/package"
     assert {"code/model/inference/predictor.py", f"{package}/README.md", f"{package}/contract.json"} <= set(files)
     assert sum(name.endswith(WEIGHTS) for name in files) == 1
-    allowed = {"", ".py", ".json", ".yaml", ".txt", ".csv", ".md", ".j2", ".safetensors", ".onnx"}
+    allowed = {"", ".py", ".json", ".yaml", ".txt", ".csv", ".md", ".j2", ".safetensors", ".onnx", ".png"}
     assert {Path(name).suffix for name in files} <= allowed, sorted(files)
     for name, path in files.items():
         if not name.endswith((WEIGHTS, ".onnx")):
@@ -191,6 +193,7 @@ def test_the_artifact_holds_no_pickle_and_all_it_needs(registered: Project) -> N
     assert "+cpu" not in requirements
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_it_runs_where_the_project_is_not(registered: Project, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
@@ -334,6 +337,7 @@ def test_the_alias_moves_to_a_better_version_or_when_asked(here: Project, capsys
     assert (offer(here).version, challenger(here)) == (4, 4)
 
 
+@pytest.mark.full
 def test_what_was_rolled_back_becomes_challenger_only_when_asked(here: Project) -> None:
     figure(here, CELL, 0.9)
     offer(here)
@@ -396,7 +400,7 @@ def test_what_is_missing_is_told(here: Project) -> None:
     here.write_params(matrix={"seeds": [0]})
     summary = json.loads((here.evaluation / SUMMARY).read_text())
     (here.evaluation / SUMMARY).write_text(json.dumps({"test": summary["test"]}))
-    with pytest.raises(UserError, match=r"seed-0: not scored on validation images.*put validation into"):
+    with pytest.raises(UserError, match=r"seed-0: it has no validation figures.*add validation to"):
         offer(here)
     (here.evaluation / SUMMARY).write_text(json.dumps(summary))
     (here.model / CONFIG).unlink()

@@ -133,10 +133,10 @@ def test_cells_that_do_not_belong_together_are_refused_and_named(tmp_path: Path)
         "weights": "9" * 64,
     }
     (root / second).write_text(json.dumps(changed))
-    with pytest.raises(UserError, match=r"^the cells of this report do not belong together; run `dvc repro`") as caught:
+    with pytest.raises(UserError, match=r"^the cells of this report do not match; run `dvc repro`") as caught:
         make(root, root / "reports")
     assert caught.value.problems == [
-        "defu_net/mixed/seed-0: the evaluation scored other weights than the model has",
+        "defu_net/mixed/seed-0: the evaluation is of other weights than the model's",
         'model/training/losses.py: "111111111111" (unet/mixed/seed-0), "ffffffffffff" (defu_net/mixed/seed-0)',
         "train.epochs: 12 (unet/mixed/seed-0), 24 (defu_net/mixed/seed-0)",
     ]
@@ -146,4 +146,4 @@ def test_cells_that_do_not_belong_together_are_refused_and_named(tmp_path: Path)
     (root / first).write_text('{"params": {}}')
     with pytest.raises(UserError) as told:
         make(root, root / "reports")
-    assert told.value.problems == [f"{root / first}: not what the train step leaves ('manifest'); run it again"]
+    assert told.value.problems == [f"{root / first}: not an output of the train step ('manifest'); run it again"]

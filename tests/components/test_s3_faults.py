@@ -13,11 +13,14 @@ from botocore.exceptions import ClientError
 from components.ingest import ingest
 from components.train.checkpoints import places
 from components.train.checkpoints_s3 import Remote
+from components.train.result import FILES, RESULT
 from core.errors import UserError
 from core.s3 import explain
 from model.training.checkpoint import STATE, load_state, save_state
+from model.weights import WEIGHTS
 from tests.components.test_ingest import PARAMS, refusal
 from tests.components.test_ingest_zip import same_cohort
+from tests.components.test_train import states
 from tests.conftest import CELL, Project, refused
 from tests.s3_faults import Fault, Proxy, proxy
 from tests.services import Bucket
@@ -58,7 +61,7 @@ def test_500_for_ever_ends_ingest_in_one_line(front: Proxy, bucket: Bucket, coho
     fault = Fault("500", path="CXR_png")
     front.faults.append(fault)
     error = refusal(url, tmp_path / "raw")
-    assert "S3 says InternalError: We lost it.; see to it and run again" in str(error)
+    assert "S3 answered InternalError: We lost it.; fix it and run again" in str(error)
     assert "\n" not in str(error)
     assert fault.seen >= 3  # it was asked again before
     assert not (tmp_path / "raw").exists()
@@ -125,7 +128,7 @@ def test_records_that_may_not_be_removed_from_s3_say_the_right(
 
 
 def state(folder: Path, epoch: int) -> Path:
-    save_state(folder, {"fingerprint": "f", "finished": False, "epoch": epoch, "weights": list(range(100_000))})
+    save_state(folder, {"fingerprint": "f", "epoch": epoch, "weights": list(range(100_000))})
     return folder
 
 
@@ -184,6 +187,7 @@ def test_a_state_that_cannot_be_sent_is_told_and_sent_next_time(
     assert (load_state(tmp_path / "other", "f") or {})["epoch"] == 8
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_slow_s3_holds_up_no_epoch(front: Proxy, bucket: Bucket, untrained: Project) -> None:
     epochs = 20
@@ -196,18 +200,19 @@ def test_a_slow_s3_holds_up_no_epoch(front: Proxy, bucket: Bucket, untrained: Pr
     slow.seconds = 0
     done = job.wait([])
     assert (done.returncode, done.stderr) == (0, "")
-    key = f"states/{CELL.folder.as_posix()}/{STATE}"
-    assert bucket.names("states/") == [key]
-    sent = bucket.client.get_object(Bucket=bucket.name, Key=key)["Body"].read()
-    assert sent == (untrained.root / "checkpoints" / CELL.folder / STATE).read_bytes()
+    training = f"states/{CELL.folder.as_posix()}/{states(untrained).name}"
+    assert bucket.names("states/") == sorted(f"{training}/{RESULT}/{name}" for name in FILES)
+    sent = bucket.client.get_object(Bucket=bucket.name, Key=f"{training}/{RESULT}/{WEIGHTS}")["Body"].read()
+    assert sent == (untrained.model / WEIGHTS).read_bytes()
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_records_kept_in_s3_are_sent_from_there(untrained: Project, bucket: Bucket) -> None:
     url = f"s3://{bucket.name}/states"
     done = untrained.call(untrained.train_line("--checkpoints", url), MLFLOW_TRACKING_URI="http://127.0.0.1:1")
     assert done.returncode == 0, done.stderr
-    place = f"{url}/{CELL.folder.as_posix()}"
+    place = f"{url}/{CELL.folder.as_posix()}/{states(untrained).name}"
     assert done.stderr.splitlines()[-1].endswith(f"MLFLOW_TRACKING_URI=http://127.0.0.1:1 python -m tracking {place}")
     shutil.rmtree(untrained.root / "checkpoints")  # the machine is gone
     assert "sent to sqlite:" in untrained.do(untrained.line("track", place))

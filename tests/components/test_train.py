@@ -37,7 +37,9 @@ EPOCH_LINE = (
 
 
 def states(project: Project) -> Path:
-    return project.root / "checkpoints" / CELL.folder
+    """The folder of the one training of the cell, or one that is not there."""
+    cell = project.root / "checkpoints" / CELL.folder
+    return next((path for path in cell.glob("*") if path.is_dir()), cell / "none")
 
 
 def files(folder: Path) -> set[str]:
@@ -118,7 +120,7 @@ def test_a_record_is_that_of_the_weights_that_are_there_and_of_no_others(scored:
     assert read_run(model) == {}
     (model / PROVENANCE).write_text(json.dumps(learnt))
     (model / RUN).write_text("[]")
-    with pytest.raises(UserError, match=r"run\.json: not what the train step leaves; remove it"):
+    with pytest.raises(UserError, match=r"run\.json: not an output of the train step; remove it"):
         read_run(model)
     (model / RUN).unlink()
     assert read_run(model) == {}
@@ -221,9 +223,9 @@ def test_what_changes_during_a_training_is_refused_and_resumes_when_put_back(unt
     assert done.returncode == 1
     *warnings, error, line = done.stderr.splitlines()
     assert error.startswith(
-        "error: train defu_net mixed seed 0: what it read changed while it ran, so nothing was writ"
+        "error: train defu_net mixed seed 0: its inputs changed while it ran, so nothing was written"
     )
-    assert line == f"  epochs: {epochs} -> 12" if what == "parameters" else line == f"  {file}: has other content"
+    assert line == f"  epochs: {epochs} -> 12" if what == "parameters" else line == f"  {file}: has changed"
     assert len([warning for warning in warnings if f"epochs: {epochs} -> 12" in warning]) == (what == "parameters")
     assert not untrained.model.exists()
     file.write_bytes(before)
@@ -314,7 +316,10 @@ def test_the_command_refuses_in_one_line(untrained: Project) -> None:
 
 
 def test_a_damaged_state_is_told(untrained: Project) -> None:
-    states(untrained).mkdir(parents=True)
+    job = untrained.start(untrained.train_line())
+    assert job.until(lambda: "epoch 1/" in job.output)
+    job.kill()
+    job.wait([])
     (states(untrained) / "state.pt").write_bytes(b"PK\x03\x04 but no more")
     message = refused(untrained.call(untrained.train_line()))
     assert "state.pt: cannot be read" in message

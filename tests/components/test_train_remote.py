@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from components.train.checkpoints import places
+from components.train.claim import HOLDER
+from components.train.result import FILES, RESULT
 from core.cell import RUN
 from model.training.checkpoint import STATE
 from model.weights import WEIGHTS
+from tests.components.test_train import states
 from tests.conftest import CELL, Project, Trained, fresh, refused
 from tests.services import Bucket
 
@@ -31,24 +34,27 @@ def test_another_machine_goes_on_from_s3(prepared: Project, bucket: Bucket, tmp_
 
     url = f"s3://{bucket.name}/states"
     job = one.start(one.train_line("--checkpoints", url))
-    folder = f"states/{CELL.folder.as_posix()}"
-    assert job.until(lambda: f"{folder}/{STATE}" in keys(bucket))
+    assert job.until(lambda: any(key.endswith(f"/{STATE}") for key in keys(bucket)))
     job.kill()
     job.wait([])
+    folder = f"states/{CELL.folder.as_posix()}/{states(one).name}"
     record = f"{folder}/mlflow-{one.runs()[0].data.tags['training']}"
     assert {f"{record}/record.json", f"{record}/history.jsonl", f"{folder}/{STATE}"} <= {*keys(bucket)}
-    assert all(key.startswith((record, f"{folder}/{STATE}")) for key in keys(bucket))
+    claim = f"{folder}/{HOLDER}"  # left by the killed process, whose end this machine can see
+    assert all(key.startswith((record, f"{folder}/{STATE}", claim)) for key in keys(bucket))
     assert not one.model.exists()
 
     shutil.copy(one.root / "mlflow.db", other.root / "mlflow.db")  # one tracking server, two machines
     printed = other.do(other.train_line("--checkpoints", url))
-    assert f"checkpoints: took up what {url}/{CELL.folder.as_posix()} holds of this training" in printed
+    assert (
+        f"checkpoints: took up what {url}/{CELL.folder.as_posix()}/{states(one).name} holds of this training" in printed
+    )
     assert "going on after epoch" in printed
     assert (other.model / WEIGHTS).read_bytes() == (alone.model / WEIGHTS).read_bytes()
     (run,) = other.runs()
     logged = other.client().get_metric_history(run.info.run_id, "train_loss")
     assert [metric.step for metric in logged] == list(range(1, LONG + 1))
-    assert keys(bucket) == [f"{folder}/{STATE}"]
+    assert keys(bucket) == sorted(f"{folder}/{RESULT}/{name}" for name in FILES)
 
     # What is finished is not gone on from, and a training with other parameters takes nothing from it.
     other.write_params(train={"epochs": LONG, "learning_rate": 0.001})
@@ -69,7 +75,7 @@ def test_training_goes_on_while_nothing_can_be_sent(untrained: Project, trained:
     url = f"s3://{bucket.name}/states"
     done = untrained.call(untrained.train_line("--checkpoints", url))
     assert done.returncode == 0, done.stderr
-    warning = f"warning: {url}/{CELL.folder.as_posix()}: the checkpoint could not be sent"
+    warning = f"warning: {url}/{CELL.folder.as_posix()}/{states(untrained).name}: the checkpoint could not be sent"
     assert warning in done.stderr
     assert "AccessDenied" in done.stderr
     assert keys(bucket) == []
@@ -90,7 +96,7 @@ def test_a_start_that_cannot_ask_s3_is_refused(untrained: Project, bucket: Bucke
     assert "s3://nobody-has-this/x" in refused(mistaken)
     assert "there is no such bucket" in refused(mistaken)
     nameless = untrained.call(untrained.train_line("--checkpoints", "s3:///x"))
-    assert refused(nameless) == "error: s3:///x: no bucket named; say s3://bucket/prefix"
+    assert refused(nameless) == "error: s3:///x: no bucket named; use s3://bucket/prefix"
 
 
 def test_a_folder_stays_a_folder(tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def copied(project: Project, root: Path) -> Project:
     return Project(root, project.launcher)
 
 
+@pytest.mark.full
 def test_a_resumed_training_keeps_its_threads_and_so_its_weights(
     passive: tuple[Project, dict[str, Any], str, str], killed: Project, tmp_path: Path
 ) -> None:

@@ -23,6 +23,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from components.train.result import RESULT
 from core.cell import HISTORY, RUN
 from core.errors import UserError
 from model.weights import CONFIG
@@ -181,7 +182,7 @@ def ended(job: Job) -> str:
 def assert_told_of_the_gap(server: Server, warnings: str) -> None:
     assert re.fullmatch(
         rf"warning: MLflow, {server.url}: .*; training goes on, its records are kept in "
-        rf"checkpoints/{CELL.folder}/mlflow-\w+ and sent when the server is back\n"
+        rf"checkpoints/{CELL.folder}/[0-9a-f]{{12}}/mlflow-\w+ and sent when the server is back\n"
         rf"MLflow, {server.url}: is back; what was kept meanwhile has been sent\n",
         warnings,
     ), warnings
@@ -204,7 +205,7 @@ def test_down_at_the_start_and_back_in_the_middle(project: Project, server: Serv
     server.up()
     assert_told_of_the_gap(server, ended(job))
     assert_whole(server, project, trained)
-    assert files(states(project)) == {"state.pt"}
+    assert files(states(project)) == {RESULT}
 
 
 @pytest.mark.full
@@ -244,6 +245,7 @@ def test_stopped_at_its_end_for_longer_than_it_waits_it_tries_once_more(
     assert_whole(server, project, trained)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_killed_at_the_end_its_records_are_sent_later(project: Project, server: Server, trained: Trained) -> None:
     server.up()
@@ -253,7 +255,7 @@ def test_killed_at_the_end_its_records_are_sent_later(project: Project, server: 
     warnings = ended(job)
     record = json.loads((project.model / RUN).read_text())
     left = project.root / record["mlflow_records"]
-    assert files(states(project)) == {"state.pt", left.name}
+    assert files(states(project)) == {RESULT, left.name}
     assert f"what was not sent is kept in {record['mlflow_records']}" in warnings.splitlines()[-1]
     line, environment = sending_command(warnings)
     assert environment == {"MLFLOW_TRACKING_URI": server.url}
@@ -298,7 +300,7 @@ def test_never_up_until_the_next_step_needs_it(project: Project, server: Server,
     assert run.data.tags["training"] == record["mlflow_training"]
     assert "test.original.dice" in run.data.metrics
     assert_whole(server, project, trained)
-    assert files(states(project)) == {"state.pt"}
+    assert files(states(project)) == {RESULT}
     shutil.rmtree(project.evaluation)
     assert "sent to" not in project.do(project.evaluate_line(), MLFLOW_TRACKING_URI=server.url)
     assert len(tracked(server, project)) == 1
@@ -359,6 +361,7 @@ def test_wrong_credentials_are_refused_at_the_start_and_no_other_answer(
             job.wait(line)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_other_processes_are_gone_while_the_first_one_waits_for_the_server(project: Project, server: Server) -> None:
     """In a barrier NCCL would give up after ten minutes."""
@@ -377,6 +380,7 @@ def test_other_processes_are_gone_while_the_first_one_waits_for_the_server(proje
     assert project.model.exists()
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_another_store_behind_the_address_gets_everything(
     project: Project, server: Server, trained: Trained, empty_store: Path, tmp_path: Path

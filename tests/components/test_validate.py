@@ -21,7 +21,9 @@ from core.cohort import MANIFEST, read_manifest, require_pass, write_manifest
 from core.errors import UserError
 from core.files import exclusive, sha256
 from core.params import read_params
+from tests.browser import Browser
 from tests.components.tiny_cohort import VALIDATE, ellipse, publish, raw_cohort, save, validate_params
+from tests.services import Bucket
 
 ROOT = Path(__file__).parents[2]
 
@@ -231,7 +233,7 @@ def test_a_failure_takes_an_earlier_pass_away(raw: Path, tmp_path: Path) -> None
 def test_a_pass_is_of_one_cohort_only(raw: Path, tmp_path: Path) -> None:
     validate(raw, validate_params(), tmp_path / "validation")
     edit(raw, "MCUCXR_0001_1", label="normal")
-    with pytest.raises(UserError, match="belongs to another cohort"):
+    with pytest.raises(UserError, match="is of another cohort"):
         require_pass(tmp_path / "validation", raw)
 
 
@@ -277,3 +279,71 @@ def test_the_papers_cohort_passes_as_shipped(tmp_path: Path) -> None:
     raw = raw_cohort(Path(os.environ["CXR_DATA"]), tmp_path / "raw")
     summary = validate(raw, read_params(ROOT / "params.yaml").validate_, tmp_path / "validation")
     assert {site: counts["paired"] for site, counts in summary.sites.items()} == {"montgomery": 138, "shenzhen": 566}
+
+
+def test_the_docs_have_no_file_that_no_page_links(raw: Path, tmp_path: Path) -> None:
+    docs = validate(raw, validate_params(), tmp_path / "validation").docs.parent
+    files = [path for path in docs.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 300_000  # with fonts and animations 4 MB
+    assert {path.suffix for path in files} == {".html", ".ico"}
+    for page in docs.rglob("*.html"):
+        # Great Expectations' own link to its icon is wrong on the result's page.
+        for link in re.findall(r'(?:href|src)="([^"#?:]+\.(?!ico)[^"#?:]+)"', page.read_text()):
+            assert (page.parent / link).is_file(), f"{page}: {link}"
+
+
+def test_the_docs_open_in_a_browser(browser: Browser, raw: Path, tmp_path: Path) -> None:
+    index = validate(raw, validate_params(), tmp_path / "validation").docs
+    visit = browser()
+    visit.page.goto(index.as_uri())
+    visit.page.get_by_role("link", name="the result").click()
+    assert "no picture is there twice under two names" in visit.page.inner_text("body")
+
+
+def test_a_failure_in_a_pod_names_where_the_docs_open(raw: Path, tmp_path: Path) -> None:
+    """The pod's files are lost: the error has the copy's address, the cohort's source and no path of the pod."""
+    pod = tmp_path / "minio"
+    kept = tmp_path / "volume"
+    with pytest.raises(UserError) as failure:
+        validate(raw, validate_params(bit_depths=[8]), pod / "validation", publish=str(kept))
+    first, problem = str(failure.value).splitlines()
+    address = Path(first.partition("; all results: ")[2])
+    assert address.parent.parent == kept
+    assert str(pod) not in str(failure.value)
+    source = json.loads((raw / "cohort.json").read_text())["source"]
+    assert first.startswith(f"{source}: 1 of 21 expectations failed")
+    assert "montgomery 8 (MCUCXR_0001_1, MCUCXR_0002_0," in problem
+    assert all(page.is_file() for page in linked_pages(address))
+
+
+def test_a_failure_without_a_place_for_the_docs_names_the_images_alone(raw: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as failure:
+        validate(raw, validate_params(bit_depths=[8]), tmp_path / "minio/validation", publish="")
+    assert "all results" not in str(failure.value)
+    assert str(tmp_path / "minio") not in str(failure.value)
+    assert "MCUCXR_0001_1" in str(failure.value)
+
+
+def test_a_copy_that_fails_does_not_hide_the_result(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"1 of 21 expectations failed; correct these images.*params\.yaml\n"):
+        validate(raw, validate_params(bit_depths=[8]), tmp_path / "validation", publish=str(tmp_path / "file"))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("note: the Data Docs could not be copied: ")
+    assert validate(raw, validate_params(), tmp_path / "validation", publish=str(tmp_path / "file")).images == 16
+
+
+def test_the_docs_are_copied_to_s3_with_their_types(raw: Path, tmp_path: Path, bucket: Bucket) -> None:
+    with pytest.raises(UserError) as failure:
+        validate(raw, validate_params(bit_depths=[8]), tmp_path / "v", publish=f"s3://{bucket.name}/states/")
+    address = str(failure.value).splitlines()[0].partition("; all results: ")[2]
+    assert address.startswith(f"s3://{bucket.name}/states/validation-")
+    key = address.removeprefix(f"s3://{bucket.name}/")
+    found = bucket.client.get_object(Bucket=bucket.name, Key=key)
+    assert found["ContentType"] == "text/html"
+    assert found["Body"].read() == (tmp_path / "v/docs/index.html").read_bytes()
+    folder = key.rpartition("/")[0]
+    copied = {name.removeprefix(f"{folder}/") for name in bucket.names()}
+    assert copied == {str(p.relative_to(tmp_path / "v/docs")) for p in (tmp_path / "v/docs").rglob("*") if p.is_file()}

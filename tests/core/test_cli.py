@@ -83,5 +83,5 @@ def test_interrupted_from_the_keyboard() -> None:
     assert process.stdout.readline() == "waiting\n"
     time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=60)[1] == "interrupted: nothing half-written was left; run again to go on\n"
+    assert process.communicate(timeout=60)[1] == "interrupted: no partial output was written; run again to resume\n"
     assert process.returncode == 130

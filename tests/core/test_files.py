@@ -11,8 +11,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -265,3 +268,29 @@ def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
 
 def test_a_user_error_lists_every_problem() -> None:
     assert str(UserError("two", ["a", "b"])) == "two\n  a\n  b"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="another user can be tried by root alone")
+@pytest.mark.parametrize("write", [write_file, write_folder])
+def test_a_place_that_cannot_be_written_is_told_in_one_line(write: Callable[[Path], Any]) -> None:
+    with tempfile.TemporaryDirectory() as volume:
+        Path(volume).chmod(0o755)
+        os.seteuid(10001)
+        try:
+            with pytest.raises(UserError) as told, write(Path(volume) / "out/model"):
+                pass
+        finally:
+            os.seteuid(0)
+        message = f"{volume}/out/model: cannot be written (Permission denied: {volume}/out) by user "
+    assert str(told.value).startswith(message)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("write", [write_file, write_folder])
+def test_a_file_where_a_folder_should_be_is_told_in_one_line(tmp_path: Path, write: Callable[[Path], Any]) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UserError, match=r"out: cannot be written .* or name another place"),
+        write(tmp_path / "file/out"),
+    ):
+        pass

@@ -49,11 +49,11 @@ def test_what_changed_is_named(tree: Path) -> None:
     inputs.require_unchanged("train")
     (tree / "data.npy").write_text("other")
     now[0] = Plateau(factor=0.5, patience=5)
-    with pytest.raises(UserError, match=r"^train: what it read changed while it ran, so nothing was written") as caught:
+    with pytest.raises(UserError, match=r"^train: its inputs changed while it ran, so nothing was written") as caught:
         inputs.require_unchanged("train")
-    assert caught.value.problems == ["factor: 0.2 -> 0.5", f"{tree / 'data.npy'}: has other content"]
+    assert caught.value.problems == ["factor: 0.2 -> 0.5", f"{tree / 'data.npy'}: has changed"]
     (tree / "data.npy").unlink()
-    assert inputs.changed()[-1] == f"{tree / 'data.npy'}: is gone"
+    assert inputs.changed()[-1] == f"{tree / 'data.npy'}: was deleted"
 
 
 def test_parameters_that_cannot_be_read_any_more_have_changed() -> None:

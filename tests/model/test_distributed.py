@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from components.train.result import RESULT
 from core.cell import HISTORY, PROVENANCE, RUN
-from model.training.checkpoint import STATE
 from model.training.distributed import DistributedContext
 from model.weights import CONFIG, WEIGHTS
 from tests.conftest import CELL, EPOCHS, ROOT, Project, fresh
@@ -181,6 +181,7 @@ def commanded(prepared: Project, tmp_path_factory: pytest.TempPathFactory) -> tu
     return one, two, done.stdout
 
 
+@pytest.mark.full
 def test_two_processes_leave_one_model_one_run_and_one_log(commanded: tuple[Project, Project, str]) -> None:
     one, two, printed = commanded
     precision, threads, *lines = printed.splitlines()
@@ -190,7 +191,7 @@ def test_two_processes_leave_one_model_one_run_and_one_log(commanded: tuple[Proj
     assert [line.split("  ")[0] for line in lines[1:-1]] == [f"epoch {n}/{EPOCHS}" for n in range(1, EPOCHS + 1)]
     assert lines[-1].startswith("train defu_net mixed seed 0: best validation Dice")
     assert {path.name for path in two.model.iterdir()} == {WEIGHTS, CONFIG, HISTORY, PROVENANCE, RUN}
-    assert {path.name for path in (two.root / "checkpoints" / CELL.folder).iterdir()} == {STATE}
+    assert {path.parent.name for path in (two.root / "checkpoints" / CELL.folder).glob("*/*/*")} == {RESULT}
     (run,) = two.runs()
     assert run.info.status == "FINISHED"
     assert len(run.inputs.dataset_inputs) == 2
@@ -253,7 +254,7 @@ def test_a_batch_that_two_processes_cannot_share_is_told_once(untrained: Project
     assert done.returncode == 1
     # Before torchrun starts, whose traceback would come after the line that helps.
     assert done.stderr.splitlines() == [
-        "error: --processes 2: train.batch_size 6 is no multiple of 2 processes times train.accumulation 2; "
+        "error: --processes 2: train.batch_size 6 is not a multiple of 2 processes times train.accumulation 2; "
         "change one of them"
     ]
     assert done.stdout == ""

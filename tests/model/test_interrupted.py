@@ -121,16 +121,6 @@ def test_a_run_that_stopped_early_is_not_trained_on_after_a_cut(tmp_path: Path) 
     assert_same(again, whole)
 
 
-def test_a_finished_state_is_not_resumed(tmp_path: Path) -> None:
-    params = recipe(epochs=2)
-    first = trainer(tmp_path, params)
-    result = first.run()
-    first.finish(result)
-    again = trainer(tmp_path, params).run()
-    assert again.resumed_from == 0
-    assert_same(again, result)
-
-
 def test_the_state_of_another_run_is_not_resumed(tmp_path: Path) -> None:
     params = recipe(epochs=2)
     with pytest.raises(CutError):

@@ -301,7 +301,9 @@ def test_exported_it_predicts_the_same(name: str) -> None:
 
 
 @pytest.mark.slow
-@every_network
+@pytest.mark.parametrize(
+    "name", [name if name in ("defu_net", "unet") else pytest.param(name, marks=pytest.mark.full) for name in NAMES]
+)
 def test_four_images_are_learnt(name: str) -> None:
     network = small(name)
     for module in network.modules():

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from model import networks
-from model.inference.predictor import InputConfig, Predictor
+from model.inference.input_config import InputConfig
+from model.inference.predictor import Predictor
 from model.weights import CONFIG, WEIGHTS, save_weights
 
 INPUT = InputConfig(32, "area", (0.5, 99.5))

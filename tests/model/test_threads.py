@@ -128,6 +128,7 @@ def test_threads_wait_passively_where_other_processes_compute() -> None:
     assert (found["waiting"], found["waiting_reason"]) == ("passive", "other processes computed when it began")
 
 
+@pytest.mark.full
 def test_what_was_settled_is_not_watched_again_in_a_child() -> None:
     given = SHORT | {OURS: " ".join([*(f"{name}={value}" for name, value in SHORT.items()), "watched=1"])}
     with neighbours(len(affinity())):

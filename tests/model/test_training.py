@@ -244,7 +244,8 @@ def test_a_batch_that_cannot_be_divided_is_told(tmp_path: Path, processes: int, 
     )
     with pytest.raises(
         TrainingError,
-        match=rf"^train.batch_size 4 is no multiple of {processes} processes times train.accumulation {accumulation}; ",
+        match=rf"^train.batch_size 4 is not a multiple of {processes} processes times train.accumulation "
+        rf"{accumulation}; ",
     ):
         Trainer(Watched(), TRAIN, VALIDATION, *given)
 

@@ -1,7 +1,7 @@
 """An HTTP server that speaks the part of Kubeflow Pipelines' REST API which ``defunet`` uses, and fails on demand.
 
-Paths, fields, states, error bodies and their oddities (epoch for "not yet", integers as text, Argo's nodes as tasks)
-are those of kfp_server_api 2.17.0 and of its server. Each look at a run takes it one stage further.
+Paths, fields, states and error bodies are those that a real server of Kubeflow Pipelines 2.17.0 sent (``recorded/``).
+Recorded runs are answered as they were; other runs are played, and each look at one takes it one stage further.
 ``python -m tests.pipelines.kfp_server --port 8890 --end FAILED`` starts one by itself.
 """
 
@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -26,9 +26,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
+from tests.pipelines.kfp_workflow import STEPS, pod_of, recorded, tasks, workflow
+
 EPOCH = "1970-01-01T00:00:00Z"
-STEPS = ("plan", "ingest", "validate", "preprocess", "train", "evaluate", "report", "register")
-WORKFLOW = "lung-segmentation-x7k2p"
+ENDED = ("SUCCEEDED", "FAILED")  # a cancelled run ends as FAILED
+NO_LOG = {"error_message": "BadRequestError: Failed to read logs for run", "error_details": "NoSuchKey"}
 API = "/apis/v2beta1"
 
 
@@ -46,10 +48,8 @@ class Fault:
 
 class Refused(Exception):  # noqa: N818
     def __init__(self, status: int, code: int, message: str) -> None:
-        # As grpc-gateway puts it, with Go's stack behind the first line.
-        full = f"{message}\ngithub.com/kubeflow/pipelines/backend/src/common/util.Wrap\n\t/go/src/error.go:271"
         details = [{"@type": "type.googleapis.com/google.rpc.Status", "code": code, "message": message}]
-        self.status, self.body = status, {"error": full, "code": code, "message": full, "details": details}
+        self.status, self.body = status, {"code": code, "message": f"Failed: {message}", "details": details}
 
 
 @dataclass
@@ -66,6 +66,12 @@ class State:
     recurring: list[dict[str, Any]] = field(default_factory=list)
     stages: dict[str, int] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)
+    recorded: dict[str, str] = field(default_factory=dict)  # cases by the ids of their runs
+    manifests: dict[str, dict[str, Any]] = field(default_factory=dict)
+    v1beta1: bool = True
+    pages: bool = True  # whether it is the web page's server, which forwards to the API
+    gone: bool = False  # whether Kubernetes has lost the workflows
+    kubernetes: dict[str, Any] = field(default_factory=dict)  # its answers by a part of the path
     faults: list[Fault] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -98,59 +104,43 @@ class State:
             "scheduled_at": _now(),
             "finished_at": EPOCH,
             "state": "PENDING",
+            "state_history": [{"update_time": _now(), "state": "PENDING"}],
         }
         self.runs.insert(0, run)
         self.stages[run["run_id"]] = 0
         return run
 
+    def add_recorded(self, case: str) -> str:
+        run = recorded(case)["v2beta1"]
+        self.runs.insert(0, {"experiment_id": self.experiments[0]["experiment_id"], **run})
+        self.recorded[run["run_id"]] = case
+        self.logs |= {path.split("/")[-2]: text for path, text in recorded(case)["logs"].items()}
+        return str(run["run_id"])
+
     def advance(self, run: dict[str, Any]) -> dict[str, Any]:
         """Return the run as it is now, and take it one stage further."""
+        if run["run_id"] in self.recorded:
+            return run
         stage = self.stages[run["run_id"]]
-        over = run["state"] in ("SUCCEEDED", "FAILED", "CANCELED")
-        if not over and stage:
-            done = stage - 1
+        if run["state"] not in ENDED and stage:
+            done, stopped = stage - 1, run["state"] == "CANCELING"
             broken = self.end == "FAILED" and done >= STEPS.index(self.failing)
-            if run["state"] == "CANCELING":
-                run["state"] = "CANCELED"
-            elif broken:
-                run["state"] = "FAILED"
-            else:
-                run["state"] = "SUCCEEDED" if done >= len(STEPS) else "RUNNING"
-            if run["state"] in ("SUCCEEDED", "FAILED", "CANCELED"):
-                run["finished_at"] = _now()
-                if run["state"] == "FAILED":
-                    run["error"] = {"code": 2, "message": f"child '{WORKFLOW}-1000' failed"}
-            run["run_details"] = {"task_details": self._tasks(run, done)}
+            phase = "Failed" if stopped or broken else "Succeeded" if done >= len(STEPS) else "Running"
+            _go(run, phase.upper())
+            run["finished_at"] = _now() if run["state"] in ENDED else EPOCH
+            manifest = self.manifests[run["run_id"]] = workflow(run, done, phase, stopped)
+            run["run_details"] = {"task_details": tasks(manifest)}
         self.stages[run["run_id"]] = stage + 1
         return run
 
-    def _tasks(self, run: dict[str, Any], done: int) -> list[dict[str, Any]]:
-        nodes = [self._node(run, "root", run["state"], 1000, ()), self._node(run, "root-driver", "SUCCEEDED", 1001, ())]
-        for number, step in enumerate(STEPS):
-            if number > done:
-                break
-            ended = {"FAILED": "FAILED", "CANCELED": "FAILED"}.get(run["state"], "RUNNING")
-            state = "SUCCEEDED" if number < done else ended
-            nodes.append(self._node(run, f"{step}-driver", "SUCCEEDED", 2000 + number, ()))
-            nodes.append(self._node(run, step, state, 3000 + number, (f"{WORKFLOW}-{4000 + number}",)))
-            nodes.append(self._node(run, "executor", state, 4000 + number, ()))
-        return nodes
-
-    def _node(
-        self, run: dict[str, Any], name: str, state: str, number: int, children: tuple[str, ...]
-    ) -> dict[str, Any]:
-        start = datetime.fromisoformat(run["created_at"]) + timedelta(microseconds=number)
-        return {
-            "run_id": run["run_id"],
-            "task_id": str(uuid.uuid5(uuid.UUID(run["run_id"]), str(number))),
-            "display_name": name,
-            "create_time": run["created_at"],
-            "start_time": start.isoformat(),
-            "end_time": EPOCH if state == "RUNNING" else _now(),
-            "state": state,
-            "execution_id": "0",
-            "child_tasks": [{"pod_name": child} for child in children],
-        }
+    def manifest(self, run_id: str) -> dict[str, Any]:
+        """Return the run as the v1beta1 API does, with its workflow as text."""
+        run = _found(self.runs, "run_id", run_id, "Run")
+        if case := self.recorded.get(run_id):
+            found = recorded(case)["v1beta1"]["pipeline_runtime"]["workflow_manifest"]
+        else:
+            found = self.manifests.get(run_id) or workflow(run, 0, "", False)
+        return {"run": {"id": run_id}, "pipeline_runtime": {"workflow_manifest": json.dumps(found)}}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -211,6 +201,14 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(401, 16, "Unauthenticated: token is expired")
 
     def _handle(self, state: State, path: str, query: dict[str, list[str]], body: dict[str, Any]) -> Any:
+        if state.pages and path == "/":
+            return "<!doctype html><html></html>"
+        if found := re.fullmatch(r"/apis/v1beta1/runs/([^/]+)", path):
+            if not state.v1beta1:
+                raise Refused(404, 5, "Not Found")
+            return state.manifest(found[1])
+        if found := re.match(r"/(api/v1|apis/argoproj.io/v1alpha1|apis/kueue.x-k8s.io/v1beta1)/namespaces/", path):
+            return _kubernetes(state, path)
         match self.command, path.removeprefix(API).split("/")[1:]:
             case "GET", ["healthz"]:
                 return {"commit_sha": "0", "tag_name": "2.17.0", "multi_user": state.multi_user}
@@ -242,13 +240,16 @@ class Handler(BaseHTTPRequestHandler):
                 return _page(state.recurring, query, "recurringRuns")
             case "POST", ["recurringruns"]:
                 return _schedule(state, _checked(body), self._experiment(state, body))
+            case "POST", ["recurringruns", action]:
+                which, _, verb = action.partition(":")
+                made = _found(state.recurring, "recurring_run_id", which, "Job")
+                made["status"] = {"enable": "ENABLED", "disable": "DISABLED"}[verb]
+                return {}
             case "DELETE", ["recurringruns", which]:
-                state.recurring.remove(_found(state.recurring, "recurring_run_id", which, "Recurring run"))
+                state.recurring.remove(_found(state.recurring, "recurring_run_id", which, "Job"))
                 return {}
         if read := re.fullmatch(r"/apis/v1alpha1/runs/([^/]+)/nodes/([^/]+)/log", path):
-            if read[2] not in state.logs:
-                raise Refused(500, 13, f"Failed to read logs from pod {read[2]} due to error opening log stream")
-            return state.logs[read[2]]
+            return state.logs.get(read[2]) or json.dumps(NO_LOG)
         raise Refused(404, 5, "Not Found")
 
     def _namespace(self, state: State, query: dict[str, list[str]]) -> str:
@@ -323,16 +324,35 @@ def _schedule(state: State, body: dict[str, Any], experiment: dict[str, Any]) ->
 
 def _act(state: State, run: dict[str, Any], verb: str) -> dict[str, Any]:
     if verb == "terminate":
-        run["state"] = "CANCELING"
+        if run["state"] in ENDED:
+            raise Refused(400, 3, f"Failed to terminate a run {run['run_id']}. Row not found")
+        _go(run, "CANCELING")
     elif verb == "retry":
-        if run["state"] not in ("FAILED", "CANCELED"):
+        if run["state"] != "FAILED":
             raise Refused(409, 10, "Workflow must be Failed/Error to retry")
-        run.update(state="RUNNING", finished_at=EPOCH, error=None)
+        _go(run, "RUNNING")
+        run["finished_at"] = EPOCH
         state.stages[run["run_id"]] = STEPS.index(state.failing) + 1
         state.end = "SUCCEEDED"
     else:
         raise Refused(404, 5, "Not Found")
     return {}
+
+
+def _go(run: dict[str, Any], to: str) -> None:
+    if run["state"] != to:
+        run["state"] = to
+        run["state_history"].append({"update_time": _now(), "state": to})
+
+
+def _kubernetes(state: State, path: str) -> Any:
+    """Answer as Kubernetes' own API does, which a kubeconfig reaches beside Kubeflow's."""
+    for part, answer in state.kubernetes.items():
+        if part in path:
+            return answer
+    if "/workflows/" in path and not state.gone:
+        return {"metadata": {"name": path.rpartition("/")[2]}}
+    raise Refused(404, 5, "not found")
 
 
 def _now() -> str:
@@ -359,9 +379,12 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--end", default="SUCCEEDED", choices=["SUCCEEDED", "FAILED"])
     parser.add_argument("--token")
+    parser.add_argument("--recorded", nargs="*", default=[], help="runs of recorded/ that it holds from the start")
     said = parser.parse_args()
-    logs = {f"{WORKFLOW}-system-container-impl-4004": "epoch 1 of 3\nerror: the GPU ran out of memory\n"}
+    logs = {pod_of("train"): "epoch 1 of 3\nerror: the GPU ran out of memory\n"}
     with serving(said.port, end=said.end, token=said.token, logs=logs) as server:
+        for case in said.recorded:
+            print(server.state.add_recorded(case), case, flush=True)
         print(server.url, flush=True)
         threading.Event().wait()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import socket
@@ -30,7 +31,8 @@ from pipelines.client import http as client_http
 from pipelines.client import watch as client_watch
 from pipelines.client.cron import Cron
 from pipelines.client.runs import Run
-from tests.pipelines.kfp_server import WORKFLOW, Fault, Server, serving
+from tests.pipelines.kfp_server import Fault, Server, serving
+from tests.pipelines.kfp_workflow import pod_of
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = (sys.executable, "-m", "defunet")
@@ -136,7 +138,7 @@ def test_submit_takes_the_md5_from_data_dvc(defunet: Client, server: Server, tmp
     [
         ("train.epochs=0", ["train.epochs: Input should be greater than or equal to 1 (got 0)"]),
         ("train.network=unet", ["train.network: Extra inputs are not permitted"]),
-        ("matrix.scenarios=[third]", ["matrix.scenarios: not under scenarios: third"]),
+        ("matrix.scenarios=[third]", ["matrix.scenarios: not defined under scenarios: third"]),
         ("train.epochs", ["--set 'train.epochs': takes section.key=value"]),
         ("train.epochs.x=1", ["params.yaml has nothing below train.epochs"]),
         ("train.epochs=[", ["the value is not valid YAML"]),
@@ -186,13 +188,18 @@ def test_wait_shows_every_task_and_ends_as_the_run_does(defunet: Client, server:
     assert done.exit_code == 0, done.output
     states = [line.split(None, 2)[1:] for line in done.stderr.splitlines()[2:]]
     assert states[0] == ["PENDING", "run"]
-    assert states[-1] == ["SUCCEEDED", "run"]
+    (cells,) = [words for words in states if words[-1].endswith(" left")]
+    assert re.fullmatch(r"of 3 cells done, about \d+ s left", cells[1])
+    trained, scored = "train defu_net mixed seed 0", "evaluate defu_net mixed seed 0"
     assert (
-        states.index(["RUNNING", "Train"])
-        < states.index(["SUCCEEDED", "Train"])
-        < states.index(["RUNNING", "Evaluate"])
+        states.index(["RUNNING", trained])
+        < states.index(["SUCCEEDED", trained])
+        < states.index(["RUNNING", scored])
+        < states.index(cells)
+        < states.index(["SUCCEEDED", "run"])
     )
     assert not any("driver" in name or name in ("executor", "root") for _, name in states)
+    assert done.stderr.splitlines()[-1] == "succeeded: 1 of 3 cells"
 
 
 @pytest.mark.parametrize(("end", "code"), [("SUCCEEDED", 0), ("FAILED", 3), ("CANCELED", 4)])
@@ -205,15 +212,15 @@ def test_each_end_has_its_exit_code(defunet: Client, server: Server, end: str, c
         server.state.end = end
     done = defunet("status", run, "--wait", "--every", 0.01)
     assert done.exit_code == code, done.output
-    assert done.stderr.splitlines()[-1 if code == 0 else -2].endswith(f"{end:<10} run")
-    assert code == 0 or f"run {run}: {end}" in done.stderr.splitlines()[-1]
+    assert done.stderr.splitlines()[-2].endswith(f"{end:<11} run")
+    assert done.stderr.splitlines()[-1].startswith({0: "succeeded: ", 3: "failed: train", 4: "cancelled after "}[code])
 
 
 def test_wait_ends_in_time(defunet: Client, server: Server) -> None:
     run = started(server)
     done = defunet("status", run, "--wait", "--every", 0.02, "--timeout", 0.05)
     assert done.exit_code == 5
-    assert done.stderr.splitlines()[-1].startswith("not ended after 0.05 s: the run goes on; `defunet status")
+    assert done.stderr.splitlines()[-1].startswith("not ended after 0.05 s: the run continues; `defunet status")
 
 
 def test_a_wait_that_is_shorter_than_a_look_takes_a_last_look_at_its_end(server: Server, defunet: Client) -> None:
@@ -224,7 +231,7 @@ def test_a_wait_that_is_shorter_than_a_look_takes_a_last_look_at_its_end(server:
     assert done.exit_code == 5
     states = iter(["RUNNING", "SUCCEEDED"])
     looks = client_watch.Lines(Console(quiet=True))
-    seen = client_watch.wait(lambda: Run("id", "name", next(states), None, None, "", ()), looks, 60, 0.1)
+    seen = client_watch.wait(lambda: Run("id", "name", next(states), None, None), looks, 60, 0.1)
     assert seen.state == "SUCCEEDED"
 
 
@@ -243,7 +250,7 @@ def test_wait_says_that_the_run_goes_on_when_the_token_expires(defunet: Client, 
     looked(server, run, 2)
     server.state.faults = [Fault("GET", f"/runs/{run}", "401")]
     one_line(
-        defunet("status", run, "--wait", DEFUNET_TOKEN="old"), "token is missing, wrong or expired", "the run goes on"
+        defunet("status", run, "--wait", DEFUNET_TOKEN="old"), "token is missing, wrong or expired", "the run continues"
     )
 
 
@@ -256,7 +263,7 @@ def test_an_interrupt_leaves_the_run_alone(server: Server) -> None:
         process.send_signal(signal.SIGINT)
         told = process.stderr.read()
     assert process.returncode == 130
-    assert told == f"interrupted: the run goes on; `defunet status {run} --wait` sees its end\n"
+    assert told == f"interrupted: the run continues; `defunet status {run} --wait` waits for its end\n"
     assert server.state.runs[0]["state"] == "PENDING"
 
 
@@ -273,8 +280,9 @@ def test_a_terminal_gets_a_table(server: Server) -> None:
     assert done.returncode == 0
     last = shown.decode().replace("\r", "").rsplit("a run: ", 1)[1]
     assert last.startswith("SUCCEEDED")
-    assert last.count("SUCCEEDED") == 9
-    assert "train" in last
+    assert last.count("SUCCEEDED") == 1 + 9 + 1
+    assert "train cell 1" in last
+    assert "1 of 1 cells done" in last
 
 
 def _read(end: int) -> bytes:
@@ -305,52 +313,71 @@ def test_runs_turns_pages(defunet: Client, server: Server) -> None:
     assert server.state.requests.count("GET /apis/v2beta1/runs") == 2
 
 
-def test_status_shows_the_tasks(defunet: Client, server: Server) -> None:
+def test_status_shows_the_steps(defunet: Client, server: Server) -> None:
     server.state.end = "FAILED"
     run = started(server)
     looked(server, run, 20)
     done = defunet("status", run)
     assert done.exit_code == 0
-    head, _, table = done.stdout.partition("\n\n")
-    assert [line.split(None, 1)[0] for line in head.splitlines()] == [
-        "run",
-        "name",
-        "state",
-        "created",
-        "time",
-        "error",
-    ]
-    assert [line.split()[:2] for line in table.splitlines()] == [
-        ["task", "state"],
+    head, table, why = done.stdout.strip().split("\n\n")
+    assert [line.split(None, 1)[0] for line in head.splitlines()] == ["run", "name", "state", "created", "time"]
+    rows = [re.split(r"  +", line)[:2] for line in table.splitlines()]
+    assert rows == [
+        ["step", "state"],
         *([name, "SUCCEEDED"] for name in ("plan", "ingest", "validate", "preprocess")),
-        ["train", "FAILED"],
+        ["train cell 1", "FAILED"],
+        *([name, "NOT RUN"] for name in ("evaluate cell 1", "report", "register", "promote")),
+        ["outcome", "SUCCEEDED"],
     ]
+    assert "the GPU ran out of memory" in table
+    assert why.startswith("failed: train cell 1: the GPU ran out of memory; ")
     one_line(defunet("status", "nope"), "run nope: not found", "defunet runs")
 
 
-def test_logs_prints_what_the_api_has_and_how_to_get_the_rest(defunet: Client, server: Server) -> None:
+def test_a_pod_that_waits_too_long_is_given_up(defunet: Client, server: Server) -> None:
+    run = server.state.add_recorded("stock-waits-for-gpu")
+    done = defunet("status", run, "--wait", "--every", 0.01, "--pending-timeout", 60)
+    assert done.exit_code == 6
+    assert "waits: 1 Insufficient nvidia.com/gpu: longer than --pending-timeout 60" in done.stderr.splitlines()[-1]
+
+
+def test_the_log_of_a_failed_step_is_printed(defunet: Client, server: Server) -> None:
     server.state.end = "FAILED"
     run = started(server)
     looked(server, run, 20)
-    # A retried task's pods have another name than the others', and both another than the API's nodes.
-    server.state.logs[f"{WORKFLOW}-retry-system-container-impl-4004"] = "epoch 1\nout of memory\n"
+    one_line(defunet("logs", run), "train cell 1, attempt 1: no log is available (the GPU ran out of memory)")
+    server.state.logs[pod_of("train")] = "epoch 1\nout of memory\n"
     done = defunet("logs", run)
-    assert (done.exit_code, done.stdout) == (0, "==> train: FAILED <==\nepoch 1\nout of memory\n")
+    title = f"==> train cell 1: FAILED, attempt 1 of 1, pod {pod_of('train')} <=="
+    assert (done.exit_code, done.stdout) == (0, f"{title}\nepoch 1\nout of memory\n")
     assert done.stderr == ""
 
     done = defunet("logs", run, "--task", "ingest")
-    assert done.stdout == "==> ingest: SUCCEEDED <==\n"
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "ingest, attempt 1: no log is available" in done.stderr
     assert f"kubectl logs -n kubeflow -l pipeline/runid={run} -c main --prefix --tail=-1" in done.stderr
     assert "next try" not in done.stderr
-    one_line(defunet("logs", run, "--task", "promote"), "no task named 'promote' (there: plan, ingest")
+    one_line(defunet("logs", run, "--task", "ensemble"), "no step named 'ensemble' (there: plan, ingest")
 
 
 def test_logs_of_a_run_in_which_nothing_failed(defunet: Client, server: Server) -> None:
     run = started(server)
     looked(server, run, 20)
-    done = defunet("logs", run)
-    assert (done.exit_code, done.stdout) == (0, "")
-    assert "no task failed; --task NAME chooses one of plan, ingest" in done.stderr
+    one_line(defunet("logs", run), "no step failed; --task NAME chooses one of plan, ingest")
+
+
+def test_logs_are_followed_to_the_end(server: Server) -> None:
+    run = started(server)
+    looked(server, run, 5)
+    server.state.logs[pod_of("train")] = "epoch 1\nepoch 2 of"
+    line = [*MODULE, "logs", run, "--task", "train", "--follow", "--every", "0.5", "--host", server.url]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "pod " in process.stdout.readline()
+        assert process.stdout.readline() == "epoch 1\n"
+        server.state.logs[pod_of("train")] = "epoch 1\nepoch 2 of 2\n"
+        assert process.stdout.read() == "epoch 2 of 2\n"
+    assert process.returncode == 0
 
 
 def test_cancel_and_retry(defunet: Client, server: Server) -> None:
@@ -367,6 +394,9 @@ def test_cancel_and_retry(defunet: Client, server: Server) -> None:
     assert done.exit_code == 0, done.output
     assert server.state.runs[0]["state"] == "SUCCEEDED"
     one_line(defunet("retry", run), "is SUCCEEDED")
+    again = server.state.add_recorded("plain-step-exits-1")
+    server.state.faults = [Fault("POST", ":retry", "409", body={"code": 10, "message": "Workflow must be Failed"})]
+    one_line(defunet("retry", again), "has not ended on the cluster yet; retry it in a minute")
     one_line(defunet("cancel", "nope"), "run nope: not found")
 
 
@@ -391,9 +421,15 @@ def test_schedule_is_made_listed_and_deleted(defunet: Client, server: Server) ->
     server.state.recurring += [{**made, "recurring_run_id": f"copy-{number}"} for number in range(230)]
     assert len(defunet("schedules").stdout.splitlines()) == 1 + 231, "page by page"
     del server.state.recurring[1:]
-    assert defunet("cancel", "--schedule", made["recurring_run_id"]).exit_code == 0
+    number = made["recurring_run_id"]
+    assert defunet("schedules", "pause", number).stderr == f"schedule {number}: paused\n"
+    assert "DISABLED" in defunet("schedules").stdout
+    assert defunet("schedules", "resume", number).stderr == f"schedule {number}: resumed\n"
+    assert "ENABLED" in defunet("schedules").stdout
+    assert defunet("schedules", "delete", number).exit_code == 0
     assert server.state.recurring == []
-    one_line(defunet("cancel", "--schedule", "nope"), "schedule nope: not found", "defunet schedules")
+    for command in ("pause", "resume", "delete"):
+        one_line(defunet("schedules", command, "nope"), "schedule nope: not found", "defunet schedules")
 
 
 @pytest.mark.parametrize(
@@ -550,7 +586,9 @@ def test_several_users(defunet: Client) -> None:
         assert defunet("submit", *SOURCE, "--namespace", "team-a", **where).exit_code == 0
 
 
-def test_a_kubeconfig_leads_through_kubernetes(defunet: Client, server: Server, tmp_path: Path) -> None:
+@pytest.fixture
+def kubeconfig(server: Server, tmp_path: Path) -> dict[str, str]:
+    """Return the environment of a user who has a kubeconfig and names no host."""
     config = {
         "clusters": [{"name": "c", "cluster": {"server": server.url}}],
         "users": [{"name": "u", "user": {"token": "of-kubernetes"}}],
@@ -559,14 +597,40 @@ def test_a_kubeconfig_leads_through_kubernetes(defunet: Client, server: Server, 
     }
     (tmp_path / "config").write_text(json.dumps(config))
     server.state.token = "of-kubernetes"
-    done = defunet("runs", KUBECONFIG=str(tmp_path / "config"), KF_PIPELINES_ENDPOINT="")
+    return {"KUBECONFIG": str(tmp_path / "config"), "KF_PIPELINES_ENDPOINT": ""}
+
+
+def test_a_kubeconfig_leads_through_kubernetes(defunet: Client, server: Server, kubeconfig: dict[str, str]) -> None:
+    done = defunet("runs", **kubeconfig)
     assert done.exit_code == 0, done.output
     proxy = "GET /api/v1/namespaces/kubeflow/services/ml-pipeline:http/proxy/apis/v2beta1"
     assert server.state.requests == [f"{proxy}/healthz", f"{proxy}/runs"]
-    one_line(
-        defunet("runs", "--kube-context", "none", KUBECONFIG=str(tmp_path / "config"), KF_PIPELINES_ENDPOINT=""),
-        "which Kubeflow? say --host",
-    )
+    one_line(defunet("runs", "--kube-context", "none", **kubeconfig), "which Kubeflow? say --host")
+
+
+def test_kubernetes_says_why_a_pod_waits_and_that_a_workflow_is_gone(
+    defunet: Client, server: Server, kubeconfig: dict[str, str]
+) -> None:
+    queued = server.state.add_recorded("stock-waits-in-kueue")
+    pod = "lung-segmentation-wc5f5-metadata-0-3-retry-system-container-impl-3665181764"
+    condition = {"type": "QuotaReserved", "status": "False", "message": "insufficient unused quota for memory"}
+    workload = {"metadata": {"ownerReferences": [{"name": pod}]}, "status": {"conditions": [condition]}}
+    server.state.kubernetes = {"/workloads": {"items": [workload]}}
+    why = "waits in queue lungs: insufficient unused quota for memory"
+    assert f"train defu_net montgomery-to-shenzhen seed 0 {why}" in defunet("status", queued, **kubeconfig).stdout
+
+    server.state.gone = True
+    done = defunet("status", queued, "--wait", **kubeconfig)
+    assert done.exit_code == 3
+    assert done.stderr.splitlines()[-1].startswith("its workflow lung-segmentation-wc5f5 was deleted before it ended")
+
+
+def test_the_link_opens_a_page_or_says_how(defunet: Client, server: Server, kubeconfig: dict[str, str]) -> None:
+    forward = "after kubectl port-forward -n kubeflow svc/ml-pipeline-ui 8080:80"
+    done = defunet("submit", *SOURCE, **kubeconfig)
+    assert f"http://localhost:8080/#/runs/details/{done.stdout.strip()} {forward}" in done.stderr
+    server.state.pages = False  # the host is the API, which serves no page
+    assert forward in defunet("submit", *SOURCE, DEFUNET_TOKEN="of-kubernetes").stderr
 
 
 def test_a_pod_asks_its_own_cluster(defunet: Client) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.json_format import MessageToDict
 
 from core.errors import UserError
-from core.params import read_yaml
+from core.params import read_params, read_yaml
 from pipelines import components as components_module
 from pipelines.cluster import STEPS, check_cluster, cores, mebibytes, read_cluster
+from pipelines.graph import build
 
 FILE = Path(__file__).resolve().parents[2] / "pipelines/cluster.yaml"
 
@@ -105,7 +107,6 @@ def test_every_mistake_is_told_at_once_each_in_a_line() -> None:
         ("train", {"shared_memory": "32Gi"}, "steps.train.shared_memory: must be below memory.limit, 32Gi"),
         ("train", {"timeout": 200000}, "steps.train.retries.within: must be 1201860 or more"),
         ("train", {"timeout": None}, "steps.train.timeout: must be given where there are retries"),
-        ("train", {"volumes": []}, "checkpoints: /checkpoints is on no volume of train"),
         ("report", {"volumes": [{"claim": "a", "path": "/a"}, {"claim": "b", "path": "/a"}]}, "two have the same path"),
         (
             "report",
@@ -120,9 +121,9 @@ def test_settings_that_cannot_go_together_are_told(step: str, change: dict[str, 
 
 
 def test_checkpoints_in_s3_need_no_volume() -> None:
-    values = shipped() | {"checkpoints": "s3://bucket/states"}
-    del values["steps"]["train"]["volumes"]
-    assert check_cluster(values, "here").checkpoints == "s3://bucket/states"
+    assert not check_cluster(shipped(), "here").step("train").volumes
+    (line,) = problems(lambda values: values.update(checkpoints="/checkpoints"))
+    assert line.startswith("checkpoints: /checkpoints is on no volume of train")
     for wrong in ("states", "gs://bucket/states", "/states/", "s3://"):
         (line,) = problems(lambda values, wrong=wrong: values.update(checkpoints=wrong))
         assert line.startswith("checkpoints: ")
@@ -157,5 +158,28 @@ def test_tolerations_follow_kubernetes_own_rules(toleration: dict[str, Any], tol
 
 
 def test_no_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="say --cluster FILE"):
+    with pytest.raises(UserError, match="pass --cluster FILE"):
         read_cluster(tmp_path / "cluster.yaml")
+
+
+def test_a_factor_that_argo_cannot_parse_is_refused() -> None:
+    """Argo answers `value '1.5' cannot be resolved to an int` at the first retry, which ends the run."""
+    told = problems(lambda values: values["every_step"]["retries"].update(factor=1.5))
+    assert told == ["every_step.retries.factor: Input should be a valid integer (got 1.5)"]
+
+
+def test_a_queue_is_a_label_of_every_pod() -> None:
+    labels = shipped()["labels"]
+    assert read_cluster(FILE).pod_labels == labels
+    queued = check_cluster(shipped() | {"queue": "lungs"}, "here")
+    assert queued.pod_labels == labels | {"kueue.x-k8s.io/queue-name": "lungs"}
+    compiled = build(read_params(FILE.parents[1] / "params.yaml"), cluster=queued).platform_spec
+    executors = MessageToDict(compiled)["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert executors
+    assert {executor["podMetadata"]["labels"]["kueue.x-k8s.io/queue-name"] for executor in executors.values()} == {
+        "lungs"
+    }
+    (line,) = problems(lambda values: values.update(queue="Lungs"))
+    assert line.startswith("queue: ")
+    (line,) = problems(lambda v: v.update(queue="a", labels={"kueue.x-k8s.io/queue-name": "b"}))
+    assert line == "labels.kueue.x-k8s.io/queue-name: the key queue sets this label; remove one of them"

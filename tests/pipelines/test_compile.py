@@ -320,10 +320,9 @@ def test_a_training_gets_what_it_needs(spec: dict[str, Any], asked: dict[str, di
         "medium": "Memory",
         "sizeLimit": "4Gi",
     }
-    # Another attempt finds the full state of the one before.
-    (volume,) = train["pvcMount"]
-    assert (volume["constant"], volume["mountPath"]) == ("lung-segmentation-checkpoints", "/checkpoints")
-    assert spec["root"]["inputDefinitions"]["parameters"]["checkpoints"]["defaultValue"] == "/checkpoints"
+    # Another attempt finds the full state of the one before, in S3.
+    assert "pvcMount" not in train
+    assert spec["root"]["inputDefinitions"]["parameters"]["checkpoints"]["defaultValue"] == "s3://data/states"
 
 
 def test_the_loop_the_run_and_every_step_are_bounded(
@@ -368,7 +367,7 @@ def test_other_settings_reach_the_pods() -> None:
         "node_selector": {"cloud.google.com/gke-accelerator": "nvidia-l4"},
         "tolerations": [{"operator": "Exists", "effect": "NoExecute", "seconds": 60}],
         "gpus": {"resource": "amd.com/gpu", "count": 4},
-        "retries": {"count": 0, "wait": 0, "factor": 1.0, "within": 1},
+        "retries": {"count": 0, "wait": 0, "factor": 1, "within": 1},
     }
 
     text = compiled(read_params(ROOT / "params.yaml"), cluster=check_cluster(values, "here"))

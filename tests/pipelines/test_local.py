@@ -142,6 +142,7 @@ def started(project: Project, said: Path, *options: object) -> tuple[subprocess.
     return process, psutil.Process(process.pid).children(recursive=True)
 
 
+@pytest.mark.full
 def test_an_interrupt_leaves_no_process_behind(checkout: Project, tmp_path: Path) -> None:
     # Of this process alone: as a supervisor does it, and unlike a Ctrl+C, which a terminal sends to all of them.
     process, tasks = started(checkout, tmp_path / "said", "--out", tmp_path / "run")

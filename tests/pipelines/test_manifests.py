@@ -14,12 +14,14 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pipelines.cluster import read_cluster
+from core.params import read_yaml
+from pipelines.cluster import check_cluster, cores, mebibytes, read_cluster
 from tests.conftest import ROOT
 
 MANIFESTS = ROOT / "pipelines/manifests"
-# Kinds that Kubernetes itself does not know: Kustomize's own, and Karpenter's.
-OTHERS = {"kustomization.yaml", "gpu-nodes.yaml"}
+STANDALONE = ROOT / "pipelines/manifests-standalone"
+# Kinds that Kubernetes itself does not know: Kustomize's own, Karpenter's and Kueue's.
+OTHERS = {"kustomization.yaml", "gpu-nodes.yaml", "kueue.yaml"}
 VERSIONS = ["1.29", "1.33", "1.37"]
 CLUSTER = read_cluster(ROOT / "pipelines/cluster.yaml")
 
@@ -77,8 +79,10 @@ def test_they_hold_what_cluster_yaml_asks_for() -> None:
         assert {*reference.variables.values()} <= {*there["Secret", reference.name]["stringData"]}
     for reference in CLUSTER.config_maps:
         assert {*reference.variables.values()} <= {*there["ConfigMap", reference.name]["data"]}
-    claims = {volume.claim for volume in CLUSTER.step("train").volumes}
-    assert claims == {name for kind, name in there if kind == "PersistentVolumeClaim"}
+    # The volume is for those who keep their checkpoints on one; as shipped they are in S3.
+    assert not CLUSTER.step("train").volumes
+    applied = yaml.safe_load((MANIFESTS / "kustomization.yaml").read_text())["resources"]
+    assert "checkpoints.yaml" not in applied
     labels = yaml.safe_load((MANIFESTS / "kustomization.yaml").read_text())["labels"][0]["pairs"]
     assert labels.items() <= CLUSTER.labels.items()
 
@@ -88,7 +92,12 @@ def test_secrets_hold_no_secret_and_are_not_applied() -> None:
         if kind == "Secret":
             assert {*document["stringData"].values()} == {"CHANGE-ME"}
     applied = yaml.safe_load((MANIFESTS / "kustomization.yaml").read_text())["resources"]
-    assert {"secrets.example.yaml", "check.yaml", "gpu-nodes.yaml"} == {
+    alone = {
+        "argo-retries.yaml",
+        "launcher.yaml",
+        "kueue.yaml",
+    }  # they change objects of others, or of the whole cluster
+    assert {"secrets.example.yaml", "check.yaml", "checkpoints.yaml", "gpu-nodes.yaml", *alone} == {
         path.name for path in MANIFESTS.glob("*.yaml")
     } - {*applied, "kustomization.yaml"}
 
@@ -162,16 +171,72 @@ def test_rights_are_bound_to_the_accounts_that_need_them() -> None:
                 assert rule["resources"] != ["secrets"] or rule["resourceNames"]
 
 
+def test_the_check_has_no_rights_on_a_volume_that_steps_lack() -> None:
+    """Kubeflow sets neither an fsGroup nor a user; with them the check would pass on volumes where steps fail."""
+    pod = kinds()["Job", "lung-segmentation-check"]["spec"]["template"]["spec"]
+    assert "fsGroup" not in pod["securityContext"]
+
+
+def test_retries_are_asked_for_both_kinds_of_failure() -> None:
+    defaults = yaml.safe_load(kinds()["ConfigMap", "workflow-controller-configmap"]["data"]["workflowDefaults"])
+    retries = defaults["spec"]["templateDefaults"]["retryStrategy"]
+    assert retries["retryPolicy"] == "Always"
+    # A failed DAG has the phase Failed and the exit code -1.
+    assert retries["expression"] == 'lastRetry.status == "Error" || asInt(lastRetry.exitCode) > 0'
+
+
+def test_the_launcher_opens_the_store_of_the_steps_with_their_keys() -> None:
+    launcher, addresses = (kinds()["ConfigMap", name]["data"] for name in ("kfp-launcher", "lung-segmentation"))
+    store = yaml.safe_load(launcher["providers"])["s3"]["default"]
+    scheme, _, host = addresses["s3-endpoint-url"].partition("://")
+    assert (store["endpoint"], store["region"]) == (host, addresses["s3-region"])
+    assert store["disableSSL"] is (scheme == "http")
+    assert launcher["defaultPipelineRoot"].startswith("s3://")
+    reference = store["credentials"]["secretRef"]
+    keys = kinds()["Secret", reference["secretName"]]["stringData"]
+    assert {reference["accessKeyKey"], reference["secretKeyKey"]} == {*keys}
+    rules = kinds()["Role", "lung-segmentation-steps"]["rules"]
+    readable = {name for rule in rules if rule["resources"] == ["secrets"] for name in rule["resourceNames"]}
+    assert reference["secretName"] in readable
+
+
+def test_the_queues_quota_fits_what_trains_at_a_time() -> None:
+    flavor, cluster_queue, local_queue = documents(MANIFESTS / "kueue.yaml")
+    assert local_queue["spec"]["clusterQueue"] == cluster_queue["metadata"]["name"]
+    values = read_yaml(ROOT / "pipelines/cluster.yaml")
+    assert check_cluster(values | {"queue": local_queue["metadata"]["name"]}, "cluster.yaml").queue
+    selected = cluster_queue["spec"]["namespaceSelector"]["matchLabels"]
+    assert selected == {"kubernetes.io/metadata.name": local_queue["metadata"]["namespace"]}
+    (group,) = cluster_queue["spec"]["resourceGroups"]
+    (quota,) = group["flavors"]
+    assert quota["name"] == flavor["metadata"]["name"]
+    train = CLUSTER.step("train")
+    assert train.gpus
+    assert train.cpu
+    assert train.memory
+    amounts = {item["name"]: item["nominalQuota"] for item in quota["resources"]}
+    # Kueue admits no pod that requests a resource without quota.
+    assert [*amounts] == group["coveredResources"] == ["cpu", "memory", train.gpus.resource]
+    assert int(amounts[train.gpus.resource]) == CLUSTER.parallelism * train.gpus.count
+    assert cores(amounts["cpu"]) >= CLUSTER.parallelism * cores(train.cpu.request)
+    assert mebibytes(amounts["memory"]) >= CLUSTER.parallelism * mebibytes(train.memory.request)
+
+
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed: the kustomization is not built")
-def test_kustomize_builds_them_in_the_namespace(tmp_path: Path) -> None:
-    line = ["kubectl", "kustomize", str(MANIFESTS)]
+@pytest.mark.parametrize(("folder", "namespace"), [(MANIFESTS, "lung-segmentation"), (STANDALONE, "kubeflow")])
+def test_kustomize_builds_them_in_the_namespace(folder: Path, namespace: str, tmp_path: Path) -> None:
+    line = ["kubectl", "kustomize", str(folder)]
     environment = {"HOME": str(tmp_path), "PATH": str(Path(shutil.which("kubectl") or "").parent)}
     done = subprocess.run(line, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     built = list(yaml.safe_load_all(done.stdout))
-    assert len(built) == 8
+    listed = yaml.safe_load((MANIFESTS / "kustomization.yaml").read_text())["resources"]
+    expected = {(d["kind"], d["metadata"]["name"]) for name in listed for d in documents(MANIFESTS / name)}
+    if folder == STANDALONE:  # without users there is nobody to check
+        expected = {(kind, name) for kind, name in expected if "submitter" not in name}
+    assert {(document["kind"], document["metadata"]["name"]) for document in built} == expected
     for document in built:
         kubernetes_validate.validate(document, VERSIONS[-1], strict=True)
-        assert document["metadata"]["namespace"] == "lung-segmentation"
+        assert document["metadata"]["namespace"] == namespace
         for subject in document.get("subjects", []):
-            assert subject["namespace"] == "lung-segmentation"
+            assert subject["namespace"] == namespace

@@ -211,6 +211,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_several_processes_share_the_cores_and_do_not_spin_for_long(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def tags(project: Project, params: Params | None = None) -> dict[str, str]:
 
 def problems(project: Project, params: Params | None = None) -> list[str]:
     with pytest.raises(
-        UserError, match=r"what is here now is not what its weights were made of, so no version"
+        UserError, match=r"the current files and parameters are not those of its weights, so no version"
     ) as told:
         tags(project, params)
     return told.value.problems
@@ -79,7 +79,7 @@ def test_another_pin_is_refused(here: Project) -> None:
     other = "f" * 32 + ".dir"
     (here.root / "data.dvc").write_text(f"outs:\n- md5: {other}\n  path: data\n")
     message = refused(here.call(here.register_line()))
-    assert message.startswith(f"error: data.dvc pins {other}, {here.arrays} was made of {DATA_MD5}; run `dvc repro`")
+    assert message.startswith(f"error: data.dvc pins {other}, {here.arrays} was made from {DATA_MD5}; run `dvc repro`")
     assert list(here.client().search_registered_models()) == []
 
 

@@ -74,7 +74,7 @@ def test_it_holds_all_it_needs_and_no_pickle(built: tuple[Project, Path]) -> Non
         "requirements.txt",
         "code/model/inference/package.py",
     } <= set(files)
-    assert {Path(name).suffix for name in files} == {".safetensors", ".json", ".onnx", ".md", ".txt", ".py"}
+    assert {Path(name).suffix for name in files} == {".safetensors", ".json", ".onnx", ".md", ".txt", ".py", ".png"}
     for name, path in files.items():
         if name not in (WEIGHTS, ONNX):
             path.read_text()  # a pickle is no text
@@ -249,7 +249,7 @@ def test_a_folder_is_fetched_as_it_is_and_what_is_none_is_told(built: tuple[Proj
     assert fetch(str(built[1]), tmp_path) == built[1]
     with pytest.raises(UserError, match="no model package"):
         fetch(str(tmp_path), tmp_path)
-    with pytest.raises(UserError, match="not a model's name; say models:/NAME@ALIAS"):
+    with pytest.raises(UserError, match="not a model URI; use models:/NAME@ALIAS"):
         fetch("models:/lung-segmentation/latest", tmp_path)
 
 
@@ -290,7 +290,7 @@ def test_an_alias_that_no_version_has_is_told_with_those_there_are(three: Projec
     image = ROOT / "samples/MontgomerySet/CXR_png/MCUCXR_0001_0.png"
     told = refused(project.call(project.line("predict", image, "-o", project.root / "out")))
     assert (
-        "@champion: no version is champion yet; promote one (`make promote`), or say models:/lung-segmentation@ch"
+        "@champion: no version is champion yet; promote one (`make promote`), or use models:/lung-segmentation@ch"
         in told
     )
     assert "no version is champion" in refused(project.call(project.line("serve", "--port", "0")))

@@ -147,7 +147,7 @@ def proofs(store: Project, version: int) -> tuple[int, dict[str, tuple[bool, boo
         assert fact.says in done.stdout
     proved = all(fact.proved for fact in facts)
     assert (done.exception is None) == proved
-    return done.exit_code, {fact.name: (fact.proved, fact.at_hand, fact.found) for fact in facts}
+    return done.exit_code, {fact.name: (fact.proved, fact.available, fact.found) for fact in facts}
 
 
 def test_a_lineage_is_proved_from_git_and_the_registry_alone(store: Project) -> None:
@@ -165,7 +165,7 @@ def test_a_lineage_is_proved_from_git_and_the_registry_alone(store: Project) -> 
     tag(store, TWIN, **{"git.commit": git("rev-parse", "HEAD")})
     found = proofs(store, TWIN)[1]["parameters"]  # registered later, by a hash that an earlier commit has
     assert found[0] is True
-    assert found[2].startswith(f"section train at {git('rev-parse', 'HEAD')[:8]} is what its weights learnt with; ")
+    assert found[2].startswith(f"section train at {git('rev-parse', 'HEAD')[:8]} is that of its training; ")
     store.write_params(promotion=GATE, train={"epochs": 9})
     Path("data.dvc").write_text("outs:\n- md5: 11111111111111111111111111111111.dir\n  path: data\n")
     git("commit", "--quiet", "--all", "--message", "Later")
@@ -186,7 +186,7 @@ def test_a_lineage_is_proved_from_git_and_the_registry_alone(store: Project) -> 
     [
         ({"git.commit": "0" * 40}, "commit", "not in this repository"),
         ({"git.commit": "unknown"}, "commit", "not recorded"),
-        ({"git.dirty": "true"}, "commit", "but files differed from it"),
+        ({"git.dirty": "true"}, "commit", "with uncommitted changes"),
         ({"data.md5": "not pinned"}, "data", "no data.dvc pinned it"),
         ({"data.md5": "2" * 32 + ".dir"}, "data", "no data.dvc in this repository's history pins it"),
         ({"params.hash": "0" * 12}, "parameters", "params.yaml now has"),
@@ -207,7 +207,7 @@ def test_what_does_not_match_is_named(store: Project, tags: dict[str, str], fact
     assert {name for name, (proved, _, _) in facts.items() if not proved} == {fact} | also
 
 
-def test_data_in_dvcs_cache_is_at_hand(store: Project) -> None:
+def test_data_in_dvcs_cache_is_available(store: Project) -> None:
     subprocess.run(["dvc", "init", "--quiet"], check=True, capture_output=True)
     entry = Path(".dvc/cache/files/md5") / DATA_MD5[:2] / DATA_MD5[2:]
     entry.parent.mkdir(parents=True)

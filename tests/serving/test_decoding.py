@@ -18,19 +18,20 @@ from PIL import Image
 
 from core.images import ImageError
 from serving.http.service import MOST_READERS
+from serving.xray.codestream import MOST_SCANS
 from serving.xray.decoding import Decoders
 from tests.conftest import Trained
 from tests.serving.serving import Served, chest, launch, png, ready
 
 
 def endless() -> bytes:
-    """Return a small JPEG whose last scan stands there 20,000 times: its decoder refines the picture for minutes."""
+    """Return a small JPEG with as many scans as are allowed: its decoder refines the picture for many seconds."""
     file = io.BytesIO()
     grey = np.linspace(90, 110, 64 * 64).astype(np.uint8).reshape(64, 64)
-    Image.fromarray(grey).resize((4000, 4000)).save(file, "JPEG", progressive=True, quality=30)
+    Image.fromarray(grey).resize((6300, 6300)).save(file, "JPEG", progressive=True, quality=30)
     data = file.getvalue()
     scan = data[data.rindex(b"\xff\xda") : -2]
-    return data[:-2] + 20_000 * scan + data[-2:]
+    return data[:-2] + (MOST_SCANS - data.count(b"\xff\xda")) * scan + data[-2:]
 
 
 def in_one_tile(side: int) -> bytes:
@@ -89,6 +90,7 @@ def decoders(service: Served) -> list[psutil.Process]:
     return service.processes()[1:]
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_files_without_an_end_are_given_up_and_the_next_are_served(trained: Trained, package: Path) -> None:
     service = ready(launch(trained.project, package, "--request-timeout", 8))
@@ -118,7 +120,7 @@ def test_a_decoder_that_goes_down_takes_no_other_request_with_it(trained: Traine
             each.send_signal(signal.SIGSEGV)
         answer = asked.result()
     assert answer.status_code == 422
-    assert answer.json() == {"detail": "the file: damaged: it brings its decoder down; export it again"}
+    assert answer.json() == {"detail": "the file: damaged: it crashes its decoder; export it again"}
     again = service.predict(png(chest()))
     assert (again.status_code, again.json()) == (200, first.json())
     left = decoders(service)

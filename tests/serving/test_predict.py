@@ -294,7 +294,7 @@ def test_nothing_is_written_outside_of_the_folder(call: Caller, ward: Path, tmp_
     (call.out / "masks").mkdir(parents=True)
     (call.out / "masks/a").symlink_to(elsewhere)
     _, errors = call(ward, "--overwrite", code=1)
-    assert errors.count("would lie outside of") == 2
+    assert errors.count("would be outside of") == 2
     assert not list(elsewhere.iterdir())
     # A path with .. is as good as any other, and its results lie below the folder all the same.
     call(f"{ward}/a/../b/x.png", "--overwrite")
@@ -304,7 +304,7 @@ def test_nothing_is_written_outside_of_the_folder(call: Caller, ward: Path, tmp_
 def test_results_are_neither_replaced_nor_predicted_on_by_accident(call: Caller, ward: Path) -> None:
     call(ward / "a")
     before = {name: (call.out / name).stat().st_mtime_ns for name in call.files()}
-    assert "holds results already" in call(ward / "a", code=1)[1]
+    assert "has results already" in call(ward / "a", code=1)[1]
     assert {name: (call.out / name).stat().st_mtime_ns for name in call.files()} == before
     call.out.rename(ward / "results")
     call.out = ward / "results"
@@ -332,7 +332,7 @@ def test_results_of_another_model_are_not_mixed(call: Caller, ward: Path) -> Non
     document = json.loads((call.out / "results.json").read_text())
     document["model"]["weights_sha256"] = "0" * 64
     (call.out / "results.json").write_text(json.dumps(document))
-    assert "come from another model" in call(ward / "a", "--resume", code=1)[1]
+    assert "are from another model" in call(ward / "a", "--resume", code=1)[1]
 
 
 KILLED = """
@@ -351,7 +351,7 @@ def test_results_of_another_model_that_was_killed_are_not_mixed(call: Caller, wa
     done = subprocess.run([sys.executable, "-c", KILLED, call.out], cwd=ROOT, timeout=100, check=False)
     assert done.returncode == -signal.SIGKILL
     assert call.files() == [".results.jsonl"]
-    assert "come from another model" in call(ward / "a", "--resume", code=1)[1]
+    assert "are from another model" in call(ward / "a", "--resume", code=1)[1]
     assert "2 done" in call(ward / "a", "--overwrite")[0]
 
 
@@ -371,7 +371,7 @@ def test_results_of_another_program_are_left_alone(call: Caller, ward: Path, the
     call.out.mkdir()
     (call.out / "results.json").write_text(there)
     _, errors = call(ward / "a", option, code=1)
-    assert errors == f"error: {call.out / 'results.json'}: not results that this command wrote; choose another --out\n"
+    assert errors == f"error: {call.out / 'results.json'}: not results of this command; choose another --out\n"
     assert (call.out / "results.json").read_text() == there
 
 
@@ -379,7 +379,7 @@ def test_results_of_another_program_are_left_alone(call: Caller, ward: Path, the
 def test_a_folder_that_cannot_be_is_told(call: Caller, ward: Path, tmp_path: Path, out: str) -> None:
     call.out = tmp_path / out
     _, errors = call(ward / "a", code=1)
-    assert errors.startswith(f"error: {call.out}: no folder can be made there (")
+    assert errors.startswith(f"error: {call.out}: the folder cannot be made (")
     assert errors.count("\n") == 1
 
 

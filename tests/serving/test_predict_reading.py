@@ -166,11 +166,13 @@ def test_signed_values_and_padding_end_up_with_the_border_dark() -> None:
 @pytest.mark.parametrize(
     ("says", "expected"),
     [
-        ({"PixelSpacing": [0.2, 0.1]}, (0.2, 0.1)),
-        ({"ImagerPixelSpacing": [0.15, 0.15]}, (0.15, 0.15)),
-        ({"ImagerPixelSpacing": [0.15, 0.15], "EstimatedRadiographicMagnificationFactor": 1.5}, (0.1, 0.1)),
-        ({"ImagerPixelSpacing": [0.15, 0.15], "PixelSpacing": [0.2, 0.2]}, (0.2, 0.2)),
-        ({"PixelSpacing": [0, 0.2]}, None),
+        ({"PixelSpacing": [2, 1.5]}, (2, 1.5)),
+        ({"ImagerPixelSpacing": [3, 3]}, (3, 3)),
+        ({"ImagerPixelSpacing": [3, 3], "EstimatedRadiographicMagnificationFactor": 1.5}, (2, 2)),
+        ({"ImagerPixelSpacing": [3, 3], "PixelSpacing": [2, 2]}, (2, 2)),
+        ({"PixelSpacing": [0, 2]}, None),
+        ({"PixelSpacing": [1000, 1000]}, None),
+        ({"PixelSpacing": [0.001, 0.001]}, None),
         ({}, None),
     ],
 )

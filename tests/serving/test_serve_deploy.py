@@ -72,6 +72,7 @@ def test_it_starts_the_command_as_the_command_is(predictor: dict[str, Any]) -> N
     given = get_command(app).make_context("serve", list(container["args"])).params
     assert given["model"] == champion_uri(ROOT / "params.yaml")
     assert given["host"] == "0.0.0.0"
+    assert given["behind_proxy"]  # KServe's ingress authenticates and encrypts
     assert container["ports"][0]["containerPort"] == given["port"]
     waits = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
     assert predictor["terminationGracePeriodSeconds"] > given["stop_timeout"] + waits

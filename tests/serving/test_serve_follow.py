@@ -85,6 +85,7 @@ def test_a_promotion_is_followed_while_requests_flow_and_none_is_lost(registry: 
     assert service.stop().returncode == 0
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_of_what_it_has_downloaded_the_version_in_use_and_the_one_before_it_are_kept(
     registry: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -108,6 +109,7 @@ def test_of_what_it_has_downloaded_the_version_in_use_and_the_one_before_it_are_
     assert service.stop().returncode == 0
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_what_killed_services_leave_is_removed_and_what_living_ones_use_is_not(
     registry: Project, tmp_path: Path
@@ -208,7 +210,7 @@ def test_stopping_loses_no_request_that_was_accepted(trained: Trained, package: 
             return client.post("/predict", content=png(chest())).status_code
 
     body = png(chest())
-    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
     with ThreadPoolExecutor(8) as pool, ExitStack() as stack:
         asked = [pool.submit(ask) for _ in range(8)]
         assert service.job.until(lambda: service.metric("defunet_queue_length") == 8)

@@ -49,9 +49,9 @@ def test_each_need_that_is_missing_is_told_and_the_others_are_looked_at(untraine
     found = lines(done.stdout)
     assert {state for name, (state, _) in found.items() if name != "shared memory"} == {"FAILED"}
     assert "check MLFLOW_TRACKING_URI" in found["MLflow"][1]
-    assert "nothing lies there" in found["source"][1]
+    assert "no object found" in found["source"][1]
     assert found["checkpoints"][1].startswith("file/x: cannot be written (Not a directory)")
-    assert found["GPUs"][1].startswith(f"{more - 1} of {more} are there")
+    assert found["GPUs"][1].startswith(f"{more - 1} of {more} found")
 
 
 @pytest.mark.parametrize("action", ["PutObject", "GetObject"])

@@ -76,7 +76,7 @@ def test_equal_rows_give_equal_bytes(kept: Project) -> None:
 def test_one_study_is_the_first_of_the_page(kept: Project) -> None:
     studies = kept.root / "results"
     shutil.copytree(studies / "tiny", studies / "tiny-2")
-    assert_refused(kept, "one study must say `headline: true`")
+    assert_refused(kept, "one study must have `headline: true`")
     for name in ("tiny", "tiny-2"):
         (studies / name / "study.yaml").write_text("title: x\ntext: x\n")
     assert_refused(kept, "0 do")
@@ -127,7 +127,7 @@ def test_masks_that_are_not_those_evaluated_are_not_drawn(scored: Project) -> No
     cases = pd.read_csv(path)
     cases["dice"] = 0.5
     cases.to_csv(path, index=False)
-    assert "predicted anew its Dice is" in refused(scored.call(keep(scored, "--arrays", str(scored.arrays))))
+    assert "predicted again, its Dice is" in refused(scored.call(keep(scored, "--arrays", str(scored.arrays))))
 
 
 @pytest.mark.slow

@@ -140,9 +140,9 @@ def test_robustness_and_cost_are_drawn_where_they_were_measured(kept: Project) -
     for broken, message in (
         (frame.assign(severity=6), "a severity is not a whole number"),
         (frame.assign(corruption="fog"), "unknown corruption"),
-        (frame.assign(dice="high"), "holds something that is no number"),
+        (frame.assign(dice="high"), "has a value that is not a number"),
         (frame.drop(columns="low"), "columns missing: low"),
-        (pd.concat([frame, frame]), "stand in it twice"),
+        (pd.concat([frame, frame]), "occur twice"),
     ):
         broken.to_csv(path, index=False)
         assert_refused(kept, message)

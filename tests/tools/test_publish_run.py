@@ -66,6 +66,7 @@ def test_cells_are_trained_evaluated_and_kept_once(planned: Project) -> None:
     assert (model / RUN).read_bytes() == before
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_cell_that_fails_is_named_with_its_log_and_the_others_go_on(planned: Project) -> None:
     plan(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pandas as pd
+import pytest
 
 from tests.conftest import Project
 from tests.tools.kept_study import CELL, assert_refused, change, keep, learn_dilated, more_runs, read, rename, written
@@ -18,6 +19,7 @@ def verdict(page: str, first: str) -> list[str]:
     return [cells[3], *cells[-6:-1]]
 
 
+@pytest.mark.full
 def test_an_ablation_has_a_verdict_with_three_runs_a_side_and_no_sooner(kept: Project) -> None:
     study = kept.root / "results/tiny"
     assert kept.call(keep(kept, "--ablation", "no-tone")).returncode == 0

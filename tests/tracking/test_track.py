@@ -13,13 +13,14 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from core.errors import UserError
+from core.masking import mask
 from tests.components.test_train import files, states
 from tests.conftest import Project, refused
 from tests.services import Bucket
 from tests.tracking.records import write_record
 from tracking.record import ABOUT, HISTORY, SYSTEM, append, lines, read
 from tracking.send import send
-from tracking.store import explained, store_name, without_password
+from tracking.store import explained, store_name
 from tracking.unsent import send_records
 
 
@@ -158,17 +159,36 @@ def test_no_password_is_shown_whatever_it_holds(
     hidden = f"{scheme}://{user}:***@db.example:5000/mlflow"
     text = "API request to {} failed; see a@b.example"
     if " " not in password:  # an address that is not MLFLOW_TRACKING_URI
-        assert "ter2" not in without_password(text.format(address))
+        assert "ter2" not in mask(text.format(address))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     assert store_name() == hidden
-    assert without_password(text.format(address)) == text.format(hidden)
+    assert mask(text.format(address)) == text.format(hidden)
+
+
+@pytest.mark.parametrize(
+    ("address", "hidden"),
+    [
+        ("http://s3cr3t@db.example:5000", "http://***@db.example:5000"),
+        ("https://db.example/?token=s3cr3t&a=1", "https://db.example/?token=***&a=1"),
+        ("https://db.example/?X-Amz-Signature=s3cr3t", "https://db.example/?X-Amz-Signature=***"),
+        ("http://me:s3cr3t@s3.example:9000", "http://me:***@s3.example:9000"),
+    ],
+)
+def test_tokens_are_hidden_as_passwords_are(monkeypatch: pytest.MonkeyPatch, address: str, hidden: str) -> None:
+    assert mask(f"cannot reach {address} now") == f"cannot reach {hidden} now"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    assert mask(f"Could not connect to the endpoint URL: {address}/bucket") == (
+        f"Could not connect to the endpoint URL: {hidden}/bucket"
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    assert store_name() == hidden
 
 
 @pytest.mark.parametrize("address", ["http://db.example:5000", "http://[::1]:5000/a", "sqlite:////srv/a b/mlflow.db"])
 def test_an_address_without_a_password_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     assert store_name() == address
-    assert without_password(f"no answer from {address}, port 5000") == f"no answer from {address}, port 5000"
+    assert mask(f"no answer from {address}, port 5000") == f"no answer from {address}, port 5000"
 
 
 @pytest.mark.parametrize(
@@ -215,7 +235,12 @@ def test_only_the_record_of_a_training_that_has_come_to_its_end_is_removed(here:
 
 @pytest.mark.slow
 def test_a_damaged_record_does_not_end_a_training(untrained: Project) -> None:
-    write_record(states(untrained), status="FINISHED")
+    job = untrained.start(untrained.train_line())
+    assert job.until(lambda: "epoch 1/" in job.output)
+    job.kill()
+    job.wait([])
+    write_record(states(untrained).with_name("another"), status="FINISHED", kept=True)
+    shutil.copytree(states(untrained).with_name("another") / "mlflow-m", states(untrained) / "mlflow-m")
     for name in ("x", "y", "z"):  # of the last one no more was left when its removal was killed
         (states(untrained) / f"mlflow-{name}").mkdir()
     (states(untrained) / "mlflow-x" / ABOUT).write_text("nothing\n")
@@ -224,7 +249,7 @@ def test_a_damaged_record_does_not_end_a_training(untrained: Project) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("not the record of a training") == 2
     assert "what an earlier training had left in" in done.stderr
-    assert files(states(untrained)) == {"state.pt", "mlflow-x", "mlflow-y"}
+    assert files(states(untrained)) == {"result", "mlflow-x", "mlflow-y"}
     assert len(untrained.runs()) == 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import uuid
@@ -15,6 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from core.errors import UserError
 from core.s3 import explain, is_s3, make_client, split_url
+from tools.check.argo import retry_policy
 from tracking.store import connect, store_name
 
 if TYPE_CHECKING:
@@ -39,13 +41,14 @@ class Finding:
     text: str
 
 
-def check(source: str | None, checkpoints: str | None, gpus: int) -> Iterator[Finding]:
+def check(source: str | None, checkpoints: str | None, gpus: int, argo: str | None = None) -> Iterator[Finding]:
     """Run the checks and yield each result.
 
     Args:
         source: the cohort, a folder, a ZIP file or ``s3://bucket/prefix``; None: not checked.
         checkpoints: a folder or ``s3://bucket/prefix``; a small file is written, read and removed. None: not checked.
         gpus: required number of CUDA GPUs; each multiplies two matrices.
+        argo: namespace of Argo's workflow controller, to read its retry policy; None: not checked.
     """
     yield _try("MLflow", _mlflow)
     if source is not None:
@@ -55,6 +58,8 @@ def check(source: str | None, checkpoints: str | None, gpus: int) -> Iterator[Fi
     yield _try("GPUs", lambda: _gpus(gpus))
     if SHARED_MEMORY.is_dir():
         yield Finding("shared memory", True, f"{SHARED_MEMORY}: {_gib(shutil.disk_usage(SHARED_MEMORY).total)}")
+    if argo is not None:
+        yield _try("retries", lambda: retry_policy(argo))
 
 
 def _try(name: str, look: Callable[[], str]) -> Finding:
@@ -79,7 +84,7 @@ def _source(source: str) -> str:
         client = make_client(1)
         found = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1).get("Contents", [])
         if not found:
-            raise UserError(f"{source}: nothing lies there; check the bucket and the prefix")
+            raise UserError(f"{source}: no object found; check the bucket and the prefix")
         client.get_object(Bucket=bucket, Key=found[0]["Key"])["Body"].read(1)
     except (BotoCoreError, ClientError, Boto3Error) as error:
         raise explain(error, source) from error
@@ -95,7 +100,8 @@ def _checkpoints(place: str) -> str:
             free = shutil.disk_usage(place).free
         except OSError as error:
             raise UserError(
-                f"{place}: cannot be written ({error.strerror}); check the volume and who owns it"
+                f"{place}: cannot be written ({error.strerror}); user {os.getuid()} must be able to write to the "
+                "volume, since Kubeflow's pods have no fsGroup"
             ) from error
         return f"{place}: can be written, {_gib(free)} free"
     bucket, prefix = split_url(place)
@@ -117,9 +123,9 @@ def _gpus(wanted: int) -> str:
     if count < wanted:
         build = f"torch {torch.__version__} is built for CUDA {torch.version.cuda}" if torch.version.cuda else ""
         why = build or f"torch {torch.__version__} is a CPU build: use the image's target gpu"
-        raise UserError(f"{count} of {wanted} are there; {why}")
+        raise UserError(f"{count} of {wanted} found; {why}")
     names = [_multiply(torch.device("cuda", index)) for index in range(count)]
-    return f"{wanted} asked for, {count} there" + (f": {', '.join(names)}" if names else "")
+    return f"{wanted} requested, {count} found" + (f": {', '.join(names)}" if names else "")
 
 
 def _multiply(device: torch.device) -> str:

@@ -30,7 +30,7 @@ def apply_profile(name: str, params: Path) -> list[str]:
     """
     known = sorted(path.stem for path in PROFILES.glob("*.yaml"))
     if name not in known:
-        raise UserError(f"no profile {name!r}; there are {', '.join(known)}")
+        raise UserError(f"unknown profile {name!r}; known are {', '.join(known)}")
     read_params(params)
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 4096

@@ -15,7 +15,7 @@ def main(
     ],
     params: cli.ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Put a profile's choices into params.yaml; `git diff params.yaml` shows them, PROFILE small brings them back."""
+    """Write a profile's values to params.yaml; `git diff params.yaml` shows them, PROFILE small restores them."""
     changed = apply_profile(name, params)
     print("\n".join([f"{params}: profile {name}, {len(changed)} value(s) changed", *(f"  {line}" for line in changed)]))
 

@@ -11,7 +11,7 @@ from tools.publish import publish
 
 def main(
     results: Annotated[Path, typer.Argument(help="The folder of the studies.")] = Path("results"),
-    out: Annotated[Path, typer.Option(help="The document; full tables lie in a folder of its name.")] = Path(
+    out: Annotated[Path, typer.Option(help="The main page; full tables are in a folder of the same name.")] = Path(
         "docs/results.md"
     ),
 ) -> None:

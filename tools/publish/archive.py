@@ -53,7 +53,7 @@ def keep(
     cells = find_cells(evaluations, [only] if only else None)
     missing = [str(models / cell.folder) for cell in cells if not (models / cell.folder / PROVENANCE).exists()]
     if missing:
-        raise UserError(f"{evaluations}: evaluated, but the models are not there", missing)
+        raise UserError(f"{evaluations}: evaluated, but the models are missing", missing)
     runs = {cell: read_run(models / cell.folder) for cell in cells}
     if unknown := [str(models / cell.folder) for cell, run in runs.items() if not run]:
         raise UserError(
@@ -71,7 +71,7 @@ def keep(
                 shutil.copy(models / cell.folder / name, folder)
             history = pd.read_csv(models / cell.folder / HISTORY)
             history.merge(pd.DataFrame(runs[cell]["per_epoch"]), on="epoch").to_csv(folder / HISTORY, index=False)
-            # Where unsent MLflow records lie is a path of the machine that trained.
+            # The folder of unsent MLflow records is a path of the training machine.
             record = {key: value for key, value in runs[cell].items() if key not in ("mlflow_records", "per_epoch")}
             write_json(folder / RUN, record)
             for name in (RELIABILITY, SCORED):
@@ -89,7 +89,7 @@ def main(
     evaluations: Annotated[Path, typer.Option(help="The folder of the cells' evaluations.")] = Path("evaluations"),
     models: Annotated[Path, typer.Option(help="The folder of the cells' models.")] = Path("models"),
     arrays: Annotated[Path | None, typer.Option(help="The preprocessed cohort; draws small pictures too.")] = None,
-    ablation: Annotated[str | None, typer.Option(help="Keep them as this ablation of the study.")] = None,
+    ablation: Annotated[str | None, typer.Option(help="Store them as this ablation of the study.")] = None,
     results: Annotated[Path, typer.Option(help="The folder of the studies.")] = Path("results"),
     params: cli.ParamsFile = Path("params.yaml"),
 ) -> None:

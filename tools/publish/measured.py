@@ -41,7 +41,7 @@ def read_robustness(study: Study) -> pd.DataFrame | None:
         if not frame["severity"].isin(range(SEVERITIES + 1)).all():
             raise UserError(f"{path}: a severity is not a whole number from 0 to {SEVERITIES}")
         if frame.duplicated(["corruption", "severity", "site"]).any():
-            raise UserError(f"{path}: a corruption, severity and site stand in it twice")
+            raise UserError(f"{path}: a corruption, severity and site occur twice")
         cell = data.cell
         parts.append(frame.assign(network=cell.network, scenario=cell.scenario, seed=cell.seed))
     return pd.concat(parts, ignore_index=True) if parts else None
@@ -72,7 +72,7 @@ def _read(path: Path, texts: tuple[str, ...], numbers: tuple[str, ...]) -> pd.Da
     for column in numbers:
         values = frame[column]
         if not pd.api.types.is_numeric_dtype(values) or not np.isfinite(values.astype(float)).all():
-            raise UserError(f"{path}: column {column} holds something that is no number")
+            raise UserError(f"{path}: column {column} has a value that is not a number")
     if frame.empty:
-        raise UserError(f"{path}: no line in it")
+        raise UserError(f"{path}: no rows")
     return frame

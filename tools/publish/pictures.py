@@ -47,7 +47,7 @@ class _Scored:
             dice = 2 * float((mask & truth).sum()) / max(1, int(mask.sum()) + int(truth.sum()))
             if abs(dice - self.dice[id]) > TOLERANCE:
                 raise UserError(
-                    f"{self.cell.folder}, {id}: predicted anew its Dice is {dice:.4f}, not the "
+                    f"{self.cell.folder}, {id}: predicted again, its Dice is {dice:.4f}, not the "
                     f"{self.dice[id]:.4f} that was evaluated; other parameters or arrays?"
                 )
         return masks

@@ -43,7 +43,7 @@ class Planned(Section):
     """One entry of the plan: cells of a study with the same parameters."""
 
     study: Name
-    ablation: Name | None = Field(default=None, description="keep the cells as this ablation of the study")
+    ablation: Name | None = Field(default=None, description="store the cells as this ablation of the study")
     profile: Name = Field(description="of profiles/")
     set: dict[str, Any] = Field(default={}, description="{section.key: value} on top of the profile")
     networks: list[str]
@@ -83,7 +83,7 @@ class Job:
     @property
     def begun(self) -> bool:
         """Whether the cell has a checkpoint."""
-        return (self.work / "checkpoints" / self.cell.folder / "state.pt").exists()
+        return any((self.work / "checkpoints" / self.cell.folder).glob("*/state.pt"))
 
 
 def jobs(plan: Path, results: Path, work: Path) -> list[Job]:
@@ -194,24 +194,24 @@ def work_off(todo: list[Job], processes: int, *given: Path) -> Iterator[tuple[bo
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise error
             problems = "; ".join(error.problems) if isinstance(error, UserError) else ""
-            yield error is None, f"{name}: {error or f'kept in {job.kept}'}{problems and f' ({problems})'}"
+            yield error is None, f"{name}: {error or f'stored in {job.kept}'}{problems and f' ({problems})'}"
 
 
 def main(
-    raw: Annotated[Path, typer.Option(help="The cohort, as ingest left it.")] = Path("artifacts/raw"),
-    validation: Annotated[Path, typer.Option(help="What validate left for it.")] = Path("artifacts/validation"),
+    raw: Annotated[Path, typer.Option(help="Output of ingest.")] = Path("artifacts/raw"),
+    validation: Annotated[Path, typer.Option(help="Output of validate.")] = Path("artifacts/validation"),
     results: Annotated[Path, typer.Option(help="The folder of the studies and of plan.yaml.")] = Path("results"),
     work: Annotated[Path, typer.Option(help="Models, checkpoints and logs.")] = Path("build/studies"),
-    processes: Annotated[int, typer.Option(min=1, help="Cells at a time, one thread each.")] = 2,
-    study: Annotated[list[str] | None, typer.Option(help="Only these; repeatable.")] = None,
-    show: Annotated[bool, typer.Option("--list", help="Only print what is done and what is not.")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="Cells in parallel, one thread each.")] = 2,
+    study: Annotated[list[str] | None, typer.Option(help="Only these studies; repeatable.")] = None,
+    show: Annotated[bool, typer.Option("--list", help="Only print the state of every cell.")] = False,
     params: cli.ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Train, evaluate and keep every cell of results/plan.yaml that is not kept yet."""
+    """Train, evaluate and store every cell of results/plan.yaml that is not stored yet."""
     read_params(params)
     found = [job for job in jobs(results / PLAN, results, work) if not study or job.entry.study in study]
     todo = [job for job in found if not job.done]
-    table = Table(title=f"{len(found) - len(todo)} of {len(found)} cells kept")
+    table = Table(title=f"{len(found) - len(todo)} of {len(found)} cells stored")
     for column in ("study", "network", "scenario", "seed", "state"):
         table.add_column(column)
     for job in found:

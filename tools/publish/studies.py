@@ -18,7 +18,7 @@ from pydantic import Field
 from components.report.layout import Results
 from components.report.load import Cohort, Evaluated, find_cells, scenario_order
 from components.report.rows import check_row
-from components.report.tables import learnt_masks
+from components.report.tables import trained_masks
 from core.cell import CASES, HISTORY, RELIABILITY, ROWS, RUN, Cell
 from core.cohort import SPLITS
 from core.errors import UserError
@@ -38,8 +38,8 @@ class About(Section):
     """The content of ``study.yaml``."""
 
     title: str
-    text: str = Field(description="how it was run and what it says, Markdown")
-    headline: bool = Field(default=False, description="whether the page of results begins with it; of one study alone")
+    text: str = Field(description="how it was run and its results, Markdown")
+    headline: bool = Field(default=False, description="whether the main page begins with it; true for one study")
     at: Literal["network", "stored"] = Field(default="network", description="the size at which its Dice is taken")
     folds: int = Field(default=0, ge=0, description="number of its folds, scenarios <name>-fold-1 to -fold-N; 0: none")
     ablations: dict[Name, str] = Field(default={}, description="{folder: what was left out of the recipe}")
@@ -59,7 +59,7 @@ class Study:
     @property
     def masks(self) -> str:
         """The kind of masks that its networks were trained on, used for the main results."""
-        return learnt_masks(self.cells)
+        return trained_masks(self.cells)
 
     @property
     def size(self) -> int:
@@ -116,13 +116,13 @@ def read_studies(results: Path) -> list[Study]:
     """
     found = sorted((path.parent for path in results.glob(f"*/{STUDY}")), key=_order)
     if not found:
-        raise UserError(f"{results}: no study found; keep one with `python -m tools.publish.archive`")
+        raise UserError(f"{results}: no study found; store one with `python -m tools.publish.archive`")
     studies = [_read_study(folder) for folder in found]
     for study in studies:
         if unknown := sorted(set(study.about.beside) - {folder.name for folder in found}):
             raise UserError(f"{study.folder / STUDY}: beside names no study below {results}", unknown)
     if len(first := [study.name for study in studies if study.about.headline]) != 1:
-        raise UserError(f"{results}: one study must say `headline: true` in its {STUDY}; {len(first)} do", first)
+        raise UserError(f"{results}: one study must have `headline: true` in its {STUDY}; {len(first)} do", first)
     return studies
 
 
@@ -142,7 +142,7 @@ def _read_study(folder: Path) -> Study:
     if len(sizes) > 1:
         problems.append(f"cells of several sizes and widths: {sorted(sizes)}")
     if problems:
-        raise UserError(f"{folder}: not a whole study; mend or keep these again", problems)
+        raise UserError(f"{folder}: an incomplete study; correct or store these again", problems)
     return Study(folder.name, folder, about, cells, ablations)
 
 

@@ -23,16 +23,16 @@ REACHED, MISSED, NOT_SHOWN, NOT_RUN, NOT_SCORED = "reached", "**missed**", "not 
 class Target(Section):
     """A target Dice of DEFU-Net, and the requirements on a study."""
 
-    label: str = Field(description="what the row is called")
+    label: str = Field(description="name of the row")
     size: int = Field(gt=0, description="side of the network's input in pixels")
     width: float = Field(gt=0, description="share of the paper's channels")
     scenario: Name = Field(description="of folds, without their number")
-    masks: Literal["original", "dilated"] = Field(description="that are learnt, and scored against")
+    masks: Literal["original", "dilated"] = Field(description="of training and of scoring")
     at: Literal["network", "stored"] = Field(description="the size at which Dice is taken")
     at_least: float = Field(gt=0, le=1, description="mean test Dice")
-    outside: str = Field(default="", description="what others reach")
-    paper: bool = Field(default=False, description="whether the paper's figure is printed with it")
-    site: Name = Field(default=ALL, description="of the test images that count")
+    outside: str = Field(default="", description="results of other authors")
+    paper: bool = Field(default=False, description="whether to print the paper's figure")
+    site: Name = Field(default=ALL, description="of the test images; all: every site")
     folds: int = Field(default=0, ge=0, description="number of the study's folds; 0: none")
 
 

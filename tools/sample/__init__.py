@@ -140,20 +140,20 @@ def _is_sample(folder: Path) -> bool:
 
 def _check(out: Path, montgomery: int, shenzhen: int, seed: int, scale: float) -> None:
     problems = [
-        f"--{name} is {n}: say 0 to 9999"
+        f"--{name} is {n}: must be 0 to 9999"
         for name, n in (("montgomery", montgomery), ("shenzhen", shenzhen))
         if not 0 <= n <= 9999
     ]
     if montgomery == shenzhen == 0:
         problems.append("--montgomery and --shenzhen are both 0: at least one X-ray is needed")
     if seed < 0:
-        problems.append(f"--seed is {seed}: say 0 or more")
+        problems.append(f"--seed is {seed}: must be 0 or more")
     if not 0.1 <= scale <= 12.5:
-        problems.append(f"--scale is {scale:g}: say 0.1 to 12.5, the publishers' full size")
+        problems.append(f"--scale is {scale:g}: must be 0.1 to 12.5, the publishers' full size")
     if problems:
         raise UserError(f"the sample cohort cannot be made: {len(problems)} value(s) to correct", problems)
     if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file; name a folder to make")
+        raise UserError(f"{out}: is a file; give a new folder")
     # The folder is replaced, so it must be an earlier sample and not other files.
     if out.exists() and any(out.iterdir()) and not _is_sample(out):
         raise UserError(f"{out}: holds files that are not a sample cohort; name an empty or a new folder")

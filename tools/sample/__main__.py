@@ -15,8 +15,8 @@ def main(
     out: Annotated[Path, typer.Argument(help="The folder to make; an earlier sample there is replaced.")],
     montgomery: Annotated[int, typer.Option(help="X-rays in the Montgomery layout.")] = 44,
     shenzhen: Annotated[int, typer.Option(help="X-rays in the Shenzhen layout; every eleventh has no mask.")] = 66,
-    seed: Annotated[int, typer.Option(help="Of all that is drawn at random.")] = 0,
-    scale: Annotated[float, typer.Option(help="Of the sides; 12.5 gives the publishers' 4020 x 4892 pixels.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the random generator.")] = 0,
+    scale: Annotated[float, typer.Option(help="Scale; 12.5 gives the publishers' 4020 x 4892 pixels.")] = 1.0,
 ) -> None:
     """Make synthetic chest X-rays with lung masks, the same ones for the same seed."""
     make_sample(out, montgomery, shenzhen, seed, scale)

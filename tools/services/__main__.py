@@ -25,7 +25,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def main(
-    folder: Annotated[Path, typer.Option(help="Where objects, database and logs stay.")] = Path("services"),
+    folder: Annotated[Path, typer.Option(help="The folder of objects, database and logs.")] = Path("services"),
     s3_port: Annotated[int, typer.Option(min=1, max=65535, help="Of S3.")] = S3_PORT,
     mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Of MLflow.")] = MLFLOW_PORT,
     database: Annotated[
@@ -33,13 +33,13 @@ def main(
         typer.Option(
             envvar="MLFLOW_BACKEND_STORE_URI",
             show_envvar=True,
-            help="MLflow's, e.g. postgresql+pg8000://user:password@host/name; SQLite in the folder if none is given.",
+            help="MLflow's, e.g. postgresql+pg8000://user:password@host/name; default: SQLite in the folder.",
         ),
     ] = None,
     access_key: Annotated[str, typer.Option(envvar="S3_ACCESS_KEY_ID", help="Of S3's one user.")] = Keys.access,
     secret_key: Annotated[str, typer.Option(envvar="S3_SECRET_ACCESS_KEY", help="Its secret.")] = Keys.secret,
 ) -> None:
-    """Start S3 and MLflow on this machine, say how to use them, and stop both on Ctrl+C; what they keep stays."""
+    """Start S3 and MLflow on this machine, print how to use them, and stop both on Ctrl+C; their data remain."""
     signal.signal(signal.SIGTERM, _interrupt)
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def main(
     except Timeout:
         raise UserError(f"{folder}: services run there already; stop them, or choose another --folder") from None
     except KeyboardInterrupt:
-        print(f"stopped; what they keep lies in {folder}")
+        print(f"stopped; their data are in {folder}")
 
 
 def _explain(folder: Path, keys: Keys, objects: Service, tracking: Service) -> None:

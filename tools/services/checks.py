@@ -46,7 +46,7 @@ def check_database(uri: str) -> None:
     try:
         shown = make_url(uri).render_as_string(hide_password=True)
     except ArgumentError:
-        raise UserError(f"the database's address is none; {URI_FORM}") from None
+        raise UserError(f"not the URI of a database; {URI_FORM}") from None
     try:
         engine = create_engine(uri, poolclass=NullPool)  # no connection stays open
         engine.connect().close()
@@ -61,5 +61,5 @@ def find_program(name: str) -> str:
     """Return the path of a program of this environment."""
     found = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if found is None:
-        raise UserError(f"{name}: not found; it is in the lock, so run `make setup`")
+        raise UserError(f"{name}: not found; `make setup` installs it")
     return found

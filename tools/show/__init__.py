@@ -73,12 +73,12 @@ def _figure(value: float | None, digits: int) -> str:
 
 
 def main(
-    reports: Annotated[Path, typer.Option(help="What report left.")] = Path("reports"),
-    registered: Annotated[Path, typer.Option(help="What register left.")] = Path("artifacts/registered.json"),
-    arrays: Annotated[Path, typer.Option(help="What preprocess left.")] = Path("artifacts/arrays"),
-    models: Annotated[Path, typer.Option(help="What train left.")] = Path("models"),
+    reports: Annotated[Path, typer.Option(help="Output of report.")] = Path("reports"),
+    registered: Annotated[Path, typer.Option(help="Output of register.")] = Path("artifacts/registered.json"),
+    arrays: Annotated[Path, typer.Option(help="Output of preprocess.")] = Path("artifacts/arrays"),
+    models: Annotated[Path, typer.Option(help="Output of train.")] = Path("models"),
 ) -> None:
-    """Print the results, how the networks compare, what they took, and where report and registered model are."""
+    """Print results, comparisons and training times, and where the report and the registered model are."""
     cohort = read_json(arrays / "arrays.json")
     version = read_json(registered)
     # Wide enough for every column if the output is not a terminal.
@@ -90,7 +90,7 @@ def main(
     console.print(fit(cost_table(models, rows), console, DISPENSABLE))
     if cohort["synthetic"]:
         console.print(
-            "The X-rays are synthetic: these figures show that the pipeline works and say nothing of patients."
+            "The X-rays are synthetic: these figures show that the pipeline works and say nothing about patients."
         )
     console.print(f"report   {(reports / 'index.html').resolve()}", highlight=False, soft_wrap=True)
     for line in registry_lines(version):

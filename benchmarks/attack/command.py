@@ -1,0 +1,162 @@
+"""Read thousands of damaged files as ``predict`` and ``serve`` do, and load damaged packages.
+
+A file survives if it is read, or refused in one line that quotes nothing of it, within the time of a decoder. It fails
+if anything else is raised, if it takes longer, or if its decoder has to be ended. Every failure is kept as a file.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.attack.corpus import SECRET, mutated, seeds
+from core.errors import UserError
+from core.images import ImageError
+from core.parallel import cores
+from core.terminal import progress
+from registry.packages import load
+from registry.seal import DIGESTS, seal, verify
+from serving.predict.segments import to_seg
+from serving.xray.decoding import Decoders
+from serving.xray.reading import Xray
+
+SECONDS = 20.0  # for one file, which takes milliseconds
+AT_ONCE = 64
+MODEL = {"name": "attack", "version": "1", "weights_sha256": "0" * 64}
+
+
+@dataclass
+class Counts:
+    """What became of the files of one kind."""
+
+    tried: int = 0
+    read: int = 0
+    refused: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+
+
+def attack(
+    count: Annotated[int, typer.Option(min=1, help="Number of damaged files.")] = 20_000,
+    seconds: Annotated[float | None, typer.Option(min=0, help="Stop after these seconds. Default: no limit.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the mutations.")] = 0,
+    package: Annotated[Path | None, typer.Option(help="A model package, to load damaged copies of it, too.")] = None,
+    failed: Annotated[Path, typer.Option(help="Folder for the files that failed.")] = Path("build/attack"),
+) -> None:
+    """Read damaged PNG, JPEG, TIFF and DICOM files, and print how many were tried, survived and failed."""
+    found = files(count, seconds, seed, failed)
+    if package is not None:
+        found["package"] = packages(package, seed)
+    Console().print(_table(found))
+    if lost := sum(sum(counts.failures.values()) for counts in found.values()):
+        raise UserError(f"{lost} failed; those of files lie in {failed}")
+
+
+def files(count: int, seconds: float | None, seed: int, failed: Path) -> dict[str, Counts]:
+    """Read ``count`` damaged files in decoder processes, as many of each kind; return the counts by kind."""
+    kinds = seeds()
+    found = {kind: Counts() for kind in kinds}
+    until = time.monotonic() + seconds if seconds is not None else float("inf")
+    names = [list(kinds)[number % len(kinds)] for number in range(count)]
+    with (
+        closing(Decoders(cores(), 1.0)) as decoders,
+        ThreadPoolExecutor(cores()) as pool,
+        progress("attack", count, in_bytes=False) as advance,
+    ):
+        for start in range(0, count, AT_ONCE):
+            if time.monotonic() > until:
+                break
+            # Every file has a seed of its own, so that one that failed can be made again.
+            chances = [
+                (kind, random.Random(f"{seed} {start + n}")) for n, kind in enumerate(names[start : start + AT_ONCE])
+            ]
+            made = [(kind, mutated(chance.choice(kinds[kind]), chance)) for kind, chance in chances]
+            for (kind, data), why in zip(made, pool.map(lambda each: _outcome(decoders, each[1]), made), strict=True):
+                counts = found[kind]
+                counts.tried += 1
+                counts.read += why == "read"
+                counts.refused += why == "refused"
+                if why not in ("read", "refused"):
+                    counts.failures[why] += 1
+                    failed.mkdir(parents=True, exist_ok=True)
+                    (failed / f"{kind.lower()}-{counts.tried}").write_bytes(data)
+                advance(1)
+    return found
+
+
+def _outcome(decoders: Decoders, data: bytes) -> str:
+    """Return ``read``, ``refused``, or in a few words how it failed."""
+    try:
+        xray = decoders.read(data, "x", time.monotonic() + SECONDS)
+        return _used(xray)
+    except ImageError as error:
+        text = str(error)
+        if "\n" in text or SECRET in text:
+            return "a message of several lines, or with the patient's name"
+        return "brings its decoder down" if "brings its decoder down" in text else "refused"
+    except TimeoutError:
+        return "hangs"
+    except Exception as error:  # what must not happen is what is looked for
+        return f"raises {type(error).__name__}"
+
+
+def _used(xray: Xray) -> str:
+    """Use what was read as predict does: a DICOM's header becomes that of a SEG."""
+    if xray.pixels.ndim != 2 or not np.isfinite([xray.pixels.min(), xray.pixels.max()]).all():
+        return "read as something that is no plane of finite values"
+    if xray.dicom is not None:
+        mask = np.zeros(xray.pixels.shape, np.uint8)
+        mask[: mask.shape[0] // 2] = 1
+        try:
+            to_seg(mask, xray.dicom, "x", MODEL)
+        except ImageError as error:
+            if SECRET in str(error):
+                return "a message with the patient's name"
+    return "read"
+
+
+def packages(package: Path, seed: int) -> Counts:
+    """Flip one bit in each file of a copy of a package; return how many copies were refused."""
+    counts, chance = Counts(), random.Random(seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "package"
+        shutil.copytree(package, copy)
+        if not (copy / DIGESTS).exists():
+            seal(copy)
+        for path in sorted(each for each in copy.rglob("*") if each.is_file() and each.stat().st_size):
+            whole = path.read_bytes()
+            damaged = bytearray(whole)
+            damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
+            path.write_bytes(bytes(damaged))
+            counts.tried += 1
+            try:
+                verify(copy)
+                load(copy, "onnxruntime")
+                counts.failures[f"{path.name}: loads with a flipped bit"] += 1
+            except UserError:
+                counts.refused += 1
+            path.write_bytes(whole)
+    return counts
+
+
+def _table(found: dict[str, Counts]) -> Table:
+    table = Table(title="attack")
+    for head in ("kind", "tried", "read", "refused", "failed", "how"):
+        table.add_column(head, justify="left" if head in ("kind", "how") else "right")
+    for kind, counts in found.items():
+        how = ", ".join(f"{text} ({number})" for text, number in counts.failures.most_common(3))
+        failures = sum(counts.failures.values())
+        table.add_row(kind, *map(str, (counts.tried, counts.read, counts.refused, failures)), how)
+    return table

@@ -1,0 +1,62 @@
+"""The result of a training beside its states: who waited for the training takes it instead of training again."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from core.cell import HISTORY, PROVENANCE, RUN
+from core.files import read_json, write_folder
+from model.weights import CONFIG, WEIGHTS
+
+RESULT = "result"  # the folder, a copy of ``out``
+FILES = (WEIGHTS, CONFIG, PROVENANCE, HISTORY, RUN)
+
+
+def keep_result(out: Path, checkpoints: Path) -> None:
+    """Copy a training's result to the folder of its states; a kill leaves the old copy or the new one."""
+    for stale in checkpoints.glob(f".{RESULT}-*"):  # of a killed run
+        shutil.rmtree(stale)
+    with tempfile.TemporaryDirectory(prefix=f".{RESULT}-", dir=checkpoints) as temporary:
+        copy = Path(temporary) / RESULT
+        copy.mkdir()
+        for name in FILES:
+            shutil.copyfile(out / name, copy / name)
+        shutil.rmtree(checkpoints / RESULT, ignore_errors=True)
+        copy.replace(checkpoints / RESULT)
+
+
+def copy_result(kept: Path, out: Path) -> None:
+    """Write a result that another run has left in ``kept`` to ``out``."""
+    with write_folder(out) as folder:
+        for name in FILES:
+            shutil.copyfile(kept / name, folder / name)
+
+
+def read_result(out: Path) -> dict[str, Any]:
+    """Return the fields of ``TrainResult``, without its folder, of a training's output."""
+    run, history = read_json(out / RUN), pd.read_csv(out / HISTORY)
+    dice = history.set_index("epoch")["validation_dice"][run["best_epoch"]]
+    counts = {name: int(run[name]) for name in ("epochs", "best_epoch", "resumed_from")}
+    return {"validation_dice": float(dice), **counts}
+
+
+def speed(history: list[dict[str, float]]) -> dict[str, float]:
+    """Return the seconds of training of all epochs, and images a second."""
+    seconds = sum(row["seconds"] for row in history)
+    images = sum(row["images_per_second"] * row["seconds"] for row in history)
+    return {"training_seconds": round(seconds, 3), "images_per_second": round(images / seconds, 2)}
+
+
+def stages(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Return what each stage cost: its size, epochs, seconds of training and speed."""
+    costs = []
+    for size, rows in groupby(history, key=lambda row: row["size"]):
+        epochs = list(rows)
+        costs.append({"size": size, "epochs": len(epochs), **speed(epochs)})
+    return costs

@@ -1,0 +1,215 @@
+"""Read the steps of a run from its Argo Workflow: one row for each step and cell, in the graph's order."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pipelines.cluster import STEPS
+
+SUCCEEDED, CACHED, RUNNING, PENDING, FAILED = "SUCCEEDED", "CACHED", "RUNNING", "PENDING", "FAILED"
+STARTING = "STARTING"  # Kubeflow's driver prepares the step's pod
+RETRYING = "RETRYING"  # an attempt failed, and Argo waits before the next
+CANCELED, NOT_STARTED, NOT_RUN = "CANCELED", "NOT STARTED", "NOT RUN"
+DONE = (SUCCEEDED, CACHED)
+
+IN_CELL = {"train", "evaluate"}  # the steps of the loop over cells, where no node says so yet
+# A node's name is the path through the graph. Kubeflow's stock settings add "(attempt)" to every part of it.
+_NODE = re.compile(r"\.(?P<step>[a-z0-9-]+?)(?P<driver>-driver)?(\(\d+\))?(?P<executor>\.executor)?(\(\d+\))?$")
+_ITERATION = re.compile(r"\.iteration-iterations\((\d+):\d+\)")
+_GROUPS = re.compile(r"^(root|iteration.*|executor|onExit|(for-loop|exit-handler|condition)-\d+.*)$")
+# What Argo writes at a Retry node that says less than its pod.
+_RETRY_NODE = re.compile(r"^(No more retries left|retry exceeded workflow deadline|$)")
+_DEADLINE = re.compile(r"exceeded (its|workflow) deadline")
+_CONTAINER = re.compile(r"^\w+: (?P<kind>\w+) \(exit code (?P<code>\d+)\)(?:: (?P<text>.*))?$", re.DOTALL)
+SIGTERM = 143  # the exit code of a process that was asked to stop
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One pod of a step. ``node`` is the Kubernetes node; times are None and texts empty where nothing is known."""
+
+    pod: str
+    phase: str
+    started: datetime | None
+    ended: datetime | None
+    node: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A step of a run, for a step of the loop with its cell.
+
+    Attributes:
+        step: the component's name, for example ``train``.
+        cell: ``network/scenario/seed-n``, or ``cell 3`` where the matrix is not known; empty outside the loop.
+        state: one of the states of this module.
+        reason: why it waits or failed, in the server's words, without the prefix that Argo adds.
+        attempts: its pods, oldest first; none for a cached step.
+    """
+
+    step: str
+    cell: str
+    state: str
+    reason: str = ""
+    attempts: tuple[Attempt, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The step with its cell, for example ``train defu_net mixed seed 0``."""
+        return " ".join(filter(None, [self.step, self.cell.replace("/seed-", " seed ").replace("/", " ")]))
+
+    @property
+    def started(self) -> datetime | None:
+        """The start of its first pod."""
+        return self.attempts[0].started if self.attempts else None
+
+    @property
+    def ended(self) -> datetime | None:
+        """The end of its last pod; None while it runs."""
+        return self.attempts[-1].ended if self.attempts else None
+
+
+def nodes_of(manifest: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """Return the nodes of a workflow, also of one above 1 MiB, whose nodes Argo compresses; None if it has none."""
+    status = manifest.get("status") or {}
+    if packed := status.get("compressedNodes"):
+        status = {"nodes": json.loads(gzip.decompress(base64.b64decode(packed)))}
+    nodes = status.get("nodes")
+    return None if nodes is None else list(nodes.values())
+
+
+def rows_of(
+    manifest: dict[str, Any], cells: Sequence[str], ended: bool, cancelled: bool, components: Collection[str] = ()
+) -> list[Row] | None:
+    """Return every step of the graph as a row, in the graph's order, those that never ran included.
+
+    Args:
+        manifest: the Argo Workflow.
+        cells: the cells of the run's matrix, in its order; may be empty.
+        ended: whether the run is over.
+        cancelled: whether somebody cancelled it.
+        components: the names of the graph's components; empty where the server left out the specification.
+
+    Returns:
+        The rows, or None where the server left out the nodes.
+    """
+    nodes = nodes_of(manifest)
+    if nodes is None:
+        return None
+    found: dict[tuple[str, int | None], _Nodes] = {}
+    for node in nodes:
+        match, loop = _NODE.search(node["name"]), _ITERATION.search(node["name"])
+        if match and not _GROUPS.match(match["step"]):
+            kind = "driver" if match["driver"] else "executor" if match["executor"] else "task"
+            key = match["step"], int(loop[1]) if loop else None
+            getattr(found.setdefault(key, _Nodes()), kind).append(node)
+    seen, looped = {step for step, _ in found}, {step for step, number in found if number is not None}
+    loop_steps = looped | IN_CELL if looped & IN_CELL or not looped else looped
+    steps = [step for step in (*STEPS, *sorted(seen - set(STEPS))) if not components or step in seen | set(components)]
+    in_cell = [step for step in steps if step in loop_steps]
+    count = max([len(cells), *(number + 1 for _, number in found if number is not None)])
+    order: list[tuple[str, int | None]] = []
+    for step in steps:
+        if in_cell and step == in_cell[0]:  # cell after cell, each with all its steps
+            order += [(each, number) for number in range(count) for each in in_cell]
+        elif step not in loop_steps | IN_CELL:
+            order.append((step, None))
+    deadline = (manifest.get("spec") or {}).get("activeDeadlineSeconds")
+    read = _Reader(manifest["metadata"]["name"], ended, cancelled, deadline)
+    names = [*cells, *(f"cell {number + 1}" for number in range(len(cells), count))]
+    return [read.row(key[0], "" if key[1] is None else names[key[1]], found.get(key, _Nodes())) for key in order]
+
+
+@dataclass
+class _Nodes:
+    """The nodes of one step: its pods and what retries them, its driver's, and the group of both."""
+
+    executor: list[dict[str, Any]] = field(default_factory=list)
+    driver: list[dict[str, Any]] = field(default_factory=list)
+    task: list[dict[str, Any]] = field(default_factory=list)
+
+    def pods(self, nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the pods among the nodes, oldest first."""
+        return sorted((node for node in nodes if node["type"] == "Pod"), key=lambda node: node["startedAt"] or "")
+
+
+@dataclass(frozen=True)
+class _Reader:
+    workflow: str
+    ended: bool
+    cancelled: bool
+    deadline: int | None
+
+    def row(self, step: str, cell: str, nodes: _Nodes) -> Row:
+        """Return the row of a step from all nodes that belong to it."""
+        pods = nodes.pods(nodes.executor)
+        attempts = tuple(self._attempt(node) for node in pods)
+        if not pods:
+            if any(node["type"] == node["phase"] == "Skipped" for node in nodes.executor):
+                return Row(step, cell, CACHED)
+            return Row(step, cell, *self._without_pod(nodes.pods(nodes.driver)))
+        phase, message = pods[-1]["phase"], pods[-1].get("message") or ""
+        if phase in ("Succeeded", "Running"):
+            return Row(step, cell, phase.upper(), "", attempts)
+        if phase == "Pending":
+            return Row(step, cell, PENDING, reason(message), attempts)
+        retries = [node for node in nodes.executor if node["type"] == "Retry"]
+        if not self.ended and any(node["phase"] in ("Running", "Pending") for node in (*retries, *nodes.task)):
+            return Row(step, cell, RETRYING, reason(message), attempts)
+        # Argo's own error, such as a retry policy that it cannot read, stands at the Retry node.
+        above = [node.get("message") or "" for node in retries if node["phase"] == "Error"]
+        message = next((text for text in above if not _RETRY_NODE.match(text)), message)
+        return Row(step, cell, *self._failed(message), attempts)
+
+    def _without_pod(self, drivers: Sequence[dict[str, Any]]) -> tuple[str, str]:
+        if not drivers:
+            return (NOT_RUN if self.ended else NOT_STARTED), ""
+        phase, message = drivers[-1]["phase"], drivers[-1].get("message") or ""
+        if phase == "Pending":
+            return PENDING, reason(message)
+        if phase in ("Failed", "Error"):
+            return self._failed(message)
+        return (NOT_RUN, "") if self.ended else (STARTING, "")
+
+    def _failed(self, message: str) -> tuple[str, str]:
+        match = _CONTAINER.match(message)
+        stopped = bool(_DEADLINE.search(message)) or (match is not None and int(match["code"]) == SIGTERM)
+        if self.cancelled and stopped:
+            return CANCELED, ""
+        if stopped and self.deadline and _DEADLINE.search(message):
+            return FAILED, f"the run had {self.deadline} s (run_timeout in cluster.yaml)"
+        return FAILED, reason(message)
+
+    def _attempt(self, node: dict[str, Any]) -> Attempt:
+        # As Argo names pods: workflow, template, and the hash at the end of the node's id.
+        pod = f"{self.workflow}-{node['templateName']}-{node['id'].rpartition('-')[2]}"
+        host = node.get("hostNodeName") or ""
+        times = _time(node.get("startedAt")), _time(node.get("finishedAt"))
+        return Attempt(pod, node["phase"], *times, host, (node.get("message") or "").strip())
+
+
+def reason(message: str) -> str:
+    """Return the part of a node's message that tells why, for example ``1 Insufficient nvidia.com/gpu``."""
+    text = message.strip()
+    if match := _CONTAINER.match(text):
+        if match["text"]:
+            return match["text"].strip()
+        if match["kind"] != "Error":
+            return match["kind"]  # OOMKilled
+        return f"exit code {match['code']}, without a message"
+    if "nodes are available: " in text:
+        return text.partition("nodes are available: ")[2].split(". ")[0].rstrip(".")
+    # "task '...' errored: ..." and "CreateContainerConfigError: ..."
+    return re.sub(r"^(task '[^']*' errored|[A-Z][A-Za-z]+): ", "", text)
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text).astimezone(UTC) if text else None
