@@ -60,8 +60,8 @@ def require_fit(package: str, cells: list[str]) -> Size:
     if not size.fits:
         raise UserError(
             f"{size.cells} cells do not fit into one run, of which Kubernetes keeps {LIMIT // 1024} KiB: here about "
-            f"{size.most} cells; name fewer networks, scenarios or seeds under matrix in params.yaml, in several "
-            "runs, or set one_pod_per_cell: true in cluster.yaml"
+            f"{size.most} cells; split it: fewer networks, scenarios or seeds a run under matrix in params.yaml; or "
+            "set one_pod_per_cell: true in cluster.yaml, with which more cells fit"
         )
     return size
 

@@ -81,7 +81,7 @@ def package(params: Params, cluster: Path, image: str | None) -> Package:
     """Compile the pipeline with these parameters as its defaults."""
     settings = read_cluster(cluster)
     text = compiler.compiled(params, image, compiler.code_version(), settings)
-    say(str(require_fit(text, cells_of(params.matrix))))
+    say(f"with {require_fit(text, cells_of(params.matrix))}")
     pipeline, *platform = [document for document in yaml.safe_load_all(text) if document]
     declared = pipeline["root"].get("inputDefinitions", {}).get("parameters", {})
     spec = {"pipeline_spec": pipeline, "platform_spec": platform[0]} if platform else pipeline

@@ -186,7 +186,7 @@ def test_a_missing_experiment_is_told_or_made(defunet: Client, server: Server) -
 def test_wait_shows_every_task_and_ends_as_the_run_does(defunet: Client, server: Server) -> None:
     done = defunet("submit", *SOURCE, "--wait", "--every", 0.01)
     assert done.exit_code == 0, done.output
-    states = [line.split(None, 2)[1:] for line in done.stderr.splitlines()[2:]]
+    states = [line.split(None, 2)[1:] for line in done.stderr.splitlines()[3:]]
     assert states[0] == ["PENDING", "run"]
     (cells,) = [words for words in states if words[-1].endswith(" left")]
     assert re.fullmatch(r"of 3 cells done, about \d+ s left", cells[1])

@@ -92,7 +92,7 @@ NETWORKS = ["defu_net", "unet", "unet_bn", "res_unet", "r2_unet", "att_r2_unet",
 @pytest.mark.full
 @pytest.mark.timeout(1800)
 def test_every_network_in_every_scenario_is_one_run(checkout: Project, tmp_path: Path) -> None:
-    # One seed: the five of the 105 cells that tests/pipelines/test_size.py computes would take an hour here.
+    # One seed: the five of the 105 cells that tests/pipelines/test_size.py computes would take twenty minutes here.
     scenarios = ["mixed", "montgomery-to-shenzhen", "shenzhen-to-montgomery"]
     checkout.set_params({"matrix": {"networks": NETWORKS, "scenarios": scenarios}, "train": {"epochs": 1}})
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
 import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipelines.artifacts import Status
 from pipelines.outcome import asked, ended, sentence
-
-RUNS: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "recorded/runs.json").read_text())
+from tests.pipelines.kfp_workflow import recorded
 
 VALIDATION = "run failed: validate: 1 of 21 expectations failed; correct these images, or the bounds under validate in"
 LOCK = (
@@ -46,11 +42,9 @@ ENDS = {
 RUNNING = ("stock-configmap-missing", "stock-image-missing", "stock-waits-for-gpu", "stock-waits-in-kueue")
 
 
-def manifest(case: str, compressed: bool = False) -> dict[str, Any]:
-    nodes = {str(number): node for number, node in enumerate(RUNS[case]["nodes"])}
-    if not compressed:
-        return {"status": {"nodes": nodes}}
-    return {"status": {"compressedNodes": base64.b64encode(gzip.compress(json.dumps(nodes).encode())).decode()}}
+def manifest(case: str) -> dict[str, Any]:
+    """Return a copy of the Argo workflow of a recorded run."""
+    return json.loads(json.dumps(recorded(case)["v1beta1"]["pipeline_runtime"]["workflow_manifest"]))
 
 
 @contextmanager
@@ -59,10 +53,9 @@ def server(case: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            text = json.dumps(manifest(case, compressed="compressed" in case))
             answers = {
-                "/apis/v1beta1/runs/17": {"run": {}, "pipeline_runtime": {"workflow_manifest": text}},
-                "/apis/v2beta1/runs/17": {"state_history": [{"state": state} for state in RUNS[case]["history"]]},
+                "/apis/v1beta1/runs/17": {"pipeline_runtime": {"workflow_manifest": json.dumps(manifest(case))}},
+                "/apis/v2beta1/runs/17": recorded(case)["v2beta1"],
             }
             answer = answers.get(self.path)
             self.send_response(200 if answer else 404)

@@ -15,7 +15,7 @@ from pipelines.tasks import cells_of
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = read_cluster(ROOT / "pipelines/cluster.yaml")
-RECORDED = (Path(__file__).parent / "recorded/graph.yaml").read_text()  # the graph of the recorded runs
+RECORDED = (Path(__file__).parent / "recorded_graph.yaml").read_text()  # the graph of the recorded runs
 SCENARIOS = ["mixed", "montgomery-to-shenzhen", "shenzhen-to-montgomery"]
 NETWORKS = ["defu_net", "unet", "unet_bn", "res_unet", "r2_unet", "att_r2_unet", "bcdu_net"]
 

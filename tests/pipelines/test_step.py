@@ -29,6 +29,7 @@ from pipelines.artifacts import (
 from pipelines.nodes import SESSION
 from pipelines.step import execute
 from pipelines.tasks import sections
+from tests.project import SMALL, sample
 from tests.services import Bucket
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +55,11 @@ def message(folder: Path, values: dict[str, Any], made: tuple[str, ...] = (), **
 def call(name: str, given: dict[str, Any], **variables: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "pipelines.step", name, "--executor_input", json.dumps(given)]
     return subprocess.run(line, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, check=False)
+
+
+def members(archive: str) -> list[str]:
+    with tarfile.open(archive) as tar:
+        return tar.getnames()
 
 
 def told(given: dict[str, Any]) -> Any:
@@ -154,6 +160,44 @@ def test_150_cells_reach_the_later_steps_as_one_artifact(tmp_path: Path) -> None
     for cell in cells:
         assert (tmp_path / "back/models" / cell / "file").read_text() == f"models of {cell}"
     assert len(list((tmp_path / "back/evaluations").rglob("file"))) == 150
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_cell_in_one_pod_leaves_what_two_leave(tmp_path: Path) -> None:
+    values = PARAMS.model_dump(mode="json", by_alias=True)
+    for section, changes in SMALL.items():
+        values[section] |= changes
+    values["train"]["epochs"] = 1
+    params = sections(check(values, "here"))
+
+    def run(name: str, arguments: dict[str, Any], made: tuple[str, ...], **artifacts: Any) -> dict[str, Any]:
+        given = message(tmp_path / name, arguments, made, **artifacts)
+        done = call(name, given, MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path / 'mlflow.db'}")
+        assert done.returncode == 0, done.stderr
+        return {key: {"artifacts": one["artifacts"]} for key, one in told(given)["artifacts"].items()}
+
+    source = str(sample(tmp_path / "cohort"))
+    raw = run("ingest", {"source": source, "params": params["ingest"], "data_md5": ""}, ("raw",))["raw"]
+    checked = run("validate", {"params": params["validate"]}, ("validation", "summary"), raw=raw)["validation"]
+    scenarios = json.dumps({"mixed": values["scenarios"]["mixed"]})
+    choices = {"params": params["preprocess"], "scenarios": scenarios}
+    arrays = run("preprocess", choices, ("arrays", "splits"), raw=raw, validation=checked)["arrays"]
+    cell = {"cell": "defu_net/mixed/seed-0", "checkpoints": "", "experiment": "e"}
+    training = cell | {"params": params["train"]}
+
+    outputs = ("model", "training", "evaluation", "test", "roc")
+    one = run("train_and_evaluate", training | {"scoring": params["evaluate"]}, outputs, arrays=arrays, raw=raw)
+    two = run("train", training, outputs[:2], arrays=arrays)
+    two |= run("evaluate", {"params": params["evaluate"]}, outputs[2:], model=two["model"], arrays=arrays, raw=raw)
+
+    assert [one[key]["artifacts"][0]["metadata"] for key in outputs] == [
+        two[key]["artifacts"][0]["metadata"] for key in outputs
+    ]
+    names = [members(made["evaluation"]["artifacts"][0]["uri"]) for made in (one, two)]
+    assert names[0] == names[1]
+    assert "models/defu_net/mixed/seed-0/weights.safetensors" in names[0]
+    assert "evaluations/defu_net/mixed/seed-0/rows.json" in names[0]
 
 
 # --- archives -------------------------------------------------------------------------------------------------------
