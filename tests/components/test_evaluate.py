@@ -601,7 +601,7 @@ BAD: dict[str, tuple[Callable[[Project], object], str]] = {
     "no provenance": (lambda p: (p.model / PROVENANCE).unlink(), "provenance.json: not found"),
     "provenance is a list": (
         lambda p: (p.model / PROVENANCE).write_text("[]"),
-        "provenance.json: not what the train step leaves",
+        "provenance.json: not an output of the train step",
     ),
 }
 
