@@ -126,7 +126,7 @@ class Retries(Section):
 
     def needs(self, timeout: int) -> float:
         """Return the seconds of all attempts and waits if every attempt runs into ``timeout`` (seconds)."""
-        return (self.count + 1) * timeout + sum(self.wait * self.factor**n for n in range(self.count))
+        return (self.count + 1) * timeout + sum(self.wait * float(self.factor) ** n for n in range(self.count))
 
 
 class Volume(Section):

@@ -584,7 +584,7 @@ BAD: dict[str, tuple[Callable[[Project], object], str]] = {
     "no cohort": (lambda p: shutil.rmtree(p.raw), "raw/manifest.csv: not found"),
     "another cohort": (
         lambda p: (p.raw / MANIFEST).write_text((p.raw / MANIFEST).read_text() + " "),
-        "raw: not the cohort that .*arrays was made of; run the preprocess step again",
+        "raw: not the cohort that .*arrays was made from; run the preprocess step again",
     ),
     "a mask gone": (lambda p: first_mask(p).unlink(), "mask.*cannot be read"),
     "a mask cut short": (lambda p: cut(first_mask(p), 100), "mask.*truncated"),
@@ -601,7 +601,7 @@ BAD: dict[str, tuple[Callable[[Project], object], str]] = {
     "no provenance": (lambda p: (p.model / PROVENANCE).unlink(), "provenance.json: not found"),
     "provenance is a list": (
         lambda p: (p.model / PROVENANCE).write_text("[]"),
-        "provenance.json: not what the train step leaves",
+        "provenance.json: not an output of the train step",
     ),
 }
 
