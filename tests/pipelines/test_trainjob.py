@@ -20,11 +20,12 @@ from components.train.result import FILES
 from core.cell import RUN, Cell
 from core.params import read_params, read_yaml
 from model.training.checkpoint import STATE
+from model.weights import WEIGHTS
 from pipelines.cluster import CLUSTER, check_cluster
 from pipelines.graph import build
 from pipelines.trainjob_spec import JOB, RUNTIME, job_name, settings, train_job
 from tests.conftest import CELL, EPOCHS, ROOT, Project
-from tests.pipelines.trainer_server import RECORDED, Trainer, serving
+from tests.pipelines.trainer_server import RECORDED, Trainer, serving, stop
 from tests.services import Bucket
 
 RUNTIME_FILE = ROOT / "pipelines/manifests/training-runtime.yaml"
@@ -59,6 +60,7 @@ def small() -> dict[str, Any]:
     return settings(check_cluster(values, "here"), "image:1") | {"labels": {"team": "lungs"}}
 
 
+LONG = 24
 Start = Callable[..., subprocess.Popen[str]]
 
 
@@ -256,19 +258,31 @@ def test_two_nodes_train_over_a_volume(start: Start, trainer: Trainer, untrained
 def test_a_lost_pod_starts_both_anew_and_the_training_goes_on(
     start: Start, trainer: Trainer, untrained: Project, bucket: Bucket
 ) -> None:
-    untrained.write_params(train={"epochs": 8})
+    untrained.write_params(train={"epochs": LONG})
+    trainer.shared = False  # each pod has a disk of its own
     trainer.env |= {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     step = start(f"s3://{bucket.name}/states")
     until(lambda: any(name.endswith(f"/{STATE}") for name in bucket.names("states/")), step)
-    trainer.pods[1].process.kill()
+    stop(trainer.pods[1:2])
     code, printed, errors = ended(step)
     assert code == 0, printed + errors
-    record = assert_trained(untrained, printed, 8)
+    record = assert_trained(untrained, printed, LONG)
     assert trainer.restarts == 1
     assert record["resumed_from"] >= 1
     assert "going on after epoch" in printed
     assert "started anew, rank 0 is" in errors
     assert not [name for name in bucket.names("states/") if "/jobs/" in name]
+
+
+@pytest.mark.slow
+def test_a_pod_lost_after_the_end_does_not_train_anew(untrained: Project) -> None:
+    untrained.do(untrained.train_line())
+    begun = json.loads((untrained.model / RUN).read_text())["started"]
+    out = ("--out", "again")
+    assert "took the result" in untrained.do(untrained.train_line(*out), TRAIN_TAKES_SINCE=begun)
+    assert "took the result" in untrained.do(untrained.train_line(*out), TRAIN_TAKES_SINCE="0")
+    assert (untrained.root / "again" / WEIGHTS).read_bytes() == (untrained.model / WEIGHTS).read_bytes()
+    assert "took the result" not in untrained.do(untrained.train_line(*out), TRAIN_TAKES_SINCE="2099")
 
 
 @pytest.mark.slow
