@@ -18,8 +18,8 @@ from pipelines.cluster import read_cluster
 from tests.conftest import ROOT
 
 MANIFESTS = ROOT / "pipelines/manifests"
-# Kinds that Kubernetes itself does not know: Kustomize's own, and Karpenter's.
-OTHERS = {"kustomization.yaml", "gpu-nodes.yaml"}
+# Kinds that Kubernetes itself does not know: Kustomize's own, Karpenter's and Trainer's.
+OTHERS = {"kustomization.yaml", "gpu-nodes.yaml", "training-runtime.yaml"}
 VERSIONS = ["1.29", "1.33", "1.37"]
 CLUSTER = read_cluster(ROOT / "pipelines/cluster.yaml")
 
@@ -90,7 +90,7 @@ def test_secrets_hold_no_secret_and_are_not_applied() -> None:
         if kind == "Secret":
             assert {*document["stringData"].values()} == {"CHANGE-ME"}
     applied = yaml.safe_load((MANIFESTS / "kustomization.yaml").read_text())["resources"]
-    assert {"secrets.example.yaml", "check.yaml", "checkpoints.yaml", "gpu-nodes.yaml"} == {
+    assert {"secrets.example.yaml", "check.yaml", "checkpoints.yaml", "gpu-nodes.yaml", "training-runtime.yaml"} == {
         path.name for path in MANIFESTS.glob("*.yaml")
     } - {*applied, "kustomization.yaml"}
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 from kfp.compiler import Compiler
@@ -158,6 +159,10 @@ def test_the_runtime_has_what_the_recorded_one_has() -> None:
     assert (job["template"]["spec"]["backoffLimit"], pod["restartPolicy"]) == (0, "Never")
     assert [container["name"] for container in pod["containers"]] == ["node"]
     assert {each["kind"] for each in others} == {"Role", "RoleBinding"}
+    image = [pod["containers"][0] | {"image": "i"}]  # which the TrainJob says
+    for document in (*others, {"apiVersion": "v1", "kind": "Pod", "spec": pod | {"containers": image}}):
+        whole = {"metadata": {"name": "x"}} | document
+        kubernetes_validate.validate(whole, "1.37", strict=True)
 
 
 def test_the_compiled_step_sends_it_and_asks_for_little_itself(tmp_path: Path) -> None:
