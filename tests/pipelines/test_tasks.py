@@ -239,3 +239,15 @@ def test_the_end_of_a_run_is_told_in_a_line_and_a_page() -> None:
     assert "| source | `s3://b/x` |" in page
     assert "data" not in page
     assert ended("SUCCEEDED", None, {}) == ("run succeeded", "**Run succeeded**\n")
+
+
+def takes() -> str | None:
+    return os.environ.get("TRAIN_TAKES_SINCE")
+
+
+@pytest.mark.parametrize(("attempt", "taken"), [("0", None), ("1", "0")])
+def test_another_attempt_takes_what_the_one_before_has_finished(
+    monkeypatch: pytest.MonkeyPatch, attempt: str, taken: str | None
+) -> None:
+    monkeypatch.setenv("KFP_RETRY_INDEX", attempt)
+    assert in_processes(takes) == taken
