@@ -220,6 +220,8 @@ def check_cluster(values: Any, origin: str) -> Cluster:
         for where, step in [("every_step", cluster.every_step), *((f"steps.{n}", s) for n, s in cluster.steps.items())]
         if step.nodes > 1 and where != "steps.train"
     ]
+    if cluster.step("train").nodes > 1 and cluster.one_pod_per_cell:
+        problems.append("one_pod_per_cell: not with steps.train.nodes; evaluate would run in the pod that only follows")
     if cluster.step("train").nodes > 1 and not cluster.checkpoints:
         problems.append("steps.train.nodes: several nodes need checkpoints, in S3 or on a volume that all of them see")
     paths = [volume.path for volume in cluster.step("train").volumes]

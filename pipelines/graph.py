@@ -144,7 +144,7 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
                 "Ingest the cohort",
             )
             raw = cohort.outputs["raw"]
-            validated = step(steps.validate(raw=raw, params=validate), "Validate the cohort")
+            validated = step(steps.validate(raw=raw, params=validate, checkpoints=checkpoints), "Validate the cohort")
             preprocessed = step(
                 steps.preprocess(
                     raw=raw,

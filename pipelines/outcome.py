@@ -6,20 +6,18 @@ came from the cache.
 
 from __future__ import annotations
 
-import base64
-import gzip
 import json
 import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from pipelines.artifacts import Status
+from pipelines.workflow import FAILED, cells_of, components_of, nodes_of, rows_of
 
 RUN_ID = "KUBEFLOW_RUN_ID"  # variable with the id of the run
 API = "KUBEFLOW_API"  # variable with the API's address, if it is none of the usual ones
@@ -27,67 +25,17 @@ ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")  # where a multi-user installation mounts one
 PATIENCE = 30.0  # seconds until the API, which is told every few seconds, has the end of the last step
 
-EXIT_CODE = re.compile(r"^main: Error \(exit code \d+\)(: ?)?")
-POD_PATH = re.compile(r"^/(minio|s3|gcs)/\S*?: ")  # of a pod that is gone: of no use to anybody
-ATTEMPT = re.compile(r"\((\d+)\)$")
-CELL_NUMBER = re.compile(r"iteration-iterations\((\d+):")
-CELL_NAME = re.compile(r"cell[\\\"]+:\s*[\\\"]+([^\\\"]+)")
-DEADLINE = ("retry exceeded workflow deadline", "Step exceeded its deadline", "exit code 143")
 KNOWN = {"COMPLETE": "succeeded", "SUCCEEDED": "succeeded", "CACHED": "succeeded", "FAILED": "failed"}
 
 
-@dataclass(frozen=True)
-class Row:
-    """The last attempt of a step: its name, with the cell if it has one, Argo's phase and message, and the attempt."""
-
-    step: str
-    phase: str
-    message: str
-    attempt: int
-
-
-def nodes_of(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the nodes of an Argo workflow; above 1 MiB they are compressed."""
-    status = manifest.get("status", {})
-    if packed := status.get("compressedNodes"):
-        return list(json.loads(gzip.decompress(base64.b64decode(packed))).values())
-    return list(status.get("nodes", {}).values())
-
-
-def read_rows(nodes: list[dict[str, Any]]) -> list[Row]:
-    """Return one row a step and cell that has begun, in the order in which they ended; without the exit handler's."""
-    rows: dict[str, Row] = {}
-    for node in sorted(nodes, key=lambda node: node.get("finishedAt") or "9"):
-        name = node["name"]
-        if node["type"] not in ("Pod", "Skipped") or ".executor" not in name or "onExit" in name:
-            continue
-        task, _, last = name.rpartition(".executor")
-        attempt = int(found[1]) if (found := ATTEMPT.search(last)) else 0
-        if task not in rows or attempt >= rows[task].attempt:
-            phase, message = node.get("phase", ""), (node.get("message") or "").strip()
-            rows[task] = Row(_title(task, node), phase, message, attempt)
-    return list(rows.values())
-
-
-def _title(task: str, node: Mapping[str, Any]) -> str:
-    step = ATTEMPT.sub("", task.rpartition(".")[2]) or task.rpartition(".")[2]
-    number = CELL_NUMBER.search(task)
-    if number is None:
-        return step
-    patches = [given.get("value", "") for given in node.get("inputs", {}).get("parameters", ())]
-    names = [found[1] for patch in patches if (found := CELL_NAME.search(patch))]
-    which = names[0].replace("/", " ").replace("seed-", "seed ") if names else f"cell {int(number[1]) + 1}"
-    return f"{step} {which}"
-
-
-def sentence(manifest: Mapping[str, Any], canceling: bool) -> str | None:
+def sentence(manifest: Mapping[str, Any], run: Mapping[str, Any]) -> str | None:
     """Return how the steps before the exit handler ended, in one line, or None while they still run.
 
     Args:
         manifest: the Argo workflow of the run.
-        canceling: somebody has asked to cancel the run.
+        run: the run as the v2beta1 API has it.
     """
-    nodes = nodes_of(manifest)
+    nodes, canceling = nodes_of(manifest) or [], _is_cancelled(run)
     guarded = [node for node in nodes if re.fullmatch(r"exit-handler-1(\(0\))?", node.get("displayName", ""))]
     phases = {node.get("phase") for node in guarded}
     if not guarded or phases & {"Pending", "Running"}:
@@ -96,23 +44,28 @@ def sentence(manifest: Mapping[str, Any], canceling: bool) -> str | None:
         return "succeeded"
     if canceling:
         return "cancelled"
-    failed = [row for row in read_rows(nodes) if row.phase in ("Failed", "Error")]
-    if any(reason in node.get("message", "") for node in nodes for reason in DEADLINE[:1]):
+    if any("retry exceeded workflow deadline" in node.get("message", "") for node in nodes):
         return "failed: the time of the run was up (run_timeout in cluster.yaml)"
-    # A step that was stopped because another had failed is no reason.
-    reasons = [row for row in failed if not any(reason in row.message for reason in DEADLINE)] or failed
-    if not reasons:
+    spec = run.get("pipeline_spec") or {}
+    spec = spec.get("pipeline_spec", spec)
+    cells = cells_of((run.get("runtime_config") or {}).get("parameters") or {}, spec)
+    rows = rows_of(manifest, cells, ended=True, cancelled=False, components=components_of(spec)) or []
+    failed = [row for row in rows if row.state == FAILED and row.step != "outcome"]
+    if not failed:
         others = [node for node in nodes if node.get("phase") in ("Failed", "Error") and node.get("message")]
-        told = " ".join(others[0]["message"].split()) if others else "Kubeflow tells no reason"
-        return f"failed: {told}"
-    first, more = reasons[0], len(reasons) - 1
-    also = f" (and {more} more: {', '.join(row.step for row in reasons[1:4])}{', ...' if more > 3 else ''})"
-    return f"failed: {first.step}: {_reason(first.message)}" + (also if more else "")
+        return f"failed: {' '.join(others[0]['message'].split()) if others else 'Kubeflow gives no reason'}"
+    first, more = failed[0], len(failed) - 1
+    why = first.reason.strip().partition("\n")[0]
+    also = (
+        f" (and {more} more: {', '.join(row.name for row in failed[1:4])}{', ...' if more > 3 else ''})" if more else ""
+    )
+    return f"failed: {first.name}: {why}{also}"
 
 
-def _reason(message: str) -> str:
-    first, *_ = POD_PATH.sub("", EXIT_CODE.sub("", message)).splitlines() or [""]
-    return first.strip() or f"{message or 'no reason is told'}; its log says more"
+def _is_cancelled(run: Mapping[str, Any]) -> bool:
+    states = [entry.get("state") for entry in run.get("state_history", [])]
+    begun = len(states) - 1 - states[::-1].index("RUNNING") if "RUNNING" in states else 0
+    return "CANCELING" in states[begun:]
 
 
 def addresses() -> Iterator[str]:
@@ -142,8 +95,7 @@ def asked(run: str, patience: float = PATIENCE) -> tuple[str | None, str]:
         try:
             with httpx.Client(base_url=address, headers=headers, timeout=10) as client:
                 while True:
-                    manifest, canceling = _manifest(client, run)
-                    found = sentence(manifest, canceling)
+                    found = sentence(*_asked_once(client, run))
                     if found is not None or time.monotonic() > until:
                         return found, f"{address} still says that the steps run"
                     time.sleep(2)
@@ -152,14 +104,11 @@ def asked(run: str, patience: float = PATIENCE) -> tuple[str | None, str]:
     return None, why
 
 
-def _manifest(client: httpx.Client, run: str) -> tuple[dict[str, Any], bool]:
-    """Return the run's Argo workflow, and whether somebody has asked to cancel the run."""
+def _asked_once(client: httpx.Client, run: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the run's Argo workflow, and the run as the v2beta1 API has it."""
     answer = client.get(f"/apis/v1beta1/runs/{run}").raise_for_status().json()
     manifest = json.loads(answer["pipeline_runtime"]["workflow_manifest"])
-    history = client.get(f"/apis/v2beta1/runs/{run}").raise_for_status().json().get("state_history", [])
-    states = [entry.get("state") for entry in history]
-    begun = len(states) - 1 - states[::-1].index("RUNNING") if "RUNNING" in states else 0
-    return manifest, "CANCELING" in states[begun:]
+    return manifest, client.get(f"/apis/v2beta1/runs/{run}").raise_for_status().json()
 
 
 def ended(status: Status, facts: Mapping[str, str]) -> tuple[str, str]:

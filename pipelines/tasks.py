@@ -78,6 +78,8 @@ def in_processes(function: Callable[..., Result], *arguments: Any) -> Result:
     Raises:
         SystemExit: one of several processes has printed a UserError.
     """
+    if os.environ.get("KFP_RETRY_INDEX", "0") != "0":
+        os.environ.setdefault("TRAIN_TAKES_SINCE", "0")  # what the attempt before may have finished is taken
     if "TRAIN_JOB" in os.environ:  # pipelines.graph sets it where train has several nodes
         from pipelines.trainjob import train_over_nodes
 

@@ -12,10 +12,11 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from components.train import TrainResult
+from components.train import TAKES, TrainResult
 from components.train.result import read_result
 from core.cell import Cell
 from core.errors import UserError
@@ -62,6 +63,8 @@ def train_over_nodes(
         )
     name = job_name(cell, os.environ.get(RUN, ""))
     place = shared(name, cell, checkpoints, remote)
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    asked["env"].append({"name": TAKES, "value": os.environ.get(TAKES, since)})
     if parent := os.environ.get(STEP_RUN):
         asked["env"].append({"name": STEP_RUN, "value": parent})
     jobs = TrainJobs.connect()

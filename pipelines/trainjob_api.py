@@ -38,7 +38,7 @@ class TrainJobs:
         Raises:
             UserError: there is neither.
         """
-        from kubernetes import client, config
+        from kubernetes import client, config  # type: ignore[import-untyped]
 
         try:
             if NAMESPACE.exists():
@@ -61,7 +61,7 @@ class TrainJobs:
         Raises:
             UserError: the API refuses it.
         """
-        from kubernetes.client import ApiException
+        from kubernetes.client import ApiException  # type: ignore[import-untyped]
 
         limit, name = time.monotonic() + PATIENCE, job["metadata"]["name"]
         while True:
@@ -76,11 +76,11 @@ class TrainJobs:
 
     def status(self, name: str) -> dict[str, Any] | None:
         """Return a TrainJob's status, None where there is no such TrainJob."""
-        found = self._ask(
+        found: dict[str, Any] = self._ask(
             lambda: self.custom.get_namespaced_custom_object(*self._where, name, _request_timeout=TIMEOUT),
             missing={"metadata": None},
         )
-        return None if found.get("metadata") is None else dict(found.get("status", {}))
+        return None if found.get("metadata") is None else found.get("status", {})
 
     def delete(self, name: str) -> None:
         """Delete a TrainJob with its pods; an API that does not answer is told, since its owner's end ends it too."""

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -114,11 +114,12 @@ def _outcome(decoders: Decoders, data: bytes) -> str:
 
 def _used(xray: Xray) -> str:
     """Use what was read as predict does: a DICOM's header becomes that of a SEG."""
-    if xray.pixels.ndim != 2 or not np.isfinite([xray.pixels.min(), xray.pixels.max()]).all():
-        return "read as something that is no plane of finite values"
+    pixels: Any = xray.pixels
+    if not np.isfinite(pixels.astype(float)).all():
+        return "read as values that are not finite"
     if xray.dicom is not None:
-        mask = np.zeros(xray.pixels.shape, np.uint8)
-        mask[: mask.shape[0] // 2] = 1
+        mask = np.zeros(pixels.shape, np.uint8)
+        mask[: len(mask) // 2] = 1
         try:
             to_seg(mask, xray.dicom, "x", MODEL)
         except ImageError as error:

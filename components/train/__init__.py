@@ -18,7 +18,7 @@ import pandas as pd
 from components.train.claim import claimed
 from components.train.notices import TRAINING, WAITING, ChangeWarning, Waiting
 from components.train.progress import Progress
-from components.train.result import RESULT, copy_result, keep_result, read_result, speed, stages
+from components.train.result import RESULT, copy_result, has_result, keep_result, read_result, speed, stages
 from core.cell import HISTORY, PROVENANCE, RUN, Cell
 from core.cohort import Arrays, read_split
 from core.errors import UserError
@@ -49,6 +49,9 @@ CODE = (
     "core/cohort.py",
 )
 
+# In the environment: a finished result of this very training, begun since this time (UTC, ISO 8601), is taken, as that
+# of an attempt whose pod was lost after its end. "0": whenever it was begun.
+TAKES = "TRAIN_TAKES_SINCE"
 DIGITS = 12  # of the fingerprint, which name the folder of a training's states
 
 
@@ -156,6 +159,7 @@ def train(
             world.leave()
             return TrainResult(out, **json.loads(word))
         world.wait()
+        world.copy_file(checkpoints / STATE)
         result = _follow(make)
         world.leave()
         best = result.history[result.best_epoch]
@@ -166,18 +170,22 @@ def train(
         with ExitStack() as stack:
             waited = stack.enter_context(claimed(checkpoints, remote, Waiting(title, world)))
             stack.enter_context(explain_full_disk(checkpoints))
-            send = stack.enter_context(_copied(remote, checkpoints, fingerprint, waited))
-            if waited and (checkpoints / RESULT).exists() and not (checkpoints / STATE).exists():
+            since = None if waited else os.environ.get(TAKES)
+            send = stack.enter_context(_copied(remote, checkpoints, fingerprint, waited or since is not None))
+            ended = has_result(checkpoints, since) and not (checkpoints / STATE).exists()
+            if ended and (waited or since is not None):
                 copy_result(checkpoints / RESULT, out)
                 taken = read_result(out)
                 world.agree_on(json.dumps(taken))
                 world.leave()
-                print(f"{title}: took the result of the run that it waited for; wrote {out}")
+                which = "run that it waited for" if waited else "attempt before"
+                print(f"{title}: took the result of the {which}; wrote {out}")
                 return TrainResult(out, **taken)
             world.agree_on(TRAINING)
             tracked = stack.enter_context(TrackedRun(about, checkpoints, remote))
             send()
             world.wait()
+            world.copy_file(checkpoints / STATE)
             try:
                 warn = ChangeWarning(title, inputs)
                 progress = Progress(sum(stage.epochs for stage in params.plan(cohort.info["size"])))

@@ -31,6 +31,12 @@ def keep_result(out: Path, checkpoints: Path) -> None:
         copy.replace(checkpoints / RESULT)
 
 
+def has_result(checkpoints: Path, since: str | None = None) -> bool:
+    """Return whether there is a result, of a training begun since a time (UTC, ISO 8601) if one is said."""
+    run = checkpoints / RESULT / RUN
+    return run.exists() and (since is None or str(read_json(run)["started"]) >= since)
+
+
 def copy_result(kept: Path, out: Path) -> None:
     """Write a result that another run has left in ``kept`` to ``out``."""
     with write_folder(out) as folder:

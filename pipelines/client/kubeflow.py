@@ -20,7 +20,7 @@ from pipelines.client.address import Address
 from pipelines.client.http import PatientClient, RequestError, Tell, wrong_place
 from pipelines.client.pods import Pods
 from pipelines.client.runs import CANCELING, ENDED, GONE, Run, Schedule, run_of, schedule_of, with_tasks, with_workflow
-from pipelines.client.workflow import CANCELED, FAILED, PENDING, Row
+from pipelines.workflow import CANCELED, FAILED, PENDING, Row
 
 LOG = "/apis/v1alpha1/runs/{}/nodes/{}/log"
 # The old API's answer has the whole Argo Workflow, which v2beta1 leaves out: reasons, attempts, nodes, pods.

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from core.errors import UserError
 from pipelines.client.kubeflow import Kubeflow
 from pipelines.client.runs import ENDED, Run
-from pipelines.client.workflow import CANCELED, FAILED, PENDING, RETRYING, RUNNING, STARTING, Row
+from pipelines.workflow import CANCELED, FAILED, PENDING, RETRYING, RUNNING, STARTING, Row
 
 # Lines of Kubeflow's launcher (klog's format) and of kfp's executor; some open a block of JSON.
 _LAUNCHER = re.compile(r"^([IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ \S+\.go:\d+\]|\[KFP Executor )")

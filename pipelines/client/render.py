@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from pipelines.client.runs import ENDED, GONE, Run
-from pipelines.client.workflow import CACHED, CANCELED, DONE, FAILED, PENDING, RETRYING, RUNNING, SUCCEEDED, Row
+from pipelines.workflow import CACHED, CANCELED, DONE, FAILED, PENDING, RETRYING, RUNNING, SUCCEEDED, Row
 
 SILENT = 6  # hours without a change of any pod, after which the workflow may be gone
 UNKNOWN = "this server has no v1beta1 API: cells, attempts, nodes and reasons are unknown"

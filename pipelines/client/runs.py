@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from core.cell import Cell
-from core.params import Matrix
-from pipelines.client.workflow import (
+from pipelines.cluster import STEPS
+from pipelines.workflow import (
     CANCELED,
     FAILED,
     IN_CELL,
@@ -20,9 +19,10 @@ from pipelines.client.workflow import (
     RUNNING,
     SUCCEEDED,
     Row,
+    cells_of,
+    components_of,
     rows_of,
 )
-from pipelines.cluster import STEPS
 
 SKIPPED, CANCELING = "SKIPPED", "CANCELING"
 GONE = "GONE"  # its workflow was deleted before it ended, so that Kubeflow calls it RUNNING for good
@@ -98,8 +98,9 @@ def with_workflow(run: Run, found: Any, manifest: dict[str, Any]) -> Run | None:
     # The history may lack CANCELING; a cancelled workflow has a deadline of 0.
     if run.state == FAILED and spec.get("activeDeadlineSeconds") == 0:
         run = replace(run, state=CANCELED)
-    components = [name.removeprefix("comp-") for name in _spec(found).get("components", ())]
-    rows = rows_of(manifest, cells_of(found), run.state in ENDED, run.state == CANCELED, components)
+    given = (found.runtime_config and found.runtime_config.parameters) or {}
+    cells, components = cells_of(given, _spec(found)), components_of(_spec(found))
+    rows = rows_of(manifest, cells, run.state in ENDED, run.state == CANCELED, components)
     if rows is None:
         return None
     where = {"workflow": about["name"], "namespace": about.get("namespace", ""), "queue": _queue(found)}
@@ -117,18 +118,6 @@ def with_tasks(run: Run, found: Any) -> Run:
         for number, task in enumerate((task for task in known if task.display_name == step), 1)
     ]
     return replace(run, rows=tuple(rows))
-
-
-def cells_of(found: Any) -> list[str]:
-    """Return the cells of a run's matrix in its order; none if it is not a run of this pipeline."""
-    given = (found.runtime_config and found.runtime_config.parameters) or {}
-    declared = _spec(found).get("root", {}).get("inputDefinitions", {}).get("parameters", {})
-    text = given.get("matrix") or declared.get("matrix", {}).get("defaultValue")
-    try:
-        matrix = Matrix(**json.loads(text or ""))
-    except (ValueError, TypeError):
-        return []
-    return [cell.folder.as_posix() for cell in Cell.every(matrix.networks, matrix.scenarios, matrix.seeds)]
 
 
 def _spec(found: Any) -> dict[str, Any]:

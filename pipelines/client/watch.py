@@ -15,7 +15,7 @@ from rich.text import Text
 from pipelines.client import render
 from pipelines.client.render import cells_done, line_of, seconds, shortened
 from pipelines.client.runs import ENDED, Run
-from pipelines.client.workflow import CACHED, CANCELED, FAILED, NOT_RUN, NOT_STARTED, PENDING, RUNNING, SUCCEEDED, Row
+from pipelines.workflow import CACHED, CANCELED, FAILED, NOT_RUN, NOT_STARTED, PENDING, RUNNING, SUCCEEDED, Row
 
 # The exit codes of --wait; 0 is success, 1 a user error, 2 a usage error.
 CODES = {SUCCEEDED: 0, CANCELED: 4}

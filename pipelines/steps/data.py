@@ -108,21 +108,29 @@ def ingest(
 
 
 def validate(
-    raw: Input[Archive[Dataset]], params: str, validation: Output[Artifact], summary: Output[Markdown]
+    raw: Input[Archive[Dataset]],
+    params: str,
+    checkpoints: str,
+    validation: Output[Artifact],
+    summary: Output[Markdown],
 ) -> None:
     """Validate the cohort with Great Expectations; a failed expectation stops the run and names the images.
 
     Args:
         raw: The raw cohort.
         params: Section validate of params.yaml as JSON.
+        checkpoints: The checkpoints' place; if it is in S3, the Data Docs are copied there, also after a failure.
         validation: The result and the Data Docs.
         summary: Every expectation with its result.
     """
     from components.validate import RESULT, validate
     from core.params import ValidateParams
+    from core.s3 import is_s3
     from pipelines.tasks import validation_table
 
-    validate(Path(raw.path), section(ValidateParams, params, "validate"), Path(validation.path))
+    # Kubeflow uploads no artifact of a step that fails. "" names no path inside a pod that is gone.
+    publish = checkpoints if is_s3(checkpoints) else ""
+    validate(Path(raw.path), section(ValidateParams, params, "validate"), Path(validation.path), publish=publish)
     Path(summary.path).write_text(validation_table(Path(validation.path) / RESULT))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -42,6 +43,13 @@ def begun(project: Project, *options: object, **environment: str) -> Job:
     return job
 
 
+def held(job: Job, other: Job) -> None:
+    """Hold a training until another one waits for it, however slowly that begins."""
+    job.kill(signal.SIGSTOP)
+    assert other.until(lambda: "is under way" in other.output, 90), other.errors
+    job.kill(signal.SIGCONT)
+
+
 def trainings(project: Project) -> set[str]:
     return {path.name for path in (project.root / "checkpoints" / CELL.folder).iterdir() if path.is_dir()}
 
@@ -75,7 +83,7 @@ def test_the_same_one_waits_and_takes_the_result(untrained: Project) -> None:
     untrained.write_params(train={"epochs": LONG})
     one = begun(untrained)
     two = untrained.start(untrained.train_line("--out", "second"))
-    assert two.until(lambda: "is under way" in two.output)
+    held(one, two)
     host = os.uname().nodename
     assert f"another run of this very training is under way ({host}, process {one.pid}, since " in two.output
     assert "waiting for its result, or to go on if it dies" in two.output
@@ -97,7 +105,7 @@ def test_the_same_one_goes_on_where_the_first_one_dies(untrained: Project, prepa
     alone.do(alone.train_line())
     one = begun(untrained)
     two = untrained.start(untrained.train_line("--out", "second"))
-    assert two.until(lambda: "is under way" in two.output)
+    held(one, two)
     one.kill()
     done = two.wait([])
     assert done.returncode == 0, done.stderr
@@ -111,7 +119,9 @@ def test_the_same_one_goes_on_where_the_first_one_dies(untrained: Project, prepa
 def test_two_processes_wait_together(untrained: Project) -> None:
     untrained.write_params(train={"epochs": LONG})
     one = begun(untrained)
-    done = untrained.spawn(untrained.train_line("--out", "second", "--processes", 2))
+    two = untrained.start(untrained.train_line("--out", "second", "--processes", 2))
+    held(one, two)
+    done = two.wait([])
     assert done.returncode == 0, done.stderr
     assert one.wait([]).returncode == 0
     assert "took the result" in done.stdout
@@ -131,7 +141,8 @@ def test_on_two_machines_the_second_one_takes_the_result_from_s3(
     where = ("--checkpoints", f"s3://{bucket.name}/states")
     first = begun(one, *where)
     second = other.start(other.train_line(*where))
-    assert second.until(lambda: f"under way ({os.uname().nodename}, process {first.pid}" in second.output)
+    held(first, second)
+    assert f"under way ({os.uname().nodename}, process {first.pid}" in second.output
     ended = [job.wait([]) for job in (first, second)]
     assert [(done.returncode, done.stderr) for done in ended] == [(0, ""), (0, "")]
     assert "took the result" in ended[1].stdout

@@ -20,8 +20,8 @@ from tests.conftest import ROOT
 
 MANIFESTS = ROOT / "pipelines/manifests"
 STANDALONE = ROOT / "pipelines/manifests-standalone"
-# Kinds that Kubernetes itself does not know: Kustomize's own, Karpenter's and Kueue's.
-OTHERS = {"kustomization.yaml", "gpu-nodes.yaml", "kueue.yaml"}
+# Kinds that Kubernetes itself does not know: Kustomize's own, Karpenter's, Kueue's and Trainer's.
+OTHERS = {"kustomization.yaml", "gpu-nodes.yaml", "kueue.yaml", "training-runtime.yaml"}
 VERSIONS = ["1.29", "1.33", "1.37"]
 CLUSTER = read_cluster(ROOT / "pipelines/cluster.yaml")
 
@@ -92,11 +92,8 @@ def test_secrets_hold_no_secret_and_are_not_applied() -> None:
         if kind == "Secret":
             assert {*document["stringData"].values()} == {"CHANGE-ME"}
     applied = yaml.safe_load((MANIFESTS / "kustomization.yaml").read_text())["resources"]
-    alone = {
-        "argo-retries.yaml",
-        "launcher.yaml",
-        "kueue.yaml",
-    }  # they change objects of others, or of the whole cluster
+    # They change objects of others, or of the whole cluster.
+    alone = {"argo-retries.yaml", "launcher.yaml", "kueue.yaml", "training-runtime.yaml"}
     assert {"secrets.example.yaml", "check.yaml", "checkpoints.yaml", "gpu-nodes.yaml", *alone} == {
         path.name for path in MANIFESTS.glob("*.yaml")
     } - {*applied, "kustomization.yaml"}

@@ -17,8 +17,8 @@ from tests.pipelines.kfp_workflow import recorded
 
 VALIDATION = "run failed: validate: 1 of 21 expectations failed; correct these images, or the bounds under validate in"
 LOCK = (
-    "run failed: train cell 1: /checkpoints/defu_net/mixed/seed-0: another run is writing here; wait until it ends, "
-    "or choose another --out"
+    "run failed: train defu_net mixed seed 0: /checkpoints/defu_net/mixed/seed-0: another run is writing here; wait "
+    "until it ends, or choose another --out"
 )
 ENDS = {
     "stock-succeeds": "run succeeded",
@@ -31,13 +31,15 @@ ENDS = {
     "plain-cancelled-twice": "run cancelled",
     "stock-step-exits-1": VALIDATION,
     "plain-step-exits-1": VALIDATION,
-    "plain-factor-1.5": VALIDATION,
+    "plain-factor-1.5": (
+        "run failed: validate: value '1.5' cannot be resolved to an int, after: 1 of 21 expectations failed; correct"
+    ),
     "stock-lock-held": LOCK,
-    "stock-volume-not-writable": "run failed: train cell 1: main: Error (exit code 1); its log says more",
+    "stock-volume-not-writable": "run failed: train defu_net mixed seed 0: exit code 1, without a message",
     "plain-no-files": (
         "run failed: ingest: s3://data/nothing: there are no files in it; give the folder that holds the X-rays"
     ),
-    "plain-pod-deleted": "run failed: train cell 1: pod deleted",
+    "plain-pod-deleted": "run failed: train defu_net mixed seed 0: pod deleted",
 }
 RUNNING = ("stock-configmap-missing", "stock-image-missing", "stock-waits-for-gpu", "stock-waits-in-kueue")
 
@@ -89,17 +91,9 @@ def test_every_recorded_end_is_told(case: str, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("case", RUNNING)
 def test_of_steps_that_still_run_no_end_is_told(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert sentence(manifest(case), canceling=False) is None
+    assert sentence(manifest(case), recorded(case)["v2beta1"]) is None
     with server(case, monkeypatch):
         assert asked("17", patience=0)[1].endswith("still says that the steps run")
-
-
-def test_a_cell_is_called_by_its_name_where_the_manifest_has_it() -> None:
-    content = manifest("stock-lock-held")
-    for node in content["status"]["nodes"].values():
-        patch = json.dumps({"containers": [{"command": [json.dumps({"cell": "defu_net/mixed/seed-0"})]}]})
-        node["inputs"] = {"parameters": [{"name": "pod-spec-patch", "value": patch}]}
-    assert str(sentence(content, canceling=False)).startswith("failed: train defu_net mixed seed 0: /checkpoints/")
 
 
 def test_without_the_api_what_is_not_known_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -254,3 +254,15 @@ def test_a_version_is_promoted_only_where_that_is_wanted(tmp_path: Path) -> None
     assert asked == []
     assert promoted(version, promote) == "# a page\n"
     assert asked == [3]
+
+
+def takes() -> str | None:
+    return os.environ.get("TRAIN_TAKES_SINCE")
+
+
+@pytest.mark.parametrize(("attempt", "taken"), [("0", None), ("1", "0")])
+def test_another_attempt_takes_what_the_one_before_has_finished(
+    monkeypatch: pytest.MonkeyPatch, attempt: str, taken: str | None
+) -> None:
+    monkeypatch.setenv("KFP_RETRY_INDEX", attempt)
+    assert in_processes(takes) == taken

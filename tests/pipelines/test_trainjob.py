@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 from kfp.compiler import Compiler
@@ -20,11 +21,12 @@ from components.train.result import FILES
 from core.cell import RUN, Cell
 from core.params import read_params, read_yaml
 from model.training.checkpoint import STATE
+from model.weights import WEIGHTS
 from pipelines.cluster import CLUSTER, check_cluster
 from pipelines.graph import build
 from pipelines.trainjob_spec import JOB, RUNTIME, job_name, settings, train_job
 from tests.conftest import CELL, EPOCHS, ROOT, Project
-from tests.pipelines.trainer_server import RECORDED, Trainer, serving
+from tests.pipelines.trainer_server import RECORDED, Trainer, serving, stop
 from tests.services import Bucket
 
 RUNTIME_FILE = ROOT / "pipelines/manifests/training-runtime.yaml"
@@ -59,6 +61,7 @@ def small() -> dict[str, Any]:
     return settings(check_cluster(values, "here"), "image:1") | {"labels": {"team": "lungs"}}
 
 
+LONG = 24
 Start = Callable[..., subprocess.Popen[str]]
 
 
@@ -156,6 +159,10 @@ def test_the_runtime_has_what_the_recorded_one_has() -> None:
     assert (job["template"]["spec"]["backoffLimit"], pod["restartPolicy"]) == (0, "Never")
     assert [container["name"] for container in pod["containers"]] == ["node"]
     assert {each["kind"] for each in others} == {"Role", "RoleBinding"}
+    image = [pod["containers"][0] | {"image": "i"}]  # which the TrainJob says
+    for document in (*others, {"apiVersion": "v1", "kind": "Pod", "spec": pod | {"containers": image}}):
+        whole = {"metadata": {"name": "x"}} | document
+        kubernetes_validate.validate(whole, "1.37", strict=True)
 
 
 def test_the_compiled_step_sends_it_and_asks_for_little_itself(tmp_path: Path) -> None:
@@ -256,19 +263,31 @@ def test_two_nodes_train_over_a_volume(start: Start, trainer: Trainer, untrained
 def test_a_lost_pod_starts_both_anew_and_the_training_goes_on(
     start: Start, trainer: Trainer, untrained: Project, bucket: Bucket
 ) -> None:
-    untrained.write_params(train={"epochs": 8})
+    untrained.write_params(train={"epochs": LONG})
+    trainer.shared = False  # each pod has a disk of its own
     trainer.env |= {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     step = start(f"s3://{bucket.name}/states")
     until(lambda: any(name.endswith(f"/{STATE}") for name in bucket.names("states/")), step)
-    trainer.pods[1].process.kill()
+    stop(trainer.pods[1:2])
     code, printed, errors = ended(step)
     assert code == 0, printed + errors
-    record = assert_trained(untrained, printed, 8)
+    record = assert_trained(untrained, printed, LONG)
     assert trainer.restarts == 1
     assert record["resumed_from"] >= 1
     assert "going on after epoch" in printed
     assert "started anew, rank 0 is" in errors
     assert not [name for name in bucket.names("states/") if "/jobs/" in name]
+
+
+@pytest.mark.slow
+def test_a_pod_lost_after_the_end_does_not_train_anew(untrained: Project) -> None:
+    untrained.do(untrained.train_line())
+    begun = json.loads((untrained.model / RUN).read_text())["started"]
+    out = ("--out", "again")
+    assert "took the result" in untrained.do(untrained.train_line(*out), TRAIN_TAKES_SINCE=begun)
+    assert "took the result" in untrained.do(untrained.train_line(*out), TRAIN_TAKES_SINCE="0")
+    assert (untrained.root / "again" / WEIGHTS).read_bytes() == (untrained.model / WEIGHTS).read_bytes()
+    assert "took the result" not in untrained.do(untrained.train_line(*out), TRAIN_TAKES_SINCE="2099")
 
 
 @pytest.mark.slow

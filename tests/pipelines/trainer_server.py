@@ -7,20 +7,20 @@ It answers in the form of the objects that Kubernetes 1.36.1 with Trainer 2.3.0 
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+import psutil
 
 from tools.services.checks import free_ports
 
@@ -38,11 +38,13 @@ class Pod:
     index: int
     process: subprocess.Popen[str]
     log: list[tuple[str, str]] = field(default_factory=list)
+    ended: bool = False  # its log too
 
     def read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.log.append((datetime.now(UTC).isoformat(timespec="microseconds"), line))
+        self.ended = True
 
     @property
     def document(self) -> dict[str, Any]:
@@ -59,6 +61,7 @@ class Trainer:
     Attributes:
         cwd, env: of the pods.
         installed: whether there are TrainJobs.
+        shared: whether the pods see the step's folder, as one on a volume.
         refuses: status and message of what creating one is answered with; None: it is created.
         sent: every TrainJob that was created.
         deleted: the names of those that were deleted.
@@ -68,6 +71,7 @@ class Trainer:
     cwd: Path
     env: dict[str, str]
     installed: bool = True
+    shared: bool = True
     refuses: tuple[int, str] | None = None
     url: str = ""
     sent: list[dict[str, Any]] = field(default_factory=list)
@@ -93,13 +97,27 @@ class Trainer:
             given |= {"PET_NODE_RANK": str(index), "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": str(port)}
             given |= {"KUBEFLOW_TRAINER_SERVER_URL": f"{self.url}/status", "PYTHONUNBUFFERED": "1"}
             process = subprocess.Popen(
-                line, cwd=self.cwd, env=self.env | given, stdout=-1, stderr=-2, text=True, start_new_session=True
+                line,
+                cwd=self._folder(index),
+                env=self.env | given,
+                stdout=-1,
+                stderr=-2,
+                text=True,
+                start_new_session=True,
             )
             pod = Pod(f"{job['metadata']['name']}-node-0-{index}-r{self.restarts}", index, process)
             threading.Thread(target=pod.read, daemon=True).start()
             made.append(pod)
         self.pods += made
         return made
+
+    def _folder(self, index: int) -> Path:
+        """Return the folder of a pod's own, empty in every attempt, where the files it sees come from elsewhere."""
+        if self.shared:
+            return self.cwd
+        folder = self.cwd / f"pod-{index}-{self.restarts}"
+        folder.mkdir()
+        return folder
 
     def _run(self, job: dict[str, Any], over: threading.Event) -> None:
         pods = self._start(job)
@@ -131,11 +149,15 @@ class Trainer:
 
 
 def stop(pods: list[Pod]) -> None:
+    """End pods with all of their processes, as Kubernetes ends a container."""
     for pod in pods:
-        try:
-            os.killpg(pod.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+        with suppress(psutil.NoSuchProcess):
+            parent = psutil.Process(pod.process.pid)
+            # torchrun's workers have sessions of their own.
+            processes = [*parent.children(recursive=True), parent]
+            for process in processes:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
         pod.process.wait()
 
 
@@ -204,7 +226,7 @@ def _handler(trainer: Trainer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             sent = 0
             while True:
-                ended = pod.process.poll() is not None
+                ended = pod.ended
                 time.sleep(0.05)
                 for moment, line in pod.log[sent:]:
                     data = f"{moment} {line}".encode()

@@ -6,11 +6,13 @@ import base64
 import gzip
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from core.cell import Cell
+from core.params import Matrix
 from pipelines.cluster import STEPS
 
 SUCCEEDED, CACHED, RUNNING, PENDING, FAILED = "SUCCEEDED", "CACHED", "RUNNING", "PENDING", "FAILED"
@@ -19,7 +21,9 @@ RETRYING = "RETRYING"  # an attempt failed, and Argo waits before the next
 CANCELED, NOT_STARTED, NOT_RUN = "CANCELED", "NOT STARTED", "NOT RUN"
 DONE = (SUCCEEDED, CACHED)
 
-IN_CELL = {"train", "evaluate"}  # the steps of the loop over cells, where no node says so yet
+IN_ONE_POD = "train-and-evaluate"  # with one_pod_per_cell
+IN_CELL = {"train", "evaluate", IN_ONE_POD}  # the steps of the loop over cells, where no node says so yet
+ORDER = (*STEPS[: STEPS.index("train")], IN_ONE_POD, *STEPS[STEPS.index("train") :])
 # A node's name is the path through the graph. Kubeflow's stock settings add "(attempt)" to every part of it.
 _NODE = re.compile(r"\.(?P<step>[a-z0-9-]+?)(?P<driver>-driver)?(\(\d+\))?(?P<executor>\.executor)?(\(\d+\))?$")
 _ITERATION = re.compile(r"\.iteration-iterations\((\d+):\d+\)")
@@ -28,6 +32,7 @@ _GROUPS = re.compile(r"^(root|iteration.*|executor|onExit|(for-loop|exit-handler
 _RETRY_NODE = re.compile(r"^(No more retries left|retry exceeded workflow deadline|$)")
 _DEADLINE = re.compile(r"exceeded (its|workflow) deadline")
 _CONTAINER = re.compile(r"^\w+: (?P<kind>\w+) \(exit code (?P<code>\d+)\)(?:: (?P<text>.*))?$", re.DOTALL)
+_POD_PATH = re.compile(r"^/(minio|s3|gcs)/\S*?: ")  # of a pod that is gone: of no use to anybody
 SIGTERM = 143  # the exit code of a process that was asked to stop
 
 
@@ -77,7 +82,7 @@ class Row:
         return self.attempts[-1].ended if self.attempts else None
 
 
-def nodes_of(manifest: dict[str, Any]) -> list[dict[str, Any]] | None:
+def nodes_of(manifest: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     """Return the nodes of a workflow, also of one above 1 MiB, whose nodes Argo compresses; None if it has none."""
     status = manifest.get("status") or {}
     if packed := status.get("compressedNodes"):
@@ -86,8 +91,29 @@ def nodes_of(manifest: dict[str, Any]) -> list[dict[str, Any]] | None:
     return None if nodes is None else list(nodes.values())
 
 
+def cells_of(parameters: Mapping[str, Any], spec: Mapping[str, Any]) -> list[str]:
+    """Return the cells of a run's matrix in its order; none if it is not a run of this pipeline.
+
+    Args:
+        parameters: the run's parameters.
+        spec: the compiled pipeline, with the defaults; may be empty.
+    """
+    declared = spec.get("root", {}).get("inputDefinitions", {}).get("parameters", {})
+    text = parameters.get("matrix") or declared.get("matrix", {}).get("defaultValue")
+    try:
+        matrix = Matrix(**json.loads(text or ""))
+    except (ValueError, TypeError):
+        return []
+    return [cell.folder.as_posix() for cell in Cell.every(matrix.networks, matrix.scenarios, matrix.seeds)]
+
+
+def components_of(spec: Mapping[str, Any]) -> list[str]:
+    """Return the names of a compiled pipeline's components; none where the server left the specification out."""
+    return [name.removeprefix("comp-") for name in spec.get("components", ())]
+
+
 def rows_of(
-    manifest: dict[str, Any], cells: Sequence[str], ended: bool, cancelled: bool, components: Collection[str] = ()
+    manifest: Mapping[str, Any], cells: Sequence[str], ended: bool, cancelled: bool, components: Collection[str] = ()
 ) -> list[Row] | None:
     """Return every step of the graph as a row, in the graph's order, those that never ran included.
 
@@ -113,7 +139,8 @@ def rows_of(
             getattr(found.setdefault(key, _Nodes()), kind).append(node)
     seen, looped = {step for step, _ in found}, {step for step, number in found if number is not None}
     loop_steps = looped | IN_CELL if looped & IN_CELL or not looped else looped
-    steps = [step for step in (*STEPS, *sorted(seen - set(STEPS))) if not components or step in seen | set(components)]
+    there = seen | set(components or STEPS)
+    steps = [step for step in (*ORDER, *sorted(seen - set(ORDER))) if step in there]
     in_cell = [step for step in steps if step in loop_steps]
     count = max([len(cells), *(number + 1 for _, number in found if number is not None)])
     order: list[tuple[str, int | None]] = []
@@ -166,8 +193,9 @@ class _Reader:
             return Row(step, cell, RETRYING, reason(message), attempts)
         # Argo's own error, such as a retry policy that it cannot read, stands at the Retry node.
         above = [node.get("message") or "" for node in retries if node["phase"] == "Error"]
-        message = next((text for text in above if not _RETRY_NODE.match(text)), message)
-        return Row(step, cell, *self._failed(message), attempts)
+        argo = next((reason(text) for text in above if not _RETRY_NODE.match(text) and text != message), "")
+        state, why = self._failed(message)
+        return Row(step, cell, state, f"{argo}, after: {why}" if argo else why, attempts)
 
     def _without_pod(self, drivers: Sequence[dict[str, Any]]) -> tuple[str, str]:
         if not drivers:
@@ -201,7 +229,7 @@ def reason(message: str) -> str:
     text = message.strip()
     if match := _CONTAINER.match(text):
         if match["text"]:
-            return match["text"].strip()
+            return _POD_PATH.sub("", match["text"].strip())
         if match["kind"] != "Error":
             return match["kind"]  # OOMKilled
         return f"exit code {match['code']}, without a message"
