@@ -326,7 +326,7 @@ def test_status_shows_the_steps(defunet: Client, server: Server) -> None:
         ["step", "state"],
         *([name, "SUCCEEDED"] for name in ("plan", "ingest", "validate", "preprocess")),
         ["train cell 1", "FAILED"],
-        *([name, "NOT RUN"] for name in ("evaluate cell 1", "report", "register", "promote")),
+        *([name, "NOT RUN"] for name in ("evaluate cell 1", "gather", "report", "register", "promote")),
         ["outcome", "SUCCEEDED"],
     ]
     assert "the GPU ran out of memory" in table

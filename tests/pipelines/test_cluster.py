@@ -139,7 +139,7 @@ def test_two_places_for_one_variable_are_told() -> None:
         values["config_maps"][1]["variables"]["AWS_ACCESS_KEY_ID"] = "key"
 
     assert problems(spoil) == [
-        "config_maps.1.variables.AWS_ACCESS_KEY_ID: secrets.0 gives it to ingest and train already"
+        "config_maps.1.variables.AWS_ACCESS_KEY_ID: secrets.0 gives it to ingest and validate and train already"
     ]
 
 

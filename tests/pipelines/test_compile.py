@@ -351,7 +351,7 @@ def test_secrets_are_named_and_reach_no_step_that_has_no_use_for_them(asked: dic
         for name, values in asked.items()
     }
     tracked = ("train", "evaluate", "register", "promote")
-    stored = ("ingest", "train")
+    stored = ("ingest", "validate", "train")
     assert given == {name: (s3 if name in stored else set()) | (mlflow if name in tracked else set()) for name in STEPS}
     (address,) = asked["register"]["configMapAsEnv"]
     assert (address["configMapName"], address["optional"]) == ("lung-segmentation", False)

@@ -179,7 +179,9 @@ def test_a_cell_in_one_pod_leaves_what_two_leave(tmp_path: Path) -> None:
 
     source = str(sample(tmp_path / "cohort"))
     raw = run("ingest", {"source": source, "params": params["ingest"], "data_md5": ""}, ("raw",))["raw"]
-    checked = run("validate", {"params": params["validate"]}, ("validation", "summary"), raw=raw)["validation"]
+    checked = run("validate", {"params": params["validate"], "checkpoints": ""}, ("validation", "summary"), raw=raw)[
+        "validation"
+    ]
     scenarios = json.dumps({"mixed": values["scenarios"]["mixed"]})
     choices = {"params": params["preprocess"], "scenarios": scenarios}
     arrays = run("preprocess", choices, ("arrays", "splits"), raw=raw, validation=checked)["arrays"]

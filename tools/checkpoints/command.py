@@ -10,7 +10,7 @@ import typer
 from core.errors import UserError
 
 if TYPE_CHECKING:
-    from tools.checkpoints import Kept
+    from tools.checkpoints.states import Kept
 
 
 def checkpoints(
@@ -23,8 +23,8 @@ def checkpoints(
     remove: Annotated[bool, typer.Option("--remove", help="Remove what is listed; needs --older-than.")] = False,
 ) -> None:
     """List what trainings have left: cell, digest, state, epochs, age and size; with --remove, remove it."""
-    from tools.checkpoints import find
-    from tools.checkpoints import remove as removed
+    from tools.checkpoints.states import find
+    from tools.checkpoints.states import remove as removed
 
     if remove and older_than is None:
         raise UserError("--remove: say how old what is removed must be, for instance --older-than 30")
