@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from tools.checkpoints.command import checkpoints
 
 from core.cli import ParamsFile, exit_on_user_error
 from core.errors import UserError
@@ -33,6 +32,7 @@ from defunet.options import (
 )
 from serving.http.command import serve
 from serving.predict.command import predict
+from tools.checkpoints.command import checkpoints
 
 if TYPE_CHECKING:
     from pipelines.client.kubeflow import Kubeflow
