@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
+from core.terminal import say
 from registry import answered
 from tracking.store import make_experiment
 
@@ -168,11 +169,20 @@ def read(client: MlflowClient, name: str, champion: int | None) -> list[Decision
             runs += list(page)
             if not (token := page.token):
                 break
-    decisions = sorted((_decision(run) for run in runs), key=lambda each: each.when)
+    decisions = sorted(filter(None, map(_decision, runs)), key=lambda each: each.when)
     return _settled(decisions, champion)
 
 
-def _decision(run: Any) -> Decision:
+def _decision(run: Any) -> Decision | None:
+    """Return the decision of a run; None for a run that somebody else made there, with one warning line."""
+    try:
+        return _decision_of(run)
+    except (KeyError, ValueError) as error:
+        say(f"warning: run {run.info.run_id} is not a promotion decision ({type(error).__name__}); it is ignored")
+        return None
+
+
+def _decision_of(run: Any) -> Decision:
     tags = {key.removeprefix("decision."): value for key, value in run.data.tags.items()}
     return Decision(
         id=run.info.run_id,

@@ -77,11 +77,11 @@ def train(
     remote: str = "",
     reread: Callable[[], TrainParams] | None = None,
 ) -> TrainResult:
-    """Train a cell and leave its weights, what rebuilds the network, its history and where it was tracked.
+    """Train a cell and write its weights, the network's configuration, the history and the MLflow run's id.
 
-    Killed at any moment and started again with the same arguments, it goes on from the last checkpoint; on the CPU it
-    then ends with the very weights of an uninterrupted run. Started by ``torchrun``, its processes share every batch.
-    Where another run of the very same training is under way, it waits and takes its result, or goes on if that dies.
+    A killed training run that is started again with the same arguments resumes from its last checkpoint; on the CPU it
+    ends with exactly the weights of an uninterrupted run. Started by ``torchrun``, its processes share every batch. If
+    another run of the same training is active, it waits and takes that run's result, or resumes if that run dies.
 
     Args:
         cell: which network, scenario and seed.
@@ -93,7 +93,7 @@ def train(
             ``run.json``.
         checkpoints: the folder of the cell's states, kept outside ``out`` so that they outlive a failed attempt. Each
             training has a folder of its own in it, named by the digest of parameters, data, split and code.
-        remote: ``s3://bucket/prefix`` that gets a copy of the folder, and from which another machine goes on.
+        remote: ``s3://bucket/prefix`` that gets a copy of the folder, from which another machine can resume.
         reread: reads ``params`` again from its file, so that an edit during the training is noticed.
 
     Raises:
@@ -202,7 +202,7 @@ def train(
             except TrainingError as error:
                 raise UserError(f"{title}: {error}") from error
             progress.finish()
-            world.leave()  # what is left is this process's: while it writes and sends, the others would wait
+            world.leave()  # only this process writes and uploads; the others would wait for it
             record = {
                 **tracked.record,
                 "commit": commit,
@@ -263,7 +263,7 @@ def _copied(url: str, checkpoints: Path, fingerprint: str, result: bool) -> Iter
 
 
 def _follow(make: Callable[[Monitor], Trainer]) -> Result:
-    """Train beside process 0, which alone tracks, writes and says what went wrong."""
+    """Train as one of the other ranks; rank 0 alone tracks, writes and reports errors."""
     from model.training.loop import Silent, TrainingError
 
     try:

@@ -32,7 +32,7 @@ def main(
     params: cli.ParamsFile = Path("params.yaml"),
     processes: Processes = 1,
 ) -> None:
-    """Train a network on a scenario's training split; a killed run goes on from its last checkpoint."""
+    """Train a network on a scenario's training split; a killed run resumes from its last checkpoint."""
     choices = read_params(params)
     if processes > 1 and "RANK" not in os.environ:
         # torchrun would print the traceback of each of its processes after the one line that helps.

@@ -1,4 +1,4 @@
-"""Checkpoints in S3, so that a training whose machine is taken away goes on on another one."""
+"""Checkpoints in S3, so that a training run can resume on another machine."""
 
 from __future__ import annotations
 
@@ -124,11 +124,11 @@ class Remote:
                 thread.submit(self.send).result()
 
     def send(self) -> None:
-        """Copy the local state there; a failure is told and does not end the training: the next is tried again."""
+        """Upload the local state. A failure is one warning and does not end the training; the next state is tried."""
         try:
             client = self._client()
-            beside = [path for kind in (FOLDERS, RESULT) for path in self.folder.glob(f"{kind}/**/*")]
-            files = [path for path in beside if path.is_file() and path.name[0] != "."]
+            others = [path for kind in (FOLDERS, RESULT) for path in self.folder.glob(f"{kind}/**/*")]
+            files = [path for path in others if path.is_file() and path.name[0] != "."]
             for name in (*sorted(path.relative_to(self.folder).as_posix() for path in files), STATE):
                 try:
                     # Open, it stays one and the same file, while the training puts its next state in its place.

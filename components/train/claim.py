@@ -54,7 +54,7 @@ def claimed(folder: Path, url: str, waiting: Callable[[str], None]) -> Iterator[
     """Hold the claim on a training inside the block; yield whether another run of the same training held it before.
 
     Args:
-        folder: the training's states. The lock beside it ends with its process, however that ends.
+        folder: the training's states. The lock next to it ends with its process, in any case.
         url: ``s3://bucket/prefix`` of their copies, which other machines share; empty: there are none.
         waiting: called every :data:`POLL` seconds while another process holds the claim, with who that is.
 
@@ -118,7 +118,7 @@ class Lease:
     _etag: str = ""  # of the object that this process has written last; empty: none
 
     def take(self) -> bool:
-        """Take the claim if nobody has it or its holder is gone; tell whether that went well.
+        """Take the claim if it is free or its holder has died; return whether this process holds it.
 
         Raises:
             UserError: S3 cannot be reached, or there is no such bucket.
@@ -135,8 +135,8 @@ class Lease:
         except ClientError as error:
             if error.operation_name != "PutObject":
                 raise explain(error, self.url) from error
-            # The states cannot be sent either; the training itself goes on, and says so again.
-            say(f"warning: {self.url}: no claim can be left there ({error}); another run of it would not wait")
+            # The states cannot be uploaded either; the training continues, and each upload warns.
+            say(f"warning: {self.url}: no claim can be written ({error}); another run of this training would not wait")
             return True
         except BotoCoreError as error:
             raise explain(error, self.url) from error

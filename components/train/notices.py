@@ -1,4 +1,4 @@
-"""What a training says beside its epochs: that it waits for another run, that its parameters changed meanwhile."""
+"""Messages of a training run besides its epochs: it waits for another run; its parameters have changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WAITING, TRAINING = "waiting", "training"  # what process 0 tells the others at 
 
 @dataclass
 class Waiting:
-    """Says once who trains this very training already, and keeps the other processes waiting without a time limit."""
+    """Prints once which process runs the same training, and lets the other ranks wait without a time limit."""
 
     title: str
     world: DistributedContext

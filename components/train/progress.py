@@ -26,7 +26,7 @@ NAMES = ("train_loss", "validation_loss", "validation_dice", "images_per_second"
 
 
 class Progress:
-    """Reports every epoch where Trainer asks for it; an answer that does not come is told once and delays nothing.
+    """Reports every epoch where Trainer asks for it; a failed report is one warning and delays nothing.
 
     Args:
         epochs: of all stages together.

@@ -1,4 +1,4 @@
-"""The result of a training beside its states: who waited for the training takes it instead of training again."""
+"""The result of a training run next to its states: a run that waited for it copies it instead of training."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def has_result(checkpoints: Path, since: str | None = None) -> bool:
 
 
 def copy_result(kept: Path, out: Path) -> None:
-    """Write a result that another run has left in ``kept`` to ``out``."""
+    """Copy the result of another run from ``kept`` to ``out``."""
     with write_folder(out) as folder:
         for name in FILES:
             shutil.copyfile(kept / name, folder / name)

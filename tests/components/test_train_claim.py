@@ -200,7 +200,7 @@ def test_a_claim_that_may_not_be_written_is_told_and_keeps_nobody(
     policy = {"Version": "2012-10-17", "Statement": [statement | {"Resource": [f"arn:aws:s3:::{bucket.name}/*"]}]}
     bucket.client.put_bucket_policy(Bucket=bucket.name, Policy=json.dumps(policy))
     assert lease(bucket).take()
-    assert "no claim can be left there" in capsys.readouterr().err
+    assert "no claim can be written" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="another user can be tried by root alone")
