@@ -95,7 +95,7 @@ DataMd5 = Annotated[
 Checkpoints = Annotated[
     str | None,
     typer.Option(
-        help="A folder on a volume with checkpoints to resume from. Default: the one of the cluster settings.",
+        help="Place of the checkpoints: s3://bucket/prefix or a folder on a volume. Default: the cluster settings'.",
         rich_help_panel=RUN,
     ),
 ]
@@ -107,8 +107,13 @@ CreateExperiment = Annotated[bool, typer.Option("--create-experiment", help="Cre
 Name = Annotated[str | None, typer.Option(help="The display name. Default: the pipeline's name and the time.")]
 ServiceAccount = Annotated[str | None, typer.Option(help="Service account; overrides the cluster settings.")]
 PipelineRoot = Annotated[str | None, typer.Option(help="The root of all artifacts, for example s3://bucket/runs.")]
-Wait = Annotated[bool, typer.Option("--wait", help="Show every step until the run ends; the exit code is 0, 3 or 4.")]
-Every = Annotated[float, typer.Option(min=0.01, help="Seconds between two requests, with --wait or --follow.")]
+Wait = Annotated[
+    bool,
+    typer.Option(
+        "--wait", help="Show every step until the run ends; the exit code is 0, 3 or 4, and 5 or 6 after a timeout."
+    ),
+]
+Every = Annotated[float, typer.Option(min=0.01, help="Seconds between two requests while waiting.")]
 Timeout = Annotated[
     float | None, typer.Option(min=0, help="With --wait: give up (exit code 5) after these seconds; the run continues.")
 ]

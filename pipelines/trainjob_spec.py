@@ -45,7 +45,7 @@ def settings(cluster: Cluster, image: str) -> dict[str, Any]:
         "nodes": asked.nodes,
         "processes": processes,
         "image": image,
-        "labels": cluster.labels,
+        "labels": cluster.pod_labels,
         "resources": {"requests": requests, "limits": limits},
         "env": env,
     }

@@ -13,6 +13,7 @@ from core.terminal import say
 DIGESTS = "digests.json"  # the SHA-256 of every other file, by its path in the package
 SIGNATURE = "package.sig"  # of the whole package, as the `model_signing` command makes and verifies it
 PACKAGE_TAG = "package.sha256"  # a version's tag with the SHA-256 of DIGESTS
+SIGNED_TAG = "package.signed"  # a version's tag: true if the package was signed
 SIGNING_KEY, VERIFYING_KEY = "DEFUNET_SIGNING_KEY", "DEFUNET_VERIFYING_KEY"  # files: elliptic-curve keys in PEM
 SIGNATURES = "DEFUNET_SIGNATURES"
 REQUIRE, WARN, OFF = "require", "warn", "off"

@@ -21,7 +21,7 @@ from model.inference.package import CARD
 from model.weights import CONFIG, WEIGHTS
 from registry import CHALLENGER
 from registry.fetch import PACKAGE
-from registry.seal import PACKAGE_TAG, seal
+from registry.seal import PACKAGE_TAG, SIGNATURE, SIGNED_TAG, seal
 from registry.versions import MANIFEST_TAG, SPLITS_TAG, splits_digest
 from tracking.find import find_run
 from tracking.store import answered, connect, explained
@@ -103,6 +103,7 @@ def register(models: Path, evaluations: Path, arrays: Path, params: Params, out:
             "evaluation.rows_sha256": sha256(evaluation / ROWS),
             SPLITS_TAG: splits_digest(read_split(evaluation / SPLIT)),
             PACKAGE_TAG: sealed,
+            **({SIGNED_TAG: "true"} if (package / SIGNATURE).exists() else {}),
             MANIFEST_TAG: str(cohort.info["manifest_sha256"]),
             **_evaluation_tags(figures),
         }

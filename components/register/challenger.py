@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from registry import CHALLENGER, CHAMPION, answered, history
+from registry.seal import SIGNED_TAG
 from registry.versions import MANIFEST_TAG, SPLITS_TAG, Version, read_aliases, read_version, read_versions
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def registered_already(client: MlflowClient, name: str, tags: Mapping[str, str])
     """Return the newest version with the weights and figures of ``tags``, None if there is none.
 
     If ``tags`` are of a clean commit, versions with uncommitted changes do not count: their lineage cannot be
-    verified.
+    verified. If they are of a signed package, versions without a signature do not count.
 
     Raises:
         UserError: the registry does not answer.
@@ -30,7 +31,8 @@ def registered_already(client: MlflowClient, name: str, tags: Mapping[str, str])
             return None
     for version in read_versions(client, name):
         same = all(version.tags.get(tag) == tags[tag] for tag in SAME)
-        if same and (version.tags.get("git.dirty") == "false" or tags.get("git.dirty") != "false"):
+        signed = SIGNED_TAG not in tags or version.tags.get(SIGNED_TAG) == tags[SIGNED_TAG]
+        if same and signed and (version.tags.get("git.dirty") == "false" or tags.get("git.dirty") != "false"):
             return version
     return None
 
