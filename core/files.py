@@ -20,6 +20,10 @@ OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # full disk, quota, li
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
+class UnwritableError(UserError):
+    """A file or folder that this user may not write."""
+
+
 @contextmanager
 def explain_full_disk(target: Path) -> Iterator[None]:
     """Turn "no space left" inside the block into a UserError that names the target."""
@@ -35,7 +39,7 @@ def explain_full_disk(target: Path) -> Iterator[None]:
 
 @contextmanager
 def explain_unwritable(target: Path) -> Iterator[None]:
-    """Turn an error inside the block, which only makes ``target`` or a lock beside it, into a UserError."""
+    """Turn an error inside the block, which only makes ``target`` or a lock beside it, into an UnwritableError."""
     try:
         with explain_full_disk(target):
             yield
@@ -43,7 +47,7 @@ def explain_unwritable(target: Path) -> Iterator[None]:
         if error.errno not in UNWRITABLE:
             raise
         user = f"user {os.geteuid()}, group {os.getegid()}" if hasattr(os, "getuid") else "this user"
-        raise UserError(
+        raise UnwritableError(
             f"{target}: cannot be written ({error.strerror}: {error.filename}) by {user}; let this user write there "
             "(on a volume by its owner or group), or name another place"
         ) from error

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from core.files import exclusive, explain_full_disk, write_file, write_json
+from core.files import UnwritableError, exclusive, explain_full_disk, write_file, write_json
 from core.images import ImageError
 
 TABLE, DOCUMENT = "results.csv", "results.json"
@@ -142,8 +142,9 @@ def _as_image_error(path: Path, kind: str, name: str) -> Iterator[None]:
     try:
         with explain_full_disk(path):
             yield
-    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
-        reason = getattr(error, "strerror", None) or error
+    except (OSError, RuntimeError, UnwritableError) as error:  # RuntimeError: a loop of links
+        cause = error.__cause__ if isinstance(error, UnwritableError) else error
+        reason = getattr(cause, "strerror", None) or error
         raise ImageError(
             f"{name}: its {kind} cannot be written or replaced ({reason}); rename it or choose another --out"
         ) from error
@@ -165,8 +166,9 @@ def opened(out: Path, model: dict[str, Any], *, overwrite: bool, resume: bool) -
                 raise UserError(f"{out}: not a folder; choose another --out")
             stack.enter_context(exclusive(out))
             out.mkdir(exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{out}: the folder cannot be made ({error.strerror}); choose another --out") from error
+        except (OSError, UnwritableError) as error:
+            reason = getattr(error.__cause__ or error, "strerror", None)
+            raise UserError(f"{out}: the folder cannot be made ({reason}); choose another --out") from error
         results = Results(out, model)
         there = [name for name in (DOCUMENT, JOURNAL, TABLE, "masks") if (out / name).exists()]
         if there and not overwrite and not resume:

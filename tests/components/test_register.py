@@ -180,7 +180,7 @@ def test_the_artifact_holds_no_pickle_and_all_it_needs(registered: Project) -> N
     allowed = {"", ".py", ".json", ".yaml", ".txt", ".csv", ".md", ".j2", ".safetensors", ".onnx", ".png"}
     assert {Path(name).suffix for name in files} <= allowed, sorted(files)
     for name, path in files.items():
-        if not name.endswith((WEIGHTS, ".onnx")):
+        if not name.endswith((WEIGHTS, ".onnx", ".png")):
             path.read_text()  # a pickle is no text
         assert not path.read_bytes().startswith((b"\x80", b"PK")), name  # a pickle, PyTorch's zip of pickles
     flavors = yaml.safe_load((folder / "MLmodel").read_text())["flavors"]

@@ -223,7 +223,7 @@ def test_a_dicom_is_shown_as_a_picture(page: Visit) -> None:
     drop(page, dicom(), "one.dcm")
     assert "one.dcm" in found(page)
     assert "DICOM" in page.page.inner_text("#facts")
-    assert "0.200" in page.page.inner_text("#facts")
+    assert "2.000" in page.page.inner_text("#facts")
     assert page.page.evaluate(COLOUR, [40, 5])[3] == 255
     page.check()
 

@@ -46,7 +46,7 @@ def plan(project: Project, *entries: dict[str, Any]) -> None:
 def test_cells_are_trained_evaluated_and_kept_once(planned: Project) -> None:
     line = planned.line("publish.run", "--processes", 2)
     listed = planned.do([*line, "--list"])
-    assert "0 of 2 cells kept" in listed
+    assert "0 of 2 cells stored" in listed
     assert listed.count("not run") == 2
     printed = planned.do(line)
     for network in ("unet", "res_unet"):
@@ -56,7 +56,7 @@ def test_cells_are_trained_evaluated_and_kept_once(planned: Project) -> None:
         config = json.loads((kept / CONFIG).read_text())
         assert (config["input"]["size"], config["train"]["epochs"]) == (64, 1)
     again = planned.do(line)
-    assert "2 of 2 cells kept" in again
+    assert "2 of 2 cells stored" in again
     assert "seed-0: kept" not in again
     # One that is no longer kept comes from what its training has left, without another training.
     shutil.rmtree(planned.root / "results/tiny/unet")

@@ -177,8 +177,8 @@ def test_no_password_is_shown_whatever_it_holds(
 def test_tokens_are_hidden_as_passwords_are(monkeypatch: pytest.MonkeyPatch, address: str, hidden: str) -> None:
     assert mask(f"cannot reach {address} now") == f"cannot reach {hidden} now"
     monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-    assert mask(f"Could not connect to the endpoint URL: {address}/bucket") == (
-        f"Could not connect to the endpoint URL: {hidden}/bucket"
+    assert mask(f"Could not connect to the endpoint URL: {address} now") == (
+        f"Could not connect to the endpoint URL: {hidden} now"
     )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     assert store_name() == hidden
