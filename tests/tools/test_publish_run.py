@@ -50,7 +50,7 @@ def test_cells_are_trained_evaluated_and_kept_once(planned: Project) -> None:
     assert listed.count("not run") == 2
     printed = planned.do(line)
     for network in ("unet", "res_unet"):
-        assert f"tiny {network}/mixed/seed-0: kept in results/tiny" in printed
+        assert f"tiny {network}/mixed/seed-0: stored in results/tiny" in printed
         kept = planned.root / "results/tiny" / Cell(network, "mixed", 0).folder
         assert {ROWS, CASES, CONFIG, PROVENANCE, RUN} <= {path.name for path in kept.iterdir()}
         config = json.loads((kept / CONFIG).read_text())
