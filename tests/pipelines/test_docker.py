@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from kfp import dsl, local
 
+from components.train.result import FILES
 from pipelines.local.containers import Mount, options, reliable
 from tests.conftest import CELL, ROOT, refused
 from tests.engine import Engine, Image
@@ -176,7 +177,12 @@ def test_from_s3_to_a_champion_on_a_server_with_keys_in_the_environment_alone(
     rows = json.loads((project.root / "reports/results.json").read_text())
     expected = [row for row in rows if row["scenario"] == "mixed"]
     assert json.loads((out / "reports/results.json").read_text()) == expected
-    assert bucket.names("states/") == [f"states/{CELL.folder}/state.pt"]
+    names = set(bucket.names("states/"))
+    results = {name for name in names if name.startswith(f"states/{CELL.folder}/")}
+    # A training that has ended keeps its result in the place of its state; the others are the copied Data Docs.
+    assert {"/".join(name.split("/")[-2:]) for name in results} == {f"result/{n}" for n in FILES}
+    assert all(name.startswith("states/validation-") for name in names - results)
+    assert any(name.endswith("/index.html") for name in names - results)
     client = MlflowClient(mlflow_server, mlflow_server)
     champion = client.get_model_version_by_alias(name, "champion")
     assert (champion.tags["image"], champion.tags["kubeflow.run"]) == (image.name, "none")
