@@ -370,7 +370,7 @@ def test_logs_are_followed_to_the_end(server: Server) -> None:
     run = started(server)
     looked(server, run, 5)
     server.state.logs[pod_of("train")] = "epoch 1\nepoch 2 of"
-    line = [*MODULE, "logs", run, "--task", "train", "--follow", "--every", "0.5", "--host", server.url]
+    line = [*MODULE, "logs", run, "--task", "train", "--follow", "--every", "2", "--host", server.url]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert "pod " in process.stdout.readline()

@@ -64,7 +64,7 @@ def test_a_form_of_70_megabytes_reads_its_413(service: Served) -> None:
 
 def test_a_stalled_body_is_given_up_early(trained: Trained, package: Path) -> None:
     slow = ready(
-        launch(trained.project, package, "--stall-timeout", 0.5, "--max-mb-a-client", 1, "--max-mb-at-once", 4)
+        launch(trained.project, package, "--stall-timeout", 3, "--max-mb-a-client", 1, "--max-mb-at-once", 4)
     )
     with socket.create_connection(("127.0.0.1", slow.port), 20) as connection:
         connection.sendall(
@@ -73,7 +73,7 @@ def test_a_stalled_body_is_given_up_early(trained: Trained, package: Path) -> No
         time.sleep(0.2)
         # One client has no more than its share; it is free again once the body is given up.
         assert slow.predict(b"x" * 500_000).status_code == 503
-        assert b"paused for more than 0.5 s" in received(connection)
+        assert b"paused for more than 3 s" in received(connection)
     assert slow.job.until(lambda: slow.predict(png(chest())).status_code == 200)
     assert slow.stop().returncode == 0
 
@@ -82,7 +82,7 @@ def test_a_body_that_trickles_is_given_up(trained: Trained, package: Path) -> No
     slow = ready(launch(trained.project, package, "--stall-timeout", 1, "--least-kb-a-second", 100))
 
     def trickle() -> Iterator[bytes]:
-        for _ in range(100):
+        for _ in range(300):
             yield b"x" * 100
             time.sleep(0.1)
 
@@ -90,7 +90,7 @@ def test_a_body_that_trickles_is_given_up(trained: Trained, package: Path) -> No
     answer = httpx.post(f"{slow.url}/predict", content=trickle(), timeout=30)
     assert answer.status_code == 408
     assert "less than 100 kB a second" in answer.json()["detail"]
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 20
     assert slow.stop().returncode == 0
 
 
