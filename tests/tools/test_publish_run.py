@@ -57,12 +57,12 @@ def test_cells_are_trained_evaluated_and_kept_once(planned: Project) -> None:
         assert (config["input"]["size"], config["train"]["epochs"]) == (64, 1)
     again = planned.do(line)
     assert "2 of 2 cells stored" in again
-    assert "seed-0: kept" not in again
+    assert "seed-0: stored" not in again
     # One that is no longer kept comes from what its training has left, without another training.
     shutil.rmtree(planned.root / "results/tiny/unet")
     model = planned.root / "build/studies/tiny/models/unet/mixed/seed-0"
     before = (model / RUN).read_bytes()
-    assert "unet/mixed/seed-0: kept" in planned.do(line)
+    assert "unet/mixed/seed-0: stored" in planned.do(line)
     assert (model / RUN).read_bytes() == before
 
 
