@@ -239,17 +239,18 @@ def test_a_damaged_record_does_not_end_a_training(untrained: Project) -> None:
     assert job.until(lambda: "epoch 1/" in job.output)
     job.kill()
     job.wait([])
-    write_record(states(untrained).with_name("another"), status="FINISHED", kept=True)
-    shutil.copytree(states(untrained).with_name("another") / "mlflow-m", states(untrained) / "mlflow-m")
+    folder = states(untrained)
+    write_record(folder.with_name("another"), status="FINISHED", kept=True)
+    shutil.copytree(folder.with_name("another") / "mlflow-m", folder / "mlflow-m")
     for name in ("x", "y", "z"):  # of the last one no more was left when its removal was killed
-        (states(untrained) / f"mlflow-{name}").mkdir()
-    (states(untrained) / "mlflow-x" / ABOUT).write_text("nothing\n")
-    shutil.copy(states(untrained) / "mlflow-m" / ABOUT, states(untrained) / "mlflow-y")
+        (folder / f"mlflow-{name}").mkdir()
+    (folder / "mlflow-x" / ABOUT).write_text("nothing\n")
+    shutil.copy(folder / "mlflow-m" / ABOUT, folder / "mlflow-y")
     done = untrained.call(untrained.train_line())
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("not the record of a training") == 2
     assert "what an earlier training had left in" in done.stderr
-    assert files(states(untrained)) == {"result", "mlflow-x", "mlflow-y"}
+    assert files(folder) == {"result", "mlflow-x", "mlflow-y"}
     assert len(untrained.runs()) == 2
 
 
