@@ -83,7 +83,7 @@ class TrainJobs:
         return None if found.get("metadata") is None else found.get("status", {})
 
     def delete(self, name: str) -> None:
-        """Delete a TrainJob with its pods; an API that does not answer is told, since its owner's end ends it too."""
+        """Delete a TrainJob with its pods. A failed call is only logged: the owner reference deletes the job too."""
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
@@ -174,7 +174,7 @@ class Follower:
         self._threads[name].start()
 
     def finish(self) -> None:
-        """Print what is left of the logs."""
+        """Print the rest of the logs."""
         self.look()
         for thread in self._threads.values():
             thread.join(TIMEOUT)

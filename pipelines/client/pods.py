@@ -1,4 +1,4 @@
-"""What Kubernetes itself knows of a run's pods, where a kubeconfig or a pod's service account allows to ask it."""
+"""The state of a run's pods, read from Kubernetes where a kubeconfig or a pod's service account allows it."""
 
 from __future__ import annotations
 
