@@ -1,0 +1,1 @@
+"""Inference: prediction, post-processing, engines, export and the model package."""

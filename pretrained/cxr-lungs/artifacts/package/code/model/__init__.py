@@ -1,0 +1,1 @@
+"""Networks, training and inference in PyTorch, without DVC, MLflow or Kubeflow."""
