@@ -7,7 +7,8 @@ ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE} AS build
 WORKDIR /src
 COPY requirements.in requirements.lock requirements-uv.lock requirements-torch.lock requirements-cuda.lock ./
-COPY tools/setup.sh tools/image-venv.sh tools/
+COPY tools/setup.sh tools/image-venv.sh tools/sbom.sh tools/
+COPY core/__init__.py core/
 # Two sources, of which the second may be missing.
 COPY LICENSE build/imag[e] /inputs/
 # Proxies need no line here: HTTP_PROXY, HTTPS_PROXY and NO_PROXY are arguments that every build knows.

@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export GX_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help repository setup run data profile promote serve services results pipeline image test test-all check lock fuzz samples clean fuzz
+.PHONY: help repository setup run data profile promote serve services results pipeline image test test-all check lock sbom audit fuzz samples clean
 
 help:  ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
@@ -19,7 +19,7 @@ setup:  ## Make .venv from the committed lock
 repository:
 	@git rev-parse --git-dir >/dev/null 2>&1 || { echo "error: $(CURDIR) is no git repository: clone the project instead of copying its files, or run git init here and commit" >&2; exit 1; }
 
-run: repository setup  ## X-rays to registered model; DATA=folder|zip|s3://bucket/prefix pins another cohort, PROFILE=comparison|fast|folds|medium|modern|paper|small|staged other parameters
+run: repository setup  ## X-rays to registered model; DATA=folder|zip|s3://bucket/prefix pins another cohort, PROFILE=comparison|fast|folds|long|medium|modern|paper|small|staged other parameters
 	@$(if $(PROFILE),python -m tools.profile $(PROFILE))
 	@$(if $(DATA),tools/pin-data.sh "$(DATA)")
 	@python -m core.params
@@ -30,14 +30,14 @@ run: repository setup  ## X-rays to registered model; DATA=folder|zip|s3://bucke
 data: repository setup  ## Pin another cohort without running: DATA=folder|zip|s3://bucket/prefix
 	@tools/pin-data.sh "$(DATA)"
 
-profile: setup  ## Put a profile's choices into params.yaml: PROFILE=comparison|fast|folds|medium|modern|paper|small|staged
-	@$(if $(PROFILE),,echo "error: which profile? say PROFILE=comparison, fast, folds, medium, modern, paper, small or staged" >&2; exit 1)
+profile: setup  ## Put a profile's choices into params.yaml: PROFILE=comparison|fast|folds|long|medium|modern|paper|small|staged
+	@$(if $(PROFILE),,echo "error: which profile? say PROFILE=comparison, fast, folds, long, medium, modern, paper, small or staged" >&2; exit 1)
 	@python -m tools.profile $(PROFILE)
 
 promote: setup  ## Make the challenger the champion if it passes the gate: VERSION=N for another version, DRY_RUN=1 only looks
 	@python -m components.promote $(if $(VERSION),--version $(VERSION)) $(if $(DRY_RUN),--dry-run)
 
-serve: setup  ## The champion as an HTTP service with a page, at http://127.0.0.1:8080
+serve: setup  ## The champion, else the pretrained model, as an HTTP service with a page, at http://127.0.0.1:8080
 	@python -m serving.http
 
 services: setup  ## S3 and MLflow servers on this machine until Ctrl+C: S3_PORT=, MLFLOW_PORT=, and docs/services.md
@@ -63,9 +63,11 @@ image:  ## Build the image of every step: TARGET=cpu|gpu, and the options in doc
 	  --build-arg HTTP_PROXY --build-arg HTTPS_PROXY --build-arg NO_PROXY \
 	  $(foreach name,BASE INDEX_URL TORCH_INDEX_URL,$(if $($(name)),--build-arg $(name)="$($(name))")) $(DOCKER_FLAGS) .
 
-# Tests that share what is costly to start go to one worker: tests/workers.py. MORE=... is for pytest.
-WORKERS ?= 2
-test: setup check  ## Lint, types, and the tests of daily work; WORKERS=2
+# Tests that share what is costly to start go to one worker: tests/workers.py. MORE=... is for pytest. The daily tests take
+# three workers on two cores, since many wait for servers; test-all takes two, since some of its tests measure times.
+test: WORKERS ?= 3
+test-all: WORKERS ?= 2
+test: setup check  ## Lint, types, and the tests of daily work; WORKERS=3
 	@python -m pytest -n $(WORKERS) --dist loadgroup -m "not full" $(MORE)
 
 test-all: setup check  ## Lint, types, and every test: containers, benchmarks and long forms too; half an hour; WORKERS=2
@@ -77,8 +79,14 @@ check: setup  ## Lint, formatting, spelling, types and the import contracts alon
 lock: setup  ## Resolve requirements.in into requirements.lock anew
 	@uv pip compile requirements.in $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) --generate-hashes --python-version 3.11 --no-emit-package torch --no-header -o requirements.lock
 
-fuzz: setup  ## Read COUNT damaged pictures as predict and serve do; COUNT=20000 SEED=0
-	@python -m benchmarks.attack --count $(or $(COUNT),20000) --seed $(or $(SEED),0)
+sbom: setup  ## Write the bill of materials of the lock (CycloneDX) to build/sbom.json; TARGET=cpu|gpu
+	@tools/sbom.sh build/sbom.json $(TARGET) && echo "build/sbom.json"
+
+audit: setup  ## Look the lock's packages up in the OSV database of vulnerabilities; TARGET=cpu|gpu
+	@tools/sbom.sh audit $(TARGET)
+
+fuzz: setup  ## Attack what reads files: COUNT=20000 SEED=0, and folders: PACKAGE=model package, PROJECT=. after `make run`, DICOMS=
+	@python -m benchmarks.attack --count $(or $(COUNT),20000) --seed $(or $(SEED),0) $(if $(PACKAGE),--package "$(PACKAGE)") $(if $(PROJECT),--project "$(PROJECT)") $(if $(DICOMS),--dicoms "$(DICOMS)")
 
 samples: setup  ## Draw the synthetic cohort in samples/ anew
 	@python -m tools.sample samples

@@ -15,8 +15,9 @@ from core.errors import UserError
 from core.terminal import say
 from model.threads import settle
 
+HELP = {"help_option_names": ["-h", "--help"]}  # of a Typer app's context
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file; the whole file is validated.")]
-Out = Annotated[Path, typer.Option("--out", help="The output folder; it is created only if the step succeeds.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="The output folder; it is created only if the step succeeds.")]
 
 
 @contextmanager
@@ -45,5 +46,5 @@ def run(step: Callable[..., Any]) -> None:
             step(*args, **options)
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(command)
+    app.command(context_settings=HELP)(command)
     app()

@@ -189,6 +189,14 @@ class PromotionParams(Section):
     )
 
 
+class SignatureParams(Section):
+    """Whether model packages must be signed (docs/registry.md)."""
+
+    signatures: Literal["auto", "require", "warn", "off"] = Field(
+        description="require a signature, warn without one, or off; auto: require where a verifying key is set",
+    )
+
+
 class RegistryParams(Section):
     """Only the sections for the registry, so that a mistake in another section cannot block a rollback."""
 
@@ -196,6 +204,7 @@ class RegistryParams(Section):
 
     register_: RegisterParams = Field(alias="register")
     promotion: PromotionParams
+    registry: SignatureParams = SignatureParams(signatures="auto")
 
 
 class Params(RegistryParams):

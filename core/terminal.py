@@ -26,11 +26,27 @@ def epoch_line(row: dict[str, float], epochs: int) -> str:
     )
 
 
-def say(line: str) -> None:
-    """Print a line to standard error; flush standard output first, to keep the order in a common file."""
+def printable(text: str, *, lines: bool = False) -> str:
+    """Return text with control characters as their escapes, so that text from elsewhere cannot steer a terminal.
+
+    Args:
+        text: the text.
+        lines: keep line breaks as they are.
+    """
+    if text.isprintable():
+        return text
+    kept = "\n" if lines else ""
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(text: str) -> None:
+    """Print text to standard error; flush standard output first, to keep the order in a common file.
+
+    Control characters other than line breaks are printed as their escapes.
+    """
     with suppress(OSError, ValueError):  # a closed output is no reason to lose the line
         sys.stdout.flush()
-    print(line, file=sys.stderr, flush=True)
+    print(printable(text, lines=True), file=sys.stderr, flush=True)
 
 
 def fit(table: Table, console: Console, dispensable: Sequence[str]) -> Table:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from core.cli import ParamsFile, exit_on_user_error
+from core import __version__
+from core.cli import HELP, ParamsFile, exit_on_user_error
 from core.errors import UserError
 from defunet import registry
 from defunet.options import (
@@ -30,6 +31,7 @@ from defunet.options import (
     connected,
     packaged,
 )
+from serving.drift.command import drift
 from serving.http.command import serve
 from serving.predict.command import predict
 from tools.checkpoints.command import checkpoints
@@ -43,9 +45,26 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 an error, 2 wrong usage, 130 interrupted; with --wait also 3 the run failed, 4 it "
     "was cancelled, 5 it had not ended in time, 6 a pod waited too long.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings=HELP,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"defunet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Run the lung-segmentation pipeline on Kubeflow, decide which model is in production, and use it."""
+
+
 Connect = Callable[[], Any]
 KUBEFLOW, REGISTRY, MODEL = "The pipeline on Kubeflow", "The MLflow registry", "The model"  # panels of ``--help``
 TRAININGS = "Trainings"
@@ -70,7 +89,7 @@ def _in_one_line(function: Callable[..., None]) -> Callable[..., None]:
 
 @_command
 def compile(
-    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("build/pipeline.yaml"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("build/pipeline.yaml"),
     params: ParamsFile = Path("params.yaml"),
     set_: Set = None,
     cluster: Cluster = Path("pipelines/cluster.yaml"),
@@ -281,7 +300,7 @@ def retry(
 
 for _panel, _commands in (
     (REGISTRY, registry.COMMANDS),
-    (MODEL, (predict, serve)),
+    (MODEL, (predict, serve, drift)),
     (TRAININGS, (checkpoints,)),
 ):
     for _each in _commands:

@@ -63,7 +63,7 @@ def code_version() -> str:
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("build/pipeline.yaml"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("build/pipeline.yaml"),
     params: cli.ParamsFile = Path("params.yaml"),
     cluster: Annotated[Path, typer.Option(help="What the steps ask of the cluster, validated whole.")] = CLUSTER,
     image: Annotated[str | None, typer.Option(help="The image of every step, in the place of the cluster's.")] = None,

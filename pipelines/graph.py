@@ -66,6 +66,7 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
         evaluate: str = default["evaluate"],
         register: str = default["register"],
         promotion: str = default["promotion"],
+        registry: str = default["registry"],
     ) -> None:
         """Chain the steps.
 
@@ -85,6 +86,7 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
             evaluate: Section of params.yaml as JSON.
             register: Section of params.yaml as JSON.
             promotion: Section of params.yaml as JSON: the bounds of the gate.
+            registry: Section of params.yaml as JSON: whether packages must be signed.
         """
 
         def traced(task: dsl.PipelineTask) -> dsl.PipelineTask:
@@ -127,6 +129,7 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
                     evaluate=evaluate,
                     register=register,
                     promotion=promotion,
+                    registry=registry,
                     git_commit=git_commit,
                     image_digest=image_digest,
                 ),
@@ -181,7 +184,7 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
             gathered = collected.outputs["gathered"]
             step(
                 steps.report(gathered=gathered, arrays=arrays, params=evaluate),
-                "Report, beside the paper",
+                "Report and compare with the paper",
             )
             # The cache does not see the registry, so every run registers its model.
             whole = planned.outputs["params"]

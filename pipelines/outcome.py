@@ -23,7 +23,7 @@ RUN_ID = "KUBEFLOW_RUN_ID"  # variable with the id of the run
 API = "KUBEFLOW_API"  # variable with the API's address, if it is none of the usual ones
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")  # where a multi-user installation mounts one
-PATIENCE = 30.0  # seconds until the API, which is told every few seconds, has the end of the last step
+PATIENCE = 30.0  # seconds to wait for the API to have the end of the last step; it is updated every few seconds
 
 KNOWN = {"COMPLETE": "succeeded", "SUCCEEDED": "succeeded", "CACHED": "succeeded", "FAILED": "failed"}
 

@@ -1,7 +1,7 @@
 """A training over several nodes: a TrainJob of Kubeflow Trainer, sent, followed and ended by the train step.
 
 All pods must see the same files, so inputs and result go through the place of the checkpoints: a volume that the
-TrainingRuntime mounts too, or S3. A lost pod restarts all of them, and the training goes on from its checkpoint.
+TrainingRuntime mounts too, or S3. A lost pod restarts all of them, and the training resumes from its checkpoint.
 """
 
 from __future__ import annotations

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.params import read_registry_params
+from core.params import SignatureParams, check_section, read_registry_params, read_yaml
 from tracking.store import answered
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["CHALLENGER", "CHAMPION", "WIDTH", "answered", "champion_uri", "wide_console"]
+__all__ = ["CHALLENGER", "CHAMPION", "WIDTH", "answered", "champion_uri", "signatures", "wide_console"]
 
 MODEL = "lung-segmentation"  # the default in params.yaml
 CHAMPION = "champion"
@@ -32,8 +32,23 @@ def champion_uri(params: Path = Path("params.yaml")) -> str:
     return f"models:/{name}@{CHAMPION}"
 
 
+def signatures(params: Path = Path("params.yaml")) -> str:
+    """Return ``registry.signatures`` of a parameter file, ``auto`` if there is no file, or none with that section.
+
+    Raises:
+        UserError: the file is no YAML, or its section registry is invalid.
+    """
+    values = read_yaml(params) if params.exists() else None
+    if not isinstance(values, dict) or "registry" not in values:
+        return "auto"
+    return check_section(SignatureParams, values["registry"], f"{params}, registry").signatures
+
+
 def wide_console() -> Console:
-    """Return a console with the terminal's width, or :data:`WIDTH` without a terminal."""
+    """Return a console with the terminal's width, or :data:`WIDTH` without a terminal.
+
+    It prints "[...]" as it is: names, tags and reasons come from the registry.
+    """
     from rich.console import Console
 
-    return Console(highlight=False, width=None if Console().is_terminal else WIDTH)
+    return Console(highlight=False, markup=False, width=None if Console().is_terminal else WIDTH)

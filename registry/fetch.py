@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from core.errors import UserError
 from core.files import explain_full_disk, write_folder
 from model.inference.package import CONTRACT
-from registry.seal import PACKAGE_TAG, verify
+from registry.seal import AUTO, PACKAGE_TAG, verify
 from tracking.store import REGISTERED, answered, connect
 
 if TYPE_CHECKING:
@@ -21,16 +21,19 @@ if TYPE_CHECKING:
 
 LOCK = ".fetch.lock"
 PACKAGE = "package"  # name of the package in the artifacts of the logged model
+NESTED = f"artifacts/{PACKAGE}"  # its folder in an MLflow model
 
 
-def fetch(uri: str, to: Path, mark: str = "") -> Path:
+def fetch(uri: str, to: Path, mark: str = "", signatures: str = AUTO) -> Path:
     """Return a package's folder; a registered version is downloaded first.
 
     Args:
-        uri: ``models:/name@alias``, ``models:/name/3``, or a local folder, which is returned unchanged.
+        uri: ``models:/name@alias``, ``models:/name/3``, or a local folder, which is returned unchanged, or the folder
+            of an MLflow model, whose package is returned.
         to: parent folder of the downloads. A version that is already there is not downloaded again, since versions
             are immutable.
         mark: name of an empty file to add to a new download; empty adds none.
+        signatures: as for :func:`registry.seal.verify`.
 
     Raises:
         UserError: there is no such version, it has no package, its files are not those that were registered, its
@@ -38,9 +41,11 @@ def fetch(uri: str, to: Path, mark: str = "") -> Path:
     """
     if not uri.startswith("models:"):
         folder = Path(uri)
+        if (folder / NESTED / CONTRACT).is_file():
+            folder /= NESTED
         if not (folder / CONTRACT).is_file():
             raise UserError(f"{uri}: no model package (it has no {CONTRACT}); use models:/NAME@ALIAS or a folder")
-        verify(folder)
+        verify(folder, signatures=signatures)
         return folder
     asked = REGISTERED.fullmatch(uri)
     if asked is None:
@@ -56,7 +61,7 @@ def fetch(uri: str, to: Path, mark: str = "") -> Path:
         with FileLock(_lock(folder)):
             if not (folder / CONTRACT).is_file():
                 _download(f"models:/{name}/{found.version}", folder, mark)
-    verify(folder, found.tags.get(PACKAGE_TAG, ""))
+    verify(folder, found.tags.get(PACKAGE_TAG, ""), signatures)
     return folder
 
 
@@ -118,7 +123,7 @@ def _download(uri: str, folder: Path, mark: str) -> None:
 
     with _scratch(folder) as scratch:
         logged = Path(mlflow.artifacts.download_artifacts(uri, dst_path=scratch))
-        package = logged / "artifacts" / PACKAGE
+        package = logged / NESTED
         if not (package / CONTRACT).is_file():
             raise UserError(f"{uri}: has no model package; register the model again")
         with write_folder(folder) as partial:

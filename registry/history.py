@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
-from core.terminal import say
+from core.terminal import printable, say
 from registry import answered
 from tracking.store import make_experiment
 
@@ -183,7 +183,11 @@ def _decision(run: Any) -> Decision | None:
 
 
 def _decision_of(run: Any) -> Decision:
-    tags = {key.removeprefix("decision."): value for key, value in run.data.tags.items()}
+    # A reason may have several lines.
+    tags = {
+        name: printable(value, lines=name == "reason")
+        for name, value in ((key.removeprefix("decision."), value) for key, value in run.data.tags.items())
+    }
     return Decision(
         id=run.info.run_id,
         number=int(tags["number"]),

@@ -1,4 +1,4 @@
-"""Verify the lineage of a version: commit, data, parameters, code, weights and training."""
+"""Verify the lineage of a version: commit, data, parameters, code, weights, training and signature."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from core.params import Params, check, params_hash, read_params
 from model.weights import WEIGHTS
 from registry import wide_console
 from registry.fetch import fetch
+from registry.seal import SIGNED_TAG, can_verify, check_signature
 from registry.versions import MANIFEST_TAG, Version, read_version
 from tracking.store import connect
 
@@ -32,7 +33,7 @@ class Fact:
     """One recorded property of a version's lineage, and its verification.
 
     Attributes:
-        name: commit, data, parameters, code, weights or training.
+        name: commit, data, parameters, code, weights, training or signature.
         says: the recorded value.
         proved: whether the value was verified.
         available: whether the evidence is available locally.
@@ -57,7 +58,7 @@ def lineage(params: Params, number: int | None, file: Path = Path(PARAMS)) -> tu
     """Verify every recorded property of a version; does not change the working tree.
 
     Args:
-        params: all parameters; only the model's name is used.
+        params: all parameters; only the model's name and ``registry`` are used.
         number: the version's number; None is the challenger.
         file: the current parameter file.
 
@@ -72,12 +73,13 @@ def lineage(params: Params, number: int | None, file: Path = Path(PARAMS)) -> tu
         _data(version, commit if here else None),
     ]
     with tempfile.TemporaryDirectory(prefix="lineage-") as scratch:
-        folder = fetch(version.uri, Path(scratch))
+        folder = fetch(version.uri, Path(scratch), signatures=params.registry.signatures)
         facts += [
             _parameters(version, commit if here else None, file, folder),
             _code(version, commit if here else None, folder),
             _weights(version, folder),
             _training(version, folder),
+            *([_signature(version, folder)] if can_verify() or _signed(version) else []),
         ]
     return version, facts
 
@@ -270,6 +272,21 @@ def _training(version: Version, folder: Path) -> Fact:
         return Fact("training", says[:12], False, True, found, True)
     found = "its package's record has the version's weights, code, split and cohort"
     return Fact("training", says[:12], True, True, found)
+
+
+def _signed(version: Version) -> bool:
+    return version.tags.get(SIGNED_TAG) == "true"
+
+
+def _signature(version: Version, folder: Path) -> Fact:
+    says = "signed" if _signed(version) else "not signed"
+    if not can_verify():
+        return Fact("signature", says, False, False, "no key, certificate or identity to verify it with is configured")
+    try:
+        check_signature(folder)
+    except UserError as error:
+        return Fact("signature", says, False, True, str(error).removeprefix(f"{folder}: "), says == "signed")
+    return Fact("signature", says, True, True, "verified, over every file of the package")
 
 
 def _weights(version: Version, folder: Path) -> Fact:

@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
+from core.terminal import printable
 from registry import answered
 from registry.history import actor
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+# Seconds in which a holder's request may still arrive or be repeated: MLflow's attempts, their timeouts and pauses.
+LATE = 60.0 * (1 + 3) + 30
 DESCRIPTION = "Not a model: each version is the right to move a champion, held for moments. See docs/registry.md."
 
 
@@ -58,13 +61,17 @@ def locks_of(name: str) -> str:
 
 
 @contextmanager
-def promotion_lock(client: MlflowClient, name: str, lease: float) -> Iterator[PromotionLock]:
+def promotion_lock(
+    client: MlflowClient, name: str, lease: float, moved: Collection[int] = ()
+) -> Iterator[PromotionLock]:
     """Hold the lock for the champion of ``name`` inside the block.
 
     Args:
         client: the MLflow client.
         name: the registered model.
         lease: seconds after which a lock expires.
+        moved: locks whose decision the champion shows. Their holders have nothing left to write, so that these count
+            only for :data:`LATE` seconds, in which a lost request may be repeated.
 
     Raises:
         UserError: another process holds the lock, or the registry does not answer.
@@ -81,7 +88,7 @@ def promotion_lock(client: MlflowClient, name: str, lease: float) -> Iterator[Pr
         tags = {"token": token, "who": actor()}
         mine = client.create_model_version(model, f"lock:/{token}", tags=tags, await_creation_for=0)
         try:
-            held = _held(client, model, mine, token, lease)
+            held = _held(client, model, mine, token, lease, moved)
         except BaseException:
             _release(client, model, [mine], lease)
             raise
@@ -95,7 +102,7 @@ def promotion_lock(client: MlflowClient, name: str, lease: float) -> Iterator[Pr
     _release(client, model, held, lease)
 
 
-def _held(client: MlflowClient, model: str, mine: Any, token: str, lease: float) -> list[Any]:
+def _held(client: MlflowClient, model: str, mine: Any, token: str, lease: float, moved: Collection[int]) -> list[Any]:
     """Return this process's locks, or raise a UserError that names the holder of an earlier lock.
 
     There are several if a response was lost and MLflow's client retried the request.
@@ -104,14 +111,21 @@ def _held(client: MlflowClient, model: str, mine: Any, token: str, lease: float)
     ours = [each for each in every if each.tags.get("token") == token]
     first = min(int(each.version) for each in ours)
     earlier = [each for each in every if int(each.version) < first]
-    expired = [each for each in earlier if mine.creation_timestamp - each.creation_timestamp > lease * 1000]
+    done = {each.tags.get("token") for each in earlier if int(each.version) in moved}
+    expired = [
+        each
+        for each in earlier
+        if mine.creation_timestamp - each.creation_timestamp
+        > 1000 * (min(lease, LATE) if each.tags.get("token") in done else lease)
+    ]
     for each in earlier:
         if each not in expired:
             _release(client, model, ours, lease)
+            who = printable(each.tags.get("who", "another process"))
             raise UserError(
-                f"{model.removesuffix(locks_of(''))}: {each.tags.get('who', 'another process')} is moving the "
-                f"champion right now (lock {each.version}); nothing was changed: check the result with "
-                f"`defunet models`, then run again. The lock of a dead process expires after {lease / 60:g} min"
+                f"{model.removesuffix(locks_of(''))}: {who} is moving the champion right now "
+                f"(lock {each.version}); nothing was changed: check the result with `defunet models`, "
+                f"then run again. The lock of a dead process expires after {lease / 60:g} min"
             )
     _release(client, model, expired, lease)
     return ours

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -57,9 +58,9 @@ def _listed(version: Version) -> Listed:
         created=datetime.fromtimestamp(version.created / 1000, UTC).isoformat(timespec="seconds"),
         cell=" ".join(tags.get(name, "?") for name in ("network", "scenario", "seed")),
         figures={
-            name.removeprefix("evaluation.").removesuffix(".dice"): float(value)
+            name.removeprefix("evaluation.").removesuffix(".dice"): dice
             for name, value in sorted(tags.items())
-            if name.startswith("evaluation.") and name.endswith(".dice")
+            if name.startswith("evaluation.") and name.endswith(".dice") and (dice := _number(value)) is not None
         },
         gate={n.removeprefix("promotion."): value for n, value in sorted(tags.items()) if n.startswith("promotion.")},
         lineage={name: tags.get(name) for name in LINEAGE},
@@ -84,6 +85,15 @@ def decisions(params: RegistryParams) -> list[history.Decision]:
             for each in every
         ]
     return every[::-1]
+
+
+def _number(value: str) -> float | None:
+    """Return a tag's number, None if it is no finite number: anyone may edit a tag."""
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def show_models(listed: list[Listed]) -> None:

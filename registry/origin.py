@@ -15,6 +15,9 @@ from core.params import Params, params_hash
 from core.runs import read_run
 from model.weights import WEIGHTS
 
+# Parameters of train that were added later, with what trainings did before.
+ADDED = {"start_from": "random"}
+
 
 def origin_tags(model: Path, evaluation: Path, cohort: Arrays, params: Params) -> dict[str, str]:
     """Return code, data and parameters of a trained and evaluated cell as tags of its version.
@@ -72,7 +75,7 @@ def _params(params: Params, trained: dict[str, Any], scored: dict[str, Any], inf
     preprocess = params.preprocess.model_dump(mode="json")
     names = ("size", "interpolation", "intensity_percentiles", "dilation", "splits", "seed")
     pairs = {
-        "train": (trained["params"], params.train.model_dump(mode="json")),
+        "train": (ADDED | trained["params"], params.train.model_dump(mode="json")),
         "evaluate": (scored["params"], params.evaluate.model_dump(mode="json")),
         "preprocess": ({name: info.get(name) for name in names}, {name: preprocess[name] for name in names}),
     }

@@ -14,9 +14,15 @@ DIGESTS = "digests.json"  # the SHA-256 of every other file, by its path in the 
 SIGNATURE = "package.sig"  # of the whole package, as the `model_signing` command makes and verifies it
 PACKAGE_TAG = "package.sha256"  # a version's tag with the SHA-256 of DIGESTS
 SIGNED_TAG = "package.signed"  # a version's tag: true if the package was signed
-SIGNING_KEY, VERIFYING_KEY = "DEFUNET_SIGNING_KEY", "DEFUNET_VERIFYING_KEY"  # files: elliptic-curve keys in PEM
+# Variables: files with elliptic-curve keys in PEM; KEYLESS signs by the platform's identity (OpenID Connect).
+SIGNING_KEY, VERIFYING_KEY = "DEFUNET_SIGNING_KEY", "DEFUNET_VERIFYING_KEY"
+KEYLESS = "keyless"
+# Files with certificates in PEM, separated as in PATH: the signer's, then the intermediate ones; the roots.
+SIGNING_CERTIFICATES, VERIFYING_CERTIFICATES = "DEFUNET_SIGNING_CERTIFICATES", "DEFUNET_VERIFYING_CERTIFICATES"
+VERIFYING_IDENTITY = "DEFUNET_VERIFYING_IDENTITY"  # "IDENTITY ISSUER" of a keyless signer
+VERIFIED_BY = (VERIFYING_KEY, VERIFYING_CERTIFICATES, VERIFYING_IDENTITY)  # the first that is set is used
 SIGNATURES = "DEFUNET_SIGNATURES"
-REQUIRE, WARN, OFF = "require", "warn", "off"
+AUTO, REQUIRE, WARN, OFF = "auto", "require", "warn", "off"
 
 
 def seal(package: Path) -> str:
@@ -28,31 +34,34 @@ def seal(package: Path) -> str:
     files = {path.relative_to(package).as_posix(): sha256(path) for path in _files(package)}
     write_json(package / DIGESTS, dict(sorted(files.items())))
     if key := os.environ.get(SIGNING_KEY):
-        _sign(package, Path(key))
+        _sign(package, key)
     return sha256(package / DIGESTS)
 
 
-def verify(package: Path, expected: str = "") -> None:
+def verify(package: Path, expected: str = "", signatures: str = AUTO) -> None:
     """Compare a package with its digests, and with its signature if one is asked for.
 
-    ``DEFUNET_SIGNATURES`` is ``require``, ``warn`` or ``off``; the default is ``require`` where
-    ``DEFUNET_VERIFYING_KEY`` names a public key, else ``off``.
+    Where ``signatures`` is ``auto``, the variable ``DEFUNET_SIGNATURES`` decides, if it is set.
 
     Args:
         package: the folder.
         expected: the SHA-256 that the registry has for it; empty: unknown.
+        signatures: ``require``, ``warn``, ``off``, or ``auto``: ``require`` where a variable says what to verify with,
+            else ``off``.
 
     Raises:
         UserError: a file is missing, altered or not in the digests; the signature is missing or wrong.
     """
     _check_digests(package, expected)
-    mode = os.environ.get(SIGNATURES) or (REQUIRE if os.environ.get(VERIFYING_KEY) else OFF)
-    if mode not in (REQUIRE, WARN, OFF):
-        raise UserError(f"{SIGNATURES}={mode}: takes {REQUIRE}, {WARN} or {OFF}")
+    mode = (os.environ.get(SIGNATURES) or AUTO) if signatures == AUTO else signatures
+    if mode not in (AUTO, REQUIRE, WARN, OFF):
+        raise UserError(f"{SIGNATURES}={mode}: takes {REQUIRE}, {WARN}, {OFF} or {AUTO}")
+    if mode == AUTO:
+        mode = REQUIRE if can_verify() else OFF
     if mode == OFF:
         return
     try:
-        _check_signature(package)
+        check_signature(package)
     except UserError as error:
         if mode == REQUIRE:
             raise
@@ -85,29 +94,62 @@ def _check_digests(package: Path, expected: str) -> None:
             raise UserError(f"{package}: {name} is not the file that was registered; do not use it, fetch it again")
 
 
-def _sign(package: Path, key: Path) -> None:
+def can_verify() -> bool:
+    """Return whether a key, certificates or an identity to verify signatures with are configured."""
+    return any(map(os.environ.get, VERIFIED_BY))
+
+
+def _files_in(variable: str) -> list[Path]:
+    return [Path(part) for part in os.environ.get(variable, "").split(os.pathsep) if part]
+
+
+def _sign(package: Path, key: str) -> None:
     from model_signing import hashing, signing
 
+    config = signing.Config()
     try:
-        config = signing.Config().use_elliptic_key_signer(private_key=key)
+        if key == KEYLESS:
+            config.use_sigstore_signer(use_ambient_credentials=True)
+        elif certificates := _files_in(SIGNING_CERTIFICATES):
+            first, *chain = certificates
+            # The library reads no empty chain, and a certificate may stand in its own.
+            config.use_certificate_signer(
+                private_key=key, signing_certificate=first, certificate_chain=chain or [first]
+            )
+        else:
+            config.use_elliptic_key_signer(private_key=key)
         config.set_hashing_config(hashing.Config().set_ignored_paths(paths=[SIGNATURE]))
         config.sign(package, package / SIGNATURE)
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{SIGNING_KEY}={key}: the package cannot be signed ({error})") from error
+    except Exception as error:  # sigstore's errors have no common base class
+        reason = " ".join(str(error).split())
+        raise UserError(f"{SIGNING_KEY}={key}: the package cannot be signed ({reason})") from error
 
 
-def _check_signature(package: Path) -> None:
-    key, signature = os.environ.get(VERIFYING_KEY), package / SIGNATURE
-    if not key:
-        raise UserError(f"{package}: its signature cannot be verified; name the public key in {VERIFYING_KEY}")
+def check_signature(package: Path) -> None:
+    """Verify the signature of a package; raises UserError if it is missing or wrong, or nothing verifies it."""
+    signature = package / SIGNATURE
+    if not can_verify():
+        ways = f"{VERIFYING_KEY}, {VERIFYING_CERTIFICATES} or {VERIFYING_IDENTITY}"
+        raise UserError(f"{package}: its signature cannot be verified; say by {ways} with what")
     if not signature.exists():
         raise UserError(f"{package}: is not signed; register it with {SIGNING_KEY}, or say {SIGNATURES}={WARN}")
     from model_signing import hashing, verifying
 
+    variable, config = next(each for each in VERIFIED_BY if os.environ.get(each)), verifying.Config()
     try:
-        config = verifying.Config().use_elliptic_key_verifier(public_key=Path(key))
-        config.set_hashing_config(hashing.Config().set_ignored_paths(paths=[SIGNATURE]))
-        config.set_ignore_unsigned_files(True)  # the digests cover them
+        if variable == VERIFYING_KEY:
+            config.use_elliptic_key_verifier(public_key=os.environ[variable])
+        elif variable == VERIFYING_CERTIFICATES:
+            config.use_certificate_verifier(certificate_chain=_files_in(variable))
+        else:
+            identity, issuer = os.environ[variable].split()
+            config.use_sigstore_verifier(identity=identity, oidc_issuer=issuer)
+    except Exception as error:  # sigstore's errors have no common base class
+        reason = " ".join(str(error).split())
+        raise UserError(f"{variable}={os.environ[variable]}: cannot be used to verify signatures ({reason})") from error
+    config.set_hashing_config(hashing.Config().set_ignored_paths(paths=[SIGNATURE]))
+    config.set_ignore_unsigned_files(True)  # the digests cover them
+    try:
         config.verify(package, signature)
     except Exception as error:  # its errors have no common base class
-        raise UserError(f"{package}: its signature is not by the key in {VERIFYING_KEY}; do not use it") from error
+        raise UserError(f"{package}: its signature is not by what {variable} names; do not use it") from error

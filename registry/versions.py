@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.cell import SPLIT
 from core.errors import UserError
+from core.terminal import printable
 from registry import CHALLENGER, CHAMPION, answered
 
 if TYPE_CHECKING:
@@ -84,10 +85,9 @@ def read_champion(client: MlflowClient, name: str) -> Version | None:
 
 def _version(version: Any, aliases: dict[str, int]) -> Version:
     number = int(version.version)
-    named = tuple(sorted(alias for alias, of in aliases.items() if of == number))
-    return Version(
-        version.name, number, named, dict(version.tags), version.run_id or "", int(version.creation_timestamp)
-    )
+    named = tuple(sorted(printable(alias) for alias, of in aliases.items() if of == number))
+    tags = {printable(key): printable(str(value)) for key, value in version.tags.items()}
+    return Version(version.name, number, named, tags, version.run_id or "", int(version.creation_timestamp))
 
 
 @dataclass(frozen=True)

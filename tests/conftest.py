@@ -20,6 +20,7 @@ from core.cell import PROVENANCE, SCORED, Cell
 from core.files import sha256
 from core.params import Params, check, read_yaml
 from tests.launcher import QUIET, ROOMS, ROOT, Job, Launcher
+from tracking.local_store import adopt
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -167,6 +168,11 @@ def elsewhere(code: str, *arguments: object) -> list[str]:
     return [sys.executable, "-S", "-P", "-c", f"import sys; sys.path.append({site!r})\n{code}", *map(str, arguments)]
 
 
+def files(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of all files below a folder, by their paths in it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def refused(done: subprocess.CompletedProcess[str]) -> str:
     """Return the one clear line with which a command has refused; a traceback is not one."""
     assert done.returncode == 1, (done.returncode, done.stdout, done.stderr)
@@ -241,6 +247,7 @@ class Trained:
     def copy(self, root: Path) -> Project:
         """Return a project that a test may change; its MLflow database is a copy too."""
         shutil.copytree(self.project.root, root, dirs_exist_ok=True)
+        adopt(root)
         return Project(root, self.project.launcher)
 
 
@@ -266,6 +273,7 @@ def fresh(prepared: Project, root: Path) -> Project:
         shutil.copytree(prepared.root / "artifacts" / name, root / "artifacts" / name)
     for name in ("params.yaml", "mlflow.db", "data.dvc"):
         shutil.copy(prepared.root / name, root / name)
+    adopt(root)  # else MLflow would keep the artifacts of all copies in the first one's folder
     return Project(root, prepared.launcher)
 
 

@@ -101,12 +101,16 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def image(engine: Engine, base: str, checkout: Path) -> Iterator[Image]:
-    name = f"defu-net-pipeline-python:test-{os.getpid()}"
+    name, latest = f"defu-net-pipeline-python:test-{os.getpid()}", "defu-net-pipeline-python:test"
+    before = engine.run("docker", "images", "--quiet", "--no-trunc", latest).stdout.strip()
     started = time.monotonic()
     engine.run(
         "make", "image", f"IMAGE={name}", f"BASE={base}", "DOCKER_FLAGS=--network host", *options(), cwd=checkout
     )
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, text=True, check=True)
     yield Image(name, engine, head.stdout.strip(), time.monotonic() - started)
-    # Its layers stay: the next build starts from them.
-    engine.run("docker", "rmi", "--no-prune", name, check=False)
+    # The layers of the last image stay, since the next build starts from them; those of the image before it go.
+    engine.run("docker", "tag", name, latest)
+    engine.run("docker", "rmi", name)
+    if before and before != engine.run("docker", "images", "--quiet", "--no-trunc", latest).stdout.strip():
+        engine.run("docker", "rmi", before, check=False)  # refused while a container uses it

@@ -17,7 +17,7 @@ STAGES = read_yaml(ROOT / "dvc.yaml")["stages"]
 # files byte for byte, record where a result came from, print, and log to MLflow. What they import counts no more.
 CARRIERS = {
     *("core.cli", "core.errors", "core.files", "core.inputs", "core.parallel", "core.params", "core.provenance"),
-    *("core.runs", "core.s3", "core.terminal"),
+    *("core.runs", "core.s3", "core.terminal", "registry.fetch", "registry.pretrained"),
 }
 # `python -m` of these folders is imported by name, not by a statement.
 BY_NAME = {"model.networks"}

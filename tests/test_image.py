@@ -46,7 +46,7 @@ def test_only_sources_and_choices_enter_the_build(engine: Engine, base: str, che
     code = {f for f in code if not f.startswith("pipelines/manifests") and not f.endswith(".sh")}
     rest = {"params.yaml", "requirements.in", "requirements.lock", "LICENSE", "tools/setup.sh"}
     rest |= {f"requirements-{name}.lock" for name in ("uv", "torch", "cuda")}
-    inputs = {"tools/image-venv.sh", "build/image/ca.pem"}
+    inputs = {"tools/image-venv.sh", "tools/sbom.sh", "build/image/ca.pem"}
     assert {line.removeprefix("/context/") for line in found.splitlines()} == code | rest | inputs
 
 

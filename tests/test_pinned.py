@@ -22,6 +22,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.full
 def test_a_pinned_cohort_outlives_its_source(bucket: Bucket, pinned: Callable[[Path], Project], tmp_path: Path) -> None:
     made = pinned(tmp_path / "one")
     s3 = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}

@@ -269,6 +269,7 @@ def test_a_call_under_another_name_is_refused(mlflow_server: str) -> None:
     assert httpx.get(list_call, headers={"Host": "evil.example.org"}).status_code == 403
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_client_that_cannot_reach_s3_gets_files_through_the_server(
     tmp_path: Path, empty_store: Path, s3_server: str, monkeypatch: pytest.MonkeyPatch

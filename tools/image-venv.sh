@@ -55,6 +55,8 @@ if (sys.argv[1] == "gpu") != (torch.version.cuda is not None):
     raise SystemExit(f"image-venv: torch {torch.__version__} is no build for the target {sys.argv[1]}")
 print(f"image-venv: torch {torch.__version__}")
 PYTHON
+# What is in the image, before the installer goes; the lock is by now that of the image.
+tools/sbom.sh "$VENV/sbom.json" "$target"
 # Installers have no use where nothing is installed. The code will lie in /app, to be run from any folder.
 "$python" -m pip uninstall --quiet --yes uv pip
 rm -rf "$VENV"/.lock* "$UV_CACHE_DIR" /tmp/ca.pem

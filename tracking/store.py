@@ -60,6 +60,11 @@ def own_store() -> bool:
     return os.environ.get("MLFLOW_TRACKING_URI") in (None, "", LOCAL_STORE, f"sqlite:///{workspace() / DATABASE}")
 
 
+def has_store() -> bool:
+    """Return whether MLFLOW_TRACKING_URI names a store, or the clone's own database exists."""
+    return not own_store() or (workspace() / DATABASE).exists()
+
+
 def first_line(error: BaseException) -> str:
     """Return an error's first line without passwords, its type where it says nothing."""
     line = (mask(str(error)).strip().splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""Read thousands of damaged files as ``predict`` and ``serve`` do, and load damaged packages.
+"""Read odd and damaged files as ``predict`` and ``serve`` do; load damaged checkpoints, packages and versions.
 
 A file survives if it is read, or refused in one line that quotes nothing of it, within the time of a decoder. It fails
 if anything else is raised, if it takes longer, or if its decoder has to be ended. Every failure is kept as a file.
@@ -10,10 +10,8 @@ import random
 import shutil
 import tempfile
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,11 +20,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.attack import odd, others, promotions
 from benchmarks.attack.corpus import SECRET, mutated, seeds
+from benchmarks.attack.counts import Counts
 from core.errors import UserError
 from core.images import ImageError
 from core.parallel import cores
 from core.terminal import progress
+from model.inference.view import View
+from registry.fetch import fetch
 from registry.packages import load
 from registry.seal import DIGESTS, seal, verify
 from serving.predict.segments import to_seg
@@ -35,30 +37,41 @@ from serving.xray.reading import Xray
 
 SECONDS = 20.0  # for one file, which takes milliseconds
 AT_ONCE = 64
+CRASHED = "crashes its decoder"  # as the message of serving.xray.decoding says
 MODEL = {"name": "attack", "version": "1", "weights_sha256": "0" * 64}
-
-
-@dataclass
-class Counts:
-    """What became of the files of one kind."""
-
-    tried: int = 0
-    read: int = 0
-    refused: int = 0
-    failures: Counter[str] = field(default_factory=Counter)
 
 
 def attack(
     count: Annotated[int, typer.Option(min=1, help="Number of damaged files.")] = 20_000,
     seconds: Annotated[float | None, typer.Option(min=0, help="Stop after these seconds. Default: no limit.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the mutations.")] = 0,
-    package: Annotated[Path | None, typer.Option(help="A model package, to load damaged copies of it, too.")] = None,
+    package: Annotated[
+        Path | None, typer.Option(help="A model package: load damaged copies, send a service of it damaged requests.")
+    ] = None,
+    project: Annotated[
+        Path | None,
+        typer.Option(help="Where `make run` was: promote altered copies of its challenger."),
+    ] = None,
+    dicoms: Annotated[Path | None, typer.Option(help="A folder of DICOMs to read beside pydicom's own.")] = None,
+    requests: Annotated[int, typer.Option(min=0, help="Number of damaged requests, with --package.")] = 2000,
+    checkpoints: Annotated[int, typer.Option(min=0, help="Number of damaged checkpoints.")] = 400,
     failed: Annotated[Path, typer.Option(help="Folder for the files that failed.")] = Path("build/attack"),
 ) -> None:
-    """Read damaged PNG, JPEG, TIFF and DICOM files, and print how many were tried, survived and failed."""
+    """Attack what reads from outside, and print how many tries were read, refused and failed.
+
+    Damaged PNG, JPEG, TIFF and DICOM files, pydicom's own test files and damaged checkpoints; with a package also odd
+    files, damaged packages and requests; with a project also promotions.
+    """
     found = files(count, seconds, seed, failed)
+    found["test DICOM"] = others.dicoms(_outcome, *([dicoms] if dicoms else []))
+    found["checkpoint"] = others.checkpoints(checkpoints, seed)
     if package is not None:
+        package = fetch(str(package), package)
+        found["odd file"] = odd.odd(package)
         found["package"] = packages(package, seed)
+        found["request"] = others.requests(requests, seed, package)
+    if project is not None:
+        found["promotion"] = promotions.promotions(project, seed)
     Console().print(_table(found))
     if lost := sum(sum(counts.failures.values()) for counts in found.values()):
         raise UserError(f"{lost} failed; those of files lie in {failed}")
@@ -85,11 +98,7 @@ def files(count: int, seconds: float | None, seed: int, failed: Path) -> dict[st
                 made.append((kind, mutated(chance.choice(kinds[kind]), chance)))
             for (kind, data), why in zip(made, pool.map(lambda each: _outcome(decoders, each[1]), made), strict=True):
                 counts = found[kind]
-                counts.tried += 1
-                counts.read += why == "read"
-                counts.refused += why == "refused"
-                if why not in ("read", "refused"):
-                    counts.failures[why] += 1
+                if counts.add(why):
                     failed.mkdir(parents=True, exist_ok=True)
                     (failed / f"{kind.lower()}-{counts.tried}").write_bytes(data)
                 advance(1)
@@ -105,7 +114,7 @@ def _outcome(decoders: Decoders, data: bytes) -> str:
         text = str(error)
         if "\n" in text or SECRET in text:
             return "a message of several lines, or with the patient's name"
-        return "brings its decoder down" if "brings its decoder down" in text else "refused"
+        return CRASHED if CRASHED in text else "refused"
     except TimeoutError:
         return "hangs"
     except Exception as error:  # what must not happen is what is looked for
@@ -121,7 +130,7 @@ def _used(xray: Xray) -> str:
         mask = np.zeros(pixels.shape, np.uint8)
         mask[: len(mask) // 2] = 1
         try:
-            to_seg(mask, xray.dicom, "x", MODEL)
+            to_seg(mask, View(), xray.dicom, "x", MODEL)
         except ImageError as error:
             if SECRET in str(error):
                 return "a message with the patient's name"
@@ -141,13 +150,12 @@ def packages(package: Path, seed: int) -> Counts:
             damaged = bytearray(whole)
             damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
             path.write_bytes(bytes(damaged))
-            counts.tried += 1
             try:
                 verify(copy)
                 load(copy, "onnxruntime")
-                counts.failures[f"{path.name}: loads with a flipped bit"] += 1
+                counts.add(f"{path.name}: loads with a flipped bit")
             except UserError:
-                counts.refused += 1
+                counts.add("refused")
             path.write_bytes(whole)
     return counts
 

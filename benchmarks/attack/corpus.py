@@ -47,7 +47,7 @@ def seeds() -> dict[str, list[bytes]]:
             *(_picture(each, "TIFF") for each in (eight, sixteen)),
             *(_picture(eight, "TIFF", compression=each) for each in ("tiff_lzw", "tiff_deflate", "packbits")),
         ],
-        "DICOM": [_dicom(each, syntax) for each in (eight, sixteen) for syntax in syntaxes],
+        "DICOM": [saved(dataset(each), syntax) for each in (eight, sixteen) for syntax in syntaxes],
     }
 
 
@@ -57,7 +57,8 @@ def _picture(pixels: np.ndarray, kind: str, **options: object) -> bytes:
     return file.getvalue()
 
 
-def _dicom(pixels: np.ndarray, syntax: UID) -> bytes:
+def dataset(pixels: np.ndarray) -> Dataset:
+    """Return a digital X-ray of ``pixels``, unsigned (H, W), with a patient's name that must not be quoted."""
     bits = 8 * pixels.dtype.itemsize
     made = Dataset()
     made.file_meta = FileMetaDataset()
@@ -67,18 +68,25 @@ def _dicom(pixels: np.ndarray, syntax: UID) -> bytes:
     made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID
     made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
     made.Modality, made.PatientName, made.PatientID, made.PatientOrientation = "DX", SECRET, SECRET, ["L", "F"]
-    made.WindowCenter, made.WindowWidth, made.PixelSpacing = "120", "200", ["4", "4"]
+    scale = 1 if bits == 8 else 16
+    made.WindowCenter, made.WindowWidth, made.PixelSpacing = str(120 * scale), str(200 * scale), ["4", "4"]
     made.RescaleSlope, made.RescaleIntercept = "1", "-10"
     made.Rows, made.Columns = pixels.shape
     made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
     made.BitsAllocated, made.BitsStored, made.HighBit, made.PixelRepresentation = bits, bits, bits - 1, 0
     made.PixelData = pixels.tobytes()
     made["PixelData"].VR = "OB" if bits == 8 else "OW"
+    return made
+
+
+def saved(made: Dataset, syntax: UID = ExplicitVRLittleEndian) -> bytes:
+    """Return a data set as a DICOM file in a transfer syntax."""
     if syntax in (RLELossless, JPEGLSLossless):
         made.compress(syntax, generate_instance_uid=False)
     made.file_meta.TransferSyntaxUID = syntax
     file = io.BytesIO()
-    made.save_as(file, enforce_file_format=True)
+    made.preamble = bytes(128)
+    made.save_as(file, enforce_file_format=False)  # else pydicom refuses or corrects what is odd
     return file.getvalue()
 
 

@@ -95,6 +95,7 @@ def evaluate(
     cohort, ids = Arrays(arrays), read_split(split, cell.scenario)
     stored = StoredMasks(raw, cohort, arrays, params)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.allow_tf32 = False  # figures do not depend on the machine (docs/training.md, On a GPU)
     try:
         predictor = Predictor.load(model, device)
     except (OSError, ValueError, KeyError, TypeError) as error:

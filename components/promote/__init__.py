@@ -143,7 +143,8 @@ def rollback(params: RegistryParams, *, dry_run: bool = False, reason: str = "")
     name, client = params.register_.model, connect(existing=True)
     champion = read_champion(client, name)
     number = champion.number if champion else None
-    line_up = history.line_of_champions(history.read(client, name, number), number)
+    decided = history.read(client, name, number)
+    line_up = history.line_of_champions(decided, number)
     if number is not None:
         line_up = line_up[:-1]
     if not line_up:
@@ -157,7 +158,9 @@ def rollback(params: RegistryParams, *, dry_run: bool = False, reason: str = "")
     line = f"{back} is champion again (before: {number or 'none'})"
     page = f"# {line}\n\n- by: {history.actor()}\n- reason: {' '.join(reason.split()) or 'none given'}\n"
     decision = {"kind": history.ROLLBACK, "previous": number, "version": back.number, "reason": reason, "text": page}
-    with promotion_lock(client, name, params.promotion.lock) as held:
+    # A process that died after it had made this champion still holds its lock.
+    moved = {each.number for each in decided if each.state == history.DONE and each.version == number}
+    with promotion_lock(client, name, params.promotion.lock, moved) as held:
         _move(client, held, champion, decision, None)
     print(line)
     return Promotion(name, back.number, number, back.number, line, None, page)
@@ -174,12 +177,12 @@ def _gate(
     test = TestSet.read(arrays, splits, scenario)
     known = trained_on(client, challenger)
     require_same_data(challenger, known, test, arrays)
-    ours = score(challenger, test, params.evaluate.batch_size, params.promotion)
+    ours = score(challenger, test, params.evaluate.batch_size, params.promotion, params.registry.signatures)
     theirs, doubts = None, []
     if champion:
         doubts = doubts_about(champion, trained_on(client, champion), test)
         try:
-            theirs = score(champion, test, params.evaluate.batch_size, params.promotion)
+            theirs = score(champion, test, params.evaluate.batch_size, params.promotion, params.registry.signatures)
         except UserError as error:
             doubts.append(str(error))
     gone = _rolled_back(client, challenger, champion)

@@ -79,7 +79,9 @@ class Scored:
         return f"threshold {self.contract.threshold:g}, {mirrored}, {count or 'all'} components{share}{holes}"
 
 
-def score(version: Version, test: TestSet, batch_size: int, promotion: PromotionParams) -> Scored:
+def score(
+    version: Version, test: TestSet, batch_size: int, promotion: PromotionParams, signatures: str = "auto"
+) -> Scored:
     """Download a version and score it on the test images against original masks, as ``predict`` and ``serve`` would.
 
     The engine and the file that it reads are those of production. Threshold, flip and components are from the
@@ -90,12 +92,13 @@ def score(version: Version, test: TestSet, batch_size: int, promotion: Promotion
         test: the test images.
         batch_size: number of images per batch.
         promotion: resamples and seed of the confidence intervals.
+        signatures: ``registry.signatures`` of the parameters.
 
     Raises:
         UserError: the version cannot be downloaded or loaded, or needs other input than the arrays.
     """
     with tempfile.TemporaryDirectory(prefix="promote-") as scratch:
-        folder = fetch(version.uri, Path(scratch))
+        folder = fetch(version.uri, Path(scratch), signatures=signatures)
         try:
             package = load(folder)
             config = read_json(folder / CONFIG)

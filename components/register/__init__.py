@@ -181,17 +181,20 @@ def _evaluation_tags(figures: dict[str, Any]) -> dict[str, str]:
 def _log_model(package: Path, example: np.ndarray, params: Params) -> Any:
     import mlflow
 
-    return mlflow.pyfunc.log_model(
-        name="model",
-        python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-        artifacts={PACKAGE: str(package)},
-        model_config={"engine": "auto"},
-        code_paths=[str(package / CODE / "model")],
-        signature=_signature(params.evaluate.threshold),
-        input_example=example,
-        pip_requirements=str(package / REQUIREMENTS),
-        metadata={"input": "one grey chest X-ray, float32 (H, W), any size and range, lungs dark"},
-    )
+    return mlflow.pyfunc.log_model(name="model", input_example=example, **pyfunc_arguments(package, params))
+
+
+def pyfunc_arguments(package: Path, params: Params) -> dict[str, Any]:
+    """Return the arguments of ``mlflow.pyfunc.log_model`` and ``save_model`` for a package."""
+    return {
+        "python_model": str(Path(__file__).with_name("pyfunc_model.py")),
+        "artifacts": {PACKAGE: str(package)},
+        "model_config": {"engine": "auto"},
+        "code_paths": [str(package / CODE / "model")],
+        "signature": _signature(params.evaluate.threshold),
+        "pip_requirements": str(package / REQUIREMENTS),
+        "metadata": {"input": "one grey chest X-ray, float32 (H, W), any size and range, lungs dark"},
+    }
 
 
 def _signature(threshold: float) -> ModelSignature:

@@ -18,7 +18,7 @@ def main(
     models: Annotated[Path, typer.Option(help="Outputs of train.")],
     evaluations: Annotated[Path, typer.Option(help="Outputs of evaluate.")],
     arrays: Annotated[Path, typer.Option(help="Output of preprocess.")],
-    out: Annotated[Path, typer.Option(help="The JSON file to write: the registered version.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The JSON file to write: the registered version.")],
     offered: Annotated[
         Path | None, typer.Option(help="A JSON file to write: the cell and its weights, independent of the registry.")
     ] = None,

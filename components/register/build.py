@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from importlib.metadata import version as installed
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import save_file
 
 import model as model_code
 from components.register.card import describe, write_readme
+from components.register.half import share_weights, stored_in_half
 from components.register.statistics import describe_training
+from components.register.view import fit_view
 from core.cell import PROVENANCE, ROWS, SCORED, SPLIT
 from core.cohort import Arrays, read_split
 from core.errors import UserError
@@ -22,8 +26,9 @@ from core.params import EvaluateParams, Params
 from model.inference import golden
 from model.inference.engines import ENGINES, EXACT, FASTEST, ONNX, start
 from model.inference.package import CARD, CONTRACT, probabilities
+from model.inference.view import VIEW
 from model.metrics import confusion, overlap_metrics
-from model.weights import CONFIG
+from model.weights import CONFIG, WEIGHTS
 from registry.origin import origin_tags
 
 CODE = "code"
@@ -34,8 +39,17 @@ LOOKED_AT = 100  # maximum number of predicted validation images
 TOLERANCE = 0.001  # largest loss of Dice of the fastest engine
 
 
-def build(model: Path, evaluation: Path, arrays: Path, params: Params, out: Path) -> Path:
+def build(
+    model: Path,
+    evaluation: Path,
+    arrays: Path,
+    params: Params,
+    out: Path,
+    about: Mapping[str, Any] | None = None,
+) -> Path:
     """Write a cell's self-contained package; equal inputs give equal bytes.
+
+    Weights in float16 (:func:`components.register.half.halve`) are stored once: the ONNX file reads them too.
 
     Args:
         model: output of train.
@@ -44,6 +58,7 @@ def build(model: Path, evaluation: Path, arrays: Path, params: Params, out: Path
         arrays: output of preprocess, as used by both.
         params: all parameters; those of ``evaluate`` become part of the contract.
         out: output folder: weights, configuration, contract, ONNX file, model card, requirements and code.
+        about: values of the card that replace the generated ones, such as ``name``.
 
     Returns:
         ``out``.
@@ -53,7 +68,6 @@ def build(model: Path, evaluation: Path, arrays: Path, params: Params, out: Path
     """
     from model.inference.export import export
     from model.inference.predictor import Predictor
-    from model.weights import WEIGHTS
 
     config = read_json(model / CONFIG)
     cohort, splits = Arrays(arrays), read_split(evaluation / SPLIT)
@@ -65,18 +79,23 @@ def build(model: Path, evaluation: Path, arrays: Path, params: Params, out: Path
     rows = {name: cohort.rows(ids) for name, ids in splits.items()}
     chosen = rows["validation"][:LOOKED_AT]
     masks = cohort.masks[config["train"]["masks"]]
-    card = describe(config, cohort, splits, read_json(evaluation / ROWS), params, origin)
+    card = describe(config, cohort, splits, read_json(evaluation / ROWS), params, origin) | dict(about or {})
+    half = stored_in_half(model / WEIGHTS)
     with write_folder(out) as folder:
         for name in (WEIGHTS, CONFIG, PROVENANCE):
             shutil.copyfile(model / name, folder / name)
         shutil.copyfile(evaluation / SCORED, folder / SCORED)
-        export(predictor.network, folder / ONNX, config["in_channels"])
+        export(predictor.network, folder / ONNX, config["in_channels"], fold=not half)
+        if half:
+            share_weights(folder / ONNX)
         torch = start(folder, "torch")
         golden.write(folder, torch, config["input"]["size"])
         exact = probabilities(torch, cohort.images[chosen], flip=params.evaluate.flip)
         training = describe_training(
             cohort.manifest.iloc[rows["train"]], cohort.images[rows["train"]], masks[rows["train"]], exact
         )
+        viewer = fit_view(cohort.images[rows["train"]])
+        save_file(viewer.weights, folder / VIEW)
         contract: dict[str, Any] = {
             **config["input"],
             "polarity": "lungs dark",
@@ -88,13 +107,14 @@ def build(model: Path, evaluation: Path, arrays: Path, params: Params, out: Path
             "training": vars(training),
             "least_component": params.evaluate.least_component,
             "fill_holes": params.evaluate.fill_holes,
+            "view": vars(viewer.limits),
         }
         for name, value in ((CONTRACT, contract), (CARD, card)):
             (folder / name).write_text(json.dumps(value, indent=1) + "\n")
         (folder / REQUIREMENTS).write_text("".join(f"{line}\n" for line in requirements()))
-        write_readme(folder / "README.md", card, contract | {"in_channels": config["in_channels"]})
+        write_readme(folder / "README.md", card, contract | {"in_channels": config["in_channels"], "half": half})
         ours = Path(str(model_code.__file__)).parent
-        shutil.copytree(ours, folder / CODE / ours.name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ours, folder / CODE / ours.name, ignore=shutil.ignore_patterns("__pycache__", "training"))
     return out
 
 

@@ -41,10 +41,10 @@ def describe(
     ]
     return {
         "name": params.register_.model,
+        "licence": cohort.info.get("licence"),
         **{name: config[name] for name in ("network", "width", "norm", "options", "parameters", "scenario", "seed")},
         "data": {
             **cohort.card,
-            "licence": cohort.info.get("licence"),
             "images": [row for split, ids in splits.items() for row in _counts(cohort, split, ids)],
         },
         "metrics": [

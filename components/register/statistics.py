@@ -43,6 +43,7 @@ def describe_training(
         uncertain=_percentiles(unsure),
         height=_percentiles(manifest["height"].to_numpy(np.float64)),
         width=_percentiles(manifest["width"].to_numpy(np.float64)),
+        validated=len(probabilities),
     )
 
 

@@ -19,6 +19,7 @@ from components.train.claim import claimed
 from components.train.notices import TRAINING, WAITING, ChangeWarning, Waiting
 from components.train.progress import Progress
 from components.train.result import RESULT, copy_result, has_result, keep_result, read_result, speed, stages
+from components.train.start import RANDOM, start_from
 from core.cell import HISTORY, PROVENANCE, RUN, Cell
 from core.cohort import Arrays, read_split
 from core.errors import UserError
@@ -52,6 +53,7 @@ CODE = (
 # In the environment: a finished result of this very training, begun since this time (UTC, ISO 8601), is taken, as that
 # of an attempt whose pod was lost after its end. "0": whenever it was begun.
 TAKES = "TRAIN_TAKES_SINCE"
+COLLAPSED = 0.01  # validation Dice below which a network marks nothing
 DIGITS = 12  # of the fingerprint, which name the folder of a training's states
 
 
@@ -98,14 +100,15 @@ def train(
 
     Raises:
         UserError: parameters, arrays, split or code changed during the training, the network is unknown, the data do
-            not fit, the loss is not a number, the disk or the GPU's memory is full, a folder cannot be written, or what
-            MLFLOW_TRACKING_URI names can never work. A tracking server that is down is no error: see docs/tracking.md.
+            not fit, the model to start from cannot be used, the loss is not a number, the disk or the GPU's memory is
+            full, a folder cannot be written, or what MLFLOW_TRACKING_URI names can never work. A tracking server that
+            is down is no error: see docs/tracking.md.
     """
     settled = settle()
     import torch
 
-    from core.terminal import Terminal
-    from model.training.checkpoint import STATE
+    from core.terminal import Terminal, say
+    from model.training.checkpoint import STATE, remove_states, restore_state
     from model.training.distributed import DistributedContext
     from model.training.loop import Trainer, TrainingError
     from model.weights import WEIGHTS, save_weights
@@ -134,6 +137,8 @@ def train(
         "train": params.model_dump(mode="json"),
         "cohort": cohort.card,
     }
+    if params.start_from != RANDOM:
+        config["started_from"] = start_from(params.start_from, network, config)
     files = {"images": arrays / "images.npy", "masks": arrays / f"masks-{params.masks}.npy", "split": split}
     inputs = Inputs(files, CODE, params, reread)
     title = f"train {cell.network} {cell.scenario} seed {cell.seed}"
@@ -170,6 +175,8 @@ def train(
         with ExitStack() as stack:
             waited = stack.enter_context(claimed(checkpoints, remote, Waiting(title, world)))
             stack.enter_context(explain_full_disk(checkpoints))
+            if repaired := restore_state(checkpoints):
+                say(f"warning: {title}: {repaired}")
             since = None if waited else os.environ.get(TAKES)
             send = stack.enter_context(_copied(remote, checkpoints, fingerprint, waited or since is not None))
             ended = has_result(checkpoints, since) and not (checkpoints / STATE).exists()
@@ -241,9 +248,14 @@ def train(
             best = result.history[result.best_epoch]
             tracked.finish(out, result.history, best)
             # After its result is safe, so that the same training, started again, begins anew.
-            (checkpoints / STATE).unlink(missing_ok=True)
+            remove_states(checkpoints)
             send()
         dice = best["validation_dice"]
+        if dice < COLLAPSED:
+            say(
+                f"warning: {title}: the network marks almost no pixel as lung (validation Dice {dice:.4f}); the "
+                "training collapsed: try a lower train.learning_rate, train.precision: float32 or another seed"
+            )
         print(f"{title}: best validation Dice {dice:.4f} in epoch {result.best_epoch + 1}; wrote {out}")
     return TrainResult(out, best["validation_dice"], len(result.history), result.best_epoch + 1, result.resumed_from)
 

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,9 @@ class Remote:
             UserError: S3 cannot be asked. Starting afresh instead could throw away hours.
         """
         try:
-            if load_state(self.folder, self.fingerprint) is not None:
-                return
+            with suppress(CheckpointError):  # damaged, and so is the one before it: that in S3 takes its place
+                if load_state(self.folder, self.fingerprint) is not None:
+                    return
             client = self._client()
             require_bucket(client, self.url)
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -65,8 +66,6 @@ class Remote:
                     if path.is_dir():
                         shutil.rmtree(self.folder / path.name, ignore_errors=True)
                     path.replace(self.folder / path.name)
-        except CheckpointError as error:
-            raise UserError(str(error)) from error
         except (BotoCoreError, ClientError) as error:
             raise explain(error, self.url) from error
         except Boto3Error as error:
@@ -97,9 +96,8 @@ class Remote:
         try:
             load_state(folder, self.fingerprint)
         except CheckpointError as error:
-            reason = str(error.__cause__).partition("\n")[0]
             raise UserError(
-                f"{self.url}/{STATE}: is damaged there ({reason}); remove it to train from the start"
+                f"{self.url}/{STATE}: is damaged there ({error.reason}); remove it to train from the start"
             ) from error
 
     @contextmanager

@@ -32,16 +32,18 @@ class AnySize(nn.Module):
         return self.network.logits(padded)[..., :height, :width]
 
 
-def export(network: nn.Module, out: Path, in_channels: int = 1) -> None:
+def export(network: nn.Module, out: Path, in_channels: int = 1, *, fold: bool = True) -> None:
     """Write a network as ONNX: float32 (N, in_channels, H, W), 0 to 1, to logits, float32 (N, 1, H, W).
 
-    N, H and W are dynamic; padding and cropping are in the graph, and BatchNorms are folded into convolutions. Uses
-    PyTorch's tracing exporter: the newer one (``dynamo=True``) gives the same logits but takes 20 times as long.
+    N, H and W are dynamic; padding and cropping are in the graph. Uses PyTorch's tracing exporter: the newer one
+    (``dynamo=True``) gives the same logits but takes 20 times as long.
 
     Args:
         network: a network of :func:`model.networks.build`; it is set to evaluation mode.
         out: output file; equal weights give equal bytes.
         in_channels: number of input channels.
+        fold: fold BatchNorms into convolutions. Otherwise the file's weights are those of the state dict, and engines
+            fold them when they load it.
 
     Raises:
         TypeError: not a network of :mod:`model.networks`.
@@ -63,4 +65,5 @@ def export(network: nn.Module, out: Path, in_channels: int = 1) -> None:
             input_names=[INPUT],
             output_names=[OUTPUT],
             dynamic_axes={INPUT: FREE, OUTPUT: FREE},
+            training=torch.onnx.TrainingMode.EVAL if fold else torch.onnx.TrainingMode.PRESERVE,
         )

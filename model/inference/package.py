@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from model.inference.engine import Engine, Pictures, Probabilities
 from model.inference.engines import start
 from model.inference.input_config import InputConfig
 from model.inference.postprocessing import at_size, to_masks
+from model.inference.view import Limits, View, Viewer
 from model.preprocessing import Image, standardise
 
 CONTRACT = "contract.json"
@@ -43,6 +44,7 @@ class Training:
         uncertain: share of an image's pixels with a probability of 0.25 to 0.75, over the validation images.
         height: height of the stored images in pixels.
         width: width of the stored images in pixels.
+        validated: number of validation images behind ``uncertain``; 0 in packages of earlier releases.
     """
 
     images: int
@@ -57,6 +59,7 @@ class Training:
     uncertain: list[float]
     height: list[float]
     width: list[float]
+    validated: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Contract:
         engines: what ``auto`` chooses from: those whose Dice on the validation images lay within 0.001
             of float32's when the package was built.
         training: what the training images look like.
+        view: limits of what tells a frontal chest X-ray and its orientation; None in packages without it.
     """
 
     size: int
@@ -92,6 +96,7 @@ class Contract:
     fill_holes: bool
     engines: tuple[str, ...]
     training: Training
+    view: Limits | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Contract:
@@ -103,7 +108,8 @@ class Contract:
         values = json.loads((folder / CONTRACT).read_text())
         low, high = values["intensity_percentiles"]
         given = {"intensity_percentiles": (low, high), "engines": tuple(values["engines"])}
-        return cls(**values | given | {"training": Training(**values["training"])})
+        view = Limits(**values["view"]) if values.get("view") else None
+        return cls(**values | given | {"training": Training(**values["training"]), "view": view})
 
     @property
     def input_config(self) -> InputConfig:
@@ -118,10 +124,12 @@ class Segmentation:
     Attributes:
         mask: uint8 (H, W), 1 is lung.
         probabilities: lung probabilities, float32 (H, W), 0 to 1.
+        view: how the X-ray shows the chest, and what was put right before the network saw it.
     """
 
     mask: npt.NDArray[np.uint8]
     probabilities: npt.NDArray[np.float32]
+    view: View
 
 
 class Package:
@@ -139,11 +147,15 @@ class Package:
         self.contract = Contract.read(folder)
         card = folder / CARD
         self.card: dict[str, Any] = json.loads(card.read_text()) if card.exists() else {}
+        self.viewer = Viewer.read(folder, self.contract.view)
         self.engine: Engine = start(folder, engine, threads, self.contract.engines)
         golden.check(folder, self.engine)
 
     def segment(self, images: Sequence[Image], threshold: float | None = None) -> list[Segmentation]:
         """Segment X-rays in batches.
+
+        A picture that is turned, inverted or widely framed is put right before the network sees it; its mask and
+        probabilities have its own orientation.
 
         Args:
             images: uint8, uint16 or float (H, W) each, any size and range, lungs dark.
@@ -156,18 +168,35 @@ class Package:
             return []
         contract = self.contract
         limit = contract.threshold if threshold is None else threshold
-        squares = [
-            standardise(image, contract.size, contract.interpolation, contract.intensity_percentiles)
-            for image in images
-        ]
+        squares, views = zip(*map(self._seen, images), strict=True)
         found = probabilities(self.engine, np.stack(squares), flip=contract.flip)
-        return [self._at_own_size(p, image.shape, limit) for p, image in zip(found, images, strict=True)]
+        return [
+            self._at_own_size(square, image.shape, view, limit)
+            for square, image, view in zip(found, images, views, strict=True)
+        ]
 
-    def _at_own_size(self, square: Probabilities, shape: tuple[int, ...], threshold: float) -> Segmentation:
-        full = at_size(square, shape)
+    def _seen(self, image: Image) -> tuple[Pictures, View]:
+        """Return the network's input, uint8 (S, S), for an image that was put right, and how it was seen."""
+        picture, view = self._standardised(image), View()
+        if self.viewer is None:
+            return picture, view
+        border = self.viewer.border(picture)
+        if border != view.border:
+            view = View(border)
+            picture = self._standardised(view.put_right(image))
+        view = replace(self.viewer.look(picture), border=border)
+        return (picture if view.change == View().change else self._standardised(view.put_right(image))), view
+
+    def _standardised(self, image: Image) -> Pictures:
+        contract = self.contract
+        return standardise(image, contract.size, contract.interpolation, contract.intensity_percentiles)
+
+    def _at_own_size(self, square: Probabilities, shape: tuple[int, ...], view: View, threshold: float) -> Segmentation:
+        upright = at_size(square, view.upright_shape(shape))
         contract = self.contract
         rule = (contract.largest_components, contract.least_component, contract.fill_holes)
-        return Segmentation(to_masks(full[None], threshold, *rule)[0], full)
+        mask = to_masks(upright[None], threshold, *rule)[0]
+        return Segmentation(view.put_back(mask, shape), view.put_back(upright, shape), view)
 
 
 def probabilities(engine: Engine, images: Pictures, *, flip: bool) -> Probabilities:

@@ -60,7 +60,7 @@ class DistributedContext:
     def leave(self) -> None:
         """Wait for the other processes and destroy the process group, if there is one."""
         self.wait()
-        if self.size > 1:
+        if dist.is_available() and dist.is_initialized():  # torchrun makes a group of one process too
             dist.destroy_process_group()
 
     def share(self, rows: Tensor) -> Tensor:

@@ -93,6 +93,9 @@ class TrainParams(Section):
         description="normalisation of feature maps; the paper has batch"
     )
     defu_net: DEFUNetParams
+    start_from: Annotated[str, Field(min_length=1)] = Field(
+        description="random weights, or those of a model: pretrained, pretrained/NAME, models:/NAME/VERSION or a folder"
+    )
     masks: Literal["original", "dilated"] = Field(description="masks to train on")
     stages: list[Stage] = Field(
         description="earlier stages at smaller sizes, before the epochs at the size of the arrays"

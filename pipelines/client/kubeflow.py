@@ -171,10 +171,11 @@ class Kubeflow:
             raise _not_found(trouble, "schedule", schedule_id, "schedules") from None
 
     def runs(self, limit: int, experiment_id: str | None = None) -> list[Run]:
-        """Return the newest ``limit`` runs, newest first."""
+        """Return the newest ``limit`` runs, newest first; where Kubernetes can be asked, it says which are gone."""
         where: dict[str, Any] = {"experiment_id": experiment_id} if experiment_id else self._everywhere
         listed = _paged(self._runs.run_service_list_runs, "runs", limit, sort_by="created_at desc", **where)
-        return [run_of(each) for each in listed]
+        runs = [run_of(each) for each in listed]
+        return [self.run(each.id) if self._pods and each.state not in ENDED else each for each in runs]
 
     def run(self, run_id: str) -> Run:
         """Return a run with its steps, as far as the server has them."""

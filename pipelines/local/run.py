@@ -238,9 +238,9 @@ def _run(run: Run, setting: Setting) -> Path:
 def main(
     source: Annotated[str, typer.Option(help="A folder, a ZIP file or s3://bucket/prefix.")] = str(PINNED),
     params: cli.ParamsFile = Path("params.yaml"),
-    out: Annotated[Path, typer.Option(help="The folder of the run: its report and every task's artifacts.")] = Path(
-        "build/local-run"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The folder of the run: its report and every task's artifacts.")
+    ] = Path("build/local-run"),
     runner: Annotated[Runner, typer.Option(help="Each task in a process of its own, or in a container.")] = (
         Runner.subprocess
     ),
@@ -251,7 +251,7 @@ def main(
         str,
         typer.Option(
             envvar="TRAIN_CHECKPOINTS",
-            help="Folder or s3://bucket/prefix of the full states of all cells: a run that was killed goes on from it.",
+            help="Folder or s3://bucket/prefix of the checkpoints of all cells; a killed run resumes from them.",
         ),
     ] = "",
     promote: Annotated[

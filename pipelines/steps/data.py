@@ -41,6 +41,7 @@ def plan(
     evaluate: str,
     register: str,
     promotion: str,
+    registry: str,
     git_commit: str = "",
     image_digest: str = "",
 ) -> Plan:
@@ -56,6 +57,7 @@ def plan(
         evaluate: Section of params.yaml as JSON.
         register: Section of params.yaml as JSON.
         promotion: Section of params.yaml as JSON.
+        registry: Section of params.yaml as JSON.
         git_commit: Part of the cache key: other code runs again.
         image_digest: Part of the cache key: another image under the same name runs again.
 

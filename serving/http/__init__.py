@@ -34,6 +34,7 @@ def serve(settings: Settings, log_level: str = "info") -> None:
     from serving.http.logs import configure, say
     from serving.http.server import listen, make_server, prepare_process
     from serving.http.service import Service
+    from serving.xray import sandbox
 
     guard = make_guard(settings)
     configure(log_level)
@@ -57,6 +58,8 @@ def serve(settings: Settings, log_level: str = "info") -> None:
     prepare_process(settings.max_connections)
     address, port = sock.getsockname()[:2]
     say("listening", host=address, port=port, model=settings.model)
+    if not sandbox.available():
+        say("decoders without a seccomp filter: this kernel has none", 30)
     threading.Thread(target=load, name="load", daemon=True).start()
     server.run(sockets=[sock])
     service.close()

@@ -107,11 +107,11 @@ def make(
     if form == "mask":
         return Answer(mask_png(segmentation), "image/png")
     if form == "overlay":
-        return Answer(overlay(xray, segmentation.mask), "image/png")
+        return Answer(overlay(xray, segmentation.mask, segmentation.view), "image/png")
     makers = {
         "mask": lambda: mask_png(segmentation),
         "image": lambda: encode(visible(xray.pixels, LARGEST_SIDE, model.package.contract.intensity_percentiles)),
-        "overlay": lambda: overlay(xray, segmentation.mask),
+        "overlay": lambda: overlay(xray, segmentation.mask, segmentation.view),
     }
     pictures: dict[str, Any] = {name: base64.b64encode(makers[name]()).decode() for name in set(include)}
     height, width = xray.pixels.shape

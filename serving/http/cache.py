@@ -20,10 +20,14 @@ class Cache:
     """The versions in ``folder`` that one service uses.
 
     A version that another program has put there is used but never removed.
+
+    Args:
+        folder: the folder.
+        signatures: as for :func:`registry.seal.verify`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, signatures: str = "auto") -> None:
+        self.folder, self._signatures = folder, signatures
         self._held: dict[Path, IO[bytes]] = {}
 
     def take(self, uri: str) -> Path:
@@ -35,7 +39,7 @@ class Cache:
         from registry.fetch import fetch
 
         while True:
-            folder = fetch(uri, self.folder, USED)
+            folder = fetch(uri, self.folder, USED, self._signatures)
             try:
                 file = (folder / USED).open("rb")
             except FileNotFoundError:

@@ -19,8 +19,8 @@ def serve(
         str | None,
         typer.Option(
             envvar="DEFUNET_MODEL",
-            help="models:/NAME@ALIAS (followed), models:/NAME/3, or a folder. Default: the champion of params.yaml's "
-            "register.model.",
+            help="models:/NAME@ALIAS (followed), models:/NAME/3, a package's folder, pretrained or pretrained/NAME. "
+            "Default: the champion of params.yaml's register.model, else pretrained.",
         ),
     ] = None,
     host: Annotated[str, typer.Option(envvar="DEFUNET_HOST", help="The address to listen on.")] = _D.host,
@@ -95,6 +95,18 @@ def serve(
     ),
     poll: Annotated[float, typer.Option(min=0.1, help="Seconds between two polls of the registry.")] = _D.poll,
     cache: Annotated[Path, typer.Option(envvar="DEFUNET_CACHE", help="The folder of downloaded versions.")] = _D.cache,
+    signatures: Annotated[
+        Literal["auto", "require", "warn", "off"] | None,
+        typer.Option(help="Signatures of packages. Default: registry.signatures of params.yaml."),
+    ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="DEFUNET_RECORD",
+            help="A .jsonl file to which the findings of each prediction are appended, without picture or name, for "
+            "defunet drift.",
+        ),
+    ] = _D.record,
     log_level: Annotated[Literal["debug", "info", "warning", "error"], typer.Option(help="Level of the log.")] = "info",
 ) -> None:
     """Segment X-rays over HTTP, with a page to look at them; follows promotions without a restart."""
@@ -102,8 +114,8 @@ def serve(
         raise typer.BadParameter(f"no engine {engine!r}; there are auto, {', '.join(ENGINES)}", param_hint="--engine")
     given = {name: value for name, value in locals().items() if name != "log_level"}
     given["allowed_hosts"] = tuple(allowed_hosts or ())
-    if model is None:
-        from registry import champion_uri
+    from registry import signatures as configured
+    from registry.pretrained import model_or_default
 
-        given["model"] = champion_uri()
+    given |= {"model": model_or_default(model), "signatures": signatures or configured()}
     run_service(Settings(**given), log_level)

@@ -63,7 +63,7 @@ class ModelLoader:
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics
         self._asked = REGISTERED.fullmatch(settings.model)
-        self._cache = Cache(settings.cache)
+        self._cache = Cache(settings.cache, settings.signatures)
         self._model: Loaded | None = None
         self._look: Look | None = None
         self._failed: dict[str, Any] | None = None

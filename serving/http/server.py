@@ -49,6 +49,16 @@ def protocol(header_timeout: float) -> type[H11Protocol]:
             self._unwatch()
             super().connection_lost(exc)
 
+        def send_400_response(self, msg: str) -> None:
+            if self.cycle is not None and not self.cycle.response_complete:
+                # Its body broke the protocol: this is its response, and the application's would be an error.
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
+                if self.cycle.response_started:
+                    self.transport.close()
+                    return
+            super().send_400_response(msg)
+
         def on_response_complete(self) -> None:
             super().on_response_complete()
             if self.transport.is_closing():

@@ -19,8 +19,10 @@ from serving.http.batching import Batcher
 from serving.http.bodies import MEGA, RETRY, Budget, Pace, Share, read_file
 from serving.http.metrics import Metrics
 from serving.http.model_loader import Loaded, ModelLoader
+from serving.http.record import Record
 from serving.http.settings import Settings
 from serving.xray.decoding import Decoders
+from serving.xray.device import KEYWORDS as DEVICE
 from serving.xray.sides import KEYWORDS
 
 NAME = "the file"  # messages and logs must not have the real file name: it may be patient data
@@ -40,6 +42,7 @@ class Service:
     """The model, queues and limits of one service process."""
 
     def __init__(self, settings: Settings) -> None:
+        self.record = Record(settings.record)  # before any thread: it may refuse
         self.settings, self.metrics = settings, Metrics()
         self.loader = ModelLoader(settings, self.metrics)
         self.batcher = Batcher(
@@ -52,7 +55,8 @@ class Service:
         self.metrics.watch_queue(lambda: len(self.batcher))
         count = min(MOST_READERS, cores())
         self.readers = ThreadPoolExecutor(count, thread_name_prefix="read")
-        self.decoders = Decoders(count, settings.max_megapixels, KEYWORDS)  # others may be patient data
+        # Other keywords may be patient data.
+        self.decoders = Decoders(count, settings.max_megapixels, (*KEYWORDS, *DEVICE))
         of_one = None if settings.behind_proxy else settings.max_mb_a_client * MEGA
         self.bodies = Budget(settings.max_mb_at_once * MEGA, "files are being sent", of_one)
         self.pace = Pace(settings.body_timeout, settings.stall_timeout, settings.least_kb_a_second * 1000)
@@ -76,6 +80,7 @@ class Service:
         self.batcher.close()
         self.readers.shutdown()
         self.decoders.close()
+        self.record.close()
 
     async def predict(self, request: Request, form: answers.Form, include: Collection[answers.Picture]) -> Done:
         """Process one request.
@@ -97,6 +102,7 @@ class Service:
                     ) from None
 
     async def _work(self, data: bytes, form: answers.Form, include: Collection[answers.Picture], pixels: Share) -> Done:
+        from serving.xray.device import device
         from serving.xray.findings import describe
 
         until = time.monotonic() + min(self.settings.decode_timeout, self.settings.request_timeout)
@@ -108,8 +114,9 @@ class Service:
         model, segmentation = await asyncio.wrap_future(self.batcher.submit(xray.pixels))
 
         def finish() -> Done:
-            found = describe(segmentation.mask, segmentation.probabilities, xray, model.package.contract)
+            found = describe(segmentation, xray, model.package.contract)
             names = [flag.name for flag in found.flags]
+            self.record.add(found, device(xray.dicom), model)
             return Done(answers.make(form, include, xray, segmentation, found, model), model, names)
 
         done: Done = await self._run(finish)

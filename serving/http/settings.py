@@ -41,6 +41,8 @@ class Settings:
         stop_timeout: seconds for the accepted requests after a stop signal.
         poll: seconds between two polls of the registry.
         cache: folder of the downloaded versions.
+        signatures: as for :func:`registry.seal.verify`.
+        record: file to which one line of findings is appended for each prediction; None: none is kept.
     """
 
     model: str
@@ -73,3 +75,5 @@ class Settings:
     stop_timeout: int = 60
     poll: float = 10
     cache: Path = Path("build/serve")
+    signatures: str = "auto"
+    record: Path | None = None

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
     from model.inference.package import Package, Segmentation
-    from model.lungs import Mask
 
 # A batch with at least this many pixels is full. This bounds only the batch: up to ``batch_size`` + cores X-rays are
 # decoded ahead of it, and as many wait to be written.
@@ -47,6 +46,7 @@ class Options:
         max_megapixels: larger pictures are refused before they are decoded.
         timeout: timeout of decoding one file, in seconds.
         engine: a key of ``model.inference.engines.ENGINES``, or ``auto``.
+        signatures: as for :func:`registry.seal.verify`.
     """
 
     overlays: bool = False
@@ -57,6 +57,7 @@ class Options:
     max_megapixels: float = 60.0
     timeout: float = 60.0
     engine: str = "auto"
+    signatures: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def predict(paths: Sequence[str], model: str, out: Path, options: Options) -> Co
     inputs = find(paths, out)
     decoders = Decoders(min(cores(), len(inputs)), options.max_megapixels)  # they start while the model loads
     with closing(decoders), tempfile.TemporaryDirectory() as scratch:
-        folder = fetch(model, Path(scratch))
+        folder = fetch(model, Path(scratch), signatures=options.signatures)
         package = load(folder, options.engine)
         print(f"predict: {package.engine.name} ({package.engine.reason})", flush=True)
         weights = file_sha256(folder / WEIGHTS)
@@ -219,26 +220,33 @@ class _Run:
         return row
 
     def _results(self, name: str, xray: Xray, found: Segmentation) -> Row:
+        from serving.xray.device import device, taken
         from serving.xray.drawing import overlay
         from serving.xray.findings import describe
 
-        findings = asdict(describe(found.mask, found.probabilities, xray, self.package.contract))
-        row: Row = {"status": "ok", "kind": xray.kind, **findings}
+        findings = asdict(describe(found, xray, self.package.contract))
+        row: Row = {
+            "status": "ok",
+            "kind": xray.kind,
+            **findings,
+            "day": taken(xray.dicom),
+            "device": device(xray.dicom),
+        }
         try:
             row["mask"] = self.results.write("mask", name, encode(found.mask * 255))
             if self.options.overlays:
-                row["overlay"] = self.results.write("overlay", name, overlay(xray, found.mask))
+                row["overlay"] = self.results.write("overlay", name, overlay(xray, found.mask, found.view))
             if self.options.seg and xray.dicom is not None:
-                row |= self._seg(found.mask, xray.dicom, name)
+                row |= self._seg(found, xray.dicom, name)
         except ImageError as error:
             row |= {"status": "failed", "error": str(error)}
         return row
 
-    def _seg(self, mask: Mask, dicom: Dataset, name: str) -> dict[str, str]:
+    def _seg(self, found: Segmentation, dicom: Dataset, name: str) -> dict[str, str]:
         from serving.predict.segments import to_seg
 
         try:
-            data = to_seg(mask, dicom, name, self.results.model)
+            data = to_seg(found.mask, found.view, dicom, name, self.results.model)
         except ImageError as error:
             return {"note": str(error)}
         return {"seg": self.results.write("seg", name, data)}

@@ -1,7 +1,7 @@
 """The command ``predict``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,8 +19,8 @@ def predict(
         typer.Option(
             "--model",
             "-m",
-            help="A model of the MLflow registry, or a package's folder. Default: the champion of params.yaml's "
-            "register.model.",
+            help="A model of the MLflow registry, a package's folder, pretrained or pretrained/NAME. Default: the "
+            "champion of params.yaml's register.model, else pretrained.",
         ),
     ] = None,
     overlays: Annotated[bool, typer.Option("--overlays", help="Also draw every mask over its X-ray.")] = False,
@@ -35,6 +35,10 @@ def predict(
         float, typer.Option(min=0.001, help="Larger pictures are refused before they are decoded.")
     ] = 60.0,
     timeout: Annotated[float, typer.Option(min=0.1, help="Timeout for decoding a file, in seconds.")] = 60.0,
+    signatures: Annotated[
+        Literal["auto", "require", "warn", "off"] | None,
+        typer.Option(help="Signatures of packages. Default: registry.signatures of params.yaml."),
+    ] = None,
 ) -> None:
     """Segment the lungs in X-rays: masks, and areas, symmetry and flags in results.csv and results.json.
 
@@ -44,12 +48,15 @@ def predict(
         raise typer.BadParameter("--resume keeps results and --overwrite replaces them; use only one of them")
     if engine not in ("auto", *ENGINES):
         raise typer.BadParameter(f"no engine {engine!r}; there are auto, {', '.join(ENGINES)}", param_hint="--engine")
-    from registry import champion_uri
+    from registry import signatures as configured
+    from registry.pretrained import model_or_default
     from serving.predict import Options
     from serving.predict import predict as run
 
-    options = Options(overlays, seg, overwrite, resume, batch_size, max_megapixels, timeout, engine)
-    counted = run(paths, model or champion_uri(), out, options)
+    options = Options(
+        overlays, seg, overwrite, resume, batch_size, max_megapixels, timeout, engine, signatures or configured()
+    )
+    counted = run(paths, model_or_default(model), out, options)
     skipped = f", {counted.skipped} finished before" if counted.skipped else ""
     print(
         f"{counted.inputs} X-rays: {counted.done} done{skipped}, {counted.failed} failed; "

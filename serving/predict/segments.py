@@ -15,8 +15,9 @@ from pydicom.sr.coding import Code
 from pydicom.uid import UID, generate_uid
 
 from core.images import ImageError
-from model.lungs import Mask, halves
-from serving.xray.sides import mirrored
+from model.inference.view import View
+from model.lungs import Mask
+from serving.xray.sides import lungs, mirrored
 
 LUNG, LEFT, RIGHT = (
     Code("39607008", "SCT", "Lung"),
@@ -32,13 +33,14 @@ MAY_BE_EMPTY = (
 SERIES = 9000  # series number, above those of a modality
 
 
-def to_seg(mask: Mask, source: Dataset, name: str, model: dict[str, Any]) -> bytes:
+def to_seg(mask: Mask, view: View, source: Dataset, name: str, model: dict[str, Any]) -> bytes:
     """Return a DICOM SEG with segments for the patient's left and right lung, or one segment if the side is unknown.
 
     It has the patient, study, rows and columns of the X-ray.
 
     Args:
         mask: uint8 (H, W), 1 is lung, at the X-ray's size.
+        view: how the X-ray shows the chest.
         source: the X-ray's dataset; missing type 2 attributes are added to it, empty.
         name: name of the file in messages.
         model: ``name``, ``version`` and ``weights_sha256`` of the model.
@@ -49,12 +51,10 @@ def to_seg(mask: Mask, source: Dataset, name: str, model: dict[str, Any]) -> byt
     for keyword in MAY_BE_EMPTY:
         if keyword not in source:
             setattr(source, keyword, "")
-    turned = mirrored(source)
-    if turned is None:
+    if mirrored(source, view.change.turns) is None or not view.frontal:
         planes, labels = [mask], [LUNG]
     else:
-        on_left, on_right = halves(mask)
-        planes, labels = ([on_left, on_right] if turned else [on_right, on_left]), [LEFT, RIGHT]
+        planes, labels = [*lungs(mask, view, source)], [LEFT, RIGHT]
     algorithm = AlgorithmIdentificationSequence(
         name=model["name"], family=codes.DCM.ArtificialIntelligence, version=model["version"]
     )

@@ -1,15 +1,22 @@
-"""Decode X-rays in separate processes: a hostile file may block its decoder for hours, crash it, or fill memory."""
+"""Decode X-rays in separate processes: a hostile file may block its decoder for hours, crash it, or fill memory.
+
+The processes have bounded memory and time, and no network, no files to write and no other processes
+(:mod:`serving.xray.sandbox`). What comes back is JSON and raw bytes, checked before it is used, since a hostile file
+may control its decoder.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from core.images import ImageError
+from core.images import ImageError, TooLargeError
 from serving.xray.header import from_bytes, to_bytes
 
 if TYPE_CHECKING:
@@ -29,6 +36,11 @@ MAIN = "import sys; from serving.xray.decoding import main; main(int(sys.argv[1]
 # Memory limit of a decoder above its use before the first file: a constant, plus bytes per allowed pixel. The largest
 # measured use is 31 bytes per pixel, for a grey JPEG stored in colour.
 ROOM, ROOM_A_PIXEL = 1 << 30, 48
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+GRACE = 2.0  # seconds after a file's timeout in which a decoder ends by itself
+DTYPES = ("uint8", "uint16", "float32")
+KINDS = ("png", "jpeg", "tiff", "dicom")
+LONGEST_REPLY, LONGEST_HEADER, LONGEST_TEXT = 1 << 16, 1 << 22, 1000  # bytes, bytes, characters
 
 
 class Decoders:
@@ -81,13 +93,13 @@ class _Decoder:
 
     def _start(self) -> None:
         self._pipe, theirs = Pipe()
-        with theirs:
+        with theirs, _held():
             self._process = subprocess.Popen(
                 [sys.executable, "-c", MAIN, str(theirs.fileno()), str(self._max_megapixels)],
                 env=os.environ
                 | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))},
                 pass_fds=[theirs.fileno()],
-                process_group=0,  # so that Ctrl+C in a terminal does not reach it, even during its start
+                start_new_session=True,  # no terminal: Ctrl+C does not reach it, and it reaches no terminal
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,  # standard output belongs to the caller
             )
@@ -98,26 +110,24 @@ class _Decoder:
         if self._process.poll() is not None:  # it ended while idle, so no file is at fault
             self.close()
             self._start()
+        until = time.monotonic() + seconds + GRACE
         try:
             self._pipe.send((name, seconds, keywords, len(data)))
             _write(self._pipe, memoryview(data))
-            found: tuple[Xray, tuple[int, int], bytes] | ImageError = self._pipe.recv()
-            if not isinstance(found, ImageError):
-                bare, shape, header = found
-                pixels = np.empty(shape, bare.pixels.dtype)
-                _read_into(self._pipe, pixels.data)
-        except (EOFError, OSError):
+            return _receive(self._pipe, until, int(self._max_megapixels * 1e6))
+        except ImageError:
+            raise
+        except (EOFError, OSError, ValueError, KeyError, TypeError) as error:
+            late = isinstance(error, TimeoutError)
+            self._process.kill()  # nothing happens if it has ended by itself
             self._pipe.close()
             code = self._process.wait()
             self._start()
-            if code == -signal.SIGALRM:
+            if late or code == -signal.SIGALRM:
                 raise TimeoutError from None
             if code < 0:
                 raise ImageError(f"{name}: damaged: it crashes its decoder; export it again") from None
             raise RuntimeError(f"the decoder ended with code {code}") from None
-        if isinstance(found, ImageError):
-            raise found
-        return replace(bare, pixels=pixels, dicom=from_bytes(header) if bare.kind == "dicom" else None)
 
     def close(self) -> None:
         self._process.kill()  # it has no state to save
@@ -125,18 +135,34 @@ class _Decoder:
         self._pipe.close()
 
 
+@contextmanager
+def _held() -> Iterator[None]:
+    """Hold back :data:`STOPPING` in this thread and in processes that it starts, until :func:`main` ignores them.
+
+    Otherwise a signal to all processes would end one that has not come so far.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def main(descriptor: int, max_megapixels: float) -> None:
     """Read X-rays until the other end of the pipe is closed; SIGALRM ends the process at a file's timeout."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # the caller stops this process after its last request
+    for number in STOPPING:  # the caller stops this process after its last request
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     from serving.xray import dicom  # noqa: F401 - import before the first request
     from serving.xray.reading import read_xray
+    from serving.xray.sandbox import confine
 
     # From here on decoders' own libraries would write there, and quote the file.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     pipe: Connection[Any, Any] = Connection(descriptor)
     _limit_memory(ROOM + int(ROOM_A_PIXEL * max_megapixels * 1e6))
+    confine()
     while True:
         try:
             name, seconds, keywords, length = pipe.recv()
@@ -151,11 +177,53 @@ def main(descriptor: int, max_megapixels: float) -> None:
             header = b"" if xray.dicom is None else to_bytes(xray.dicom, keywords)
         except Exception as error:  # a decoder raises anything on a damaged file, and its text may quote the file
             signal.setitimer(signal.ITIMER_REAL, 0)
-            pipe.send(_refusal(error, name))
+            refusal = _refusal(error, name)
+            _send(pipe, {"refusal": str(refusal), "too_large": isinstance(refusal, TooLargeError)})
             continue
         signal.setitimer(signal.ITIMER_REAL, 0)
-        pipe.send((replace(xray, pixels=xray.pixels[:0], dicom=None), xray.pixels.shape, header))
+        reply = {"kind": xray.kind, "spacing": xray.spacing, "doubts": xray.doubts, "header": len(header)}
+        _send(pipe, reply | {"shape": xray.pixels.shape, "dtype": xray.pixels.dtype.name})
+        _write(pipe, memoryview(header))
         _write(pipe, np.ascontiguousarray(xray.pixels).data)
+
+
+def _send(pipe: Connection[Any, Any], reply: dict[str, Any]) -> None:
+    pipe.send_bytes(json.dumps(reply).encode())
+
+
+def _receive(pipe: Connection[Any, Any], until: float, most: int) -> Xray:
+    """Return what a decoder read; nothing of its reply is trusted.
+
+    Raises:
+        ImageError: the decoder refuses the file.
+        TimeoutError: the reply is not complete at ``until``.
+        EOFError, OSError, ValueError, KeyError, TypeError: the decoder has ended, or its reply is none.
+    """
+    from serving.xray.reading import Xray
+
+    if not pipe.poll(max(0.0, until - time.monotonic())):
+        raise TimeoutError
+    reply = json.loads(pipe.recv_bytes(LONGEST_REPLY))
+    if "refusal" in reply:
+        text = " ".join(str(reply["refusal"]).split())[:LONGEST_TEXT]
+        raise (TooLargeError if reply["too_large"] is True else ImageError)(text)
+    (rows, columns), length = map(int, reply["shape"]), int(reply["header"])
+    if reply["dtype"] not in DTYPES or reply["kind"] not in KINDS or not 0 <= length <= LONGEST_HEADER:
+        raise ValueError("no reply of a decoder")
+    if min(rows, columns) < 1 or rows * columns > most:
+        raise ValueError("more pixels than are allowed")
+    spacing = None
+    if reply["spacing"] is not None:
+        down, across = map(float, reply["spacing"])
+        if not (0 < down < math.inf and 0 < across < math.inf):
+            raise ValueError("no spacing")
+        spacing = (down, across)
+    doubts = tuple((str(flag)[:LONGEST_TEXT], str(reason)[:LONGEST_TEXT]) for flag, reason in reply["doubts"])
+    header, pixels = bytearray(length), np.empty((rows, columns), reply["dtype"])
+    _read_into(pipe, memoryview(header), until)
+    _read_into(pipe, pixels.data, until)
+    dicom = from_bytes(bytes(header)) if reply["kind"] == "dicom" else None
+    return Xray(pixels, spacing, dicom, reply["kind"], doubts)
 
 
 def _refusal(error: Exception, name: str) -> ImageError:
@@ -183,9 +251,11 @@ def _write(pipe: Connection[Any, Any], data: memoryview) -> None:
         rest = rest[os.write(pipe.fileno(), rest) :]
 
 
-def _read_into(pipe: Connection[Any, Any], data: memoryview) -> None:
+def _read_into(pipe: Connection[Any, Any], data: memoryview, until: float | None = None) -> None:
     rest = data.cast("B")
     while rest:
+        if until is not None and not pipe.poll(max(0.0, until - time.monotonic())):
+            raise TimeoutError
         count = os.readv(pipe.fileno(), [rest])
         if not count:
             raise EOFError

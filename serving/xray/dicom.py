@@ -28,6 +28,8 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEGExtended12Bit,
+    JPEGLossless,
     MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
     MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
     RLELossless,
@@ -55,6 +57,7 @@ MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 CODE = re.compile(r"[A-Z0-9_ ]{1,16}")
 PIXEL_GROUPS = (0x0028, 0x7FE0)
 WIDEST_PIXEL = 8  # bytes
+BASELINE_BITS = 8  # bits of a pixel up to which every decoder reads extended JPEG
 OTHER_ELEMENTS = 16 << 20  # bytes; allowance for all elements that are not pixels
 LEAST_CM, MOST_CM = 5, 60  # sides of a chest X-ray: a newborn's, collimated, and above the largest detector
 RLE_PADDING = 1 << 10  # bytes; some writers pad their segments
@@ -97,7 +100,7 @@ def _stored_values(dataset: Dataset) -> np.ndarray:
     lowest = high == bits - 1 or dataset.file_meta.TransferSyntaxUID.is_encapsulated or not bits <= high + 1 <= width
     if not lowest:
         dataset.BitsStored, dataset.HighBit = width, width - 1
-    stored = pixel_array(dataset)
+    stored = _decode(dataset)
     stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
     if not lowest:
         dataset.BitsStored, dataset.HighBit = bits, high
@@ -105,6 +108,22 @@ def _stored_values(dataset: Dataset) -> np.ndarray:
         upper = int(stored.max()) >> bits > 0
         stored = (stored << (width - 1 - high if upper else width - bits)) >> (width - bits)
     return stored
+
+
+def _decode(dataset: Dataset) -> np.ndarray:
+    """Return the pixels that a dataset holds; raises what the decoder raises."""
+    meta = dataset.file_meta
+    if meta.TransferSyntaxUID == RLELossless:
+        # By pydicom itself: GDCM's decoder overflows its buffer (github.com/malaterre/GDCM/pull/235).
+        return pixel_array(dataset, decoding_plugin="pydicom")
+    if meta.TransferSyntaxUID != JPEGExtended12Bit or dataset.BitsStored <= BASELINE_BITS:
+        return pixel_array(dataset)
+    # pydicom decodes no more than 8 bits of this syntax. GDCM does: it takes the JPEG process from the picture.
+    meta.TransferSyntaxUID = JPEGLossless
+    try:
+        return pixel_array(dataset, decoding_plugin="gdcm")
+    finally:
+        meta.TransferSyntaxUID = JPEGExtended12Bit
 
 
 def plausible_spacing(

@@ -7,10 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from core.images import encode
-from model.lungs import Mask, halves
+from model.inference.view import View
+from model.lungs import Mask
 from model.preprocessing import FLAT
 from serving.xray.reading import Xray
-from serving.xray.sides import mirrored
+from serving.xray.sides import lungs
 
 LARGEST_SIDE = 1024  # pixels; enough to judge an outline, at a tenth of the full file size
 PERCENTILES = (0.5, 99.5)  # grey values shown as black and white
@@ -18,12 +19,13 @@ COLOURS = {"left": (80, 170, 255), "right": (255, 160, 60)}  # RGB; distinguisha
 OPACITY = 0.25
 
 
-def overlay(xray: Xray, mask: Mask) -> bytes:
+def overlay(xray: Xray, mask: Mask, view: View) -> bytes:
     """Return an RGB PNG of the X-ray with its mask: the patient's left lung is blue, the right lung orange.
 
     Args:
         xray: the X-ray.
         mask: uint8 (H, W), 1 is lung, at the X-ray's size.
+        view: how the X-ray shows the chest.
 
     Returns:
         The PNG's bytes. The longer side has at most :data:`LARGEST_SIDE` pixels.
@@ -31,8 +33,7 @@ def overlay(xray: Xray, mask: Mask) -> bytes:
     grey = visible(xray.pixels, LARGEST_SIDE)
     height, width = grey.shape
     picture = np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
-    on_left, on_right = halves(mask)
-    left, right = (on_left, on_right) if mirrored(xray.dicom) else (on_right, on_left)
+    left, right = lungs(mask, view, xray.dicom)
     line = max(1, max(height, width) // 400)
     for name, side in (("left", left), ("right", right)):
         small = cv2.resize(side, (width, height), interpolation=cv2.INTER_NEAREST)

@@ -9,17 +9,28 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from model.inference.package import BINS, PERCENTILES, Contract
-from model.lungs import UNSURE, Mask, halves, solidity
+from model.inference.package import BINS, PERCENTILES, Contract, Segmentation
+from model.inference.view import NO_BORDER, View
+from model.lungs import UNSURE, Mask, solidity
 from model.preprocessing import standardise
 from serving.xray.reading import Xray
-from serving.xray.sides import mirrored
+from serving.xray.sides import lungs, mirrored
 
 LEAST, P5, P95, MOST = (PERCENTILES.index(each) for each in (0, 5, 95, 100))
 LUNGS = 2
+# By the quarter turns counter-clockwise that put it right.
+TURNED = {
+    1: "it lies turned clockwise by 90 degrees",
+    2: "it is upside down",
+    3: "it lies turned counter-clockwise by 90 degrees",
+}
 
 
-FLAGS = ("damaged", "spacing", "size", "aspect", "view", "intensity", "shape", "certainty", "polarity")
+FLAGS = (
+    *("damaged", "spacing", "size", "aspect"),
+    *("view", "turned", "inverted", "border", "mirrored"),
+    *("intensity", "shape", "certainty", "polarity"),
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,8 @@ class Findings:
         components: number of 8-connected regions of the mask.
         solidity: lung area / area of the convex hulls of the two lungs, 0 to 1; None without lung.
         uncertain: share of the pixels with a lung probability of 0.25 to 0.75.
+        grey_mean: mean of the standardised grey values that the network saw, 0 to 255.
+        grey_deviation: their standard deviation.
         flags: quality flags; empty if there are none.
     """
 
@@ -67,41 +80,44 @@ class Findings:
     components: int
     solidity: float | None
     uncertain: float
+    grey_mean: float
+    grey_deviation: float
     flags: list[Flag]
 
 
-def describe(mask: Mask, probabilities: npt.NDArray[np.float32], xray: Xray, contract: Contract) -> Findings:
+def describe(found: Segmentation, xray: Xray, contract: Contract) -> Findings:
     """Measure a mask and compare mask and X-ray with the training images.
 
     Every limit is from the percentiles of the training images in the contract.
 
     Args:
-        mask: uint8 (H, W), 1 is lung.
-        probabilities: lung probabilities, float32 (H, W), 0 to 1.
+        found: the mask, the probabilities, and how the X-ray shows the chest.
         xray: the X-ray.
         contract: the contract of the model package.
     """
+    mask, view = found.mask, found.view
     height, width = mask.shape
-    on_left, on_right = halves(mask)
-    turned = mirrored(xray.dicom)
-    left, right = (on_left, on_right) if turned else (on_right, on_left)
-    lungs, of_left, of_right = (_area(each, xray.spacing) for each in (mask, left, right))
+    left, right = lungs(mask, view, xray.dicom)
+    of_both, of_left, of_right = (_area(each, xray.spacing) for each in (mask, left, right))
     larger = max(of_left.pixels, of_right.pixels)
+    grey = _standardised(xray, view, contract)
     low, high = UNSURE
     findings = Findings(
         height=height,
         width=width,
         spacing=xray.spacing,
-        lungs=lungs,
+        lungs=of_both,
         left=of_left,
         right=of_right,
         symmetry=min(of_left.pixels, of_right.pixels) / larger if larger else None,
         components=cv2.connectedComponents(mask, connectivity=8)[0] - 1,
-        solidity=solidity(on_left, on_right),
-        uncertain=float(np.mean((probabilities >= low) & (probabilities <= high))),
+        solidity=solidity(left, right),
+        uncertain=float(np.mean((found.probabilities >= low) & (found.probabilities <= high))),
+        grey_mean=float(grey.mean()),
+        grey_deviation=float(grey.std()),
         flags=[],
     )
-    findings.flags.extend(_flags(findings, xray, contract, turned))
+    findings.flags.extend(_flags(findings, xray, grey, contract, view))
     return findings
 
 
@@ -111,19 +127,25 @@ def _area(mask: Mask, spacing: tuple[float, float] | None) -> Area:
     return Area(pixels, pixels / mask.size, cm2)
 
 
-def _flags(findings: Findings, xray: Xray, contract: Contract, turned: bool | None) -> Iterator[Flag]:
+def _flags(
+    findings: Findings, xray: Xray, grey: npt.NDArray[np.uint8], contract: Contract, view: View
+) -> Iterator[Flag]:
+    turned = mirrored(xray.dicom, view.change.turns)
     yield from (Flag(name, reason) for name, reason in xray.doubts)
-    yield from _picture_flags(findings, contract, turned)
-    histogram = _histogram(xray, contract)
-    doubts = [*_intensity_flags(histogram, contract), *_mask_flags(findings, contract, turned)]
+    yield from _picture_flags(findings, contract, turned, view)
+    yield from _view_flags(view, contract)
+    histogram = np.histogram(grey, BINS, (0, 256))[0] / grey.size
+    doubts = [*_intensity_flags(histogram, contract), *_mask_flags(findings, contract, turned, view)]
     yield from doubts
-    # Some X-rays have similar histograms when inverted, so this check alone is no evidence.
-    if doubts and _strangeness(histogram[::-1], contract) < _strangeness(histogram, contract):
+    # Some X-rays have similar histograms when inverted, so this check alone is no evidence, and a view decides better.
+    decided = contract.view is not None and view.frontal
+    if doubts and not decided and _strangeness(histogram[::-1], contract) < _strangeness(histogram, contract):
         yield Flag("polarity", "inverted, its grey values would be more like those of the training images")
 
 
-def _picture_flags(findings: Findings, contract: Contract, turned: bool | None) -> Iterator[Flag]:
-    height, width, training = findings.height, findings.width, contract.training
+def _picture_flags(findings: Findings, contract: Contract, turned: bool | None, view: View) -> Iterator[Flag]:
+    height, width = view.upright_shape((findings.height, findings.width))
+    training = contract.training
     if min(height, width) < contract.minimum_size:
         yield Flag("size", f"{width} x {height} pixels; the tested minimum is {contract.minimum_size} a side")
     # Training images of one size were resized to it, and have no information on the aspect ratio.
@@ -133,6 +155,23 @@ def _picture_flags(findings: Findings, contract: Contract, turned: bool | None) 
             yield Flag("aspect", f"width over height is {width / height:.2f}; in training {least:.2f} to {most:.2f}")
     if turned is None:
         yield Flag("view", "the DICOM says that this is no upright frontal view")
+
+
+def _view_flags(view: View, contract: Contract) -> Iterator[Flag]:
+    if contract.view is not None and not view.frontal:
+        yield Flag(
+            "view",
+            f"it does not look like a frontal chest X-ray: its likeness to those of the training is "
+            f"{view.likeness:.2f}, below {contract.view.likeness:.2f}",
+        )
+    if view.change.turns:
+        yield Flag("turned", f"{TURNED[view.change.turns]}; it was turned upright before its lungs were found")
+    if view.change.inverted:
+        yield Flag("inverted", "its lungs are bright; it was inverted before they were found")
+    if view.border != NO_BORDER:
+        yield Flag("border", f"{view.border.outside:.0%} of it is an empty border, which was cut off")
+    if view.mirrored:
+        yield Flag("mirrored", "its heart seems to be on the picture's left; check the sides")
 
 
 def _intensity_flags(histogram: np.ndarray, contract: Contract) -> Iterator[Flag]:
@@ -149,24 +188,31 @@ def _intensity_flags(histogram: np.ndarray, contract: Contract) -> Iterator[Flag
         )
 
 
-def _mask_flags(findings: Findings, contract: Contract, turned: bool | None) -> Iterator[Flag]:
+def _mask_flags(findings: Findings, contract: Contract, turned: bool | None, view: View) -> Iterator[Flag]:
     if not findings.lungs.pixels:
         yield Flag("shape", "no lung was found")
         return
     training = contract.training
-    on_left, on_right = (findings.left, findings.right) if turned else (findings.right, findings.left)
+    names = ("left", "right") if turned else ("right", "left")  # the patient's, in the picture's order
+    on_left, on_right = (getattr(findings, name) for name in names)
+    seen = 1 - view.border.outside  # share of the picture that the network saw
     # Symmetry and solidity have no upper limit.
     for text, value, row, most in (
-        ("lungs cover {:.1%} of the picture", findings.lungs.share, training.lung_area, training.lung_area[MOST]),
         (
-            "the lung on the picture's left covers {:.1%} of it",
-            on_left.share,
+            "lungs cover {:.1%} of the picture",
+            findings.lungs.share / seen,
+            training.lung_area,
+            training.lung_area[MOST],
+        ),
+        (
+            f"the patient's {names[0]} lung covers {{:.1%}} of the picture",
+            on_left.share / seen,
             training.left_area,
             training.left_area[MOST],
         ),
         (
-            "the lung on the picture's right covers {:.1%} of it",
-            on_right.share,
+            f"the patient's {names[1]} lung covers {{:.1%}} of the picture",
+            on_right.share / seen,
             training.right_area,
             training.right_area[MOST],
         ),
@@ -177,10 +223,10 @@ def _mask_flags(findings: Findings, contract: Contract, turned: bool | None) -> 
             yield Flag("shape", f"{text.format(value)}; in training {row[LEAST]:.1%} to {most:.1%}")
     if contract.largest_components == 0 and findings.components > LUNGS:
         yield Flag("shape", f"the mask has {findings.components} parts")
-    if findings.uncertain > _reach(training.uncertain)[1]:
+    if findings.uncertain / seen > _reach(training.uncertain)[1]:
         yield Flag(
             "certainty",
-            f"{findings.uncertain:.1%} of the picture is uncertain; in validation at most "
+            f"{findings.uncertain / seen:.1%} of the picture is uncertain; in validation at most "
             f"{training.uncertain[MOST]:.1%}",
         )
 
@@ -193,11 +239,10 @@ def _reach(row: Sequence[float]) -> tuple[float, float]:
     return row[LEAST] - (row[P5] - row[LEAST]), row[MOST] + (row[MOST] - row[P95])
 
 
-def _histogram(xray: Xray, contract: Contract) -> np.ndarray:
-    """Return the share of standardised pixels per bin of grey values, float64 (BINS,)."""
-    grey = standardise(xray.pixels, contract.size, contract.interpolation, contract.intensity_percentiles)
-    counts: np.ndarray = np.histogram(grey, BINS, (0, 256))[0] / grey.size
-    return counts
+def _standardised(xray: Xray, view: View, contract: Contract) -> npt.NDArray[np.uint8]:
+    """Return the network's input, uint8 (S, S)."""
+    pixels = xray.pixels if view.as_it_is else view.put_right(xray.pixels)
+    return standardise(pixels, contract.size, contract.interpolation, contract.intensity_percentiles)
 
 
 def _strangeness(histogram: np.ndarray, contract: Contract) -> float:

@@ -6,7 +6,7 @@ import io
 import os
 import tempfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -145,7 +145,7 @@ def _damage(data: bytes, name: str) -> tuple[tuple[str, str], ...]:
     """
     keep = os.dup(2)
     try:
-        with tempfile.TemporaryFile() as caught:
+        with _scratch() as caught:
             os.dup2(caught.fileno(), 2)
             try:
                 cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -160,6 +160,13 @@ def _damage(data: bytes, name: str) -> tuple[tuple[str, str], ...]:
     if "Corrupt JPEG" in warning:
         return (("damaged", "its JPEG has bytes that do not belong there: the picture may not be the one taken"),)
     return ()
+
+
+def _scratch() -> IO[bytes]:
+    """Return a file without a name: in memory where the system can, because a decoder's process writes no other."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("warnings"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 def _has_second(picture: Picture) -> bool:

@@ -1,4 +1,4 @@
-"""The side of a picture with the patient's left lung."""
+"""The patient's left and right lung in a picture."""
 
 from __future__ import annotations
 
@@ -6,14 +6,34 @@ from collections.abc import Sequence
 
 from pydicom import Dataset
 
+from model.inference.view import View
+from model.lungs import Mask, halves
+
+OPPOSITE = dict(zip("LRFHAP", "RLHFPA", strict=True))
 KEYWORDS = ("PatientOrientation", "ViewPosition")  # the DICOM attributes that :func:`mirrored` reads
 
 
-def mirrored(dataset: Dataset | None) -> bool | None:
+def lungs(mask: Mask, view: View, dataset: Dataset | None) -> tuple[Mask, Mask]:
+    """Return the patient's left and right lung, uint8 (H, W) each, in the places of a mask of the same shape.
+
+    Args:
+        mask: uint8 (H, W), 1 is lung.
+        view: how the picture shows the chest; the sides are those of the upright picture.
+        dataset: the picture's DICOM dataset, if it has one.
+    """
+    on_left, on_right = (view.put_back(half, mask.shape) for half in halves(view.upright(mask)))
+    return (on_left, on_right) if mirrored(dataset, view.change.turns) else (on_right, on_left)
+
+
+def mirrored(dataset: Dataset | None, turns: int = 0) -> bool | None:
     """Return whether the patient's left is on the picture's left side; None if it is not an upright frontal view.
 
     PA and AP views are normally shown from the front, with the patient's left on the picture's right:
     ``PatientOrientation`` is ``L`` for rows and ``F`` for columns. A picture without orientation counts as such.
+
+    Args:
+        dataset: the DICOM dataset, if the picture has one.
+        turns: quarter turns counter-clockwise after which the picture is looked at.
     """
     pair, seen = (dataset.get(keyword) for keyword in KEYWORDS) if dataset else (None, None)
     values = pair if isinstance(pair, Sequence) and not isinstance(pair, str | bytes) else []
@@ -23,6 +43,8 @@ def mirrored(dataset: Dataset | None) -> bool | None:
     if len(orientation) != 2 or not all(orientation):
         return False
     row, column = orientation[0][0], orientation[1][0]
+    for _ in range(turns):
+        row, column = column, OPPOSITE.get(row, "")
     if row not in "LR" or column != "F":
         return None
     return row == "R"

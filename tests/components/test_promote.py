@@ -1,4 +1,4 @@
-"""The gate before production: what passes, what does not, and what is left behind in the registry."""
+"""The gate before production: which versions pass, which do not, and what the registry records."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ from registry.seal import PACKAGE_TAG, seal
 from registry.versions import MANIFEST_TAG, SPLITS_TAG, splits_digest
 from tests.conftest import Project, refused
 from tests.registry.registered import BETTER, GATE, NAME, TWIN, WORSE
+from tracking.local_store import adopt
 
 
 @pytest.fixture
 def store(three: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """The three versions in a registry that a test may change, with no champion."""
     shutil.copytree(three.root, tmp_path, dirs_exist_ok=True)
+    adopt(tmp_path)  # its artifacts are its own, too
     project = Project(tmp_path, three.launcher)
     monkeypatch.chdir(project.root)
     # MLflow's own setting, which another test of this process may have made, takes precedence over the variable.
@@ -141,6 +143,7 @@ def test_a_version_that_is_no_package_is_not_scored(store: Project) -> None:
     assert champion(store) is None
 
 
+@pytest.mark.full
 def test_no_gain_and_too_great_a_loss_are_refused_and_remembered(store: Project, tmp_path: Path) -> None:
     crown(store, BETTER)
     twin = decide(store, gate={"margin": 0.0})  # the challenger is the last one registered
@@ -220,6 +223,7 @@ def forget_the_run(project: Project, version: int, **given: str) -> None:
         project.client().set_model_version_tag(NAME, str(version), name.replace("_", "."), value)
 
 
+@pytest.mark.full
 def test_a_champion_that_cannot_be_compared_stops_all_but_force(store: Project) -> None:
     crown(store, WORSE)
     forget_the_run(store, WORSE)
@@ -251,6 +255,7 @@ def test_a_challenger_of_unknown_origin_is_refused(store: Project) -> None:
         decide(store, BETTER)
 
 
+@pytest.mark.full
 def test_rollbacks_go_back_one_by_one_and_never_to_what_was_rolled_back(store: Project) -> None:
     choices = params(store, floor=0.0)
     with pytest.raises(UserError, match="there is no champion in the history"):
@@ -318,6 +323,7 @@ def test_a_store_that_cannot_be_reached_is_told(store: Project) -> None:
     assert message.startswith("error: MLflow, sqlite:///broken.db: ")
 
 
+@pytest.mark.full
 def test_a_version_that_was_rolled_back_is_told_by_the_gate(store: Project) -> None:
     decide(store, WORSE, {"floor": 0.0})
     assert decide(store, BETTER).passed

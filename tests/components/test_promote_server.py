@@ -390,6 +390,7 @@ def test_whatever_request_fails_the_champion_is_the_old_or_the_new_and_the_histo
     assert moved > 2  # the server died after the commit, too
 
 
+@pytest.mark.full
 def test_a_lost_answer_to_the_commit_alone_is_looked_up(
     served: Served, params: Params, faults: Faults, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

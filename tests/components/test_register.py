@@ -180,7 +180,7 @@ def test_the_artifact_holds_no_pickle_and_all_it_needs(registered: Project) -> N
     allowed = {"", ".py", ".json", ".yaml", ".txt", ".csv", ".md", ".j2", ".safetensors", ".onnx", ".png"}
     assert {Path(name).suffix for name in files} <= allowed, sorted(files)
     for name, path in files.items():
-        if not name.endswith((WEIGHTS, ".onnx", ".png")):
+        if not name.endswith((".safetensors", ".onnx", ".png")):
             path.read_text()  # a pickle is no text
         assert not path.read_bytes().startswith((b"\x80", b"PK")), name  # a pickle, PyTorch's zip of pickles
     flavors = yaml.safe_load((folder / "MLmodel").read_text())["flavors"]
@@ -318,6 +318,7 @@ def test_the_best_on_validation_is_offered(here: Project) -> None:
     assert (version.alias, version.uri, challenger(here)) == ("challenger", f"models:/{NAME}@challenger", 1)
 
 
+@pytest.mark.full
 def test_the_alias_moves_to_a_better_version_or_when_asked(here: Project, capsys: pytest.CaptureFixture[str]) -> None:
     figure(here, CELL, 0.9)
     offer(here)
@@ -356,6 +357,7 @@ def test_what_was_rolled_back_becomes_challenger_only_when_asked(here: Project) 
     assert history.rolled_back(history.read(client, NAME, 1), 1) == {}
 
 
+@pytest.mark.full
 def test_a_challenger_of_other_images_gives_way(here: Project) -> None:
     figure(here, CELL, 0.9)
     offer(here)
@@ -365,6 +367,7 @@ def test_a_challenger_of_other_images_gives_way(here: Project) -> None:
     assert challenger(here) == 2
 
 
+@pytest.mark.full
 def test_the_same_weights_with_the_same_figures_are_one_version(
     here: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -221,6 +221,7 @@ def test_caption_owns_to_what_the_interval_leaves_out(tmp_path: Path) -> None:
     assert "correction" not in caption(run)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_command_takes_the_bootstrap_of_params(two: Path) -> None:
     before, after = (REPOSITORY / "params.yaml").read_text().split("\nevaluate:")

@@ -17,6 +17,7 @@ from model.weights import CONFIG
 from tests.browser import Browser
 from tests.components.written_run import SCENARIOS, Page, make, write_run
 
+pytestmark = pytest.mark.full
 SEEDS = (0, 1)
 NAMES = list(paper.NAMES.values())
 
@@ -116,6 +117,7 @@ def test_headlines_are_one_line_a_network(reported: Path, page: Page) -> None:
     assert f"| Mixed | DEFU-Net, mean of 2 seeds | 8 | {spread} | 0.9667 |" in text
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("width", [1280, 1600])
 def test_no_table_scrolls_sideways(reported: Path, browser: Browser, width: int) -> None:
     visit = browser(offline=True, viewport={"width": width, "height": 900})

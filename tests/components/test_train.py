@@ -1,4 +1,4 @@
-"""The train command leaves what rebuilds and explains a network; what goes wrong is told in one line."""
+"""The train command leaves what rebuilds and explains a network; errors are one line."""
 
 from __future__ import annotations
 
@@ -177,6 +177,7 @@ def test_options_are_of_the_network_that_has_them(untrained: Project) -> None:
 # --- a terminal -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_terminal_shows_a_live_bar(untrained: Project) -> None:
     untrained.write_params(train={"epochs": 12})
@@ -323,7 +324,7 @@ def test_a_damaged_state_is_told(untrained: Project) -> None:
     (states(untrained) / "state.pt").write_bytes(b"PK\x03\x04 but no more")
     message = refused(untrained.call(untrained.train_line()))
     assert "state.pt: cannot be read" in message
-    assert "remove it" in message
+    assert "remove its folder" in message
 
 
 @pytest.mark.parametrize("store", ["nonsense://here", "sqlite:////proc/none/mlflow.db"])

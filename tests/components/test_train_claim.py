@@ -67,6 +67,7 @@ def test_two_with_other_parameters_train_at_the_same_time(untrained: Project, tr
     assert (untrained.root / "other" / WEIGHTS).read_bytes() != (untrained.model / WEIGHTS).read_bytes()
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_killed_one_goes_on_although_another_one_trained_since(untrained: Project) -> None:
     killed = parameters(untrained, "long.yaml", epochs=LONG)
@@ -97,6 +98,7 @@ def test_the_same_one_waits_and_takes_the_result(untrained: Project) -> None:
     assert files(states(untrained)) == {RESULT}
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_the_same_one_goes_on_where_the_first_one_dies(untrained: Project, prepared: Project, tmp_path: Path) -> None:
     untrained.write_params(train={"epochs": LONG})
@@ -131,6 +133,7 @@ def test_two_processes_wait_together(untrained: Project) -> None:
 # --- over S3 --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_on_two_machines_the_second_one_takes_the_result_from_s3(
     prepared: Project, bucket: Bucket, tmp_path: Path

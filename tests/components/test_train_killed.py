@@ -162,6 +162,26 @@ def test_other_parameters_or_data_do_not_go_on_from_a_state(untrained: Project) 
     assert (first.info.status, second.info.status) == ("RUNNING", "FINISHED")
 
 
+# --- a damaged state -------------------------------------------------------------------------------------
+
+
+def test_the_state_before_a_damaged_one_is_used(untrained: Project, trained: Trained) -> None:
+    job = untrained.start(untrained.train_line())
+    assert job.until(lambda: "epoch 2/" in job.output)
+    job.kill()
+    job.wait([])
+    state = states(untrained) / "state.pt"
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    state.write_bytes(content)
+    done = untrained.call(untrained.train_line())
+    assert done.returncode == 0, done.stderr
+    assert "state.pt: damaged (" in done.stderr
+    assert "the checkpoint before it is used" in done.stderr
+    assert "going on after epoch" in done.stdout
+    assert_as_uninterrupted(untrained, trained)
+
+
 # --- a full disk ---------------------------------------------------------------------------------------
 
 
@@ -178,7 +198,7 @@ def test_a_full_disk_keeps_the_last_state(untrained: Project, trained: Trained) 
     assert str(Path("checkpoints") / CELL.folder) in message
     assert (states(untrained) / "state.pt").read_bytes() == before
     (record,) = states(untrained).glob("mlflow-*")
-    assert files(states(untrained)) == {"state.pt", record.name}
+    assert files(states(untrained)) - {"state.previous.pt"} == {"state.pt", record.name}
     assert only_run(untrained).info.status == "FAILED"
     assert not untrained.model.exists()
     untrained.do(untrained.train_line())

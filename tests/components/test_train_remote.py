@@ -25,6 +25,7 @@ def keys(bucket: Bucket) -> list[str]:
     return sorted(item["Key"] for item in bucket.client.list_objects_v2(Bucket=bucket.name).get("Contents", []))
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_another_machine_goes_on_from_s3(prepared: Project, bucket: Bucket, tmp_path: Path) -> None:
     one, other, alone = (fresh(prepared, tmp_path / name) for name in ("one", "other", "alone"))
@@ -56,7 +57,7 @@ def test_another_machine_goes_on_from_s3(prepared: Project, bucket: Bucket, tmp_
     assert [metric.step for metric in logged] == list(range(1, LONG + 1))
     assert keys(bucket) == sorted(f"{folder}/{RESULT}/{name}" for name in FILES)
 
-    # What is finished is not gone on from, and a training with other parameters takes nothing from it.
+    # A finished training is not resumed, and one with other parameters takes nothing from it.
     other.write_params(train={"epochs": LONG, "learning_rate": 0.001})
     job = other.start(other.train_line("--checkpoints", url))
     assert job.until(lambda: "epoch 1/" in job.output)
@@ -66,6 +67,7 @@ def test_another_machine_goes_on_from_s3(prepared: Project, bucket: Bucket, tmp_
     assert "took up" not in printed
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_training_goes_on_while_nothing_can_be_sent(untrained: Project, trained: Trained, bucket: Bucket) -> None:
     everything = f"arn:aws:s3:::{bucket.name}/*"

@@ -19,7 +19,7 @@ from model.weights import WEIGHTS
 from tests.conftest import EPOCHS, Project, fresh
 from tests.model.test_threads import ONE, begun, environment
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.full, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def trained(project: Project, *before: str, **given: str) -> tuple[dict[str, Any], str, str]:
@@ -66,7 +66,6 @@ def test_the_environment_of_a_training_has_passive_waiting_and_the_record_says_s
     assert said.splitlines()[1] == f"train defu_net mixed seed 0: {line}"
 
 
-@pytest.mark.full
 def test_weights_are_equal_with_either_waiting(
     passive: tuple[Project, dict[str, Any], str, str], untrained: Project
 ) -> None:
@@ -93,7 +92,6 @@ def copied(project: Project, root: Path) -> Project:
     return Project(root, project.launcher)
 
 
-@pytest.mark.full
 def test_a_resumed_training_keeps_its_threads_and_so_its_weights(
     passive: tuple[Project, dict[str, Any], str, str], killed: Project, tmp_path: Path
 ) -> None:
@@ -105,7 +103,6 @@ def test_a_resumed_training_keeps_its_threads_and_so_its_weights(
     assert (project.model / WEIGHTS).read_bytes() == (passive[0].model / WEIGHTS).read_bytes()
 
 
-@pytest.mark.full
 def test_what_the_user_sets_wins_over_what_the_run_began_with(killed: Project, tmp_path: Path) -> None:
     project = copied(killed, tmp_path)
     record, said, _ = trained(project, OMP_NUM_THREADS="1")

@@ -196,6 +196,7 @@ def sending_command(warnings: str) -> tuple[list[str], dict[str, str]]:
     return [sys.executable, *words[1:]], {name: value}
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_down_at_the_start_and_back_in_the_middle(project: Project, server: Server, trained: Trained) -> None:
     server.down()
@@ -327,6 +328,7 @@ def test_a_server_that_hangs_holds_up_nothing(project: Project, server: Server, 
     assert_whole(server, project, trained)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_hanging_at_the_start_it_makes_no_second_run(project: Project, server: Server, trained: Trained) -> None:
     server.up()
@@ -441,6 +443,7 @@ def test_what_a_server_refuses_is_told_once_without_the_password(
     assert content(server, project)["artifacts"] == [CONFIG]
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_an_upload_that_fails_ends_evaluate_and_register_in_one_line(project: Project, server: Server) -> None:
     """The server's database answers, the store of its files does not."""

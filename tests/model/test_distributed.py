@@ -27,7 +27,7 @@ from tests.model.processes import CASES, SHAPES, compute
 from tests.model.test_training import ALONE, TIMES
 
 # Two processes that wait for each other are slow where others want the cores, too.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.full, pytest.mark.slow, pytest.mark.timeout(600)]
 PATIENCE = 500  # seconds
 Found = dict[str, Any]
 
@@ -181,7 +181,6 @@ def commanded(prepared: Project, tmp_path_factory: pytest.TempPathFactory) -> tu
     return one, two, done.stdout
 
 
-@pytest.mark.full
 def test_two_processes_leave_one_model_one_run_and_one_log(commanded: tuple[Project, Project, str]) -> None:
     one, two, printed = commanded
     precision, threads, *lines = printed.splitlines()
@@ -215,7 +214,6 @@ def test_two_processes_end_about_where_one_does(commanded: tuple[Project, Projec
             assert apart < 0.1, name
 
 
-@pytest.mark.full
 def test_killed_in_the_middle_two_processes_end_as_uninterrupted(
     commanded: tuple[Project, Project, str], untrained: Project
 ) -> None:

@@ -33,6 +33,7 @@ def test_logits_are_the_networks_own_at_any_size(tmp_path: Path, name: str, norm
         assert batch * height * width == 1 or expected.std() > 1e-3  # there is something to be equal to
 
 
+@pytest.mark.full
 def test_equal_weights_give_equal_bytes_and_other_weights_others(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         torch.manual_seed(seed)

@@ -55,6 +55,10 @@ STORED = {
 }
 NAMES = sorted(NETWORKS)
 every_network = pytest.mark.parametrize("name", NAMES)
+LIGHT = ("unet", "defu_net", "res_unet")
+light_networks = pytest.mark.parametrize(
+    "name", [name if name in LIGHT else pytest.param(name, marks=pytest.mark.full) for name in NAMES]
+)
 
 
 def small(name: str, channels: int = 1, seed: int = 0, norm: str = "batch", **options: object) -> nn.Module:
@@ -225,7 +229,7 @@ def test_nothing_comes_near_the_largest_float16(name: str) -> None:
     assert max(largest) < 65504 / 100
 
 
-@every_network
+@light_networks
 def test_channels_last_is_the_same(name: str) -> None:
     def step(layout: torch.memory_format) -> tuple[Tensor, dict[str, Tensor]]:
         network.to(memory_format=layout).zero_grad()  # type: ignore[call-overload]
@@ -290,7 +294,7 @@ def test_saved_and_loaded_it_predicts_the_same(name: str, tmp_path: Path) -> Non
     np.testing.assert_allclose(loaded.probabilities(images), expected, rtol=0, atol=1e-4)
 
 
-@every_network
+@light_networks
 def test_exported_it_predicts_the_same(name: str) -> None:
     network = settled(name)
     batch = torch.export.Dim("batch", min=1, max=64)
@@ -302,7 +306,7 @@ def test_exported_it_predicts_the_same(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [name if name in ("defu_net", "unet") else pytest.param(name, marks=pytest.mark.full) for name in NAMES]
+    "name", [name if name == "unet" else pytest.param(name, marks=pytest.mark.full) for name in NAMES]
 )
 def test_four_images_are_learnt(name: str) -> None:
     network = small(name)

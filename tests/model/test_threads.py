@@ -121,6 +121,7 @@ def test_a_container_is_handed_what_the_user_has_set_alone(monkeypatch: pytest.M
 # --- how busy the processors are --------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_threads_wait_passively_where_other_processes_compute() -> None:
     with neighbours(len(affinity())):
         found, openmp = command(OMP_NUM_THREADS="2")

@@ -77,6 +77,7 @@ def test_everything_counts_the_quota(limit: Limit, cpus: float, processes: str) 
     assert set(found.values()) == {1}, found
 
 
+@pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.skipif(len(affinity()) < 2, reason="a quota of one CPU limits nothing on a machine of one")
 def test_a_training_step_within_a_quota_is_not_held_up_by_its_own_threads(

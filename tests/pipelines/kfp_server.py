@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -112,7 +112,7 @@ class State:
 
     def add_recorded(self, case: str) -> str:
         run = recorded(case)["v2beta1"]
-        self.runs.insert(0, {"experiment_id": self.experiments[0]["experiment_id"], **run})
+        self.runs.insert(0, {**run, "experiment_id": self.experiments[0]["experiment_id"]})
         self.recorded[run["run_id"]] = case
         self.logs |= {path.split("/")[-2]: text for path, text in recorded(case)["logs"].items()}
         return str(run["run_id"])
@@ -193,8 +193,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **(more or {})}.items():
             self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
+        with suppress(ConnectionError):  # whoever asked may be gone
+            self.end_headers()
+            self.wfile.write(body)
 
     def _authorise(self, state: State) -> None:
         if state.token and self.headers.get("authorization") != f"Bearer {state.token}":

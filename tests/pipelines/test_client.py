@@ -23,6 +23,7 @@ from click.testing import Result
 from rich.console import Console
 from typer.testing import CliRunner
 
+from core import __version__
 from core.errors import UserError
 from core.params import Params
 from defunet.__main__ import app
@@ -619,7 +620,9 @@ def test_kubernetes_says_why_a_pod_waits_and_that_a_workflow_is_gone(
     why = "waits in queue lungs: insufficient unused quota for memory"
     assert f"train defu_net montgomery-to-shenzhen seed 0 {why}" in defunet("status", queued, **kubeconfig).stdout
 
+    assert "RUNNING" in defunet("runs", **kubeconfig).stdout
     server.state.gone = True
+    assert "GONE" in defunet("runs", **kubeconfig).stdout
     done = defunet("status", queued, "--wait", **kubeconfig)
     assert done.exit_code == 3
     assert done.stderr.splitlines()[-1].startswith("its workflow lung-segmentation-wc5f5 was deleted before it ended")
@@ -661,7 +664,9 @@ def test_help_is_fast_and_complete(defunet: Client) -> None:
     assert "torch" not in _imported_by_help()
     for name in ("compile", "submit", "schedule", "schedules", "runs", "status", "logs", "cancel", "retry"):
         assert name in done.stdout
-        assert "--help" in defunet(name, "--help").stdout
+        assert "--help" in defunet(name, "-h").stdout
+    assert "--install-completion" in done.stdout
+    assert defunet("--version").stdout == f"defunet {__version__}\n"
     assert "matrix.networks=[unet]" in " ".join(defunet("submit", "--help").stdout.replace("│", " ").split())
     assert time.monotonic() - start < 60
 

@@ -26,7 +26,18 @@ STAGES = {"ingest", "validate", "preprocess", "train", "evaluate", "report", "re
 STEPS = STAGES | {"plan", "gather", "promote", "outcome"}
 CLUSTER = ROOT / "pipelines/cluster.yaml"
 IMAGE = "defu-net-pipeline-python:0.1.0"
-SECTIONS = {"ingest", "validate", "preprocess", "scenarios", "matrix", "train", "evaluate", "register", "promotion"}
+SECTIONS = {
+    "ingest",
+    "validate",
+    "preprocess",
+    "scenarios",
+    "matrix",
+    "train",
+    "evaluate",
+    "register",
+    "promotion",
+    "registry",
+}
 
 
 def compile_pipeline(out: Path, *options: object) -> subprocess.CompletedProcess[str]:

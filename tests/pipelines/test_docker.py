@@ -224,7 +224,10 @@ def test_an_interrupt_leaves_no_container_behind(project: Project, image: Image,
     process.send_signal(signal.SIGTERM)
     assert process.wait(100) == 130, (tmp_path / "said").read_text()
     assert (tmp_path / "said").read_text().splitlines()[-1].startswith("interrupted: ")
-    assert containers(image) == []
+    limit = time.monotonic() + 20  # on a busy machine the engine lists a container for a while after it was killed
+    while containers(image):
+        assert time.monotonic() < limit
+        time.sleep(0.2)
 
 
 def call(folder: Path, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:

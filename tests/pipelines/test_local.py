@@ -108,6 +108,7 @@ def test_every_network_in_every_scenario_is_one_run(checkout: Project, tmp_path:
     assert len(weights) == 21
 
 
+@pytest.mark.full
 def test_a_failing_step_fails_the_run_and_says_why(checkout: Project, tmp_path: Path) -> None:
     cohort = sample(tmp_path / "cohort")
     broken = cohort / "ChinaSet_AllFiles/CXR_png/CHNCXR_0003_0.png"

@@ -162,6 +162,7 @@ def test_150_cells_reach_the_later_steps_as_one_artifact(tmp_path: Path) -> None
     assert len(list((tmp_path / "back/evaluations").rglob("file"))) == 150
 
 
+@pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_cell_in_one_pod_leaves_what_two_leave(tmp_path: Path) -> None:

@@ -241,6 +241,7 @@ def assert_trained(untrained: Project, printed: str, epochs: int = EPOCHS) -> di
     return record
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_two_nodes_train_over_a_volume(start: Start, trainer: Trainer, untrained: Project) -> None:
     code, printed, errors = ended(start("states"))
@@ -260,6 +261,7 @@ def test_two_nodes_train_over_a_volume(start: Start, trainer: Trainer, untrained
 
 @pytest.mark.full
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_lost_pod_starts_both_anew_and_the_training_goes_on(
     start: Start, trainer: Trainer, untrained: Project, bucket: Bucket
 ) -> None:
@@ -290,6 +292,7 @@ def test_a_pod_lost_after_the_end_does_not_train_anew(untrained: Project) -> Non
     assert "took the result" not in untrained.do(untrained.train_line(*out), TRAIN_TAKES_SINCE="2099")
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_the_error_of_rank_zero_is_that_of_the_step(start: Start, trainer: Trainer, untrained: Project) -> None:
     from tests.pipelines import trainer_server
@@ -308,6 +311,7 @@ def test_the_error_of_rank_zero_is_that_of_the_step(start: Start, trainer: Train
     assert len(trainer.deleted) == 1
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_step_that_is_ended_ends_its_train_job(start: Start, trainer: Trainer, untrained: Project) -> None:
     untrained.write_params(train={"epochs": 500})

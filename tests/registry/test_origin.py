@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from core.cell import RUN, SCORED
+from core.cell import PROVENANCE, RUN, SCORED
 from core.cohort import Arrays
 from core.errors import UserError
 from core.params import Params
@@ -64,6 +64,17 @@ def test_of_a_training_that_is_not_recorded_here_the_commit_is_unknown(here: Pro
 def test_other_parameters_are_named(here: Project, changes: dict[str, Any], line: str) -> None:
     """As when ``params.yaml`` was edited for the next run, or put back without ``dvc checkout``."""
     assert problems(here, here.write_params(**changes)) == [line]
+
+
+def test_a_training_from_before_a_parameter_counts_as_trained_with_what_there_was(here: Project) -> None:
+    record = here.model / PROVENANCE
+    trained = json.loads(record.read_text())
+    assert trained["params"].pop("start_from") == "random"
+    record.write_text(json.dumps(trained))
+    assert tags(here)["git.dirty"] == "false"
+    assert problems(here, here.write_params(train={"start_from": "pretrained"})) == [
+        "train.start_from: random in the files, pretrained in the parameters now"
+    ]
 
 
 def test_weights_that_were_not_evaluated_are_refused(here: Project) -> None:

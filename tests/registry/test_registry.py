@@ -24,6 +24,7 @@ from registry.history import PROMOTE, ROLLBACK, Decision, _settled, line_of_cham
 from registry.versions import splits_digest
 from tests.conftest import DATA_MD5, ROOT, Project, refused
 from tests.registry.registered import BETTER, GATE, NAME, TWIN, WORSE
+from tracking.local_store import adopt
 
 
 def defunet(*arguments: object) -> Result:
@@ -42,6 +43,7 @@ def git(*arguments: str) -> str:
 def store(three: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """The three versions, registered from a commit of the repository that they stand in."""
     shutil.copytree(three.root, tmp_path, dirs_exist_ok=True)
+    adopt(tmp_path)  # its artifacts are its own, too
     project = Project(tmp_path, three.launcher)
     monkeypatch.chdir(project.root)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", project.store)
@@ -82,7 +84,7 @@ def bare(prepared: Project, tmp_path: Path) -> Project:
     "words",
     [
         *("models", "models --history", "lineage 1", "promote --dry-run", "promote", "rollback"),
-        "predict x.png --out found",
+        "predict x.png --out found --model models:/lung-segmentation@champion",
     ],
 )
 def test_who_reads_makes_no_store_where_there_is_none(
@@ -96,7 +98,7 @@ def test_who_reads_makes_no_store_where_there_is_none(
 
 
 def test_a_service_makes_no_store_where_there_is_none(bare: Project) -> None:
-    line = [sys.executable, "-m", "defunet", "serve", "--port", "0"]
+    line = [sys.executable, "-m", "defunet", "serve", "--port", "0", "--model", "models:/lung-segmentation@champion"]
     assert refused(bare.call(line, MLFLOW_TRACKING_URI="")) == NO_STORE
     assert sorted(path.name for path in bare.root.iterdir()) == ["params.yaml", "x.png"]
 
@@ -120,6 +122,46 @@ def test_versions_are_listed_newest_first_with_where_they_come_from(store: Proje
     table = defunet("models").stdout
     assert table.index("│ 3 ") < table.index("│ 2 ") < table.index("│ 1 ")
     assert f"{git('rev-parse', 'HEAD')[:8]} +changes" in table
+
+
+HOSTILE = "[/red][bold]\x1b[2J\x1b]0;title\x07\r\nversion 9 is champion"
+
+
+def test_what_stands_in_tags_does_not_steer_a_terminal(store: Project) -> None:
+    store.write_params(promotion=GATE | {"floor": 0.0})
+    tag(store, BETTER, **{"evaluation.test.original.dice": "many", "image": HOSTILE, "network": HOSTILE})
+    tag(store, BETTER, **{"promotion.verdict": HOSTILE, "evaluation.train.original.dice": "nan"})
+    assert "champion" in defunet("promote", "--version", WORSE).stdout
+    reason = "it's [/nothing] \x1b[31mred"
+    defunet("promote", "--version", TWIN, "--force", "--reason", reason)
+    for arguments in (["models"], ["models", "--history"], ["lineage", BETTER]):
+        done = defunet(*arguments)
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        assert not {"\x1b", "\x07", "\r"} & set(done.output)
+    assert "[/nothing]" in defunet("models", "--history").stdout
+    assert "[/red]" in defunet("models").stdout
+    figures = json.loads(defunet("models", "--json").stdout)[1]["figures"]
+    assert "validation.original" in figures
+    assert not {"test.original", "train.original"} & set(figures)
+
+
+def test_a_rollback_waits_moments_for_who_made_its_champion_and_died(
+    store: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write_params(promotion=GATE | {"floor": 0.0, "lock": 600})
+    defunet("promote", "--version", WORSE)
+    with monkeypatch.context() as died:  # after the alias has moved, before the decision's end and the lock's
+        died.setattr("registry.history.close", lambda *_: None)
+        died.setattr("registry.lock._release", lambda *_: None)
+        assert "is champion" in defunet("promote", "--version", BETTER).stdout
+    assert "is moving the champion right now" in str(defunet("rollback").exception)  # a lost request may be repeated
+    monkeypatch.setattr("registry.lock.LATE", 0)
+    refused_one = defunet("promote", "--version", TWIN, "--force", "--reason", "another")
+    assert "is moving the champion right now" in str(refused_one.exception)
+    done = defunet("rollback", "--reason", "complaints")
+    assert done.stdout == f"{NAME} version 1 is champion again (before: 2)\n", done.exception
+    newest, before, *_ = json.loads(defunet("models", "--history", "--json").stdout)
+    assert (newest["kind"], newest["state"], before["state"]) == ("rollback", "done", "done")
 
 
 def test_the_commands_promote_roll_back_and_tell_the_history(store: Project) -> None:

@@ -6,12 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from onnx import numpy_helper
 
@@ -21,7 +23,18 @@ from model.inference.engines import ENGINES, ONNX
 from model.weights import WEIGHTS
 from registry.fetch import fetch
 from registry.packages import load
-from registry.seal import DIGESTS, PACKAGE_TAG, SIGNATURE, SIGNATURES, SIGNING_KEY, VERIFYING_KEY, seal, verify
+from registry.seal import (
+    DIGESTS,
+    PACKAGE_TAG,
+    SIGNATURE,
+    SIGNATURES,
+    SIGNING_CERTIFICATES,
+    SIGNING_KEY,
+    VERIFYING_CERTIFICATES,
+    VERIFYING_KEY,
+    seal,
+    verify,
+)
 from tests.conftest import Project, refused
 from tests.serving.serving import NAME
 
@@ -174,13 +187,93 @@ def test_a_signed_package_is_verified(
     assert outside.returncode == 0, outside.stderr
 
 
+def certified(
+    folder: Path, name: str, root: tuple[x509.Certificate, ec.EllipticCurvePrivateKey] | None
+) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """Write a key and a certificate signed by ``root``, or by itself, as ``name``.pem and ``name``.crt."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    usage = dict.fromkeys(
+        (
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "encipher_only",
+            "decipher_only",
+        ),
+        False,
+    )
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(root[0].subject if root else subject, subject, key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=root is None, path_length=None), critical=True)
+        .add_extension(
+            x509.KeyUsage(digital_signature=True, key_cert_sign=root is None, crl_sign=root is None, **usage),
+            critical=True,
+        )
+        .sign(root[1] if root else key, hashes.SHA256())
+    )
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    (folder / f"{name}.crt").write_bytes(made.public_bytes(pem))
+    (folder / f"{name}.pem").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+    return made, key
+
+
+def test_a_package_signed_by_a_certificate_is_verified_by_its_root(
+    sealed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = (certified(tmp_path, name, None) for name in ("ours", "theirs"))
+    certified(tmp_path, "signer", ours)
+    monkeypatch.setenv(SIGNING_KEY, str(tmp_path / "signer.pem"))
+    monkeypatch.setenv(SIGNING_CERTIFICATES, str(tmp_path / "signer.crt"))
+    seal(sealed)
+    monkeypatch.setenv(VERIFYING_CERTIFICATES, str(tmp_path / "ours.crt"))
+    verify(sealed)
+    verify(sealed, signatures="require")
+    monkeypatch.setenv(VERIFYING_CERTIFICATES, str(tmp_path / "theirs.crt"))
+    with pytest.raises(UserError, match="its signature is not by what DEFUNET_VERIFYING_CERTIFICATES names"):
+        verify(sealed)
+    verify(sealed, signatures="off")
+    assert theirs[0] != ours[0]
+
+
+def test_the_parameters_ask_for_signatures(
+    sealed: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="its signature cannot be verified"):
+        verify(sealed, signatures="require")
+    with pytest.raises(UserError, match="its signature cannot be verified"):
+        fetch(str(sealed), sealed.parent, signatures="require")
+    monkeypatch.setenv(SIGNATURES, "require")
+    verify(sealed, signatures="off")
+    monkeypatch.delenv(SIGNATURES)
+    monkeypatch.setenv(VERIFYING_KEY, "nowhere.pem")
+    monkeypatch.setenv(SIGNING_KEY, str(keys[0]))
+    seal(sealed)
+    with pytest.raises(UserError, match=r"^DEFUNET_VERIFYING_KEY=nowhere.pem: cannot be used to verify signatures"):
+        verify(sealed)
+    seal(sealed)
+    monkeypatch.setenv(VERIFYING_KEY, str(keys[1]))
+    verify(sealed, signatures="require")
+
+
+def test_without_a_network_a_keyless_signature_is_one_line(sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SIGNING_KEY, "keyless")
+    with pytest.raises(UserError, match=r"^DEFUNET_SIGNING_KEY=keyless: the package cannot be signed \(.*\)$"):
+        seal(sealed)
+
+
 def test_another_key_and_another_file_are_refused(
     sealed: Path, keys: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SIGNING_KEY, str(keys[0]))
     seal(sealed)
     monkeypatch.setenv(VERIFYING_KEY, str(pair(tmp_path, "theirs")[1]))
-    with pytest.raises(UserError, match="its signature is not by the key"):
+    with pytest.raises(UserError, match="its signature is not by what DEFUNET_VERIFYING_KEY names"):
         verify(sealed)
     monkeypatch.setenv(VERIFYING_KEY, str(keys[1]))
     verify(sealed)
@@ -188,7 +281,7 @@ def test_another_key_and_another_file_are_refused(
     (sealed / ONNX).write_bytes(b"other")
     monkeypatch.delenv(SIGNING_KEY)
     seal(sealed)
-    with pytest.raises(UserError, match="its signature is not by the key"):
+    with pytest.raises(UserError, match="its signature is not by what DEFUNET_VERIFYING_KEY names"):
         verify(sealed)
 
 
@@ -199,10 +292,10 @@ def test_keys_and_modes_that_cannot_be_used_are_one_line(
     with pytest.raises(UserError, match="nowhere: the package cannot be signed"):
         seal(sealed)
     monkeypatch.setenv(SIGNATURES, "perhaps")
-    with pytest.raises(UserError, match="takes require, warn or off"):
+    with pytest.raises(UserError, match="takes require, warn, off or auto"):
         verify(sealed)
     monkeypatch.setenv(SIGNATURES, "require")
-    with pytest.raises(UserError, match=f"name the public key in {VERIFYING_KEY}"):
+    with pytest.raises(UserError, match=f"cannot be verified; say by {VERIFYING_KEY}"):
         verify(sealed)
 
 

@@ -21,6 +21,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGExtended12Bit,
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
@@ -40,6 +41,7 @@ LOSSLESS = {
 BY_GDCM = {
     JPEGLosslessSV1: gdcm.TransferSyntax.JPEGLosslessProcess14_1,
     JPEG2000Lossless: gdcm.TransferSyntax.JPEG2000Lossless,
+    JPEGExtended12Bit: gdcm.TransferSyntax.JPEGExtendedProcess2_4,  # of 12 bits; Pillow writes those of 8
 }
 
 
@@ -78,7 +80,7 @@ def dataset(pixels: np.ndarray | None, **says: Any) -> Dataset:
 
 def saved(made: Dataset, syntax: UID = ExplicitVRLittleEndian, pixels: np.ndarray | None = None) -> bytes:
     """A dataset as a file in a transfer syntax; all but :data:`LOSSLESS` hold a lossy JPEG of ``pixels``."""
-    if syntax in BY_GDCM:
+    if syntax in BY_GDCM and (syntax != JPEGExtended12Bit or made.BitsStored > 8):
         return _by_gdcm(saved(made), syntax)
     if syntax in (RLELossless, JPEGLSLossless):
         made.compress(syntax, generate_instance_uid=False)

@@ -50,6 +50,7 @@ def in_one_tile(side: int) -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + fields + bytes(4) + packed
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_what_wants_more_memory_than_an_xray_is_refused() -> None:
     data = in_one_tile(40_000)
@@ -127,6 +128,22 @@ def test_a_decoder_that_goes_down_takes_no_other_request_with_it(trained: Traine
     service.job.kill()
     service.stop()
     assert psutil.wait_procs(left, 20)[1] == []  # nobody is left to tell them to end
+
+
+def test_a_signal_to_a_decoder_that_is_starting_is_ignored(capfd: pytest.CaptureFixture[str]) -> None:
+    decoders = Decoders(1, 4.0)
+    try:
+        decoder = psutil.Process(decoders._all[0]._process.pid)
+        for _ in range(20):
+            decoder.send_signal(signal.SIGINT)
+            decoder.send_signal(signal.SIGTERM)
+            time.sleep(0.02)
+        xray = decoders.read(png(chest()), "x", time.monotonic() + 60)
+        np.testing.assert_array_equal(xray.pixels, chest())
+        assert decoder.is_running()
+    finally:
+        decoders.close()
+    assert capfd.readouterr().err == ""
 
 
 def test_a_signal_to_all_processes_ends_no_request(trained: Trained, package: Path) -> None:

@@ -16,12 +16,14 @@ from PIL import Image
 from pydicom import Dataset
 
 from components.register.statistics import describe_training
-from model.inference.package import Contract
+from model.inference.package import Contract, Segmentation
+from model.inference.view import VARIANTS, Border, Limits, Variant, View
 from model.lungs import halves
 from model.preprocessing import standardise
 from serving.xray.drawing import COLOURS, LARGEST_SIDE, overlay
 from serving.xray.findings import FLAGS, Findings, describe
 from serving.xray.reading import Xray
+from serving.xray.sides import mirrored
 from tests.cohorts import lungs
 
 SIZE = 64
@@ -62,7 +64,8 @@ CONTRACT = contract_of([chest(seed, 90 + seed % 12, 74 + seed % 12) for seed in 
 def found(picture: np.ndarray, mask: np.ndarray, **options: Any) -> Findings:
     probabilities = options.pop("probabilities", sure(mask))
     xray = Xray(picture, options.pop("spacing", None), options.pop("dicom", None), "png")
-    return describe(mask, probabilities, xray, options.pop("contract", CONTRACT))
+    view = options.pop("view", View())
+    return describe(Segmentation(mask, probabilities, view), xray, options.pop("contract", CONTRACT))
 
 
 def names(findings: Findings) -> set[str]:
@@ -179,6 +182,12 @@ CROSS = np.zeros_like(MASK)
 CROSS[40:48], CROSS[:, 18:22], CROSS[:, 58:62] = 1, 1, 1
 
 
+@pytest.mark.parametrize(("row", "side"), [("L", "right"), ("R", "left")])
+def test_a_flag_names_the_patients_side(row: str, side: str) -> None:
+    findings = found(PICTURE, half(MASK), dicom=dicom(row, "F"))
+    assert any(f"the patient's {side} lung covers 0.0%" in flag.reason for flag in findings.flags)
+
+
 @pytest.mark.parametrize(
     ("flag", "arguments"),
     [
@@ -202,6 +211,65 @@ def test_what_the_training_images_never_were_is_flagged(flag: str, arguments: di
     assert all(flag.reason and "\n" not in flag.reason for flag in findings.flags)
 
 
+VIEWS = replace(CONTRACT, view=Limits(-0.5, 0.2, 0.3, 0.1))
+
+
+@pytest.mark.parametrize("change", VARIANTS)
+def test_a_picture_that_was_put_right_has_the_findings_of_the_upright_one(change: Variant) -> None:
+    def changed(plane: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(np.rot90(plane, -change.turns))
+
+    mask = MASK.copy()
+    mask[:30, :40] = 0  # the lungs differ
+    picture = changed(255 - PICTURE if change.inverted else PICTURE)
+    findings = found(picture, changed(mask), view=View(change=change), contract=VIEWS)
+    upright = found(PICTURE, mask, contract=VIEWS)
+    assert (findings.left, findings.right, findings.symmetry) == (upright.left, upright.right, upright.symmetry)
+    told = names(findings) - names(upright)
+    assert told == {*(["turned"] if change.turns else []), *(["inverted"] if change.inverted else [])}
+
+
+def test_a_border_that_was_cut_off_takes_no_part_in_the_shares() -> None:
+    def framed(plane: np.ndarray) -> np.ndarray:
+        return cv2.copyMakeBorder(plane, 48, 48, 40, 40, cv2.BORDER_CONSTANT)
+
+    quarter = View(Border(0.25, 0.25, 0.25, 0.25))
+    findings = found(framed(PICTURE), framed(MASK), view=quarter, contract=VIEWS)
+    assert names(findings) == {"border"}
+    assert "75% of it is an empty border" in findings.flags[0].reason
+
+
+def test_what_is_no_frontal_chest_or_mirrored_is_flagged() -> None:
+    (flag,) = found(PICTURE, MASK, view=View(frontal=False, likeness=-1.5), contract=VIEWS).flags
+    assert (flag.name, "-1.50, below -0.50" in flag.reason) == ("view", True)
+    assert names(found(PICTURE, MASK, view=View(mirrored=True), contract=VIEWS)) == {"mirrored"}
+
+
+def dicom(row: str, column: str) -> Dataset:
+    dataset = Dataset()
+    dataset.PatientOrientation = [row, column]
+    return dataset
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turns", "expected"),
+    [
+        (("L", "F"), 0, False),
+        (("R", "F"), 0, True),
+        (("R", "H"), 2, False),
+        (("L", "H"), 2, True),
+        (("H", "L"), 1, False),  # lies turned clockwise
+        (("F", "R"), 3, False),
+        (("F", "R"), 0, None),
+        (("L", "F"), 1, None),  # the picture contradicts the header
+    ],
+)
+def test_the_orientation_of_a_dicom_turns_with_its_picture(
+    orientation: tuple[str, str], turns: int, expected: bool | None
+) -> None:
+    assert mirrored(dicom(*orientation), turns) is expected
+
+
 def test_proportions_are_not_judged_by_images_that_were_squashed_to_one_size() -> None:
     sizes = {"height": [512.0] * 9, "width": [512.0] * 9}
     squashed = replace(CONTRACT, training=replace(CONTRACT.training, **sizes))
@@ -217,7 +285,7 @@ def test_findings_become_plain_values() -> None:
 @pytest.mark.parametrize("shape", [(96, 80), (2400, 2000)])
 def test_the_overlay_tints_each_lung_in_its_colour_and_nothing_else(shape: tuple[int, int]) -> None:
     picture, mask = chest(3, *shape)
-    drawn = np.asarray(Image.open(io.BytesIO(overlay(Xray(picture, None, None, "png"), mask))))
+    drawn = np.asarray(Image.open(io.BytesIO(overlay(Xray(picture, None, None, "png"), mask, View()))))
     assert max(drawn.shape[:2]) == min(LARGEST_SIDE, max(shape))
     height, width = drawn.shape[:2]
     left, right = (

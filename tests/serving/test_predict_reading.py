@@ -24,6 +24,7 @@ from pydicom.uid import (
     HTJ2KLossless,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGExtended12Bit,
     JPEGLSLossless,
     RLELossless,
 )
@@ -355,6 +356,13 @@ def test_a_deflated_bomb_is_refused_before_it_has_unpacked(between: bytes, pream
     assert len(bomb) < 100_000
     with pytest.raises(ImageError, match=rf"^x\.dcm: {what}"):
         read(bomb if preamble else bomb[132:], max_megapixels=1)
+
+
+def test_a_jpeg_extended_of_12_bits_is_read() -> None:
+    y, x = np.mgrid[:96, :128]
+    pixels = ((np.sin(x / 20) + np.cos(y / 15) + 2) * 1000).astype(np.uint16)
+    found = read(dicom(pixels, JPEGExtended12Bit, BitsStored=12, HighBit=11)).pixels
+    np.testing.assert_allclose(found.astype(float), pixels.astype(float), atol=4)
 
 
 def test_a_deflated_dicom_without_a_preamble_is_read() -> None:

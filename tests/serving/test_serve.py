@@ -163,11 +163,13 @@ def test_every_answer_has_the_security_headers(service: Served, path: str) -> No
 
 
 def test_a_log_line_is_json_and_knows_no_file(service: Served) -> None:
+    before = len(service.log("request"))
     with service.client() as client:
         client.post("/predict?patient=Doe", files={"file": ("Doe^Jane.png", png(chest()), "image/png")})
         client.post("/predict", files={"file": ("Doe^Jane.png", b"%PDF-1.4", "image/png")})
         client.get("/Doe/Jane")
-    done, failed, lost = service.log("request")[-3:]
+    assert service.job.until(lambda: len(service.log("request")) >= before + 3, 20)  # written after the answer went out
+    done, failed, lost = service.log("request")[before:]
     assert (done["route"], done["status"]) == ("/predict", 200)
     assert done["model_version"]
     assert (failed["status"], lost["status"]) == (422, 404)

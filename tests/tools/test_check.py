@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ import torch
 
 from tests.conftest import Project, refused
 from tests.services import Bucket
+from tools.check import is_open
 from tools.services.checks import free_ports
 
 
@@ -52,6 +56,39 @@ def test_each_need_that_is_missing_is_told_and_the_others_are_looked_at(untraine
     assert "no object found" in found["source"][1]
     assert found["checkpoints"][1].startswith("file/x: cannot be written (Not a directory)")
     assert found["GPUs"][1].startswith(f"{more - 1} of {more} found")
+
+
+class Asks(http.server.BaseHTTPRequestHandler):
+    """Answers whoever asks, or asks for a password."""
+
+    status = 200
+
+    def do_GET(self) -> None:
+        assert "Authorization" not in self.headers
+        self.send_response(self.status)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("status", "warned"), [(200, True), (401, False)])
+def test_a_server_without_passwords_beyond_this_machine_is_warned_of(
+    status: int, warned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Asks, "status", status)
+    with http.server.ThreadingHTTPServer(("0.0.0.0", 0), Asks) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = server.server_address[1]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect(("192.0.2.1", 9))  # sends nothing; the address of this machine towards others
+            mine = probe.getsockname()[0]
+        assert is_open(f"http://user:secret@{mine}:{port}") is warned
+        assert not is_open(f"http://127.0.0.1:{port}")
+        assert not is_open(f"http://localhost:{port}")
+        server.shutdown()
+    assert not is_open("sqlite:///mlflow.db")
+    assert not is_open("http://no-such-host.invalid:5000")
 
 
 @pytest.mark.parametrize("action", ["PutObject", "GetObject"])

@@ -39,6 +39,7 @@ def pin_and_ingest(project: Project, source: object) -> tuple[str, int]:
     return read_json(raw / "cohort.json")["name"], len(pd.read_csv(raw / "manifest.csv"))
 
 
+@pytest.mark.full
 def test_folder_zip_and_s3(project: Project, bucket: Bucket, tmp_path: Path) -> None:
     folder = write_cohort(tmp_path / "chests", montgomery=2, shenzhen=3)
     archive = shutil.make_archive(str(tmp_path / "packed"), "zip", write_cohort(tmp_path / "more", 1, 2))

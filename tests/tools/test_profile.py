@@ -57,7 +57,7 @@ def test_own_choices_outlive_a_profile(params: Path) -> None:
 def test_unknown_profile_and_broken_parameters(params: Path, command: Callable[..., Any]) -> None:
     with pytest.raises(
         UserError,
-        match="unknown profile 'papr'; known are comparison, fast, folds, medium, modern, paper, small, staged",
+        match="unknown profile 'papr'; known are comparison, fast, folds, long, medium, modern, paper, small, staged",
     ):
         apply_profile("papr", params)
     params.write_text(params.read_text().replace("epochs: 12", "epochs: none"))

@@ -130,6 +130,7 @@ def test_masks_that_are_not_those_evaluated_are_not_drawn(scored: Project) -> No
     assert "predicted again, its Dice is" in refused(scored.call(keep(scored, "--arrays", str(scored.arrays))))
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_the_committed_documents_are_those_of_the_committed_rows(scored: Project) -> None:
     done = scored.call(publish_line(scored, ROOT / "results"))

@@ -13,7 +13,7 @@ from core.errors import UserError
 from core.params import read_params
 from registry.fetch import fetch
 from registry.versions import read_version
-from tests.conftest import Project
+from tests.conftest import Project, files
 from tools.show import registry_lines
 from tracking.local_store import adopt, workspace
 from tracking.store import connect, make_experiment, store_address, store_name
@@ -41,10 +41,6 @@ def offer(root: Path) -> int:
     evaluation, arrays = root / "evaluations", root / "artifacts/arrays"
     params = read_params(root / "params.yaml")
     return register(root / "models", evaluation, arrays, params, root / "registered.json").version
-
-
-def files(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def test_a_copied_clone_uses_its_own_artifacts(

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import shutil
+import socket
 import tempfile
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import urllib3
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 
 from core.errors import UserError
 from core.s3 import explain, is_s3, make_client, split_url
 from tools.check.argo import retry_policy
-from tracking.store import connect, store_name
+from tracking.store import connect, store_address, store_name
 
 if TYPE_CHECKING:
     import torch
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - no file of ours: its size is read
+ASKED = "/api/2.0/mlflow/registered-models/search"
 LARGEST_ERROR = 0.05  # of a bfloat16 product, relative to the largest entry; bfloat16 has 8 bits of precision
 
 
@@ -71,7 +77,31 @@ def _try(name: str, look: Callable[[], str]) -> Finding:
 
 def _mlflow() -> str:
     connect()
+    if is_open(store_address()):
+        return (
+            f"{store_name()}: answers. WARNING: it asks for no password: whoever reaches it can replace models, and "
+            "`mlflow.pyfunc.load_model` runs code from it; start it with --app-name basic-auth or behind a proxy"
+        )
     return f"{store_name()}: answers"
+
+
+def is_open(address: str) -> bool:
+    """Return whether a server beyond this machine answers requests that carry no credentials."""
+    url = urllib3.util.parse_url(address)
+    if url.scheme not in ("http", "https") or not url.host:
+        return False
+    try:
+        found = socket.getaddrinfo(url.host.strip("[]"), url.port, type=socket.SOCK_STREAM)
+        if all(ipaddress.ip_address(str(each[4][0])).is_loopback for each in found):
+            return False
+        asked = url._replace(auth=None, path=f"{(url.path or '').rstrip('/')}{ASKED}", query="max_results=1")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)  # nothing secret is sent
+            pool = urllib3.PoolManager(retries=urllib3.Retry(0, redirect=1), timeout=10, cert_reqs="CERT_NONE")
+            answer = pool.request("GET", asked.url)
+    except (OSError, urllib3.exceptions.HTTPError):
+        return False  # it answers MLflow's client, by another way, such as a proxy
+    return answer.status == HTTPStatus.OK
 
 
 def _source(source: str) -> str:

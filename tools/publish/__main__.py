@@ -11,9 +11,9 @@ from tools.publish import publish
 
 def main(
     results: Annotated[Path, typer.Argument(help="The folder of the studies.")] = Path("results"),
-    out: Annotated[Path, typer.Option(help="The main page; full tables are in a folder of the same name.")] = Path(
-        "docs/results.md"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The main page; full tables are in a folder of the same name.")
+    ] = Path("docs/results.md"),
 ) -> None:
     """Write docs/results.md, its figures and docs/results/STUDY.md with all tables, from the rows in results/."""
     names = publish(results, out)

@@ -1,0 +1,187 @@
+"""Attacks on what is more than one file: checkpoints, pydicom's own test files, and a service's requests."""
+
+from __future__ import annotations
+
+import random
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pydicom
+import torch
+
+from benchmarks.attack.corpus import seeds
+from benchmarks.attack.counts import Counts
+from core.errors import UserError
+from model.networks import build
+from model.training.checkpoint import STATE, CheckpointError, load_state, save_state
+from serving.xray.decoding import Decoders
+
+CONTINUE = re.compile(rb"HTTP/1\.[01] 1\d\d ")
+ANSWER = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
+SERVER_ERRORS = range(500, 600)
+ALLOWED = {503, 504}  # busy, and a decoder's time is over
+START = 60.0  # seconds for a service to be ready
+SECONDS = 20.0  # for one answer
+BOUNDARY = "attack"
+
+
+def checkpoints(count: int, seed: int) -> Counts:
+    """Flip one bit in each of ``count`` copies of a checkpoint; a copy is refused, or loads as it was."""
+    counts, chance = Counts(), random.Random(seed)
+    torch.manual_seed(0)
+    whole: dict[str, Any] = {"fingerprint": "attack", "epoch": 3, "network": build("res_unet", 1 / 16).state_dict()}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        save_state(folder, whole)
+        content = (folder / STATE).read_bytes()
+        for _ in range(count):
+            damaged = bytearray(content)
+            damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
+            (folder / STATE).write_bytes(damaged)
+            counts.add(_loads(folder, whole))
+    return counts
+
+
+def _loads(folder: Path, whole: dict[str, Any]) -> str:
+    try:
+        found = load_state(folder, "attack")
+    except CheckpointError as error:
+        return "refused" if "\n" not in str(error) else "a message of several lines"
+    except Exception as error:  # what must not happen is what is looked for
+        return f"raises {type(error).__name__}"
+    if found is None:
+        return "taken for that of another training"
+    same = found["epoch"] == 3 and all(torch.equal(found["network"][k], v) for k, v in whole["network"].items())
+    return "read" if same else "loads as something else"
+
+
+def dicoms(outcome: Callable[[Decoders, bytes], str], *folders: Path) -> Counts:
+    """Read every file that pydicom brings along for its own tests, odd, broken and of every kind, and all in folders.
+
+    Raises:
+        UserError: a folder holds no file.
+    """
+    counts = Counts()
+    with closing(Decoders(1, 60.0)) as decoders:
+        for root in (Path(pydicom.__file__).parent / "data", *folders):
+            found = sorted(path for path in root.rglob("*") if path.is_file() and path.suffix != ".py")
+            if not found:
+                raise UserError(f"{root}: holds no file")
+            for path in found:
+                counts.add(outcome(decoders, path.read_bytes()))
+    return counts
+
+
+def requests(count: int, seed: int, package: Path) -> Counts:
+    """Send ``count`` damaged requests to a service; it answers, refuses or hangs up, and is well at the end.
+
+    Raises:
+        UserError: the service does not start.
+    """
+    counts, chance = Counts(), random.Random(seed)
+    pictures = [data for kind in seeds().values() for data in kind]
+    with _service(package) as (port, log):
+        for _ in range(count):
+            counts.add(_answer(port, _damaged(chance, chance.choice(pictures))))
+        if not _ready(port):
+            counts.add("is not ready any more")
+        if "Traceback" in log.read_text():
+            counts.add("a traceback in the log")
+    return counts
+
+
+@contextmanager
+def _service(package: Path) -> Iterator[tuple[int, Path]]:
+    with tempfile.TemporaryDirectory() as scratch, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        log = Path(scratch) / "log"
+        line = [sys.executable, "-m", "serving.http", "--model", str(package), "--port", str(port), "--cache", scratch]
+        with log.open("wb") as file, subprocess.Popen(line, stdout=file, stderr=file) as process:
+            try:
+                _wait(port, process)
+                yield port, log
+            finally:
+                process.terminate()
+
+
+def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + START
+    while time.monotonic() < until and process.poll() is None:
+        if _ready(port):
+            return
+        time.sleep(0.2)
+    raise UserError("attack: the service does not start; try `defunet serve --model FOLDER` alone")
+
+
+def _ready(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/ready", timeout=SECONDS).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
+def _damaged(chance: random.Random, picture: bytes) -> bytes:
+    """Return a request for a mask of a picture, damaged in its head, its body, or between."""
+    head = (
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="x.png"\r\n'
+        "Content-Type: application/octet-stream\r\n\r\n"
+    ).encode()
+    body = head + picture + f"\r\n--{BOUNDARY}--\r\n".encode()
+    lines = [
+        chance.choice(
+            [b"POST /predict HTTP/1.1"] * 6 + [b"GET / HTTP/1.1", b"PUT /predict HTTP/1.1", b"POST /x HTTP/9.9"]
+        ),
+        b"Host: 127.0.0.1",
+        f"Content-Type: multipart/form-data; boundary={BOUNDARY}".encode(),
+        f"Content-Length: {len(body) + chance.choice([0] * 8 + [-7, 9, 10**12])}".encode(),
+        b"Connection: close",
+    ]
+    if chance.random() < 0.1:
+        lines.append(chance.choice([b"Transfer-Encoding: chunked", b"Expect: 100-continue", b"X: " + b"y" * 20_000]))
+    whole = bytearray(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+    # Mostly in the head and the form, before the pixels.
+    edge = len(whole) - len(picture) if chance.random() < 0.7 else len(whole)
+    for _ in range(chance.choice([0, 1, 1, 2, 4, 16])):
+        at = chance.randrange(min(edge, len(whole)))
+        if chance.random() < 0.2:
+            del whole[at : at + chance.randrange(1, 40)]
+        else:
+            whole[at] = chance.randrange(256)
+    return bytes(whole[: chance.randrange(1, len(whole))] if chance.random() < 0.1 else whole)
+
+
+def _answer(port: int, request: bytes) -> str:
+    """Send a request and return ``read``, ``refused``, or how the service failed."""
+    answer = b""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as connection:
+            connection.sendall(request)
+            connection.shutdown(socket.SHUT_WR)
+            while part := connection.recv(65536):
+                answer += part
+    except TimeoutError:
+        return "no answer"
+    except ConnectionRefusedError:
+        return "no service"
+    except OSError:
+        pass  # it hung up while we wrote
+    while CONTINUE.match(answer):
+        answer = answer.partition(b"\r\n\r\n")[2]
+    found = ANSWER.match(answer)
+    if found is None:
+        return "refused" if not answer else "an answer that is no HTTP"
+    status = int(found[1])
+    if status in SERVER_ERRORS and status not in ALLOWED:
+        return f"answers {status}"
+    return "read" if status < 300 else "refused"

@@ -1,0 +1,247 @@
+"""Compare a stream of predictions with the images that the model was trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from core.errors import UserError
+from model.inference.package import PERCENTILES, Training
+
+Floats = npt.NDArray[np.float64]
+# Figures of a prediction, with the field of the contract's training statistics that each is compared with. Areas are
+# by the picture's sides in the contract and by the patient's here. Solidity is left out, because predicted outlines are
+# smoother than those of the training masks.
+FIGURES = {
+    "grey_mean": "mean",
+    "grey_deviation": "deviation",
+    "lung_area": "lung_area",
+    "right_area": "left_area",
+    "left_area": "right_area",
+    "symmetry": "symmetry",
+    "uncertain": "uncertain",
+    "height": "height",
+    "width": "width",
+}
+UNKNOWN = "unknown"  # device or day
+RECENT = 100  # the last pictures of a device, over which its stability index is computed
+FEW = 50  # of fewer pictures the index is large by chance
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A prediction: day, device, whether it has flags, and its figures; NaN where one is unknown."""
+
+    day: str
+    device: str
+    flagged: bool
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """The first window of a device in which a figure is not that of the training images.
+
+    Attributes:
+        device: the device.
+        day: day of the window's last picture.
+        picture: number of that picture among the device's, from 1.
+        figure: a key of :data:`FIGURES`.
+        p: p-value of the test.
+        level: significance level of this look, see :func:`watch`.
+        expected: the training images' median.
+        seen: the window's median.
+    """
+
+    device: str
+    day: str
+    picture: int
+    figure: str
+    p: float
+    level: float
+    expected: float
+    seen: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """The predictions of one device on one day.
+
+    Attributes:
+        device, day: which.
+        pictures: how many.
+        flagged: share with flags, 0 to 1.
+        medians: medians of the figures.
+    """
+
+    device: str
+    day: str
+    pictures: int
+    flagged: float
+    medians: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What was found.
+
+    Attributes:
+        alarms: at most one a device.
+        groups: the predictions by device and day.
+        psi: for each device the population stability index of each figure, over its last :data:`RECENT` pictures;
+            empty for a device with fewer than :data:`FEW`.
+    """
+
+    alarms: list[Alarm]
+    groups: list[Group]
+    psi: dict[str, dict[str, float]]
+
+
+def read(paths: Iterable[Path]) -> list[Observed]:
+    """Read predictions: ``results.json`` of predict, its folder, or what ``serve --record`` wrote.
+
+    Failed pictures are left out.
+
+    Raises:
+        UserError: a file is missing or has no predictions.
+    """
+    return [_observed(row, path) for path in paths for row in _rows(path) if row.get("status", "ok") == "ok"]
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    file = path / "results.json" if path.is_dir() else path
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    try:
+        if file.suffix == ".jsonl":
+            yield from map(json.loads, text.splitlines())
+        else:
+            yield from sorted(json.loads(text)["results"], key=lambda row: (row.get("day", ""), row["file"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: no results.json of predict and no record of serve") from error
+
+
+def _observed(row: dict[str, Any], path: Path) -> Observed:
+    try:
+        values = {
+            **{name: row[name] for name in ("grey_mean", "grey_deviation", "uncertain", "height", "width")},
+            "symmetry": row["symmetry"],
+            "lung_area": row["lungs"]["share"],
+            "left_area": row["left"]["share"],
+            "right_area": row["right"]["share"],
+        }
+        figures = {name: np.nan if value is None else float(value) for name, value in values.items()}
+        return Observed(str(row["day"]) or UNKNOWN, str(row["device"]) or UNKNOWN, bool(row["flags"]), figures)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: predictions without {error}: made by an earlier release; predict again") from error
+
+
+def watch(observed: Sequence[Observed], training: Training, window: int = 25, level: float = 0.01) -> Drift:
+    """Test whether predictions look like those of the training images.
+
+    Each device is a stream of its own, in the order of the predictions. After every ``window`` pictures each figure of
+    these pictures is compared with the training images' by the two-sample Kolmogorov-Smirnov test. The level is shared
+    among devices, figures and looks: look k has 1 / (k (k + 1)) of it, which sums to 1, so that a stream without a
+    change gives an alarm with at most this probability, however long it is (Bonferroni).
+
+    Args:
+        observed: the predictions.
+        training: the contract's statistics; the training images' figures are read off its percentiles.
+        window: pictures between two looks.
+        level: probability of an alarm without a change, 0 to 1.
+    """
+    samples = {name: _sample(training, field) for name, field in FIGURES.items()}
+    # Images that were resized to one size beforehand say nothing of sizes.
+    reference = {name: values for name, values in samples.items() if len(values) and values[0] < values[-1]}
+    streams: dict[str, list[Observed]] = {}
+    for each in observed:
+        streams.setdefault(each.device, []).append(each)
+    alarms = [
+        alarm
+        for device, stream in sorted(streams.items())
+        if (alarm := _first_alarm(device, stream, reference, window, level / len(streams))) is not None
+    ]
+    indices = {
+        device: _indices(stream[-RECENT:], training, reference) if len(stream) >= FEW else {}
+        for device, stream in sorted(streams.items())
+    }
+    return Drift(alarms, list(_groups(observed)), indices)
+
+
+def _indices(part: Sequence[Observed], training: Training, names: Iterable[str]) -> dict[str, float]:
+    known = {name: _known(part, name) for name in names}
+    return {name: psi(values, getattr(training, FIGURES[name])) for name, values in known.items() if len(values)}
+
+
+def _sample(training: Training, field: str) -> Floats:
+    """Return as many values as there are images behind the percentiles, read off them by linear interpolation."""
+    count = training.validated if field == "uncertain" else training.images
+    shares = (np.arange(count) + 0.5) / max(1, count) * 100
+    values: Floats = np.interp(shares, PERCENTILES, getattr(training, field))
+    return values
+
+
+def _first_alarm(
+    device: str, stream: Sequence[Observed], reference: dict[str, Floats], window: int, level: float
+) -> Alarm | None:
+    from scipy.stats import ks_2samp
+
+    for look, end in enumerate(range(window, len(stream) + 1, window), 1):
+        share = level / (look * (look + 1) * max(1, len(reference)))
+        part = stream[end - window : end]
+        tested = []
+        for name, expected in reference.items():
+            values = _known(part, name)
+            if len(values):
+                tested.append((float(ks_2samp(values, expected).pvalue), name, values))
+        p, name, values = min(tested, key=lambda each: each[0], default=(1.0, "", np.zeros(0)))
+        if p < share:
+            medians = float(np.median(reference[name])), float(np.median(values))
+            return Alarm(device, part[-1].day, end, name, p, share, *medians)
+    return None
+
+
+def _known(part: Sequence[Observed], name: str) -> Floats:
+    values: Floats = np.array([each.figures[name] for each in part])
+    known: Floats = values[np.isfinite(values)]
+    return known
+
+
+def _groups(observed: Sequence[Observed]) -> Iterator[Group]:
+    groups: dict[tuple[str, str], list[Observed]] = {}
+    for each in observed:
+        groups.setdefault((each.device, each.day), []).append(each)
+    for (device, day), part in sorted(groups.items()):
+        known = {name: _known(part, name) for name in FIGURES}
+        yield Group(
+            device,
+            day,
+            len(part),
+            float(np.mean([each.flagged for each in part])),
+            {name: float(np.median(values)) for name, values in known.items() if len(values)},
+        )
+
+
+def psi(values: Floats, percentiles: Sequence[float]) -> float:
+    """Return the population stability index of values against the training images' percentiles.
+
+    The sum over bins of (seen - expected) ln(seen / expected), where the bins are the training images' quarters; below
+    0.1 is usually taken as no change, above 0.25 as a large one. An empty bin counts as half a value. Source: Siddiqi,
+    "Credit Risk Scorecards", 2006.
+
+    Args:
+        values: float64 (N,).
+        percentiles: at :data:`model.inference.package.PERCENTILES`.
+    """
+    edges = [percentiles[PERCENTILES.index(each)] for each in (25, 50, 75)]
+    counted = np.maximum(np.bincount(np.searchsorted(edges, values), minlength=4), 0.5)
+    seen = counted / counted.sum()
+    return float(np.sum((seen - 0.25) * np.log(seen / 0.25)))

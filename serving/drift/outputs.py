@@ -1,0 +1,140 @@
+"""What ``defunet drift`` prints and writes: lines, a page, JSON, and gauges for Prometheus."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from core.errors import UserError
+from core.files import write_file, write_json
+from core.templating import environment
+from core.terminal import printable
+from model.inference.package import PERCENTILES, Training
+from serving.drift import FIGURES, RECENT, Alarm, Drift
+
+P5, MEDIAN, P95 = (PERCENTILES.index(each) for each in (5, 50, 95))
+CHANGED, MUCH = 0.1, 0.25  # population stability index
+PAGE, DOCUMENT = "drift.html", "drift.json"
+TITLES = {
+    "grey_mean": "mean grey value",
+    "grey_deviation": "deviation of grey values",
+    "lung_area": "lungs, share of the picture",
+    "right_area": "right lung, share of the picture",
+    "left_area": "left lung, share of the picture",
+    "symmetry": "smaller lung / larger lung",
+    "uncertain": "uncertain share of the picture",
+    "height": "height, pixels",
+    "width": "width, pixels",
+}
+
+
+def sentence(alarm: Alarm) -> str:
+    """Return an alarm in one sentence."""
+    return (
+        f"{printable(alarm.device)}: {TITLES[alarm.figure]} is {alarm.seen:.4g}, in training {alarm.expected:.4g} "
+        f"(medians), up to picture {alarm.picture} on {printable(alarm.day)}; "
+        f"p = {alarm.p:.1g}, below {alarm.level:.1g}"
+    )
+
+
+def lines(found: Drift, count: int, window: int) -> Iterator[str]:
+    """Yield what is printed: one line a device and day, the alarms, and a summary."""
+    for group in found.groups:
+        place = f"{printable(group.device)}, {printable(group.day)}"
+        pictures = "1 picture" if group.pictures == 1 else f"{group.pictures} pictures"
+        yield f"{place}: {pictures}, {group.flagged:.0%} with flags"
+    for device, indices in found.psi.items():
+        for name, value in sorted(indices.items(), key=lambda each: -each[1])[:1]:
+            yield f"{printable(device)}, last {RECENT} pictures: PSI at most {value:.2f} ({TITLES[name]})"
+    for alarm in found.alarms:
+        yield f"alarm: {sentence(alarm)}"
+    devices = len({group.device for group in found.groups})
+    alarms = f"{len(found.alarms)} of {devices} devices with an alarm" if found.alarms else "no alarm"
+    yield f"{count} predictions, tested in windows of {window}: {alarms}"
+
+
+def write_page(found: Drift, training: Training, window: int, level: float, out: Path) -> Path:
+    """Write ``drift.html``, one file that needs no network, and ``drift.json``; return the page's path.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: the folder cannot be made ({error.strerror}); choose another --out") from error
+    write_json(out / DOCUMENT, asdict(found) | {"window": window, "level": level})
+    template = environment(Path(__file__).with_name("templates"), html=True).get_template("drift.html.j2")
+    text = template.render(
+        alarms=[sentence(alarm) for alarm in found.alarms],
+        groups=found.groups,
+        psi=found.psi,
+        titles=TITLES,
+        recent=RECENT,
+        charts=[(TITLES[name], _chart(found, training, name)) for name in FIGURES],
+        window=window,
+        level=level,
+        changed=CHANGED,
+        much=MUCH,
+    )
+    with write_file(out / PAGE) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return out / PAGE
+
+
+def _chart(found: Drift, training: Training, name: str) -> str:
+    """Return an SVG: a figure's medians by day, one line a device, over the training images' 5th to 95th percentile."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    days = sorted({group.day for group in found.groups})
+    expected = getattr(training, FIGURES[name])
+    # Text stays text, and equal figures give equal bytes.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9}):
+        figure = Figure(figsize=(5, 2.2), layout="constrained")
+        axes = figure.subplots()
+        axes.axhspan(expected[P5], expected[P95], color="0.88", label="training, 5 to 95 %")
+        axes.axhline(expected[MEDIAN], color="0.6", linewidth=1)
+        for device in sorted({group.device for group in found.groups}):
+            points = [group for group in found.groups if group.device == device and name in group.medians]
+            places = [days.index(group.day) for group in points]
+            label = printable(device).replace("$", r"\$")  # a dollar sign begins no formula
+            axes.plot(places, [group.medians[name] for group in points], marker="o", markersize=3, label=label)
+        for alarm in found.alarms:
+            if alarm.figure == name:
+                axes.axvline(days.index(alarm.day), color="crimson", linewidth=1, linestyle="--")
+        shown = range(0, len(days), max(1, len(days) // 4))
+        axes.set_xticks(list(shown), [printable(days[number]) for number in shown])
+        axes.legend(fontsize=7)
+        drawn = io.StringIO()
+        figure.savefig(drawn, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = drawn.getvalue()
+    return text[text.index("<svg") :]
+
+
+def write_gauges(found: Drift, file: Path) -> None:
+    """Write gauges in Prometheus' text format: each device's alarm, pictures and stability indices.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    from prometheus_client import CollectorRegistry, Gauge
+    from prometheus_client.exposition import generate_latest
+
+    registry = CollectorRegistry()
+    alarm = Gauge("defunet_drift_alarm", "Whether a device has an alarm.", ["device"], registry=registry)
+    pictures = Gauge("defunet_drift_pictures", "Predictions of a device.", ["device"], registry=registry)
+    psi = Gauge(
+        "defunet_drift_psi", "Population stability index of the last pictures.", ["device", "figure"], registry=registry
+    )
+    alarmed = {each.device for each in found.alarms}
+    for device, indices in found.psi.items():
+        for name, value in indices.items():
+            psi.labels(device, name).set(value)
+    for group in found.groups:
+        pictures.labels(group.device).inc(group.pictures)
+        alarm.labels(group.device).set(group.device in alarmed)
+    with write_file(file) as partial:
+        partial.write_bytes(generate_latest(registry))

@@ -1,0 +1,33 @@
+"""The machine that made an X-ray, and the day."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+KEYWORDS = ("Manufacturer", "ManufacturerModelName")  # the DICOM attributes that :func:`device` reads
+DAYS = ("AcquisitionDate", "ContentDate", "SeriesDate", "StudyDate")
+
+
+def device(dataset: Dataset | None) -> str:
+    """Return manufacturer and model of the machine; empty if unknown."""
+    return " ".join(text for text in _texts(dataset, KEYWORDS) if text)
+
+
+def taken(dataset: Dataset | None) -> str:
+    """Return the day of the X-ray as ``2026-11-30``; empty if the header has no valid one."""
+    for text in _texts(dataset, DAYS):
+        with suppress(ValueError):
+            return datetime.strptime(text.replace(".", ""), "%Y%m%d").date().isoformat()
+    return ""
+
+
+def _texts(dataset: Dataset | None, keywords: Sequence[str]) -> list[str]:
+    """Return the values that are one text each; of another type they are not what the standard says."""
+    values = [dataset.get(keyword) for keyword in keywords] if dataset else []
+    return [value.strip() for value in values if isinstance(value, str)]
