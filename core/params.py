@@ -174,6 +174,13 @@ class RegisterParams(Section):
     )
 
 
+class ShadowParams(Section):
+    """What ``defunet serve --shadow`` must have seen of a challenger."""
+
+    agreement: Fraction = Field(description="least mean Dice between the masks of challenger and champion")
+    at_least: Annotated[int, Field(ge=1)] = Field(description="least number of pictures that both have answered")
+
+
 class PromotionParams(Section):
     """Rules of the promotion gate for a challenger; Dice is the mean over test images, original masks."""
 
@@ -186,6 +193,9 @@ class PromotionParams(Section):
     seed: Annotated[int, Field(ge=0)] = Field(description="seed of the bootstrap")
     lock: Annotated[float, Field(ge=1)] = Field(
         description="seconds after which the promotion lock of a dead process expires"
+    )
+    shadow: ShadowParams | None = Field(
+        default=None, description="agreement with the champion in production, {agreement: 0.97, at_least: 200}"
     )
 
 

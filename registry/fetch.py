@@ -24,6 +24,10 @@ PACKAGE = "package"  # name of the package in the artifacts of the logged model
 NESTED = f"artifacts/{PACKAGE}"  # its folder in an MLflow model
 
 
+class NoVersionError(UserError):
+    """No version of a model has the alias."""
+
+
 def fetch(uri: str, to: Path, mark: str = "", signatures: str = AUTO) -> Path:
     """Return a package's folder; a registered version is downloaded first.
 
@@ -69,13 +73,13 @@ def version_of(client: MlflowClient, name: str, alias: str) -> str:
     """Return the version number of an alias.
 
     Raises:
-        UserError: no version has the alias.
+        NoVersionError: no version has the alias.
         MlflowException: the registry does not answer, or has no such model.
     """
     aliases = client.get_registered_model(name).aliases
     if alias not in aliases:
         there = " or ".join(f"models:/{name}@{each}" for each in sorted(aliases)) or "another model"
-        raise UserError(
+        raise NoVersionError(
             f"models:/{name}@{alias}: no version is {alias} yet; promote one (`make promote`), or use {there}"
         )
     return str(aliases[alias])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from core.errors import UserError
 from core.params import Params, RegistryParams
-from registry import CHAMPION, answered, history
+from registry import CHAMPION, answered, history, shadow
 from registry.lock import PromotionLock, UnconfirmedError, promotion_lock
 from registry.versions import TrainedOn, Version, read_aliases, read_champion, read_version, splits_digest, trained_on
 from tracking.store import connect
@@ -186,7 +186,8 @@ def _gate(
         except UserError as error:
             doubts.append(str(error))
     gone = _rolled_back(client, challenger, champion)
-    rules, groups = judge(ours, theirs, champion, doubts, gone, params.promotion)
+    seen = shadow.read(challenger.tags, champion.number) if champion else None
+    rules, groups = judge(ours, theirs, champion, doubts, gone, params.promotion, seen)
     how = {"challenger": ours.how} | ({"champion": theirs.how} if theirs else {})
     return Gate(challenger, champion, _about(known, test) | how, rules, groups)
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from components.promote.scoring import Scored
-from core.params import PromotionParams
+from core.params import PromotionParams, ShadowParams
 from core.results import Row
 from model.metrics import PairedDifference, paired_difference
+from registry.shadow import Agreement
 from registry.versions import Version
 
 
@@ -102,6 +103,7 @@ def judge(
     doubts: list[str],
     rolled_back: str,
     params: PromotionParams,
+    shadow: Agreement | None = None,
 ) -> tuple[list[Rule], list[Group]]:
     """Evaluate all rules for a challenger.
 
@@ -112,6 +114,7 @@ def judge(
         doubts: reasons against a fair comparison with the champion; empty for none.
         rolled_back: when, by whom and why the challenger was rolled back and not promoted since; else empty.
         params: the bounds.
+        shadow: what services have counted of the challenger beside the champion; None for nothing.
 
     Returns:
         The rules, and the comparison with all images first.
@@ -141,6 +144,8 @@ def judge(
             not doubts,
         )
     )
+    if params.shadow:
+        rules.append(_in_shadow(shadow or Agreement(against=rival.number), params.shadow))
     if champion is None:
         return rules, groups
     every = groups[0]
@@ -163,6 +168,21 @@ def judge(
         if group.site != "all" and group.label != "all"
     ]
     return rules, groups
+
+
+def _in_shadow(seen: Agreement, asked: ShadowParams) -> Rule:
+    """Return the rule on a challenger's agreement with the champion in production."""
+    found = f"{seen.mean:.4f} on {seen.pictures} pictures" if seen.mean is not None else "no picture"
+    found += f", {seen.errors} errors" if seen.errors else ""
+    found += f"; canary taken back: {seen.withdrawn}" if seen.withdrawn else ""
+    enough = seen.mean is not None and seen.pictures >= asked.at_least and seen.mean >= asked.agreement
+    return Rule(
+        "shadow",
+        f"mean Dice with the champion's masks at least {asked.agreement:.4f} on at least {asked.at_least} pictures "
+        "of production (defunet serve --shadow), canary not taken back",
+        found,
+        enough and not seen.withdrawn,
+    )
 
 
 def _found(group: Group) -> str:

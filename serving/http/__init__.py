@@ -51,6 +51,8 @@ def serve(settings: Settings, log_level: str = "info") -> None:
             if service.loader.model is None:
                 service.loader.first()
             service.loader.start()
+            if service.shadow:
+                service.shadow.start()
         except BaseException as error:
             failed.append(error)
             server.should_exit = True

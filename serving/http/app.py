@@ -121,10 +121,10 @@ def _watching(app: FastAPI, service: Service) -> None:
         responses={503: {"description": "no model loaded yet, or stopping"}},
     )
     async def ready() -> JSONResponse:
-        return JSONResponse(
-            {"ready": service.ready, "stopping": service.stopping, **service.loader.status()},
-            200 if service.ready else 503,
-        )
+        state = {"ready": service.ready, "stopping": service.stopping, **service.loader.status()}
+        if service.shadow:
+            state["shadow"] = service.shadow.status()
+        return JSONResponse(state, 200 if service.ready else 503)
 
     @app.get("/metrics", summary="Counters for Prometheus", response_class=Response)
     async def metrics() -> Response:

@@ -107,15 +107,41 @@ def serve(
             "defunet drift.",
         ),
     ] = _D.record,
+    shadow: Annotated[
+        str | None,
+        typer.Option(
+            envvar="DEFUNET_SHADOW",
+            help="A second model, for example models:/NAME@challenger (followed). Both answer; the first one's answer "
+            "goes out, and their agreement is counted.",
+        ),
+    ] = _D.shadow,
+    canary: Annotated[
+        float,
+        typer.Option(min=0, max=100, help="Percent of the pictures that get the answer of --shadow."),
+    ] = _D.canary,
+    canary_flags: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="The canary is taken back if its share of flagged pictures exceeds the champion's by more.",
+        ),
+    ] = _D.canary_flags,
+    canary_errors: Annotated[
+        float, typer.Option(min=0, max=1, help="The canary is taken back if it fails on a larger share of pictures.")
+    ] = _D.canary_errors,
     log_level: Annotated[Literal["debug", "info", "warning", "error"], typer.Option(help="Level of the log.")] = "info",
 ) -> None:
     """Segment X-rays over HTTP, with a page to look at them; follows promotions without a restart."""
     if engine not in ("auto", *ENGINES):
         raise typer.BadParameter(f"no engine {engine!r}; there are auto, {', '.join(ENGINES)}", param_hint="--engine")
+    if canary and shadow is None:
+        raise typer.BadParameter("names no model: add --shadow models:/NAME@challenger", param_hint="--canary")
     given = {name: value for name, value in locals().items() if name != "log_level"}
     given["allowed_hosts"] = tuple(allowed_hosts or ())
     from registry import signatures as configured
-    from registry.pretrained import model_or_default
+    from registry.pretrained import model_or_default, named
 
+    given["shadow"] = shadow if shadow is None else named(shadow)
     given |= {"model": model_or_default(model), "signatures": signatures or configured()}
     run_service(Settings(**given), log_level)

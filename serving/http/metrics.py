@@ -43,27 +43,64 @@ class Metrics:
         self._queue = Gauge("defunet_queue_length", "Images that wait for a batch.", registry=self._registry)
         self.in_flight = Gauge("defunet_predictions_in_flight", "Images in flight.", registry=self._registry)
         self.flags = Counter("defunet_flags", "Quality flags raised.", ["flag"], registry=self._registry)
-        self._model = Gauge(
-            "defunet_model_info", "The model in use: always 1.", ["name", "version", "engine"], registry=self._registry
-        )
-        self.registry_up = Gauge(
-            "defunet_registry_up", "Whether the last poll of the registry succeeded.", registry=self._registry
-        )
-        self.load_failures = Counter(
-            "defunet_model_load_failures", "Versions that could not be loaded.", registry=self._registry
-        )
-        self.swaps = Counter("defunet_model_swaps", "Versions loaded and activated.", registry=self._registry)
+        self.model = ModelMetrics("defunet", self._registry)
 
     def watch_queue(self, length: Callable[[], int]) -> None:
         """Set the function that returns the queue's length; it is called at each scrape."""
         self._queue.set_function(length)
 
-    def use(self, name: str, version: str, engine: str) -> None:
-        """Set the model in use and count the swap."""
-        self._model.clear()
-        self._model.labels(name, version, engine).set(1)
-        self.swaps.inc()
+    def shadow(self) -> ShadowMetrics:
+        """Add the metrics of a model in shadow; at most once."""
+        return ShadowMetrics(self._registry)
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
+
+
+class ModelMetrics:
+    """The metrics of a followed model; ``prefix`` begins their names."""
+
+    def __init__(self, prefix: str, registry: CollectorRegistry) -> None:
+        self._info = Gauge(
+            f"{prefix}_model_info", "The model in use: always 1.", ["name", "version", "engine"], registry=registry
+        )
+        self.registry_up = Gauge(
+            f"{prefix}_registry_up", "Whether the last poll of the registry succeeded.", registry=registry
+        )
+        self.load_failures = Counter(
+            f"{prefix}_model_load_failures", "Versions that could not be loaded.", registry=registry
+        )
+        self.swaps = Counter(f"{prefix}_model_swaps", "Versions loaded and activated.", registry=registry)
+
+    def use(self, name: str, version: str, engine: str) -> None:
+        """Set the model in use and count the swap."""
+        self._info.clear()
+        self._info.labels(name, version, engine).set(1)
+        self.swaps.inc()
+
+    def use_none(self) -> None:
+        """Remove the model in use."""
+        self._info.clear()
+
+
+class ShadowMetrics:
+    """The metrics of a model that answers beside the champion."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.model = ModelMetrics("defunet_shadow", registry)
+        self.agreement = Histogram(
+            "defunet_shadow_agreement",
+            "Dice between the masks of both models.",
+            buckets=(0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 1),
+            registry=registry,
+        )
+        self.errors = Counter("defunet_shadow_errors", "Pictures on which only the shadow failed.", registry=registry)
+        self.skipped = Counter(
+            "defunet_shadow_skipped", "Pictures that were not compared: too many waited.", registry=registry
+        )
+        self.flagged = Counter(
+            "defunet_shadow_flagged", "Compared pictures with a quality flag.", ["model"], registry=registry
+        )
+        self.answers = Counter("defunet_canary_answers", "Answers of the shadow that went out.", registry=registry)
+        self.withdrawn = Gauge("defunet_canary_withdrawn", "1 after the canary was taken back.", registry=registry)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from core.errors import UserError
 from core.files import sha256
 from model.threads import wanted
+from registry.fetch import NoVersionError
 from serving.http.cache import Cache
 from serving.http.logs import say
-from serving.http.metrics import Metrics
+from serving.http.metrics import ModelMetrics
 from tracking.store import REGISTERED, answered, connect, first_line
 
 if TYPE_CHECKING:
@@ -58,10 +59,16 @@ class ModelLoader:
 
     A new version replaces the model in use only after it has been loaded and tested. If the registry is down or a
     version fails to load, the current model stays in use and :meth:`status` has the error.
+
+    Args:
+        settings: see :class:`Settings`.
+        metrics: metrics of this model.
+        optional: there need not be a model. If no version has the alias, or the first version does not load, there is
+            none until a later poll finds one.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self._settings, self._metrics = settings, metrics
+    def __init__(self, settings: Settings, metrics: ModelMetrics, *, optional: bool = False) -> None:
+        self._settings, self._metrics, self._optional = settings, metrics, optional
         self._asked = REGISTERED.fullmatch(settings.model)
         self._cache = Cache(settings.cache, settings.signatures)
         self._model: Loaded | None = None
@@ -99,9 +106,12 @@ class ModelLoader:
         """Load the first model.
 
         Raises:
-            UserError: the model cannot be found or loaded.
+            UserError: the model cannot be found or loaded, and is not optional.
         """
-        self._use(*self._wanted())
+        if self._optional:
+            self._poll()
+        else:
+            self._use(*self._wanted())
 
     def start(self) -> None:
         """Start following the alias; does nothing for a fixed version or a folder."""
@@ -114,17 +124,32 @@ class ModelLoader:
 
     def _follow(self) -> None:
         while not self._stop.wait(self._settings.poll):
-            # An error of the registry must not stop the model in use.
-            try:
-                name, version = self._wanted()
-            except Exception as error:
-                self._record_poll(False, first_line(error))
-                continue
+            self._poll()
+
+    def _poll(self) -> None:
+        # An error of the registry must not stop the model in use.
+        try:
+            name, version = self._wanted()
+        except NoVersionError as error:
+            self._record_poll(True)
+            self._use_none(error)
+        except Exception as error:
+            self._record_poll(False, first_line(error))
+        else:
             self._switch_to(name, version)
+
+    def _use_none(self, why: NoVersionError) -> None:
+        """Stop using an optional model whose alias is gone; another one stays in use."""
+        if not self._optional:
+            self._record_poll(False, first_line(why))
+        elif self._model is not None:
+            say("model no longer used", model=self._model.name, version=self._model.version, reason=first_line(why))
+            self._model = None
+            self._metrics.use_none()
 
     def _switch_to(self, name: str, version: str) -> None:
         """Load a version if it differs from the one in use and is not waiting for a retry."""
-        if version == self.current().version:
+        if self._model is not None and version == self._model.version:
             self._failed = None
             return
         failures = self._failed["attempts"] if self._failed and self._failed["version"] == version else 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import HTTPException, Request
 
@@ -21,9 +21,14 @@ from serving.http.metrics import Metrics
 from serving.http.model_loader import Loaded, ModelLoader
 from serving.http.record import Record
 from serving.http.settings import Settings
+from serving.http.shadow import Answered, Shadow
 from serving.xray.decoding import Decoders
 from serving.xray.device import KEYWORDS as DEVICE
 from serving.xray.sides import KEYWORDS
+
+if TYPE_CHECKING:
+    from model.inference.package import Segmentation
+    from serving.xray.reading import Xray
 
 NAME = "the file"  # messages and logs must not have the real file name: it may be patient data
 MOST_READERS = 4  # limit on the threads that decode and describe, as each may hold an image of the largest size
@@ -44,7 +49,7 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.record = Record(settings.record)  # before any thread: it may refuse
         self.settings, self.metrics = settings, Metrics()
-        self.loader = ModelLoader(settings, self.metrics)
+        self.loader = ModelLoader(settings, self.metrics.model)
         self.batcher = Batcher(
             self.loader.current,
             settings.max_batch,
@@ -55,6 +60,7 @@ class Service:
         self.metrics.watch_queue(lambda: len(self.batcher))
         count = min(MOST_READERS, cores())
         self.readers = ThreadPoolExecutor(count, thread_name_prefix="read")
+        self.shadow = Shadow(settings, self.metrics, self.readers.submit) if settings.shadow else None
         # Other keywords may be patient data.
         self.decoders = Decoders(count, settings.max_megapixels, (*KEYWORDS, *DEVICE))
         of_one = None if settings.behind_proxy else settings.max_mb_a_client * MEGA
@@ -73,11 +79,15 @@ class Service:
         """Start stopping: :attr:`ready` becomes False and queued images run at once."""
         self.stopping = True
         self.batcher.hurry()
+        if self.shadow:
+            self.shadow.hurry()
 
     def close(self) -> None:
         """Stop the threads and processes, after the server has answered all requests."""
         self.loader.stop()
         self.batcher.close()
+        if self.shadow:
+            self.shadow.close()
         self.readers.shutdown()
         self.decoders.close()
         self.record.close()
@@ -111,18 +121,41 @@ class Service:
         except ImageError as error:
             raise answers.refusal(error) from error
         pixels.take(xray.pixels.size)
-        model, segmentation = await asyncio.wrap_future(self.batcher.submit(xray.pixels))
+        champion = self.batcher.submit(xray.pixels)
+        canary = None
+        if self.shadow and await self._run(self.shadow.takes, xray.pixels, self.loader.model):
+            canary = self.shadow.submit(xray.pixels)
+        model, segmentation = await asyncio.wrap_future(champion)
+        answered = Answered(model, segmentation, await self._run(describe, segmentation, xray, model.package.contract))
+        if self.shadow and canary:
+            answered = await self._of_canary(self.shadow, canary, xray, answered)
+        elif self.shadow:
+            self.shadow.follow(xray, answered)
+        found = answered.findings
 
         def finish() -> Done:
-            found = describe(segmentation, xray, model.package.contract)
-            names = [flag.name for flag in found.flags]
-            self.record.add(found, device(xray.dicom), model)
-            return Done(answers.make(form, include, xray, segmentation, found, model), model, names)
+            self.record.add(found, device(xray.dicom), answered.model)
+            answer = answers.make(form, include, xray, answered.segmentation, found, answered.model)
+            return Done(answer, answered.model, [flag.name for flag in found.flags])
 
         done: Done = await self._run(finish)
         for flag in done.flags:
             self.metrics.flags.labels(flag).inc()
         return done
+
+    async def _of_canary(
+        self, shadow: Shadow, canary: Future[tuple[Loaded, Segmentation]], xray: Xray, champion: Answered
+    ) -> Answered:
+        """Return the shadow's answer, or the champion's if the shadow fails or is late."""
+        try:
+            async with asyncio.timeout(self.settings.request_timeout / 3):
+                model, segmentation = await asyncio.wrap_future(canary)
+            found: Answered = await self._run(shadow.compare, xray, champion, model, segmentation)
+        except Exception as error:  # whatever a model raises: the champion's answer is there
+            await self._run(shadow.failed, champion, error)
+            return champion
+        shadow.metrics.answers.inc()
+        return found
 
     async def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.readers, function, *arguments)

@@ -42,6 +42,10 @@ class Settings:
         poll: seconds between two polls of the registry.
         cache: folder of the downloaded versions.
         signatures: as for :func:`registry.seal.verify`.
+        shadow: a second model, as ``model``; both answer, and their agreement is counted. None: no second model.
+        canary: share of requests that get the answer of the model in shadow, in percent.
+        canary_flags: the canary is taken back if the share of its masks with a flag exceeds the champion's by more.
+        canary_errors: the canary is taken back if it fails on a larger share of pictures.
         record: file to which one line of findings is appended for each prediction; None: none is kept.
     """
 
@@ -77,3 +81,7 @@ class Settings:
     cache: Path = Path("build/serve")
     signatures: str = "auto"
     record: Path | None = None
+    shadow: str | None = None
+    canary: float = 0
+    canary_flags: float = 0.05
+    canary_errors: float = 0.01
