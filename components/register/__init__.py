@@ -11,6 +11,7 @@ import numpy as np
 
 from components.register.build import CODE, REQUIREMENTS, build
 from components.register.challenger import offer, registered_already
+from components.register.description import describe_version
 from core.cell import ROWS, SPLIT, SUMMARY, Cell
 from core.cohort import Arrays, read_split
 from core.errors import UserError
@@ -113,6 +114,8 @@ def register(models: Path, evaluations: Path, arrays: Path, params: Params, out:
             example = cohort.images[0].astype(np.float32)
             number, run_id = _register(client, name, package, example, params, tags, run_id)
             verb = "is registered as"
+        card = (package / "README.md").read_text()
+    describe_version(client, name, number, card, params.register_.experiment)
     moved, why = offer(client, name, number, params.register_.challenger)
     version = RegisteredVersion(
         name=name,

@@ -18,9 +18,12 @@ import httpx
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from components.evaluate import CODE as EVALUATION_CODE
 from components.register import register
+from components.register.description import EXPERIMENT, LONGEST, MODEL, SECTIONS, WHOLE, abridged
 from components.train import CODE as TRAINING_CODE
 from core.cell import ROWS, SUMMARY, Cell
 from core.cohort import Arrays, read_split
@@ -146,6 +149,40 @@ def test_version_says_where_it_comes_from(registered: Project, trained: Trained)
     assert run.info.status == "FINISHED"
     (before,) = trained.project.runs()
     assert run.info.end_time == before.info.end_time  # registering is none of the training's time
+
+
+def test_the_registrys_pages_show_the_card_and_say_what_they_are(
+    registered: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", registered.store)
+    client = registered.client()
+    version = client.get_model_version(NAME, "1")
+    card = (fetch(f"models:/{NAME}/1", tmp_path) / "README.md").read_text()
+    shown = version.description
+    assert shown == abridged(card)
+    (dice,) = [line for line in card.splitlines() if line.startswith("| original | all | all |")]
+    assert dice in shown
+    assert shown.startswith(f"# {NAME}: defu_net, mixed, seed 0\n")
+    for absent in ("pipeline_tag", "```python"):
+        assert absent in card
+        assert absent not in shown
+    assert client.get_registered_model(NAME).description == MODEL
+    run = client.get_run(version.run_id)
+    assert client.get_experiment(run.info.experiment_id).tags["mlflow.note.content"] == EXPERIMENT
+
+
+@given(st.lists(st.integers(0, 3000), min_size=6, max_size=6))
+def test_a_description_fits_and_begins_with_the_figures(lengths: list[int]) -> None:
+    sections = dict(zip(sorted(SECTIONS), lengths, strict=True))
+    card = "---\ntags: []\n---\n\n# name\n\nIn a sentence.\n\n## Use\n\ncode\n\n" + "\n\n".join(
+        f"## {name}\n\n{'x' * length}" for name, length in sections.items()
+    )
+    shown = abridged(card)
+    assert len(shown) <= LONGEST
+    assert shown.startswith("# name\n\nIn a sentence.\n\n## How good it is")
+    assert shown.endswith(WHOLE)
+    left_out = [name for name in SECTIONS if f"## {name}" not in shown]
+    assert all(len(shown) + len(name) + sections[name] + 7 > LONGEST for name in left_out)
 
 
 def test_signature_and_input_example(registered: Project) -> None:

@@ -91,7 +91,9 @@ def test_in_shadow_the_champion_answers_and_the_gate_reads_the_agreement(store: 
     assert service.job.until(lambda: state(service)["compared"]["pictures"] >= 12 - waiting(service))
     pictures = state(service)["compared"]["pictures"]
     assert service.metric("defunet_shadow_agreement_count") == pictures
-    assert service.metric("defunet_shadow_agreement_sum") == pytest.approx(pictures, rel=1e-4)  # they draw the same masks
+    assert service.metric("defunet_shadow_agreement_sum") == pytest.approx(
+        pictures, rel=1e-4
+    )  # they draw the same masks
     assert service.metric("defunet_canary_answers_total") == 0
     assert service.stop().returncode == 0
     seen = counted(store, TWIN)

@@ -131,11 +131,13 @@ def test_the_closing_line_names_a_version_only_if_the_store_has_it_with_this_run
     clone: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     registered = json.loads((clone.root / "registered.json").read_text())
-    model, browse = registry_lines(registered)
+    model, browse, runs = registry_lines(registered)
     assert model == (
         f'model    {NAME} version 1 @challenger (defu_net, mixed, seed 0): mlflow.pyfunc.load_model("models:/{NAME}/1")'
     )
     assert browse == "browse   mlflow ui --backend-store-uri sqlite:///mlflow.db"
+    where = connect(existing=True).get_run(registered["run_id"]).info.experiment_id
+    assert runs == f"runs     http://127.0.0.1:5000/#/experiments/{where}/runs?workflowType=machine_learning"
     model, _ = registry_lines(registered | {"run_id": "of another machine"})
     assert f"{NAME} version 1 of this run (defu_net, mixed, seed 0) is not in sqlite:///mlflow.db" in model
     assert "register it with `dvc repro --force --single-item register`" in model

@@ -19,10 +19,11 @@ from core.results import Row
 from core.terminal import fit
 from registry.versions import read_version
 from tools.show.costs import cost_table
-from tracking.store import connect, store_name
+from tracking.store import answered, connect, store_name
 
 # Columns that are dropped in a narrow terminal, in this order.
 DISPENSABLE = ("accuracy", "Jaccard", "ASSD, px", "MLflow run", "started", "HD95, px", "images", "seed", "commit")
+RUNS = "workflowType=machine_learning"
 
 
 def result_table(rows: list[Row]) -> Table:
@@ -108,21 +109,25 @@ def registry_lines(registered: dict[str, Any]) -> list[str]:
     cell = f"{registered['network']}, {registered['scenario']}, seed {registered['seed']}"
     address = store_name()
     if address.startswith(("http://", "https://")):
-        browse = f"browse   {address}"
+        base, browse = address.rstrip("/"), f"browse   {address}"
     else:
-        browse = f"browse   mlflow ui --backend-store-uri {shlex.quote(address)}"
+        base, browse = "http://127.0.0.1:5000", f"browse   mlflow ui --backend-store-uri {shlex.quote(address)}"
     missing = (
         f"model    {name} version {number} of this run ({cell}) is not in {address}: register it with "
         "`dvc repro --force --single-item register`"
     )
     try:
-        version = read_version(connect(existing=True), name, number)
+        client = connect(existing=True)
+        version = read_version(client, name, number)
     except UserError as error:
         if getattr(error.__cause__, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
             return [missing, browse]
         return [f"model    {name} version {number} ({cell}) could not be looked up: {error}", browse]
     if version.run_id != registered["run_id"]:
         return [f"{missing} (its version {number} is of another run)", browse]
+    with answered(f"run {version.run_id}"):
+        # MLflow's start page is for language models, and empty here.
+        runs = f"runs     {base}/#/experiments/{client.get_run(version.run_id).info.experiment_id}/runs?{RUNS}"
     aliases = "".join(f" @{alias}" for alias in version.aliases)
     uri = f'mlflow.pyfunc.load_model("models:/{name}/{number}")'
-    return [f"model    {name} version {number}{aliases} ({cell}): {uri}", browse]
+    return [f"model    {name} version {number}{aliases} ({cell}): {uri}", browse, runs]
