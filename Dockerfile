@@ -34,6 +34,9 @@ COPY params.yaml LICENSE ./
 # By hash: a copy's times say nothing, and nobody but root, its owner, writes here. The owner keeps that right, since
 # MLflow's copy of the code with a model gets the same modes and must be removable.
 RUN python3.11 -m compileall -q --invalidation-mode unchecked-hash . && chmod -R u=rwX,go=rX .
+# After the compilation, which would add files to the code of the packages.
+COPY pretrained pretrained
+RUN chmod -R u=rwX,go=rX pretrained
 
 # --- runtime: what both targets share -------------------------------------------------------------------------------
 FROM ${BASE} AS runtime

@@ -19,7 +19,7 @@ setup:  ## Make .venv from the committed lock
 repository:
 	@git rev-parse --git-dir >/dev/null 2>&1 || { echo "error: $(CURDIR) is no git repository: clone the project instead of copying its files, or run git init here and commit" >&2; exit 1; }
 
-run: repository setup  ## X-rays to registered model; DATA=folder|zip|s3://bucket/prefix pins another cohort, PROFILE=comparison|fast|folds|long|medium|modern|paper|small|staged other parameters
+run: repository setup  ## X-rays to registered model; DATA= and PROFILE= as below
 	@$(if $(PROFILE),python -m tools.profile $(PROFILE))
 	@$(if $(DATA),tools/pin-data.sh "$(DATA)")
 	@python -m core.params
@@ -27,23 +27,23 @@ run: repository setup  ## X-rays to registered model; DATA=folder|zip|s3://bucke
 	@dvc repro
 	@python -m tools.show
 
-data: repository setup  ## Pin another cohort without running: DATA=folder|zip|s3://bucket/prefix
+data: repository setup  ## Pin another cohort: DATA=folder|zip|s3://bucket/prefix
 	@tools/pin-data.sh "$(DATA)"
 
-profile: setup  ## Put a profile's choices into params.yaml: PROFILE=comparison|fast|folds|long|medium|modern|paper|small|staged
+profile: setup  ## Put a file of profiles/ into params.yaml: PROFILE=paper|staged|...
 	@$(if $(PROFILE),,echo "error: which profile? say PROFILE=comparison, fast, folds, long, medium, modern, paper, small or staged" >&2; exit 1)
 	@python -m tools.profile $(PROFILE)
 
-promote: setup  ## Make the challenger the champion if it passes the gate: VERSION=N for another version, DRY_RUN=1 only looks
+promote: setup  ## Challenger to champion, if it passes the gate: VERSION=N, DRY_RUN=1
 	@python -m components.promote $(if $(VERSION),--version $(VERSION)) $(if $(DRY_RUN),--dry-run)
 
-serve: setup  ## The champion, else the pretrained model, as an HTTP service with a page, at http://127.0.0.1:8080
+serve: setup  ## The model and its page at http://127.0.0.1:8080
 	@python -m serving.http
 
-services: setup  ## S3 and MLflow servers on this machine until Ctrl+C: S3_PORT=, MLFLOW_PORT=, and docs/services.md
+services: setup  ## S3 and MLflow on this machine until Ctrl+C: S3_PORT=, MLFLOW_PORT=
 	@exec python -m tools.services $(if $(S3_PORT),--s3-port $(S3_PORT)) $(if $(MLFLOW_PORT),--mlflow-port $(MLFLOW_PORT))
 
-results: setup  ## Write docs/results.md, its figures and the studies' pages anew from the rows in results/
+results: setup  ## Write docs/results.md and the studies' pages anew from results/
 	@python -m tools.publish
 
 pipeline: setup  ## Compile the Kubeflow pipeline to build/pipeline.yaml
@@ -52,7 +52,7 @@ pipeline: setup  ## Compile the Kubeflow pipeline to build/pipeline.yaml
 # docs/image.md says what each of these is for. Inputs of the installation lie in build/image while it runs, and no longer.
 TARGET ?= cpu
 IMAGE ?= $(shell sed -n 's/^IMAGE = "\(.*\)"/\1/p' pipelines/components.py)$(if $(filter gpu,$(TARGET)),-gpu)
-image:  ## Build the image of every step: TARGET=cpu|gpu, and the options in docs/image.md
+image:  ## Build the image of every step: TARGET=cpu|gpu; docs/image.md
 	@rm -rf build/image && mkdir -p build/image
 	@$(if $(CA_BUNDLE),cp "$(CA_BUNDLE)" build/image/ca.pem)
 	@$(if $(WHEELS),cp "$(WHEELS)"/*.whl build/image/)
@@ -70,7 +70,7 @@ test-all: WORKERS ?= 2
 test: setup check  ## Lint, types, and the tests of daily work; WORKERS=3
 	@python -m pytest -n $(WORKERS) --dist loadgroup -m "not full" $(MORE)
 
-test-all: setup check  ## Lint, types, and every test: containers, benchmarks and long forms too; half an hour; WORKERS=2
+test-all: setup check  ## Lint, types, and every test, in half an hour; WORKERS=2
 	@python -m pytest -n $(WORKERS) --dist loadgroup $(MORE)
 
 check: setup  ## Lint, formatting, spelling, types and the import contracts alone
@@ -79,17 +79,17 @@ check: setup  ## Lint, formatting, spelling, types and the import contracts alon
 lock: setup  ## Resolve requirements.in into requirements.lock anew
 	@uv pip compile requirements.in $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) --generate-hashes --python-version 3.11 --no-emit-package torch --no-header -o requirements.lock
 
-sbom: setup  ## Write the bill of materials of the lock (CycloneDX) to build/sbom.json; TARGET=cpu|gpu
+sbom: setup  ## Write build/sbom.json (CycloneDX) from the lock; TARGET=cpu|gpu
 	@tools/sbom.sh build/sbom.json $(TARGET) && echo "build/sbom.json"
 
-audit: setup  ## Look the lock's packages up in the OSV database of vulnerabilities; TARGET=cpu|gpu
+audit: setup  ## Look the lock up in the OSV database; TARGET=cpu|gpu
 	@tools/sbom.sh audit $(TARGET)
 
-fuzz: setup  ## Attack what reads files: COUNT=20000 SEED=0, and folders: PACKAGE=model package, PROJECT=. after `make run`, DICOMS=
+fuzz: setup  ## Attack what reads files: COUNT=20000 SEED=0 PACKAGE= PROJECT= DICOMS=
 	@python -m benchmarks.attack --count $(or $(COUNT),20000) --seed $(or $(SEED),0) $(if $(PACKAGE),--package "$(PACKAGE)") $(if $(PROJECT),--project "$(PROJECT)") $(if $(DICOMS),--dicoms "$(DICOMS)")
 
 samples: setup  ## Draw the synthetic cohort in samples/ anew
 	@python -m tools.sample samples
 
-clean: repository  ## Remove what runs made; the DVC cache, mlflow.db and what Git has stay
+clean: repository  ## Remove what runs made; DVC's cache, mlflow.db and Git's files stay
 	@git clean -ffdxq -- artifacts models evaluations reports checkpoints build

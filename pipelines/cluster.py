@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from core.errors import UserError
 from core.params import check_section, read_yaml
@@ -162,10 +162,17 @@ class Variables(Section):
     optional: bool = Field(False, description="start without what is missing; else the pod waits for it")
 
 
+# A digest that is cut off or mistyped would only show when a pod cannot pull the image.
+ImageName = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9][^\s@]*(@sha256:[0-9a-f]{64})?$", description="NAME:TAG or NAME@sha256:64 hex digits"),
+]
+
+
 class Cluster(Section):
     """All settings of ``cluster.yaml``."""
 
-    image: Annotated[str, Field(pattern=r"^[A-Za-z0-9][^\s]*$")]
+    image: ImageName
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"]
     image_pull_secrets: list[Name]
     service_account: Name | None = Field(description="of the steps' pods; the client submits with it")
@@ -267,3 +274,17 @@ def _clashes(where: str, step: Step, changed: set[str]) -> list[str]:
         if "volumes" in changed and len(set(values)) < len(values):
             problems.append(f"{where}.volumes: two have the same {key}")
     return problems
+
+
+def named_image(name: str | None) -> str | None:
+    """Return the name of an image unchanged, None too.
+
+    Raises:
+        UserError: the name is malformed, or its digest is not ``sha256:`` and 64 hexadecimal digits.
+    """
+    if name is not None:
+        try:
+            TypeAdapter(ImageName).validate_python(name)
+        except ValidationError:
+            raise UserError(f"--image {name}: not an image; say NAME:TAG or NAME@sha256:64 hex digits") from None
+    return name

@@ -13,7 +13,7 @@ from core import cli
 from core.files import write_file, write_folder
 from core.params import Params, read_params
 from core.provenance import git_state
-from pipelines.cluster import CLUSTER, STEPS, Cluster, read_cluster
+from pipelines.cluster import CLUSTER, STEPS, Cluster, named_image, read_cluster
 from pipelines.size import require_fit
 from pipelines.tasks import cells_of
 
@@ -65,19 +65,19 @@ def code_version() -> str:
 def main(
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("build/pipeline.yaml"),
     params: cli.ParamsFile = Path("params.yaml"),
-    cluster: Annotated[Path, typer.Option(help="What the steps ask of the cluster, validated whole.")] = CLUSTER,
-    image: Annotated[str | None, typer.Option(help="The image of every step, in the place of the cluster's.")] = None,
+    cluster: Annotated[Path, typer.Option(help="The cluster settings, validated as a whole.")] = CLUSTER,
+    image: Annotated[str | None, typer.Option(help="The image of every step; overrides the cluster settings.")] = None,
     components: Annotated[
         Path | None, typer.Option(help="A folder to write as well: every step as a component of its own.")
     ] = None,
 ) -> None:
     """Compile the Kubeflow pipeline, with the parameters of a file as its defaults."""
-    choices, settings = read_params(params), read_cluster(cluster)
+    choices, settings, image = read_params(params), read_cluster(cluster), named_image(image)
     text = compiled(choices, image, code_version(), settings)
     print(require_fit(text, cells_of(choices.matrix)))
     with write_file(out) as partial:
         partial.write_text(text)
-    print(f"{out}: upload it to Kubeflow, or create a run from it with kfp.Client().create_run_from_pipeline_package")
+    print(f"{out}: upload it on Kubeflow's page; `defunet submit` compiles and starts a run at once")
     if components is not None:
         with write_folder(components) as folder:
             for name, step in compiled_steps(image or settings.image).items():

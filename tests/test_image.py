@@ -41,7 +41,9 @@ def test_only_sources_and_choices_enter_the_build(engine: Engine, base: str, che
     finally:
         engine.run("docker", "rmi", name)
     tracked = subprocess.run(["git", "ls-files"], cwd=checkout, capture_output=True, text=True, check=True).stdout
-    code = {f for f in tracked.splitlines() if f.startswith((*(f"{room}/" for room in ROOMS), "profiles/"))}
+    code = {
+        f for f in tracked.splitlines() if f.startswith((*(f"{room}/" for room in ROOMS), "profiles/", "pretrained/"))
+    }
     # What an operator applies and what is run before the image exists are no part of it.
     code = {f for f in code if not f.startswith("pipelines/manifests") and not f.endswith(".sh")}
     rest = {"params.yaml", "requirements.in", "requirements.lock", "LICENSE", "tools/setup.sh"}
@@ -69,10 +71,11 @@ def test_what_the_image_is_and_holds(image: Image) -> None:
         done
         ls -d /inputs /src /root/.cache /tmp/* 2>/dev/null
         ls -A /var/lib/apt/lists /var/cache/apt/archives | grep -v -e '^$' -e ':$' -e '^lock$' -e '^partial$'
-        find /app /opt/venv -name '*.whl' -o -name '*.png' -path '/app/*' -o -name '.env' -o -name '.git'
+        find /app /opt/venv -name '*.whl' -o -name '.env' -o -name '.git'
+        find /app -path /app/pretrained -prune -o -name '*.png' -print
         find /app /opt/venv -writable
         grep -rl SECRET /app
-        for source in $(find /app -name '*.py'); do
+        for source in $(find /app -path /app/pretrained -prune -o -name '*.py' -print); do
           compiled=${source%/*}/__pycache__/$(basename $source .py).cpython-311.pyc
           [ -e $compiled ] || echo not compiled: $source
         done
@@ -159,6 +162,9 @@ def test_the_steps_run_for_a_user_that_the_image_does_not_know(image: Image, tmp
     step("register", *where, "--out", "registered.json")
     assert "champion" in step("promote", "--arrays", "arrays", "--splits", "splits")
     assert "16 done, 0 failed" in step("predict", "data/ChinaSet_AllFiles/CXR_png", "--out", "predictions")
+
+    said = step("predict", "data/MontgomerySet/CXR_png", "--out", "lungs", "--model", "pretrained")
+    assert "12 done, 0 failed" in said
 
     rows = json.loads((work / "reports/results.json").read_text())
     assert {row["scenario"] for row in rows} == {CELL.scenario}

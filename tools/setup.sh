@@ -42,4 +42,6 @@ else
 fi
 # In place: the command `defunet` works from any folder. The image's build has no code yet at this point.
 if [ -d defunet ]; then seconds "the project" "${uv[@]}" --no-deps --no-build-isolation --editable .; fi
+# The activated shell sends no telemetry. DVC's is off in .dvc/config.
+printf '%s\n' '' '# Of the project: no telemetry.' 'export MLFLOW_DISABLE_TELEMETRY=true GX_ANALYTICS_ENABLED=false' >> "$VENV/bin/activate"
 rm -f "$VENV"/.made-*; touch "$VENV/.made-$(made_for)"

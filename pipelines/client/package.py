@@ -17,7 +17,7 @@ from core.provenance import data_md5
 from core.s3 import is_s3
 from core.terminal import say
 from pipelines import compile as compiler
-from pipelines.cluster import read_cluster
+from pipelines.cluster import named_image, read_cluster
 from pipelines.size import require_fit
 from pipelines.tasks import cells_of, sections
 
@@ -80,7 +80,7 @@ def _value(change: str, text: str) -> Any:
 def package(params: Params, cluster: Path, image: str | None) -> Package:
     """Compile the pipeline with these parameters as its defaults."""
     settings = read_cluster(cluster)
-    text = compiler.compiled(params, image, compiler.code_version(), settings)
+    text = compiler.compiled(params, named_image(image), compiler.code_version(), settings)
     say(f"with {require_fit(text, cells_of(params.matrix))}")
     pipeline, *platform = [document for document in yaml.safe_load_all(text) if document]
     declared = pipeline["root"].get("inputDefinitions", {}).get("parameters", {})
@@ -108,7 +108,7 @@ def cohort(source: str | None, md5: str | None) -> tuple[str, str]:
     """Return the cohort's address and its MD5; ``data.dvc`` has the defaults.
 
     Raises:
-        UserError: no S3 address, or no MD5.
+        UserError: no S3 address, no MD5, or another source than the pinned one without an MD5 of its own.
     """
     pinned = _pinned_source()
     source = source or (pinned if pinned and is_s3(pinned) else None)
@@ -119,8 +119,11 @@ def cohort(source: str | None, md5: str | None) -> tuple[str, str]:
     if (md5 := data_md5(PIN)) is None:
         raise UserError(f"{source}: nothing pins it here; say --data-md5, or pin it in {PIN}: make data DATA={source}")
     if source != pinned:
-        # Nothing compares the two: the bucket may have a copy of the pinned data, or other data.
-        say(f"data_md5 is that of {pinned or 'data'} in {PIN}; if {source} holds other data, say --data-md5")
+        # Results of other data with this hash would be taken from Kubeflow's cache.
+        raise UserError(
+            f"--source {source}: {PIN} pins {pinned or 'other data'}; say --data-md5 {md5} if it holds the same data, "
+            f"else --data-md5 of its own (make data DATA={source} pins it)"
+        )
     return source, md5
 
 

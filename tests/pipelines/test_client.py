@@ -132,6 +132,26 @@ def test_submit_takes_the_md5_from_data_dvc(defunet: Client, server: Server, tmp
     assert defunet("submit").exit_code == 0
     given = server.state.runs[0]["runtime_config"]["parameters"]
     assert (given["source"], given["data_md5"]) == ("s3://ours/cohort", "4567.dir")
+    other = ("--source", "s3://theirs/cohort")
+    one_line(defunet("submit", *other), "--source s3://theirs/cohort: data.dvc pins s3://ours/cohort", "--data-md5")
+    assert len(server.state.runs) == 1
+    assert defunet("submit", *other, "--data-md5", "89ab.dir").exit_code == 0
+    given = server.state.runs[0]["runtime_config"]["parameters"]  # the newest
+    assert (given["source"], given["data_md5"]) == ("s3://theirs/cohort", "89ab.dir")
+
+
+@pytest.mark.parametrize(
+    "image", ["lungs@sha256:0123", f"lungs@sha512:{'0' * 64}", "lungs:1 --privileged", f"lungs:1@sha256:{'G' * 64}", ""]
+)
+def test_a_malformed_image_is_refused(defunet: Client, server: Server, image: str) -> None:
+    one_line(defunet("submit", *SOURCE, "--image", image), f"--image {image}: not an image", "64 hex digits")
+    assert not server.state.runs
+
+
+def test_an_image_may_have_a_tag_a_port_and_a_digest(defunet: Client, server: Server) -> None:
+    digest = f"sha256:{'0a' * 32}"
+    assert defunet("submit", *SOURCE, "--image", f"registry:5000/lungs:1@{digest}").exit_code == 0
+    assert digest in json.dumps(server.state.runs[0]["pipeline_spec"])
 
 
 @pytest.mark.parametrize(
