@@ -4,7 +4,7 @@
     python -m components.train ... shenzhen-to-montgomery       # the model to start from
     python -m benchmarks.own_images artifacts/arrays montgomery models/defu_net/shenzhen-to-montgomery/seed-0
 
-A repeat draws :data:`TESTED` images of the site for the test. Own images come from the rest, in one order, so that the
+A repeat draws 15 images of the site for the test. Own images come from the rest, in one order, so that the
 16 are among the 32. An eighth of them is the validation split, which chooses the epoch. The model to start from must
 not have seen the site. Each training is the train step's own and resumes from its checkpoints; rows are appended to
 ``--out``, and what stands there is not run again.
@@ -46,23 +46,24 @@ FINE_TUNING: dict[str, Any] = {"learning_rate": 0.0005}
 SHARE_OF_EPOCH = 0.5
 
 
-def draw(ids: list[str], size: int, repeat: int) -> dict[str, list[str]]:
+def draw(ids: list[str], size: int, repeat: int, tested: int = TESTED) -> dict[str, list[str]]:
     """Return the splits of one training.
 
     Args:
         ids: the site's images.
         size: number of own images, training and validation together.
         repeat: another number draws other images.
+        tested: number of test images.
 
     Raises:
-        UserError: the site has fewer than ``size`` + :data:`TESTED` images.
+        UserError: the site has fewer than ``size`` + ``tested`` images.
     """
-    if size + TESTED > len(ids):
-        raise UserError(f"{size} own images and {TESTED} test images are more than the site's {len(ids)}: say fewer")
+    if size + tested > len(ids):
+        raise UserError(f"{size} own images and {tested} test images are more than the site's {len(ids)}: say fewer")
     order = [ids[at] for at in np.random.default_rng(repeat).permutation(len(ids))]
-    own = order[TESTED : TESTED + size]
+    own = order[tested : tested + size]
     held = max(2, round(VALIDATION_SHARE * size))
-    return {"train": own[held:], "validation": own[:held], "test": order[:TESTED]}
+    return {"train": own[held:], "validation": own[:held], "test": order[:tested]}
 
 
 def score(model: Path, cohort: Arrays, ids: list[str], params: EvaluateParams) -> list[float]:
@@ -78,7 +79,7 @@ def score(model: Path, cohort: Arrays, ids: list[str], params: EvaluateParams) -
 def table(rows: list[dict[str, Any]]) -> Table:
     """Return mean Dice over images of all repeats, and the least image, by number of own images."""
     frame = pd.DataFrame(rows)
-    shown = Table(title=f"Test Dice, {frame['repeat'].nunique()} x {TESTED} images")
+    shown = Table(title=f"Test Dice, {frame['repeat'].nunique()} x {len(frame['dice'].iloc[0])} images")
     for name in ("own images", "start", "mean", "by repeat", "least", "seconds"):
         shown.add_column(name, justify="left" if name == "start" else "right")
     for (size, start), group in frame.sort_values("repeat").groupby(["own_images", "start"], sort=True):
@@ -95,6 +96,7 @@ def main(
     model: Annotated[Path, typer.Argument(help="A trained model (output of train) that has not seen the site.")],
     sizes: Annotated[list[int] | None, typer.Option("--size", help="Numbers of own images; repeatable.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Draws of images.")] = 3,
+    tested: Annotated[int, typer.Option(min=1, help="Test images in each draw.")] = TESTED,
     seed: Annotated[int, typer.Option(help="Of the trainings.")] = 0,
     work: Annotated[Path, typer.Option(help="Models and checkpoints.")] = Path("build/own-images"),
     out: Annotated[Path, typer.Option(help="JSON lines, appended to.")] = Path("results/own-images.jsonl"),
@@ -113,7 +115,7 @@ def main(
     recipes = {FINE_TUNED: tuned, SCRATCH: {"start_from": RANDOM}}
     base = {
         "network": config["network"], "site": site, "seed": seed, "recipe": params_hash(chosen.train),
-        "size": cohort.info["size"], "model": sha256(model / WEIGHTS),
+        "size": cohort.info["size"], "tested": tested, "model": sha256(model / WEIGHTS),
     }  # fmt: skip
     rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     rows = [row for row in rows if {key: row.get(key) for key in base} == base]
@@ -129,7 +131,7 @@ def main(
 
     for repeat in range(repeats):
         if (repeat, 0, UNCHANGED) not in done:
-            test = draw(ids, 0, repeat)["test"]
+            test = draw(ids, 0, repeat, tested)["test"]
             dice = score(model, cohort, test, chosen.evaluate)
             keep({"repeat": repeat, "own_images": 0, "start": UNCHANGED, "seconds": 0.0, "dice": dice})
         for start, changes in recipes.items():
@@ -138,7 +140,7 @@ def main(
                     continue
                 recipe = TrainParams.model_validate(chosen.train.model_dump() | changes)
                 folder = work / f"repeat-{repeat}" / start.replace(" ", "-") / str(size)
-                split = draw(ids, size, repeat)
+                split = draw(ids, size, repeat, tested)
                 write_json(folder / "split.json", split)
                 cell = Cell(config["network"], f"{site}-{size}", seed)
                 trained = folder / "model" / cell.folder
