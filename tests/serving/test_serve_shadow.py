@@ -37,6 +37,7 @@ def store(three: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pr
     shutil.copytree(three.root, tmp_path, dirs_exist_ok=True)
     adopt(tmp_path)
     project = Project(tmp_path, three.launcher)
+    monkeypatch.chdir(project.root)  # where the promotions' pages are kept
     mlflow.set_tracking_uri(project.store)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", project.store)
     project.client().set_registered_model_alias(NAME, "champion", str(BETTER))
