@@ -27,6 +27,7 @@ from core.errors import UserError
 from core.images import ImageError
 from core.parallel import cores
 from core.terminal import progress
+from model.inference.package import Segmentation
 from model.inference.view import View
 from registry.fetch import fetch
 from registry.packages import load
@@ -130,7 +131,7 @@ def _used(xray: Xray) -> str:
         mask = np.zeros(pixels.shape, np.uint8)
         mask[: len(mask) // 2] = 1
         try:
-            to_seg(mask, View(), xray.dicom, "x", MODEL)
+            to_seg(Segmentation(mask, mask.astype(np.float32), View()), xray.dicom, "x", MODEL)
         except ImageError as error:
             if SECRET in str(error):
                 return "a message with the patient's name"

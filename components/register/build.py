@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 import model as model_code
 from components.register.card import describe, write_readme
 from components.register.half import share_weights, stored_in_half
+from components.register.quality import fit_quality
 from components.register.statistics import describe_training
 from components.register.view import fit_view
 from core.cell import PROVENANCE, ROWS, SCORED, SPLIT
@@ -79,7 +80,9 @@ def build(
     rows = {name: cohort.rows(ids) for name, ids in splits.items()}
     chosen = rows["validation"][:LOOKED_AT]
     masks = cohort.masks[config["train"]["masks"]]
+    quality, holds = fit_quality(evaluation, config["train"]["masks"], flip=params.evaluate.flip)
     card = describe(config, cohort, splits, read_json(evaluation / ROWS), params, origin) | dict(about or {})
+    card["expected_dice"] = holds
     half = stored_in_half(model / WEIGHTS)
     with write_folder(out) as folder:
         for name in (WEIGHTS, CONFIG, PROVENANCE):
@@ -108,6 +111,7 @@ def build(
             "least_component": params.evaluate.least_component,
             "fill_holes": params.evaluate.fill_holes,
             "view": vars(viewer.limits),
+            "quality": vars(quality),
         }
         for name, value in ((CONTRACT, contract), (CARD, card)):
             (folder / name).write_text(json.dumps(value, indent=1) + "\n")

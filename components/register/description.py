@@ -12,7 +12,15 @@ if TYPE_CHECKING:
 
 LONGEST = 5000  # characters of a description in MLflow's database
 # Sections of the card in the order of their use on the registry's page; ``Use`` speaks of the package's folder.
-SECTIONS = ("How good it is", "Limits", "Intended use", "What goes in", "Data", "Where it comes from")
+SECTIONS = (
+    "How good it is",
+    "How well it knows that",
+    "Limits",
+    "Intended use",
+    "What goes in",
+    "Data",
+    "Where it comes from",
+)
 WHOLE = "The whole card is `README.md` in the version's artifacts, in `artifacts/package`."
 MODEL = (
     "Finds the lungs in frontal chest X-rays. A version is registered by each run's register step; `challenger` is the "

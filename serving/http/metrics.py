@@ -43,6 +43,12 @@ class Metrics:
         self._queue = Gauge("defunet_queue_length", "Images that wait for a batch.", registry=self._registry)
         self.in_flight = Gauge("defunet_predictions_in_flight", "Images in flight.", registry=self._registry)
         self.flags = Counter("defunet_flags", "Quality flags raised.", ["flag"], registry=self._registry)
+        self.expected_dice = Histogram(
+            "defunet_expected_dice",
+            "Expected Dice of the masks that went out.",
+            buckets=(0.5, 0.7, 0.8, 0.85, 0.9, 0.92, 0.94, 0.96, 0.98, 1),
+            registry=self._registry,
+        )
         self.model = ModelMetrics("defunet", self._registry)
 
     def watch_queue(self, length: Callable[[], int]) -> None:

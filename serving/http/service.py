@@ -141,6 +141,8 @@ class Service:
         done: Done = await self._run(finish)
         for flag in done.flags:
             self.metrics.flags.labels(flag).inc()
+        if found.expected_dice is not None:
+            self.metrics.expected_dice.observe(found.expected_dice)
         return done
 
     async def _of_canary(

@@ -246,7 +246,7 @@ class _Run:
         from serving.predict.segments import to_seg
 
         try:
-            data = to_seg(found.mask, found.view, dicom, name, self.results.model)
+            data = to_seg(found, dicom, name, self.results.model)
         except ImageError as error:
             return {"note": str(error)}
         return {"seg": self.results.write("seg", name, data)}

@@ -23,7 +23,8 @@ AREAS = ("pixels", "share", "cm2")
 COLUMNS = (
     *("file", "status", "error", "sha256", "kind", "height", "width", "spacing_rows_mm", "spacing_columns_mm"),
     *(f"{part}_{unit}" for part in ("lungs", "left", "right") for unit in AREAS),
-    *("symmetry", "components", "solidity", "uncertain", "grey_mean", "grey_deviation", "day", "device"),
+    *("symmetry", "components", "solidity", "uncertain", "expected_dice", "expected_dice_low"),
+    *("grey_mean", "grey_deviation", "day", "device"),
     *("flags", "reasons", "note", *FOLDERS),
 )
 REQUIRED = frozenset({"file", "status", "error", "sha256"})  # keys of every row, also of a failed one

@@ -15,8 +15,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import UID, generate_uid
 
 from core.images import ImageError
-from model.inference.view import View
-from model.lungs import Mask
+from model.inference.package import Segmentation as Found
 from serving.xray.sides import lungs, mirrored
 
 LUNG, LEFT, RIGHT = (
@@ -33,14 +32,14 @@ MAY_BE_EMPTY = (
 SERIES = 9000  # series number, above those of a modality
 
 
-def to_seg(mask: Mask, view: View, source: Dataset, name: str, model: dict[str, Any]) -> bytes:
+def to_seg(found: Found, source: Dataset, name: str, model: dict[str, Any]) -> bytes:
     """Return a DICOM SEG with segments for the patient's left and right lung, or one segment if the side is unknown.
 
     It has the patient, study, rows and columns of the X-ray.
 
     Args:
-        mask: uint8 (H, W), 1 is lung, at the X-ray's size.
-        view: how the X-ray shows the chest.
+        found: the mask, at the X-ray's size, how the X-ray shows the chest, and the mask's expected Dice, which becomes
+            the segments' description.
         source: the X-ray's dataset; missing type 2 attributes are added to it, empty.
         name: name of the file in messages.
         model: ``name``, ``version`` and ``weights_sha256`` of the model.
@@ -48,6 +47,7 @@ def to_seg(mask: Mask, view: View, source: Dataset, name: str, model: dict[str, 
     Raises:
         ImageError: the X-ray lacks an attribute that a SEG requires, such as its study.
     """
+    mask, view = found.mask, found.view
     for keyword in MAY_BE_EMPTY:
         if keyword not in source:
             setattr(source, keyword, "")
@@ -69,6 +69,10 @@ def to_seg(mask: Mask, view: View, source: Dataset, name: str, model: dict[str, 
         )
         for number, label in enumerate(labels, 1)
     ]
+    if found.expected_dice is not None:
+        expected, low = found.expected_dice
+        for each in described:
+            each.SegmentDescription = f"Expected Dice of the lungs {expected:.3f}, lower bound {low:.3f}"
     try:
         # The same X-ray and model give the same UIDs: in an archive a second run replaces the first.
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):

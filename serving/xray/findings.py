@@ -65,6 +65,9 @@ class Findings:
         components: number of 8-connected regions of the mask.
         solidity: lung area / area of the convex hulls of the two lungs, 0 to 1; None without lung.
         uncertain: share of the pixels with a lung probability of 0.25 to 0.75.
+        expected_dice: the mask's Dice as expected without a reader's mask, 0 to 1; None if the package has no
+            calibration, or the picture does not look like a frontal chest X-ray.
+        expected_dice_low: its lower bound, above which 90 % of pictures like the validation images lie.
         grey_mean: mean of the standardised grey values that the network saw, 0 to 255.
         grey_deviation: their standard deviation.
         flags: quality flags; empty if there are none.
@@ -80,6 +83,8 @@ class Findings:
     components: int
     solidity: float | None
     uncertain: float
+    expected_dice: float | None
+    expected_dice_low: float | None
     grey_mean: float
     grey_deviation: float
     flags: list[Flag]
@@ -102,6 +107,7 @@ def describe(found: Segmentation, xray: Xray, contract: Contract) -> Findings:
     larger = max(of_left.pixels, of_right.pixels)
     grey = _standardised(xray, view, contract)
     low, high = UNSURE
+    expected, bound = found.expected_dice or (None, None)
     findings = Findings(
         height=height,
         width=width,
@@ -113,6 +119,8 @@ def describe(found: Segmentation, xray: Xray, contract: Contract) -> Findings:
         components=cv2.connectedComponents(mask, connectivity=8)[0] - 1,
         solidity=solidity(left, right),
         uncertain=float(np.mean((found.probabilities >= low) & (found.probabilities <= high))),
+        expected_dice=expected,
+        expected_dice_low=bound,
         grey_mean=float(grey.mean()),
         grey_deviation=float(grey.std()),
         flags=[],

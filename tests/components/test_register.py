@@ -171,7 +171,7 @@ def test_the_registrys_pages_show_the_card_and_say_what_they_are(
     assert client.get_experiment(run.info.experiment_id).tags["mlflow.note.content"] == EXPERIMENT
 
 
-@given(st.lists(st.integers(0, 3000), min_size=6, max_size=6))
+@given(st.lists(st.integers(0, 3000), min_size=len(SECTIONS), max_size=len(SECTIONS)))
 def test_a_description_fits_and_begins_with_the_figures(lengths: list[int]) -> None:
     sections = dict(zip(sorted(SECTIONS), lengths, strict=True))
     card = "---\ntags: []\n---\n\n# name\n\nIn a sentence.\n\n## Use\n\ncode\n\n" + "\n\n".join(

@@ -1,0 +1,51 @@
+"""How well expected Dice and its bound hold, from the stored rows of studies.
+
+    python -m benchmarks.expected_dice results/512px results/128px-noise
+
+Each cell is calibrated on its own validation images, of its training sites, and measured on its test images.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from components.register.quality import fit_quality
+from core import cli
+from core.cell import CASES, Cell
+from core.errors import UserError
+
+
+def main(
+    studies: Annotated[list[Path], typer.Argument(help="Folders of results/.")],
+    network: Annotated[str, typer.Option()] = "defu_net",
+) -> None:
+    """Print error, rank correlation, detection of poor masks and coverage for each cell."""
+    table = Table(title="Expected Dice against the Dice at the stored size, test images, original masks")
+    for name in ("study", "scenario", "seed"):
+        table.add_column(name)
+    for name in ("calibrated on", "tested on", "mean error", "Spearman", "below .9", "AUROC", "above the bound"):
+        table.add_column(name, justify="right")
+    for study in studies:
+        found = sorted(path.parent for path in (study / network).glob(f"*/seed-*/{CASES}"))
+        if not found:
+            raise UserError(f"{study}: no cells of {network}; name a folder of results/")
+        for folder in found:
+            cell = Cell.of(folder)
+            quality, holds = fit_quality(folder, "original", flip=True)
+            row = holds["all"]
+            figures = (f"{row[name]:.3f}" if row[name] is not None else "-" for name in ("spearman", "auroc"))
+            spearman, auroc = figures
+            table.add_row(
+                study.name, cell.scenario, str(cell.seed), str(quality.images), str(row["images"]),
+                f"{row['mean_error']:.4f}", spearman, str(row["poor"]), auroc, f"{row['coverage']:.1%}",
+            )  # fmt: skip
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    cli.run(main)
