@@ -62,7 +62,7 @@ def compose_program() -> list[str] | None:
 
 
 def pip_setting(name: str) -> str:
-    """Return what pip is told on this machine, by its environment or its files, and else nothing."""
+    """Return pip's settings on this machine, from its environment and files."""
     line = [sys.executable, "-m", "pip", "config", "list"]
     told = subprocess.run(line, capture_output=True, text=True, check=True).stdout
     found = dict(re.findall(r"^(\S+)='(.*)'$", told, re.MULTILINE))

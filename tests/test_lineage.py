@@ -84,7 +84,7 @@ class World:
             self.git("commit", "--quiet", "--all", "--allow-empty", "--message", f"Edit {self.number}")
 
     def run(self, line: list[str], meanwhile: list[tuple[str, Any]]) -> bool:
-        """Run a command, with edits as soon as its first epoch is told; return whether it succeeded."""
+        """Run a command, with edits as soon as it has printed its first epoch; return whether it succeeded."""
         environment = {name: text for name, text in self.project.environment.items() if not name.startswith("GIT_")}
         environment["PYTHONPATH"] = str(self.root)
         job = self.project.launcher.start(line, self.root, environment)

@@ -51,7 +51,7 @@ def only_run(project: Project) -> Any:
     return run
 
 
-# --- what is left ---------------------------------------------------------------------------------------------------
+# --- leftover files ---------------------------------------------------------------------------------------------------
 
 
 def test_output_is_one_plain_line_an_epoch(trained: Trained) -> None:

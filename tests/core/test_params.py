@@ -1,4 +1,4 @@
-"""``params.yaml``: every mistake is told at once, in one line each, before anything runs."""
+"""``params.yaml``: all mistakes are reported at once, one line each, before anything runs."""
 
 from __future__ import annotations
 

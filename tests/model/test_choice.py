@@ -156,7 +156,7 @@ def test_a_process_without_pytorch_does_not_import_it_to_measure(folder: Path, c
 
 
 class Timed(Plain):
-    """An engine that takes as long as it is told, one turn after the other."""
+    """An engine whose calls take the given times, one after the other."""
 
     def __init__(self, name: str, clock: list[float], turns: list[float], log: list[str]) -> None:
         self.name, self.clock, self.turns, self.log = name, clock, iter(turns), log

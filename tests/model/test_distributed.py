@@ -204,7 +204,7 @@ def test_two_processes_leave_one_model_one_run_and_one_log(commanded: tuple[Proj
 def test_two_processes_end_about_where_one_does(commanded: tuple[Project, Project, str]) -> None:
     one, two, _ = commanded
     assert (two.model / CONFIG).read_bytes() == (one.model / CONFIG).read_bytes()
-    # The same pictures in the same order: what is left is float32's rounding and what Adam makes of it.
+    # The same pictures in the same order: the rest is float32's rounding, amplified by Adam.
     pd.testing.assert_frame_equal(table(two), table(one), rtol=0, atol=0.03)
     found, expected = (load_file(project.model / WEIGHTS) for project in (two, one))
     assert list(found) == list(expected)

@@ -1,4 +1,4 @@
-"""All engines give the probabilities that PyTorch gives, to several callers at once, and are told apart by name."""
+"""All engines give the probabilities that PyTorch gives, to several callers at once, and have different names."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class CutError(Exception):
 
 
 class Recorder:
-    """A monitor that writes down what it is told, and does something at one moment."""
+    """A monitor that records its calls and runs a function at one of them."""
 
     def __init__(self, at: tuple[int, int | None] | None = None, act: Callable[[], None] | None = None) -> None:
         self.at, self.act = at, act

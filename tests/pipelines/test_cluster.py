@@ -1,4 +1,4 @@
-"""``cluster.yaml``: what it says, and that a mistake in it is told in one line before anything is submitted."""
+"""``cluster.yaml``: its values, and one line for a mistake before anything is submitted."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ def test_from_s3_to_a_champion_on_a_server_with_keys_in_the_environment_alone(
     champion = client.get_model_version_by_alias(name, "champion")
     assert (champion.tags["image"], champion.tags["kubeflow.run"]) == (image.name, "none")
     assert client.get_run(champion.run_id).info.artifact_uri.startswith("mlflow-artifacts:/")
-    # Of S3's keys nothing is told, and nothing is left.
+    # S3's keys are not printed, and no file remains.
     assert KEYS.secret not in done.stdout + done.stderr
     assert not [path for path in out.rglob("*") if path.is_file() and KEYS.secret.encode() in path.read_bytes()]
     assert containers(image) == []

@@ -112,7 +112,7 @@ FREE = ("labels", "ownerReferences", "valueFrom", "resourcesPerNode")  # Kuberne
 
 
 def test_the_train_job_has_the_recorded_form() -> None:
-    """The CRD's schema is not at hand; this is what Trainer 2.3.0 has taken."""
+    """The CRD's schema is not available; Trainer 2.3.0 accepted this."""
     command, arguments = ["python", "-m", "torch.distributed.run"], ["-m", "components.train"]
     sent = forms(train_job("defunet-mixed-0", small(), command, arguments))
     recorded = forms(RECORDED["trainjob"])

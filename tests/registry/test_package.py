@@ -253,7 +253,7 @@ def test_a_folder_is_fetched_as_it_is_and_what_is_none_is_told(built: tuple[Proj
         fetch("models:/lung-segmentation/latest", tmp_path)
 
 
-# As the card says it, with nothing else of the project at hand.
+# As in the card, without the rest of the project.
 PLAIN = """
 import importlib.util; sys.path.insert(0, "code")
 import cv2; image = cv2.imread(sys.argv[1], cv2.IMREAD_UNCHANGED)

@@ -32,7 +32,7 @@ def clone(scored: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Go into a folder as a new process would be there: MLflow sets the variable to what it is told to use."""
+    """Go into a folder as a new process would be there: MLflow sets the variable to the URI that it uses."""
     monkeypatch.chdir(folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
