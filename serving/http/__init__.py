@@ -59,7 +59,9 @@ def serve(settings: Settings, log_level: str = "info") -> None:
 
     prepare_process(settings.max_connections)
     address, port = sock.getsockname()[:2]
-    say("listening", host=address, port=port, model=settings.model)
+    shown = f"[{address}]" if ":" in address else address
+    scheme = "https" if settings.tls_cert else "http"
+    say("listening", address=f"{scheme}://{shown}:{port}", host=address, port=port, model=settings.model)
     if not sandbox.available():
         say("decoders without a seccomp filter: this kernel has none", 30)
     threading.Thread(target=load, name="load", daemon=True).start()

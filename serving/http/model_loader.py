@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
 from core.files import sha256
+from core.terminal import printable
 from model.threads import wanted
 from registry.fetch import NoVersionError
 from serving.http.cache import Cache
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from registry.packages import Package
     from serving.http.settings import Settings
 
+ALL = ("all", "all")  # site and label of a card's row over all test images
 LONGEST_WAIT = 600  # seconds; upper limit of the backoff for a version that fails to load
 
 
@@ -196,6 +198,8 @@ class ModelLoader:
             model=name,
             version=version,
             before=before and before.version,
+            **_about(package),
+            gate=_gate(name, version) if self._asked else None,
             engine=self._model.engine,
             engine_reason=package.engine.reason,
             threads=self._settings.threads or wanted(),
@@ -224,6 +228,27 @@ def try_out(package: Package, name: str) -> None:
     (found,) = package.segment([((rows + columns) % 256).astype(np.uint8)])
     if found.mask.shape != rows.shape or not (found.probabilities >= 0).all() or not (found.probabilities <= 1).all():
         raise UserError(f"{name}: the model's output is not a probability; register a correct model")
+
+
+def _about(package: Package) -> dict[str, Any]:
+    """Return the cohort of the training, whether it is drawn, and the mean Dice over all test images."""
+    card = package.card
+    rows = [row for row in card.get("metrics", []) if (row["masks"], row["site"], row["label"]) == ("original", *ALL)]
+    data = card.get("data", {})
+    return {
+        "cohort": data.get("name"),
+        "synthetic": data.get("synthetic"),
+        "test_dice": round(rows[0]["dice"], 4) if rows and rows[0]["dice"] is not None else None,
+    }
+
+
+def _gate(name: str, version: str) -> str:
+    """Return the last verdict of the promotion gate on a version, for the log."""
+    try:
+        tags = connect(existing=True).get_model_version(name, version).tags
+    except Exception as error:  # the version is loaded; the log can do without
+        return f"unknown ({first_line(error)})"
+    return printable(tags.get("promotion.verdict", "never asked"))
 
 
 def now() -> str:
