@@ -192,6 +192,16 @@ def _environment() -> Iterator[None]:
     os.environ.update(before)
 
 
+@pytest.fixture(autouse=True)
+def _artifact_repositories() -> None:
+    """Let MLflow find the artifacts of each test's own copy of a store.
+
+    MLflow keeps the artifact repository of a run id for the whole process, and the runs of copies have the same ids.
+    """
+    if (utils := sys.modules.get("mlflow.tracking._tracking_service.utils")) is not None:
+        utils._artifact_repos_cache.clear()
+
+
 @pytest.fixture(scope="session")
 def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
     one = Launcher(tmp_path_factory.mktemp("commands"))
