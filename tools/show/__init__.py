@@ -18,6 +18,7 @@ from core.files import read_json
 from core.results import Row
 from core.terminal import fit
 from registry.versions import read_version
+from tools.show.changes import change_line
 from tools.show.costs import cost_table
 from tracking.store import answered, connect, store_name
 
@@ -93,6 +94,8 @@ def main(
         console.print(
             "The X-rays are synthetic: these figures show that the pipeline works and say nothing about patients."
         )
+    if line := change_line(reports):
+        console.print(line, highlight=False, soft_wrap=True)
     console.print(f"report   {(reports / 'index.html').resolve()}", highlight=False, soft_wrap=True)
     for line in registry_lines(version):
         console.print(line, highlight=False, soft_wrap=True)

@@ -1,0 +1,43 @@
+"""What changed in test Dice since the last commit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from components.report import HEADLINES
+from core.files import read_json
+
+DICE = "test_dice"
+
+
+def change_line(reports: Path) -> str | None:
+    """Return how the test Dice of every network and scenario differs from that of the last commit, in one line.
+
+    None if Git does not have the figures of a commit. `dvc metrics diff` compares any two commits.
+
+    Args:
+        reports: output of report, in a Git repository.
+    """
+    now, name = read_json(reports / HEADLINES), HEADLINES
+    try:
+        commit = _git(reports, "rev-parse", "--short", "HEAD").strip()
+        before = json.loads(_git(reports, "show", f"HEAD:./{name}"))
+    except (OSError, subprocess.CalledProcessError, ValueError):
+        return None  # no repository, no commit, or none with figures
+    lines = []
+    for network, scenarios in now.items():
+        for scenario, figures in scenarios.items():
+            old = before.get(network, {}).get(scenario, {}).get(DICE)
+            new = figures.get(DICE)
+            if old is None or new is None:
+                lines.append(f"{network} {scenario} new")
+            elif f"{new - old:+.4f}" not in ("+0.0000", "-0.0000"):
+                lines.append(f"{network} {scenario} {new - old:+.4f}")
+    return f"change   test Dice since commit {commit}: {', '.join(lines) or 'none'}"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout
