@@ -13,7 +13,9 @@ import numpy as np
 
 from model.lungs import Mask
 
-TOLERANCE = 0.5  # pixels by which a polygon may leave the outline; more points than that need no one moves by hand
+# By how much a polygon may leave the outline: a share of the longer side, and at least half a pixel. An exact outline
+# has more points than anyone moves by hand.
+TOLERANCE, LEAST = 0.002, 0.5
 Polygon = list[list[float]]
 
 
@@ -25,9 +27,10 @@ def to_polygons(mask: Mask) -> list[Polygon]:
     """
     height, width = mask.shape
     outlines, _ = cv2.findContours((mask > 0).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    tolerance = max(LEAST, TOLERANCE * max(mask.shape))
     found: list[Polygon] = []
     for outline in outlines:
-        points = cv2.approxPolyDP(outline, TOLERANCE, True)[:, 0].astype(np.float64)
+        points = cv2.approxPolyDP(outline, tolerance, True)[:, 0].astype(np.float64)
         if len(points) > 2:  # a line encloses nothing
             found.append(((points + 0.5) / (width, height) * 100).round(6).tolist())
     return found
