@@ -167,12 +167,16 @@ def _places(
 ) -> tuple[list[_Place], list[str]]:
     (layout,) = (each for each in LAYOUTS if each.site == SITE)
     places, problems = [], []
+    first: dict[str, str] = {}
     for each in corrections:
         picture = each.picture
         label = labels.get(picture.id) or picture.label
         called = f"{folder / XRAYS / picture.png} ({picture.file})"
         turned = [name for name in NOT_AS_TRAINED if name in picture.flags]
-        if case := known.get(picture.xray_sha256):
+        twin = first.setdefault(picture.xray_sha256, picture.file)
+        if twin != picture.file:  # two DICOMs of the same pixels
+            problems.append(f"{called}: the same X-ray as {twin}; keep one of their corrected masks")
+        elif case := known.get(picture.xray_sha256):
             places.append(_Place(each, case, new=False))
         elif turned:
             problems.append(

@@ -86,7 +86,9 @@ def desk(root: Path) -> Desk:
     """Make a desk."""
     cohort = write_cohort(root / "cohort", montgomery=2, shenzhen=3)
     (cohort / "ward").mkdir()
-    (cohort / "ward/chest.dcm").write_bytes(dicom(xray(90, 70, 9, np.uint16)))
+    for name in ROWS:
+        if name.endswith(".dcm"):
+            (cohort / name).write_bytes(dicom(xray(90, 70, 9, np.uint16), StudyID=name))
     (root / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     with opened(root / "lungs", MODEL, overwrite=False, resume=False) as results:
         for name, flags in ROWS.items():

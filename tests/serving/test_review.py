@@ -22,7 +22,7 @@ from serving.review import cohort as writing
 from serving.review.label_studio import KIND
 from serving.review.polygons import to_mask
 from tests.cohorts import lungs, put
-from tests.serving.reviews import MONTGOMERY, SHENZHEN, TURNED, Desk, desk
+from tests.serving.reviews import MONTGOMERY, ROWS, SHENZHEN, TURNED, Desk, desk
 
 M1, C1, C3, DICOM = "MCUCXR_0001_1.png", "CHNCXR_0001_1.png", "CHNCXR_0003_1.png", "chest.dcm"
 
@@ -178,6 +178,7 @@ def test_corrected_masks_replace_those_of_the_cohort(exported: Desk) -> None:
     assert record["CHNCXR_0003_1"]["dice_with_replaced"] is None
 
 
+@pytest.mark.slow  # Great Expectations
 def test_another_x_ray_is_added_and_then_known(exported: Desk) -> None:
     at = exported
     at.correct(DICOM)
@@ -249,12 +250,22 @@ def test_masks_with_too_many_parts_are_refused(exported: Desk) -> None:
 
 
 def test_a_new_x_ray_must_be_upright(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(desk.__globals__["ROWS"], "ward/chest.dcm", [TURNED])
+    monkeypatch.setitem(ROWS, "ward/chest.dcm", [TURNED])
     at = desk(tmp_path)
     at.export()
     at.correct(DICOM)
     label(at, DICOM, "normal")
     assert "flagged turned" in at.take(code=1)
+
+
+def test_two_dicoms_of_the_same_picture_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ROWS, "ward/again.dcm", ROWS["ward/chest.dcm"])
+    at = desk(tmp_path)
+    at.export()
+    for name in (DICOM, "again.dcm"):
+        at.correct(name)
+        label(at, name, "normal")
+    assert "the same X-ray as ward/again.dcm" in at.take(code=1)
 
 
 def test_unchanged_masks_count_only_where_they_are_accepted(exported: Desk) -> None:
