@@ -34,6 +34,7 @@ from defunet.options import (
 from serving.drift.command import drift
 from serving.http.command import serve
 from serving.predict.command import predict
+from serving.review import command as review
 from tools.checkpoints.command import checkpoints
 
 if TYPE_CHECKING:
@@ -305,6 +306,11 @@ for _panel, _commands in (
 ):
     for _each in _commands:
         _command(_each, _panel)
+
+_review = typer.Typer(help="Have flagged masks corrected, and take them into the cohort.", no_args_is_help=True)
+app.add_typer(_review, name="review", rich_help_panel=MODEL)
+_review.command("export")(_in_one_line(review.export))
+_review.command("import")(_in_one_line(review.import_))
 
 
 def _wait(kubeflow: Kubeflow, run_id: str, every: float, limit: float | None, pending_limit: float | None) -> None:

@@ -70,6 +70,15 @@ LAYOUTS: tuple[Layout, ...] = (
         read=read_shenzhen,
         example="CHNCXR_0001_0.png",
     ),
+    Layout(
+        site="reviewed",  # X-rays that `defunet review import` adds, named by their SHA-256
+        id=r"REVIEW_[0-9a-f]{16}_(?P<label>[01])",
+        image="CXR_png/{id}.png",
+        masks=("mask/{id}_mask.png",),
+        reading="ClinicalReadings/{id}.txt",
+        read=read_shenzhen,
+        example="REVIEW_0123456789abcdef_0.png",
+    ),
 )
 
 

@@ -1,0 +1,1 @@
+"""Review: give predicted masks to a labelling tool, and take corrected ones into a cohort."""
