@@ -12,7 +12,7 @@ class Viewer {
   constructor(root) {
     this.root = root;
     this.xray = null;
-    this.chosen = { overlay: true, fill: false, band: false, two: false, opacity: 1 };
+    this.chosen = { overlay: true, fill: false, band: false, two: false };
     root.classList.add("viewer");
     root.setAttribute("role", "group");
     root.setAttribute("aria-label", "Viewer");
