@@ -32,9 +32,9 @@ from model.inference.view import View
 from registry.fetch import fetch
 from registry.packages import load
 from registry.seal import DIGESTS, seal, verify
-from serving.predict.segments import to_seg
 from serving.xray.decoding import Decoders
 from serving.xray.reading import Xray
+from serving.xray.segments import to_seg
 
 SECONDS = 20.0  # for one file, which takes milliseconds
 AT_ONCE = 64

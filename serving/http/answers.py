@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,15 +12,18 @@ from fastapi import HTTPException
 from pydantic import BaseModel, Field
 
 from core.images import ImageError, TooLargeError, encode
+from serving.viewer.shapes import Shapes
 from serving.xray.findings import Findings
 
 if TYPE_CHECKING:
+    from pydicom import Dataset
+
     from model.inference.package import Segmentation
     from serving.http.model_loader import Loaded
     from serving.xray.reading import Xray
 
 Form = Literal["json", "mask", "overlay"]
-Picture = Literal["mask", "image", "overlay"]
+Picture = Literal["mask", "image", "overlay", "shapes", "seg"]
 LARGEST_SIDE = 1600  # pixels; size limit of pictures for display
 
 
@@ -41,7 +44,7 @@ class PictureRead(BaseModel):
 
 
 class Prediction(BaseModel):
-    """The JSON answer; pictures are PNG in base64, null unless asked for with ``include``."""
+    """The JSON answer; pictures and files are in base64, and null unless asked for with ``include``."""
 
     model: ModelUsed
     picture: PictureRead
@@ -49,6 +52,9 @@ class Prediction(BaseModel):
     mask: str | None = Field(None, description="0 and 255, at the X-ray's own size")
     image: str | None = Field(None, description=f"8 bits, for looking at: at most {LARGEST_SIDE} pixels a side")
     overlay: str | None = None
+    shapes: Shapes | None = Field(None, description="outlines of the lungs, and of what is uncertain, as SVG paths")
+    seg: str | None = Field(None, description="DICOM SEG of a DICOM; with the patient's name, id and study")
+    note: str | None = Field(None, description="why there is no DICOM SEG")
 
 
 class Problem(BaseModel):
@@ -101,27 +107,43 @@ def mask_png(segmentation: Segmentation) -> bytes:
 def make(
     form: Form, include: Collection[Picture], xray: Xray, segmentation: Segmentation, findings: Findings, model: Loaded
 ) -> Answer:
-    """Build the response in the given format; ``include`` adds pictures to JSON."""
+    """Build the response in the given format; ``include`` adds pictures and files to JSON."""
+    from serving.viewer.shapes import shapes
     from serving.xray.drawing import overlay, visible
 
     if form == "mask":
         return Answer(mask_png(segmentation), "image/png")
     if form == "overlay":
         return Answer(overlay(xray, segmentation.mask, segmentation.view), "image/png")
-    makers = {
+    makers: dict[str, Callable[[], bytes]] = {
         "mask": lambda: mask_png(segmentation),
         "image": lambda: encode(visible(xray.pixels, LARGEST_SIDE, model.package.contract.intensity_percentiles)),
         "overlay": lambda: overlay(xray, segmentation.mask, segmentation.view),
     }
-    pictures: dict[str, Any] = {name: base64.b64encode(makers[name]()).decode() for name in set(include)}
+    asked: dict[str, Any] = {name: base64.b64encode(makers[name]()).decode() for name in set(include) & makers.keys()}
+    if "shapes" in include:
+        asked["shapes"] = shapes(segmentation, xray)
+    if "seg" in include and xray.dicom is not None:
+        asked |= _seg(xray.dicom, segmentation, model)
     height, width = xray.pixels.shape
     prediction = Prediction(
         model=ModelUsed(name=model.name, version=model.version, engine=model.engine),
         picture=PictureRead(kind=xray.kind, width=width, height=height),
         findings=findings,
-        **pictures,
+        **asked,
     )
     return Answer(prediction.model_dump_json().encode(), "application/json")
+
+
+def _seg(dataset: Dataset, segmentation: Segmentation, model: Loaded) -> dict[str, str]:
+    from serving.xray.segments import to_seg
+
+    used = {"name": model.name, "version": model.version, "weights_sha256": model.weights}
+    try:
+        data = to_seg(segmentation, dataset, "the file", used)
+    except ImageError as error:
+        return {"note": str(error)}
+    return {"seg": base64.b64encode(data).decode()}
 
 
 def refusal(error: ImageError) -> HTTPException:

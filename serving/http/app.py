@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BeforeValidator
@@ -13,9 +13,11 @@ from pydantic import BeforeValidator
 from core import __version__
 from serving.http import pages
 from serving.http.answers import Form, Picture, Prediction, Problem, choose
+from serving.http.bodies import RETRY
 from serving.http.guard import Guard
 from serving.http.middleware import Middleware
 from serving.http.service import Service
+from serving.viewer.about import About
 
 FILE = {"type": "string", "format": "binary"}
 BODY = {
@@ -53,7 +55,7 @@ def make_app(service: Service, guard: Guard) -> Middleware:
     app = FastAPI(title="Lung segmentation", version=__version__, description=ABOUT, docs_url=None, redoc_url=None)
     _predict(app, service)
     _watching(app, service)
-    pages.add(app)
+    pages.add(app, service)
 
     @app.exception_handler(RequestValidationError)
     async def wrong(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -91,7 +93,7 @@ def _predict(app: FastAPI, service: Service) -> None:
         include: Annotated[
             list[Picture],
             BeforeValidator(_names),
-            Query(description="pictures to include in a JSON response: include=mask,image, or repeat include"),
+            Query(description="what else a JSON response has: include=mask,image,shapes,seg, or repeat include"),
         ] = [],  # noqa: B006
     ) -> Response:
         """Send the file as the whole body, or as the one file of a form."""
@@ -125,6 +127,16 @@ def _watching(app: FastAPI, service: Service) -> None:
         if service.shadow:
             state["shadow"] = service.shadow.status()
         return JSONResponse(state, 200 if service.ready else 503)
+
+    @app.get(
+        "/model",
+        summary="What the model is: its cohort, and its Dice on test images",
+        responses={503: {"model": Problem, "description": "no model loaded yet"}},
+    )
+    async def model() -> About:
+        if service.about is None:
+            raise HTTPException(503, "no model is loaded yet; try again", RETRY)
+        return service.about
 
     @app.get("/metrics", summary="Counters for Prometheus", response_class=Response)
     async def metrics() -> Response:

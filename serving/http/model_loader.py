@@ -35,11 +35,13 @@ class Loaded:
         name: name of the registered model, or of the folder.
         version: version in the registry; for a folder the first 12 hex digits of the weights' SHA-256.
         package: the model package.
+        weights: SHA-256 of the weights.
     """
 
     name: str
     version: str
     package: Package
+    weights: str
 
     @property
     def engine(self) -> str:
@@ -188,9 +190,10 @@ class ModelLoader:
         uri = f"models:/{name}/{version}" if version else self._settings.model
         folder = self._cache.take(uri)
         package = load(folder, self._settings.engine, self._settings.threads)
-        version = version or sha256(folder / WEIGHTS)[:12]
+        weights = sha256(folder / WEIGHTS)
+        version = version or weights[:12]
         try_out(package, uri)
-        before, self._model = self._model, Loaded(name, version, package)
+        before, self._model = self._model, Loaded(name, version, package, weights)
         self._failed = None
         self._metrics.use(name, version, self._model.engine)
         say(

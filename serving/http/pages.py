@@ -1,61 +1,91 @@
-"""The web page and the API documentation, served only from files of this package."""
+"""The web page, the model's card and the API documentation, served only from files of this package."""
 
 from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, HTTPException, Response
 from fastapi.responses import HTMLResponse
+
+from serving import viewer
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+    from serving.http.service import Service
 
 TEMPLATES = Path(__file__).parent / "templates"
 # The only static files that are served.
 FILES = {
-    "page.css": "text/css",
-    "page.js": "text/javascript",
-    "viewer.js": "text/javascript",
-    "icon.svg": "image/svg+xml",
+    TEMPLATES / "page.css": "text/css",
+    TEMPLATES / "page.js": "text/javascript",
+    TEMPLATES / "icon.svg": "image/svg+xml",
+    TEMPLATES / "example.png": "image/png",  # samples/ChinaSet_AllFiles/CXR_png/CHNCXR_0001_0.png, a drawing
+    **{viewer.TEMPLATES / name: "text/css" for name in viewer.STYLES},
+    **{viewer.TEMPLATES / name: "text/javascript" for name in viewer.SCRIPTS},
 }
+CARD = "README.md"  # of a package
 
 
-def add(app: FastAPI) -> None:
-    """Add the routes ``/``, ``/docs`` and ``/static``."""
+def add(app: FastAPI, service: Service) -> None:
+    """Add the routes ``/``, ``/card``, ``/docs`` and ``/static``."""
 
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:
-        return HTMLResponse(_read("page.html"))
+        return HTMLResponse((TEMPLATES / "page.html").read_text())
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         return HTMLResponse(_docs(app))
 
-    for name, kind in FILES.items():
-        _add_file(app, name, kind)
+    @app.get("/card", include_in_schema=False)
+    def card() -> HTMLResponse:
+        model = service.loader.model
+        path = model.package.folder / CARD if model else None
+        if path is None or not path.is_file():
+            raise HTTPException(404, "the model has no card" if path else "no model is loaded yet; try again")
+        return HTMLResponse(_card(path.read_text(encoding="utf-8"), model.name if model else ""))
+
+    for path, kind in FILES.items():
+        _add_file(app, path, kind)
 
 
-def _add_file(app: FastAPI, name: str, kind: str) -> None:
-    @app.get(f"/static/{name}", include_in_schema=False)
+def _add_file(app: FastAPI, path: Path, kind: str) -> None:
+    content = path.read_bytes()
+
+    @app.get(f"/static/{path.name}", include_in_schema=False)
     async def file() -> Response:
-        return Response(_read(name), media_type=kind)
+        return Response(content, media_type=kind)
 
 
-@cache
-def _read(name: str) -> str:
-    return (TEMPLATES / name).read_text()
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader
+
+    # No StrictUndefined, since most fields of OpenAPI are optional.
+    return Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+
+
+def _card(text: str, name: str) -> str:
+    """Return a model card, Markdown with a block of metadata before it, as a page; HTML in it stays text."""
+    from markdown_it import MarkdownIt
+    from markupsafe import Markup
+
+    if text.startswith("---\n"):
+        text = text.partition("\n---\n")[2]
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = markdown.parse(text)
+    for token in tokens:
+        if token.attrs.pop("style", None) == "text-align:right":  # the page's policy forbids styles in attributes
+            token.attrs["class"] = "number"
+    body = markdown.renderer.render(tokens, markdown.options, {})
+    return _environment().get_template("card.html.j2").render(name=name, body=Markup(body))  # noqa: S704
 
 
 @cache
 def _docs(app: FastAPI) -> str:
-    from jinja2 import Environment, FileSystemLoader
-
-    # No StrictUndefined, since most fields of OpenAPI are optional.
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = _environment()
     environment.globals["kind"] = kind_of
     return environment.get_template("docs.html.j2").render(api=app.openapi())
 

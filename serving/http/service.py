@@ -22,6 +22,7 @@ from serving.http.model_loader import Loaded, ModelLoader
 from serving.http.record import Record
 from serving.http.settings import Settings
 from serving.http.shadow import Answered, Shadow
+from serving.viewer.about import About, about
 from serving.xray.decoding import Decoders
 from serving.xray.device import KEYWORDS as DEVICE
 from serving.xray.sides import KEYWORDS
@@ -61,7 +62,7 @@ class Service:
         count = min(MOST_READERS, cores())
         self.readers = ThreadPoolExecutor(count, thread_name_prefix="read")
         self.shadow = Shadow(settings, self.metrics, self.readers.submit) if settings.shadow else None
-        # Other keywords may be patient data.
+        # Other keywords may be patient data; a DICOM SEG needs them, and goes to the sender of the X-ray alone.
         self.decoders = Decoders(count, settings.max_megapixels, (*KEYWORDS, *DEVICE))
         of_one = None if settings.behind_proxy else settings.max_mb_a_client * MEGA
         self.bodies = Budget(settings.max_mb_at_once * MEGA, "files are being sent", of_one)
@@ -69,6 +70,12 @@ class Service:
         self.pixels = Budget(settings.max_megapixels_at_once * MEGA, "large images are being worked on")
         self.stopping = False
         self._in_flight = 0
+
+    @property
+    def about(self) -> About | None:
+        """Return what the model's card says; None before a model is loaded."""
+        model = self.loader.model
+        return None if model is None else about(model.package.card, model.name, model.version, model.engine)
 
     @property
     def ready(self) -> bool:
@@ -117,7 +124,7 @@ class Service:
 
         until = time.monotonic() + min(self.settings.decode_timeout, self.settings.request_timeout)
         try:
-            xray = await self._run(self.decoders.read, data, NAME, until)
+            xray = await self._run(self.decoders.read, data, NAME, until, "seg" in include)
         except ImageError as error:
             raise answers.refusal(error) from error
         pixels.take(xray.pixels.size)

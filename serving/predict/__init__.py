@@ -40,6 +40,7 @@ class Options:
     Attributes:
         overlays: write an overlay of every mask on its X-ray.
         seg: write a DICOM SEG for every DICOM.
+        review: write the review sheet, ``review.html``, and what it shows, ``review/``.
         overwrite: replace all results of an earlier run.
         resume: skip inputs that an earlier run has finished, by the files' SHA-256.
         batch_size: number of X-rays per batch.
@@ -51,6 +52,7 @@ class Options:
 
     overlays: bool = False
     seg: bool = True
+    review: bool = True
     overwrite: bool = False
     resume: bool = False
     batch_size: int = 8
@@ -84,10 +86,10 @@ class _Read:
 def predict(paths: Sequence[str], model: str, out: Path, options: Options) -> Counted:
     """Predict on all X-rays in ``paths`` and write the results to ``out``.
 
-    ``masks/`` has one PNG per X-ray, of 0 and 255, at the X-ray's size. ``overlays/`` and ``seg/`` depend on the
-    options. ``results.csv`` and ``results.json`` have one row per X-ray, including failed ones. Output names are the
-    inputs' paths relative to their common folder. A file that cannot be used is reported in one line on standard error
-    and does not stop the run.
+    ``masks/`` has one PNG per X-ray, of 0 and 255, at the X-ray's size. ``overlays/``, ``seg/`` and the review sheet
+    depend on the options. ``results.csv`` and ``results.json`` have one row per X-ray, including failed ones. Output
+    names are the inputs' paths relative to their common folder. A file that cannot be used is reported in one line on
+    standard error and does not stop the run.
 
     Args:
         paths: files, folders and glob patterns.
@@ -101,6 +103,7 @@ def predict(paths: Sequence[str], model: str, out: Path, options: Options) -> Co
     from model.weights import WEIGHTS
     from registry.fetch import fetch
     from registry.packages import load
+    from serving.viewer.about import about as said
 
     inputs = find(paths, out)
     decoders = Decoders(min(cores(), len(inputs)), options.max_megapixels)  # they start while the model loads
@@ -120,7 +123,8 @@ def predict(paths: Sequence[str], model: str, out: Path, options: Options) -> Co
             "source": model,
             "engine": package.engine.name,
         }
-        with opened(out, about, overwrite=options.overwrite, resume=options.resume) as results:
+        shown = said(package.card, about["name"], about["version"], about["engine"]) if options.review else None
+        with opened(out, about, overwrite=options.overwrite, resume=options.resume, about=shown) as results:
             return _Run(package, results, options, decoders).all(inputs)
 
 
@@ -130,7 +134,8 @@ class _Run:
     def __init__(self, package: Package, results: Results, options: Options, decoders: Decoders) -> None:
         self.package, self.results, self.options, self.decoders = package, results, options, decoders
         self.skipped = 0
-        self.kinds = ["mask", *(["overlay"] if options.overlays else []), *(["seg"] if options.seg else [])]
+        chosen = {"overlay": options.overlays, "seg": options.seg, "picture": options.review, "shapes": options.review}
+        self.kinds = ["mask", *(kind for kind, wanted in chosen.items() if wanted)]
         self.twins: dict[str, str] = {}
 
     def all(self, inputs: Sequence[Input]) -> Counted:
@@ -220,6 +225,7 @@ class _Run:
         return row
 
     def _results(self, name: str, xray: Xray, found: Segmentation) -> Row:
+        from serving.viewer.review import view_of
         from serving.xray.device import device, taken
         from serving.xray.drawing import overlay
         from serving.xray.findings import describe
@@ -238,12 +244,15 @@ class _Run:
                 row["overlay"] = self.results.write("overlay", name, overlay(xray, found.mask, found.view))
             if self.options.seg and xray.dicom is not None:
                 row |= self._seg(found, xray.dicom, name)
+            if self.options.review:
+                for kind, data in view_of(found, xray, self.package.contract.intensity_percentiles).items():
+                    row[kind] = self.results.write(kind, name, data)
         except ImageError as error:
             row |= {"status": "failed", "error": str(error)}
         return row
 
     def _seg(self, found: Segmentation, dicom: Dataset, name: str) -> dict[str, str]:
-        from serving.predict.segments import to_seg
+        from serving.xray.segments import to_seg
 
         try:
             data = to_seg(found, dicom, name, self.results.model)

@@ -25,6 +25,10 @@ def predict(
     ] = None,
     overlays: Annotated[bool, typer.Option("--overlays", help="Also draw every mask over its X-ray.")] = False,
     seg: Annotated[bool, typer.Option("--seg/--no-seg", help="Write a DICOM SEG for every DICOM.")] = True,
+    review: Annotated[
+        bool,
+        typer.Option("--review/--no-review", help="Write review.html: all X-rays and outlines, the worst first."),
+    ] = True,
     resume: Annotated[bool, typer.Option("--resume", help="Skip the X-rays that an earlier run has finished.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")] = False,
     engine: Annotated[
@@ -40,7 +44,7 @@ def predict(
         typer.Option(help="Signatures of packages. Default: registry.signatures of params.yaml."),
     ] = None,
 ) -> None:
-    """Segment the lungs in X-rays: masks, and areas, symmetry and flags in results.csv and results.json.
+    """Segment the lungs in X-rays: masks, areas, symmetry and flags in results.csv, and a page to look at.
 
     Exit codes: 0 all done, 1 some failed (one line and one row each), 2 wrong usage, 130 interrupted.
     """
@@ -54,7 +58,16 @@ def predict(
     from serving.predict import predict as run
 
     options = Options(
-        overlays, seg, overwrite, resume, batch_size, max_megapixels, timeout, engine, signatures or configured()
+        overlays,
+        seg,
+        review,
+        overwrite,
+        resume,
+        batch_size,
+        max_megapixels,
+        timeout,
+        engine,
+        signatures or configured(),
     )
     counted = run(paths, model_or_default(model), out, options)
     skipped = f", {counted.skipped} finished before" if counted.skipped else ""
@@ -62,5 +75,7 @@ def predict(
         f"{counted.inputs} X-rays: {counted.done} done{skipped}, {counted.failed} failed; "
         f"{counted.flagged} to be looked at (flags); {out / 'results.csv'}"
     )
+    if review:
+        print(f"look at them, the worst first: {out / 'review.html'}")
     if counted.failed:
         raise SystemExit(1)

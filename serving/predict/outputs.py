@@ -1,4 +1,4 @@
-"""The output folder: masks, overlays and DICOM SEG under their inputs' names, and one table."""
+"""The output folder: masks, overlays and DICOM SEG under their inputs' names, one table and the review sheet."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from hashlib import sha256 as sha256_of
 from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
 from core.files import UnwritableError, exclusive, explain_full_disk, write_file, write_json
 from core.images import ImageError
+from serving.viewer.about import About
+from serving.viewer.review import PAGE, Entry, write_review
 
 TABLE, DOCUMENT = "results.csv", "results.json"
 JOURNAL = ".results.jsonl"  # rows of an unfinished run, each with the SHA-256 of the weights
-FOLDERS = {"mask": ("masks", ".png"), "overlay": ("overlays", ".png"), "seg": ("seg", ".dcm")}
+NAMED = {"mask": ("masks", ".png"), "overlay": ("overlays", ".png"), "seg": ("seg", ".dcm")}
+# What the review sheet shows of an X-ray: its picture, and its thumbnail with the outlines.
+SHOWN = {"picture": ("review", ".jpg"), "shapes": ("review", ".json")}
+FOLDERS = NAMED | SHOWN
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 AREAS = ("pixels", "share", "cm2")
 COLUMNS = (
@@ -25,15 +31,20 @@ COLUMNS = (
     *(f"{part}_{unit}" for part in ("lungs", "left", "right") for unit in AREAS),
     *("symmetry", "components", "solidity", "uncertain", "expected_dice", "expected_dice_low"),
     *("grey_mean", "grey_deviation", "day", "device"),
-    *("flags", "reasons", "note", *FOLDERS),
+    *("flags", "reasons", "note", *NAMED),
 )
 REQUIRED = frozenset({"file", "status", "error", "sha256"})  # keys of every row, also of a failed one
 Row = dict[str, Any]
 
 
 def place(kind: str, name: str) -> Path:
-    """Return the relative output path of one kind of result of an input: ``masks/a/b.dcm.png``."""
+    """Return the relative output path of one kind of result of an input: ``masks/a/b.dcm.png``.
+
+    The review sheet's own files are named by the SHA-256 of the input's name, which may be as long as a name can be.
+    """
     folder, suffix = FOLDERS[kind]
+    if kind in SHOWN:
+        return Path(folder, sha256_of(os.fsencode(name)).hexdigest()[:32] + suffix)
     relative = Path(folder, name)
     return relative if relative.suffix.lower() == suffix else relative.with_name(relative.name + suffix)
 
@@ -46,8 +57,8 @@ class Results:
         rows: one row per input, by name.
     """
 
-    def __init__(self, out: Path, model: dict[str, Any]) -> None:
-        self.out, self.model = out, model
+    def __init__(self, out: Path, model: dict[str, Any], about: About | None = None) -> None:
+        self.out, self.model, self.about = out, model, about
         self.rows: dict[str, Row] = {}
         self.lock = threading.Lock()
 
@@ -117,11 +128,11 @@ class Results:
             except ImageError as error:
                 self.rows[name] = {"file": name, "status": "failed", "error": str(error), "sha256": ""}
         # Now and not at the end: if this run is killed, old tables would not match the new files.
-        for table in (DOCUMENT, TABLE):
+        for table in (DOCUMENT, TABLE, PAGE):
             (self.out / table).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Write ``results.csv`` and ``results.json`` and remove the journal."""
+        """Write ``results.csv``, ``results.json`` and the review sheet, and remove the journal."""
         rows = [self.rows[name] for name in sorted(self.rows)]
         # A file name may be any bytes; invalid UTF-8 is written unchanged.
         with (
@@ -132,7 +143,17 @@ class Results:
             table.writeheader()
             table.writerows(flat(row) for row in rows)
         write_json(self.out / DOCUMENT, {"model": self.model, "sides": SIDES, "results": rows})
+        if self.about is None:
+            (self.out / PAGE).unlink(missing_ok=True)  # it would not have this run's rows
+        else:
+            write_review(self.out / PAGE, self.about, [self._entry(row) for row in rows])
         (self.out / JOURNAL).unlink(missing_ok=True)
+
+    def _entry(self, row: Row) -> Entry:
+        """Return a row with the places of what the review sheet shows of it."""
+        there = {kind: place(kind, row["file"]) for kind in FOLDERS if row["status"] == "ok" and kind in row}
+        links = {kind: path for kind, path in there.items() if kind in NAMED}
+        return Entry(row, links, there.get("picture"), there.get("shapes"))
 
 
 SIDES = "left and right are the patient's: a frontal X-ray shows the left lung on its right side"
@@ -153,8 +174,17 @@ def _as_image_error(path: Path, kind: str, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def opened(out: Path, model: dict[str, Any], *, overwrite: bool, resume: bool) -> Iterator[Results]:
-    """Yield the results in ``out``; the tables are written at the end of the block, also after an error.
+def opened(
+    out: Path, model: dict[str, Any], *, overwrite: bool, resume: bool, about: About | None = None
+) -> Iterator[Results]:
+    """Yield the results in ``out``; tables and sheet are written at the end of the block, also after an error.
+
+    Args:
+        out: the folder.
+        model: name, version and digest of the model.
+        overwrite: remove an earlier run's results.
+        resume: keep them.
+        about: what the review sheet says of the model; None: no sheet is written.
 
     Raises:
         UserError: the folder cannot be made; another run writes there; it has results and neither ``overwrite`` nor
@@ -171,7 +201,7 @@ def opened(out: Path, model: dict[str, Any], *, overwrite: bool, resume: bool) -
         except (OSError, UnwritableError) as error:
             reason = getattr(error.__cause__ or error, "strerror", None)
             raise UserError(f"{out}: the folder cannot be made ({reason}); choose another --out") from error
-        results = Results(out, model)
+        results = Results(out, model, about)
         there = [name for name in (DOCUMENT, JOURNAL, TABLE, "masks") if (out / name).exists()]
         if there and not overwrite and not resume:
             raise UserError(

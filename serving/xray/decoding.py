@@ -59,13 +59,14 @@ class Decoders:
         for each in self._all:
             self._idle.put(each)
 
-    def read(self, data: bytes, name: str, until: float) -> Xray:
+    def read(self, data: bytes, name: str, until: float, whole_header: bool = False) -> Xray:
         """Read an X-ray from the bytes of a file.
 
         Args:
             data: the file.
             name: name of the file in messages.
             until: deadline on the clock of :func:`time.monotonic`; the process is killed then.
+            whole_header: return all DICOM attributes that :func:`serving.xray.header.to_bytes` takes.
 
         Raises:
             ImageError: as :func:`serving.xray.reading.read_xray`; or the file crashed its decoder, or needed more
@@ -74,7 +75,7 @@ class Decoders:
         """
         decoder = self._idle.get()
         try:
-            return decoder.read(data, name, until - time.monotonic(), self._keywords)
+            return decoder.read(data, name, until - time.monotonic(), None if whole_header else self._keywords)
         finally:
             self._idle.put(decoder)
 

@@ -179,7 +179,7 @@ def _view_flags(view: View, contract: Contract) -> Iterator[Flag]:
     if view.border != NO_BORDER:
         yield Flag("border", f"{view.border.outside:.0%} of it is an empty border, which was cut off")
     if view.mirrored:
-        yield Flag("mirrored", "its heart seems to be on the picture's left; check the sides")
+        yield Flag("mirrored", "it seems to be a mirror image, by the place of its heart; check L and R")
 
 
 def _intensity_flags(histogram: np.ndarray, contract: Contract) -> Iterator[Flag]:

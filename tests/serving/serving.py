@@ -114,6 +114,11 @@ def png(picture: np.ndarray) -> bytes:
     return data.tobytes()
 
 
+def pixels_of(data: bytes) -> np.ndarray:
+    """Return the pixels of an encoded picture."""
+    return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
+
+
 def chest(height: int = 120, width: int = 100, dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
     """Return something like a chest: two dark lungs in a bright body."""
     picture = np.random.default_rng(seed).integers(140, 170, (height, width)).astype(np.uint8)

@@ -1,143 +1,233 @@
-import { Viewer } from "/static/viewer.js";
+"use strict";
+// The service's page: a list of files, each computed in turn, and the one that is looked at.
+{
+  const at = (id) => document.getElementById(id);
+  const viewer = new Viewer(at("viewer"));
+  const TRIES = 5; // requests of one file while the service is busy
+  const files = []; // each {file, name, state, text, answer, image, urls}; state: waiting, working, done or failed
+  let selected = null;
+  let working = false;
+  let request = null; // what ends the request in progress
 
-const at = (id) => document.getElementById(id);
-const viewer = new Viewer(at("view"));
-const number = (value, digits = 0) =>
-  value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
-const percent = (value) => `${number(100 * value, 1)} %`;
-let request = null;
-let links = [];
+  function bytes(base64) {
+    return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  }
 
-function element(name, text, more = {}) {
-  return Object.assign(document.createElement(name), { textContent: text }, more);
-}
+  /** What went wrong, in words: of the service, of a proxy before it, or of the way to them. */
+  async function problem(response) {
+    const text = await response.text().catch(() => "");
+    try {
+      const { detail } = JSON.parse(text);
+      if (typeof detail === "string") return detail.replace(/^the file: /, "");
+    } catch { /* no JSON: it is not the service that answers */ }
+    const words = {
+      401: "a proxy asks for a login", 403: "a proxy does not let this request through",
+      413: "the file is larger than a proxy before the service takes", 429: "a proxy says that there were too many requests; try again later",
+      502: "the service cannot be reached by the proxy before it; it may be starting again", 503: "the service is away for the moment; try again",
+      504: "the service did not answer the proxy before it in time; try again, or with a smaller file",
+    };
+    return `${words[response.status] ?? "there was no answer of the service but of something before it"} (HTTP ${response.status})`;
+  }
 
-function row(...cells) {
-  const line = document.createElement("tr");
-  line.append(...cells.map((cell, i) => element(i ? "td" : "th", cell, i ? {} : { scope: "row" })));
-  return line;
-}
+  /** Send one file and take its answer; asks again while the service is busy. */
+  async function ask(entry, signal) {
+    for (let tries = 1; ; tries++) {
+      let response;
+      try {
+        response = await fetch("/predict?format=json&include=mask,image,shapes,seg", {
+          method: "POST", body: entry.file, headers: { "Content-Type": "application/octet-stream" }, signal,
+        });
+      } catch (error) {
+        if (signal.aborted) throw error;
+        throw new Error(`the service gave no answer (${error.message}); it may be away or starting again`);
+      }
+      if (response.status === 503 && tries < TRIES && response.headers.has("Retry-After")) {
+        tell(entry, "working", "busy, waits");
+        await new Promise((done) => setTimeout(done, 1000 * (Number(response.headers.get("Retry-After")) || 1)));
+        if (signal.aborted) throw new Error("removed");
+        continue;
+      }
+      if (!response.ok) throw new Error(await problem(response));
+      const answer = await response.json().catch(() => null);
+      if (!answer?.shapes) throw new Error("there was no answer of the service but of something before it (HTTP 200)");
+      return answer;
+    }
+  }
 
-function bytes(base64) {
-  return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
-}
+  async function compute(entry) {
+    const mine = (request = new AbortController());
+    tell(entry, "working", "finding the lungs");
+    try {
+      const answer = await ask(entry, mine.signal);
+      const stem = entry.name.replace(/\.[^.]*$/, "") || "xray";
+      const { mask, image, seg, shapes, overlay: _, ...rest } = answer;
+      const blobs = { image: new Blob([bytes(image)], { type: "image/png" }), mask: new Blob([bytes(mask)], { type: "image/png" }) };
+      if (seg) blobs.seg = new Blob([bytes(seg)], { type: "application/dicom" });
+      const findings = { file: entry.name, time: new Date().toISOString(), ...rest };
+      blobs.json = new Blob([JSON.stringify(findings, null, 2)], { type: "application/json" });
+      const urls = Object.fromEntries(Object.entries(blobs).map(([kind, blob]) => [kind, URL.createObjectURL(blob)]));
+      const picture = element("img", "", { src: urls.image });
+      await picture.decode();
+      if (mine.signal.aborted) {
+        Object.values(urls).forEach((url) => URL.revokeObjectURL(url));
+        return;
+      }
+      Object.assign(entry, { findings, shapes, picture, urls, stem });
+      const count = rest.findings.flags.length;
+      tell(entry, "done", count ? `${count} flag${count > 1 ? "s" : ""}` : "no flag");
+    } catch (error) {
+      if (!mine.signal.aborted) tell(entry, "failed", error.message);
+    }
+  }
 
-function link(anchor, blob, name) {
-  const address = URL.createObjectURL(blob);
-  links.push(address);
-  Object.assign(at(anchor), { href: address, download: name });
-}
+  async function work() {
+    if (working) return;
+    working = true;
+    for (let next; (next = files.find((entry) => entry.state === "waiting")); ) await compute(next);
+    working = false;
+  }
 
-function draw() {
-  const chosen = (name) => at("controls").elements[name].value;
-  at("percent").textContent = `${at("opacity").value} %`;
-  viewer.draw(at("opacity").value / 100, chosen("colour"), chosen("shape") === "outline");
-}
+  /** Note a file's state, in the list, and in the view if it is the one that is looked at. */
+  function tell(entry, state, text) {
+    Object.assign(entry, { state, text });
+    const shown = entry.line.lastChild;
+    const flagged = state === "done" && entry.findings.findings.flags.length;
+    shown.className = `state ${state === "failed" ? "failed" : flagged ? "flagged" : ""}`;
+    shown.replaceChildren(...(state === "working" ? [element("span", "", { className: "busy" }), " working"] : [state === "failed" ? "failed" : text]));
+    count();
+    if (entry === selected) show(entry);
+  }
 
-function tell(model) {
-  at("model").textContent = model ? `Model: ${model.name}, version ${model.version}` : "No model is loaded yet";
-}
+  function count() {
+    const done = files.filter((entry) => ["done", "failed"].includes(entry.state)).length;
+    at("files").hidden = files.length === 0;
+    at("done").textContent = `${done} of ${files.length} done`;
+    Object.assign(at("progress"), { max: Math.max(1, files.length), value: done });
+    at("all").disabled = !files.some((entry) => entry.state === "done");
+  }
 
-function showFindings(answer) {
-  const { findings, picture, model } = answer;
-  const area = (name, one) => row(name, one.cm2 === null ? "–" : number(one.cm2, 1), percent(one.share), number(one.pixels));
-  at("areas").replaceChildren(
-    area("Both", findings.lungs), area("Right", findings.right), area("Left", findings.left));
-  at("flags").replaceChildren(...(findings.flags.length
-    ? findings.flags.map((flag) => {
-        const box = element("p", "", { className: "flag" });
-        box.append(element("strong", flag.name.replaceAll(/[-_]/g, " ")), flag.reason);
-        return box;
-      })
-    : [element("p", "No flag raised: picture and mask are like those of the training.", { className: "fine" })]));
-  const facts = [
-    ["Symmetry", findings.symmetry === null ? "–" : number(findings.symmetry, 2)],
-    ["Uncertain", percent(findings.uncertain)],
-    ["Picture", `${picture.kind.toUpperCase()}, ${number(picture.width)} × ${number(picture.height)}`],
-    ["Pixel spacing", findings.spacing === null ? "unknown" : `${findings.spacing.map((mm) => number(mm, 3)).join(" × ")} mm`],
-    ["Model", `${model.name}, version ${model.version} (${model.engine})`],
-  ];
-  at("facts").replaceChildren(...facts.flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
-}
+  /** Show one file: its findings, or that there are none yet, or why there are none. Nothing of another file stays. */
+  function show(entry) {
+    selected = entry;
+    const done = entry.state === "done";
+    at("place").classList.add("loaded");
+    for (const one of files) one.line.setAttribute("aria-current", one === entry);
+    at("name").textContent = entry.name;
+    for (const id of ["flagged", "viewer"]) at(id).hidden = false;
+    at("result").hidden = !done;
+    for (const id of ["mask", "seg", "json"]) at(id).removeAttribute("href");
+    at("flags").replaceChildren();
+    at("areas").replaceChildren();
+    at("facts").replaceChildren();
+    at("alert").textContent = "";
+    if (!done) {
+      const failed = entry.state === "failed";
+      const text = failed ? `${entry.name}: ${entry.text}` : `${entry.name}: ${entry.text} …`;
+      if (failed) at("flags").append(element("p", text, { className: "error", id: "error" }));
+      at("status").textContent = failed ? "" : `${entry.text} …`;
+      at(failed ? "alert" : "live").textContent = text;
+      viewer.clear(failed ? "There is no result." : text, !failed);
+      return;
+    }
+    const { findings: told, shapes, urls } = entry;
+    const { findings, model, picture, note } = told;
+    const flags = findings.flags.length;
+    const sentence = `the lungs cover ${percent(findings.lungs.share)} of the picture; ${flags ? `${flags} flag${flags > 1 ? "s" : ""} raised.` : "no flag."}`;
+    at("status").textContent = sentence;
+    at("live").textContent = `${entry.name}: ${sentence}`;
+    at("flags").replaceChildren(...flagBoxes(findings.flags));
+    at("areas").replaceChildren(areaTable(findings, shapes.sides));
+    at("facts").replaceChildren(...facts([
+      ...figures(findings, picture.kind), ["Note", note], ["Time", new Date(told.time).toLocaleString("sv")],
+      ["Model", `${model.name}, version ${model.version} (${model.engine})`],
+    ]));
+    for (const [kind, ending] of [["mask", "-mask.png"], ["seg", "-seg.dcm"], ["json", "-findings.json"]]) {
+      at(kind).hidden = !urls[kind];
+      if (urls[kind]) Object.assign(at(kind), { href: urls[kind], download: entry.stem + ending });
+    }
+    const mm = findings.spacing ? findings.width * findings.spacing[1] : null;
+    viewer.show({ image: entry.picture, shapes, mm, label: pictureLabel(entry.name, findings, shapes) });
+  }
 
-/** Show an answer, unless another file has been chosen meanwhile; tell whether it is shown. */
-async function show(answer, file, signal) {
-  const mask = new Blob([bytes(answer.mask)], { type: "image/png" });
-  const image = new Blob([bytes(answer.image)], { type: "image/png" });
-  const bitmaps = await Promise.all([createImageBitmap(image), createImageBitmap(mask)]);
-  if (signal.aborted) return false;
-  viewer.show(...bitmaps);
-  links.forEach((address) => URL.revokeObjectURL(address));
-  links = [];
-  const stem = file.name.replace(/\.[^.]*$/, "") || "xray";
-  const { mask: _, image: __, overlay: ___, ...rest } = answer;
-  link("mask", mask, `${stem}-mask.png`);
-  link("json", new Blob([JSON.stringify(rest, null, 2)], { type: "application/json" }), `${stem}-findings.json`);
-  showFindings(answer);
-  tell(answer.model);
-  at("view").setAttribute("aria-label", `The X-ray ${file.name} with the lungs marked: they cover ${percent(answer.findings.lungs.share)} of it`);
-  for (const id of ["view", "controls", "result"]) at(id).hidden = false;
-  at("stage").classList.add("loaded");
-  at("choose").textContent = "Choose another";
-  draw();
-  return true;
-}
-
-function fail(text) {
-  at("error").textContent = text;
-  at("error").hidden = false;
-  at("status").textContent = "";
-  // A mask of an earlier picture must not be taken for one of this file.
-  for (const id of ["view", "controls", "result"]) at(id).hidden = true;
-  at("stage").classList.remove("loaded");
-  at("choose").textContent = "Choose a chest X-ray";
-}
-
-async function predict(file) {
-  request?.abort();
-  const mine = (request = new AbortController());
-  at("error").hidden = true;
-  at("status").textContent = `${file.name}: finding the lungs …`;
-  at("stage").classList.add("busy");
-  try {
-    const response = await fetch("/predict?format=json&include=mask&include=image", {
-      method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" }, signal: mine.signal,
+  function add(chosen) {
+    const added = [...chosen].map((file) => {
+      const line = element("button", "", { type: "button", className: "file" });
+      line.append(element("span", file.name), element("span", "", { className: "state" }));
+      const entry = { file, name: file.name, state: "", line };
+      line.addEventListener("click", () => show(entry));
+      const item = document.createElement("li");
+      item.append(line);
+      at("list").append(item);
+      files.push(entry);
+      return entry;
     });
-    const answer = await response.json();
-    if (mine.signal.aborted) return;
-    if (!response.ok) return fail(`${file.name}: ${answer.detail.replace(/^the file: /, "")}`);
-    if (!(await show(answer, file, mine.signal))) return;
-    const count = answer.findings.flags.length;
-    at("status").textContent = `${file.name}: the lungs cover ${percent(answer.findings.lungs.share)} of the picture; ` +
-      (count ? `${count} flag${count > 1 ? "s" : ""} raised.` : "no flag.");
-  } catch (error) {
-    if (mine.signal.aborted) return;
-    fail(`${file.name}: the service gave no answer (${error.message}); it may be away or starting again.`);
-  } finally {
-    if (mine === request) at("stage").classList.remove("busy");
+    if (!added.length) return;
+    for (const entry of added) tell(entry, "waiting", "waiting");
+    show(added[0]);
+    at("choose").textContent = "Choose more";
+    work();
   }
-}
 
-at("file").addEventListener("change", (event) => {
-  const [file] = event.target.files;
-  if (file) predict(file);
-  event.target.value = ""; // so that the same file can be chosen again
-});
-at("controls").addEventListener("input", draw);
-at("controls").addEventListener("submit", (event) => event.preventDefault());
-let depth = 0;
-addEventListener("dragenter", () => document.body.classList.toggle("over", ++depth > 0));
-addEventListener("dragleave", () => document.body.classList.toggle("over", --depth > 0));
-addEventListener("dragover", (event) => event.preventDefault());
-addEventListener("drop", (event) => {
-  event.preventDefault();
-  depth = 0;
-  document.body.classList.remove("over");
-  const { files } = event.dataTransfer;
-  if (files.length > 1) {
+  function removeAll() {
     request?.abort();
-    return fail("One X-ray at a time, please.");
+    for (const entry of files) Object.values(entry.urls ?? {}).forEach((url) => URL.revokeObjectURL(url));
+    files.length = 0;
+    selected = null;
+    at("list").replaceChildren();
+    for (const id of ["flagged", "viewer", "result"]) at(id).hidden = true;
+    for (const id of ["live", "alert"]) at(id).textContent = "";
+    at("place").classList.remove("loaded");
+    at("choose").textContent = "Choose chest X-rays";
+    count();
+    at("file").focus();
   }
-  if (files.length) predict(files[0]);
-});
-fetch("/ready").then((response) => response.json()).then((told) => tell(told.model)).catch(() => tell(null));
+
+  function step(by) {
+    const place = files.indexOf(selected) + by;
+    if (place >= 0 && place < files.length) show(files[place]);
+  }
+
+  /** Ask what the model is until there is one. */
+  async function askModel() {
+    const response = await fetch("/model").catch(() => null);
+    const told = response?.ok ? await response.json().catch(() => null) : null;
+    tellModel(at("model"), told, "/card");
+    if (!told) setTimeout(askModel, 3000);
+  }
+
+  at("file").addEventListener("change", (event) => {
+    add(event.target.files);
+    event.target.value = ""; // so that the same file can be chosen again
+  });
+  at("example").addEventListener("click", async () => {
+    const response = await fetch("/static/example.png").catch(() => null);
+    if (response?.ok) add([new File([await response.blob()], "drawn-example.png")]);
+    else at("alert").textContent = "The example cannot be fetched; the service may be away.";
+  });
+  at("all").addEventListener("click", () => {
+    const told = files.filter((entry) => entry.state === "done").map((entry) => entry.findings);
+    const url = URL.createObjectURL(new Blob([JSON.stringify(told, null, 2)], { type: "application/json" }));
+    element("a", "", { href: url, download: "findings.json" }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 10_000);
+  });
+  at("clear").addEventListener("click", removeAll);
+  at("print").addEventListener("click", () => print());
+  addEventListener("keydown", (event) => {
+    const free = document.activeElement === document.body || ["viewer", "list"].some((id) => at(id).contains(document.activeElement));
+    if (!free || event.target.matches("input")) return;
+    if (viewer.key(event)) event.preventDefault();
+    else if (!event.shiftKey && event.key === "ArrowLeft") step(-1);
+    else if (!event.shiftKey && event.key === "ArrowRight") step(1);
+  });
+  let depth = 0;
+  addEventListener("dragenter", () => document.body.classList.toggle("over", ++depth > 0));
+  addEventListener("dragleave", () => document.body.classList.toggle("over", --depth > 0));
+  addEventListener("dragover", (event) => event.preventDefault());
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    depth = 0;
+    document.body.classList.remove("over");
+    add(event.dataTransfer.files);
+  });
+  askModel();
+}

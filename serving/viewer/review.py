@@ -1,0 +1,149 @@
+"""The review sheet of a prediction run, ``review.html``: every X-ray with its outlines, the worst first."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from core.files import write_file
+from core.templating import environment
+from serving.viewer import SCRIPTS, STYLES, TEMPLATES, read
+from serving.viewer.about import About
+
+if TYPE_CHECKING:
+    from model.inference.package import Segmentation
+    from serving.xray.reading import Xray
+
+PAGE = "review.html"
+# Above this many megabytes (10^6 bytes) of them the page reads the enlarged pictures from the files beside it:
+# a browser holds the text of an embedded picture in memory, and editors and mail refuse larger files.
+EMBEDDED_MB = 25.0
+FIELDS = (
+    *("file", "status", "error", "kind", "height", "width", "spacing", "lungs", "left", "right", "symmetry"),
+    *("uncertain", "expected_dice", "flags", "note", "day", "device"),
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One X-ray of the sheet.
+
+    Attributes:
+        row: its row of ``results.json``.
+        links: its results by kind, relative to the sheet's folder.
+        picture: the enlarged picture, relative to the folder; None without one.
+        shapes: the outlines and the thumbnail, relative to the folder; None without them.
+    """
+
+    row: Mapping[str, Any]
+    links: Mapping[str, Path]
+    picture: Path | None
+    shapes: Path | None
+
+
+def view_of(found: Segmentation, xray: Xray, percentiles: tuple[float, float]) -> dict[str, bytes]:
+    """Return what the sheet shows of an X-ray: ``picture``, a JPEG, and ``shapes``, JSON with the thumbnail.
+
+    Args:
+        found: the prediction.
+        xray: the X-ray.
+        percentiles: percentiles of the grey values that become black and white.
+    """
+    from serving.viewer.shapes import jpeg, picture, shapes, thumbnail
+
+    pixels = picture(xray, percentiles)
+    about = {"shapes": asdict(shapes(found, xray)), "thumbnail": _data(thumbnail(pixels))}
+    return {"picture": jpeg(pixels), "shapes": json.dumps(about).encode()}
+
+
+def worst_first(row: Mapping[str, Any]) -> tuple[bool, bool, float, int, float]:
+    """Return a row's place in the sheet.
+
+    Failed X-rays come first, then those of the lowest ``expected_dice``. Without that figure those with the most flags
+    come first, and of equally many those of which the largest share is uncertain.
+    """
+    expected = row.get("expected_dice")
+    return (
+        row["status"] == "ok",
+        expected is not None,
+        0.0 if expected is None else float(expected),
+        -len(row.get("flags") or ()),
+        -float(row.get("uncertain") or 0.0),
+    )
+
+
+def write_review(path: Path, about: About, entries: Sequence[Entry], embedded_mb: float = EMBEDDED_MB) -> None:
+    """Write the sheet, one file that needs no network, atomically.
+
+    Args:
+        path: where; its folder has the entries' files.
+        about: what the sheet says of the model.
+        entries: the X-rays in any order.
+        embedded_mb: enlarged pictures are part of the page if all of them together have at most this many megabytes,
+            else the page reads them from the files.
+
+    Raises:
+        UserError: the disk is full, or the file cannot be written.
+    """
+    folder = path.parent
+    ordered = sorted(entries, key=lambda entry: (*worst_first(entry.row), entry.row["file"]))
+    size = sum(_size(folder / entry.picture) for entry in ordered if entry.picture)
+    embedded = size <= embedded_mb * 1e6
+    shown = [_shown(entry, folder, embedded) for entry in ordered]
+    document = {"about": asdict(about), "embedded": embedded, "xrays": shown}
+    text = (
+        environment(TEMPLATES, html=False)
+        .get_template("review.html.j2")
+        .render(
+            styles="\n".join(map(read, (*STYLES, "review.css"))),
+            scripts=[read(name) for name in (*SCRIPTS, "review.js")],
+            document=_in_script(document),
+        )
+    )
+    with write_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def _shown(entry: Entry, folder: Path, embedded: bool) -> dict[str, Any]:
+    shown = {name: entry.row[name] for name in FIELDS if entry.row.get(name) not in (None, "", [])}
+    shown |= {"links": {kind: _address(path) for kind, path in entry.links.items()}}
+    if entry.picture is None or entry.shapes is None:
+        return shown
+    try:
+        view = json.loads((folder / entry.shapes).read_bytes())
+        data = (folder / entry.picture).read_bytes() if embedded else b""
+        return shown | {
+            "shapes": view["shapes"],
+            "thumbnail": view["thumbnail"],
+            "picture": _data(data) if embedded else _address(entry.picture),
+        }
+    except (OSError, ValueError, KeyError, TypeError):  # removed or altered since: the row is shown without it
+        return shown
+
+
+def _size(path: Path) -> int:
+    try:
+        return math.ceil(path.stat().st_size / 3) * 4  # in base64
+    except OSError:
+        return 0
+
+
+def _address(path: Path) -> str:
+    """Return a relative path as a URL; a file's name may be any bytes."""
+    return quote(os.fsencode(path.as_posix()))
+
+
+def _data(jpeg: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+
+def _in_script(value: Any) -> str:
+    """Return JSON that ends no script element, whatever the files' names are."""
+    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
