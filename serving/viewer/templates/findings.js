@@ -60,7 +60,7 @@ function facts(pairs) {
 function figures(findings, kind) {
   const { spacing, symmetry, expected_dice: expected } = findings;
   return [
-    ["Expected Dice", known(expected) ? figure(expected, 2) : null],
+    ["Expected Dice", known(expected) ? `${figure(expected, 2)}, lower bound ${figure(findings.expected_dice_low, 2)}` : null],
     ["Symmetry", known(symmetry) ? figure(symmetry, 2) : null],
     ["Uncertain", percent(findings.uncertain)],
     ["Picture", `${kind.toUpperCase()}, ${figure(findings.width)} × ${figure(findings.height)}`],
