@@ -62,8 +62,9 @@ def test_nothing_secret_stands_in_the_file() -> None:
 
 def test_a_digest_pins_an_image() -> None:
     assert read_cluster(FILE).digest == ""
-    pinned = check_cluster(shipped() | {"image": "registry:5000/lungs@sha256:00ff"}, "here")
-    assert pinned.digest == "sha256:00ff"
+    digest = f"sha256:{'0f' * 32}"
+    pinned = check_cluster(shipped() | {"image": f"registry:5000/lungs@{digest}"}, "here")
+    assert pinned.digest == digest
 
 
 def test_amounts_are_those_of_kubernetes() -> None:

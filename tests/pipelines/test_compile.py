@@ -39,6 +39,9 @@ SECTIONS = {
     "registry",
 }
 
+DIGEST = f"sha256:{'01' * 32}"
+PINNED = f"registry.example/python-lungs@{DIGEST}"
+
 
 def compile_pipeline(out: Path, *options: object) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "pipelines.compile", "--out", out, *options]
@@ -150,7 +153,7 @@ def test_what_writes_to_the_registry_knows_its_image_and_run(
     run = {"name": "KUBEFLOW_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}
     for name in STEPS:
         assert (run in asked[name].get("fieldPathAsEnv", ())) == (name in ("register", "promote", "outcome"))
-    other = "registry.example/python-lungs@sha256:1"
+    other = PINNED
     for content, image in ((spec, IMAGE), (_with_image(tmp_path, other), other)):
         for name in STEPS:
             given = {entry["name"]: entry["value"] for entry in container(content, name).get("env", ())}
@@ -229,11 +232,11 @@ def test_what_will_not_fit_compiles_to_nothing(tmp_path: Path) -> None:
 
 
 def test_every_step_runs_in_the_image_and_installs_nothing(spec: dict[str, Any], tmp_path: Path) -> None:
-    for content, image in ((spec, IMAGE), (_with_image(tmp_path, "registry.example/python-lungs@sha256:1"), None)):
+    for content, image in ((spec, IMAGE), (_with_image(tmp_path, PINNED), None)):
         executors = content["deploymentSpec"]["executors"]
         assert set(executors) == {f"exec-{name}" for name in STEPS}
         images = {executor["container"]["image"] for executor in executors.values()}
-        assert images == {image or "registry.example/python-lungs@sha256:1"}
+        assert images == {image or PINNED}
         assert "pip install" not in json.dumps(executors)
 
 
@@ -243,8 +246,8 @@ def _with_image(folder: Path, image: str) -> dict[str, Any]:
 
 
 def test_an_images_digest_enters_the_cache_key(spec: dict[str, Any], tmp_path: Path) -> None:
-    pinned = _with_image(tmp_path, "registry.example/python-lungs@sha256:1")
-    for content, digest in ((spec, ""), (pinned, "sha256:1")):
+    pinned = _with_image(tmp_path, PINNED)
+    for content, digest in ((spec, ""), (pinned, DIGEST)):
         assert content["root"]["inputDefinitions"]["parameters"]["image_digest"]["defaultValue"] == digest
 
 

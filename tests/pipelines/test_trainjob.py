@@ -83,8 +83,8 @@ def start(untrained: Project, trainer: Trainer, tmp_path: Path) -> Iterator[Star
         yield started
 
 
-def ended(step: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, errors = step.communicate(timeout=110)
+def ended(step: subprocess.Popen[str], seconds: float = 110) -> tuple[int, str, str]:
+    out, errors = step.communicate(timeout=seconds)
     return step.returncode, out, errors
 
 
@@ -271,7 +271,7 @@ def test_a_lost_pod_starts_both_anew_and_the_training_goes_on(
     step = start(f"s3://{bucket.name}/states")
     until(lambda: any(name.endswith(f"/{STATE}") for name in bucket.names("states/")), step)
     stop(trainer.pods[1:2])
-    code, printed, errors = ended(step)
+    code, printed, errors = ended(step, 280)
     assert code == 0, printed + errors
     record = assert_trained(untrained, printed, LONG)
     assert trainer.restarts == 1
