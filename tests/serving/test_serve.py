@@ -103,7 +103,7 @@ def test_pictures_are_asked_for_in_one_parameter_or_in_several(service: Served) 
             wrong = client.post(f"/predict?{query}", content=data)
             assert (wrong.status_code, wrong.json()) == (
                 422,
-                {"detail": "include: Input should be 'mask', 'image' or 'overlay'"},
+                {"detail": "include: Input should be 'mask', 'image', 'overlay', 'shapes' or 'seg'"},
             )
 
 
