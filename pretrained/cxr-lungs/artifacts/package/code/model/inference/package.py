@@ -16,6 +16,7 @@ from model.inference.engine import Engine, Pictures, Probabilities
 from model.inference.engines import start
 from model.inference.input_config import InputConfig
 from model.inference.postprocessing import at_size, to_masks
+from model.inference.quality import Quality, doubts_of
 from model.inference.view import Limits, View, Viewer
 from model.preprocessing import Image, standardise
 
@@ -82,6 +83,7 @@ class Contract:
             of float32's when the package was built.
         training: what the training images look like.
         view: limits of what tells a frontal chest X-ray and its orientation; None in packages without it.
+        quality: relation between doubt and error, for the expected Dice of a mask; None in packages without it.
     """
 
     size: int
@@ -97,6 +99,7 @@ class Contract:
     engines: tuple[str, ...]
     training: Training
     view: Limits | None = None
+    quality: Quality | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Contract:
@@ -109,7 +112,9 @@ class Contract:
         low, high = values["intensity_percentiles"]
         given = {"intensity_percentiles": (low, high), "engines": tuple(values["engines"])}
         view = Limits(**values["view"]) if values.get("view") else None
-        return cls(**values | given | {"training": Training(**values["training"]), "view": view})
+        quality = Quality(**values["quality"]) if values.get("quality") else None
+        parts = {"training": Training(**values["training"]), "view": view, "quality": quality}
+        return cls(**values | given | parts)
 
     @property
     def input_config(self) -> InputConfig:
@@ -125,11 +130,15 @@ class Segmentation:
         mask: uint8 (H, W), 1 is lung.
         probabilities: lung probabilities, float32 (H, W), 0 to 1.
         view: how the X-ray shows the chest, and what was put right before the network saw it.
+        expected_dice: the mask's Dice as expected without a reader's mask, and its lower bound, 0 to 1
+            (:mod:`model.inference.quality`); None if the package has no calibration, the picture does not look like a
+            frontal chest X-ray, or the threshold is another one than the contract's.
     """
 
     mask: npt.NDArray[np.uint8]
     probabilities: npt.NDArray[np.float32]
     view: View
+    expected_dice: tuple[float, float] | None = None
 
 
 class Package:
@@ -169,11 +178,32 @@ class Package:
         contract = self.contract
         limit = contract.threshold if threshold is None else threshold
         squares, views = zip(*map(self._seen, images), strict=True)
-        found = probabilities(self.engine, np.stack(squares), flip=contract.flip)
+        plain, mirrored = both_ways(self.engine, np.stack(squares), flip=contract.flip)
+        found = mean_of_both(plain, mirrored)
+        expected = self._expected_dice(plain, mirrored, found) if limit == contract.threshold else [None] * len(found)
         return [
-            self._at_own_size(square, image.shape, view, limit)
-            for square, image, view in zip(found, images, views, strict=True)
+            self._at_own_size(square, image.shape, view, limit, dice if view.frontal else None)
+            for square, image, view, dice in zip(found, images, views, expected, strict=True)
         ]
+
+    def _expected_dice(
+        self, plain: Probabilities, mirrored: Probabilities | None, found: Probabilities
+    ) -> list[tuple[float, float] | None]:
+        contract = self.contract
+        if contract.quality is None:
+            return [None] * len(found)
+        masks = to_masks(found, contract.threshold, *self._rule)
+        doubts = doubts_of(plain, mirrored, masks, contract.threshold)
+        # A frontal chest X-ray has lungs: an empty mask is wrong, however sure it is.
+        return [
+            contract.quality.estimate(float(doubt)) if mask.any() else (0.0, 0.0)
+            for mask, doubt in zip(masks, doubts, strict=True)
+        ]
+
+    @property
+    def _rule(self) -> tuple[int, float, bool]:
+        contract = self.contract
+        return contract.largest_components, contract.least_component, contract.fill_holes
 
     def _seen(self, image: Image) -> tuple[Pictures, View]:
         """Return the network's input, uint8 (S, S), for an image that was put right, and how it was seen."""
@@ -191,12 +221,42 @@ class Package:
         contract = self.contract
         return standardise(image, contract.size, contract.interpolation, contract.intensity_percentiles)
 
-    def _at_own_size(self, square: Probabilities, shape: tuple[int, ...], view: View, threshold: float) -> Segmentation:
+    def _at_own_size(
+        self,
+        square: Probabilities,
+        shape: tuple[int, ...],
+        view: View,
+        threshold: float,
+        expected_dice: tuple[float, float] | None,
+    ) -> Segmentation:
         upright = at_size(square, view.upright_shape(shape))
-        contract = self.contract
-        rule = (contract.largest_components, contract.least_component, contract.fill_holes)
-        mask = to_masks(upright[None], threshold, *rule)[0]
-        return Segmentation(view.put_back(mask, shape), view.put_back(upright, shape), view)
+        mask = to_masks(upright[None], threshold, *self._rule)[0]
+        return Segmentation(view.put_back(mask, shape), view.put_back(upright, shape), view, expected_dice)
+
+
+def both_ways(engine: Engine, images: Pictures, *, flip: bool) -> tuple[Probabilities, Probabilities | None]:
+    """Return the probabilities of images, and those of the mirrored images, mirrored back; None without ``flip``.
+
+    Args:
+        engine: the engine.
+        images: images from :func:`model.preprocessing.standardise`, uint8 (N, S, S).
+        flip: also predict the mirrored images, for twice the time.
+
+    Returns:
+        float32 (N, S, S) each, 0 to 1.
+    """
+    if not flip:
+        return engine.probabilities(images), None
+    both = engine.probabilities(np.concatenate([images, images[..., ::-1]]))
+    return both[: len(images)], both[len(images) :, :, ::-1]
+
+
+def mean_of_both(plain: Probabilities, mirrored: Probabilities | None) -> Probabilities:
+    """Return the mean of the results of :func:`both_ways`, float32 (N, S, S)."""
+    if mirrored is None:
+        return plain
+    mean: Probabilities = (plain + mirrored) * np.float32(0.5)
+    return mean
 
 
 def probabilities(engine: Engine, images: Pictures, *, flip: bool) -> Probabilities:
@@ -207,11 +267,7 @@ def probabilities(engine: Engine, images: Pictures, *, flip: bool) -> Probabilit
         images: images from :func:`model.preprocessing.standardise`.
         flip: average with the mirrored prediction of the mirrored image, for twice the time.
     """
-    if not flip:
-        return engine.probabilities(images)
-    both = engine.probabilities(np.concatenate([images, images[..., ::-1]]))
-    mean: Probabilities = (both[: len(images)] + both[len(images) :, :, ::-1]) * np.float32(0.5)
-    return mean
+    return mean_of_both(*both_ways(engine, images, flip=flip))
 
 
 def load(folder: Path | str, engine: str = "auto", threads: int | None = None) -> Package:
