@@ -17,13 +17,13 @@ from registry.fetch import NoVersionError
 from serving.http.cache import Cache
 from serving.http.logs import say
 from serving.http.metrics import ModelMetrics
+from serving.viewer.about import about
 from tracking.store import REGISTERED, answered, connect, first_line
 
 if TYPE_CHECKING:
     from registry.packages import Package
     from serving.http.settings import Settings
 
-ALL = ("all", "all")  # site and label of a card's row over all test images
 LONGEST_WAIT = 600  # seconds; upper limit of the backoff for a version that fails to load
 
 
@@ -195,13 +195,16 @@ class ModelLoader:
         try_out(package, uri)
         before, self._model = self._model, Loaded(name, version, package, weights)
         self._failed = None
+        card = about(package.card, name, version, self._model.engine)
         self._metrics.use(name, version, self._model.engine)
         say(
             "model loaded",
             model=name,
             version=version,
             before=before and before.version,
-            **_about(package),
+            cohort=card.cohort or None,
+            synthetic=card.drawings,
+            test_dice=None if card.dice is None else round(card.dice, 4),
             gate=_gate(name, version) if self._asked else None,
             engine=self._model.engine,
             engine_reason=package.engine.reason,
@@ -231,18 +234,6 @@ def try_out(package: Package, name: str) -> None:
     (found,) = package.segment([((rows + columns) % 256).astype(np.uint8)])
     if found.mask.shape != rows.shape or not (found.probabilities >= 0).all() or not (found.probabilities <= 1).all():
         raise UserError(f"{name}: the model's output is not a probability; register a correct model")
-
-
-def _about(package: Package) -> dict[str, Any]:
-    """Return the cohort of the training, whether it is drawn, and the mean Dice over all test images."""
-    card = package.card
-    rows = [row for row in card.get("metrics", []) if (row["masks"], row["site"], row["label"]) == ("original", *ALL)]
-    data = card.get("data", {})
-    return {
-        "cohort": data.get("name"),
-        "synthetic": data.get("synthetic"),
-        "test_dice": round(rows[0]["dice"], 4) if rows and rows[0]["dice"] is not None else None,
-    }
 
 
 def _gate(name: str, version: str) -> str:
