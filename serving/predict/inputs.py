@@ -37,9 +37,9 @@ class Input:
 def find(paths: Sequence[str], out: Path) -> list[Input]:
     """Return the files of files, folders and patterns, each once, sorted by name.
 
-    A folder is searched recursively for files with a picture's extension and for DICOMs without one. Hidden files,
-    links to folders and files in ``out`` are skipped. Results in ``out`` are skipped even if a pattern or path names
-    them. A path that does not exist stays in the list: reading it fails, and the other inputs continue.
+    A folder is searched recursively for files with a picture's extension and for DICOMs without one; other files are
+    counted. Hidden files, links to folders and files in ``out`` are skipped. Results in ``out`` are skipped even if a
+    pattern or path names them. A path that does not exist stays in the list: reading it fails, and the other inputs continue.
 
     Args:
         paths: from the user; ``*``, ``?``, ``[...]`` and ``**`` are patterns, unless a file has exactly that name.
@@ -94,6 +94,7 @@ def _absolute(path: str | Path) -> Path:
 
 
 def _below(folder: Path, avoided: AbstractSet[Path]) -> Iterator[Path]:
+    others = 0
     for parent, folders, names in os.walk(folder, onerror=_tell_unreadable):
         here = Path(parent)
         folders[:] = [each for each in folders if not each.startswith(".") and here / each not in avoided]
@@ -101,6 +102,10 @@ def _below(folder: Path, avoided: AbstractSet[Path]) -> Iterator[Path]:
             path = here / name
             if not name.startswith(".") and (path.suffix.lower() in SUFFIXES or _is_bare_dicom(path)):
                 yield path
+            else:
+                others += not name.startswith(".")
+    if others:
+        say(f"note: {folder}: left out {others} file(s) that are no PNG, JPEG, TIFF or DICOM")
 
 
 def _tell_unreadable(error: OSError) -> None:

@@ -89,8 +89,9 @@ def ward(tmp_path: Path) -> Path:
 
 
 def test_a_folder_becomes_masks_segments_overlays_and_a_table(call: Caller, ward: Path) -> None:
-    told, _ = call(ward, "--overlays")
+    told, noted = call(ward, "--overlays")
     assert "4 X-rays: 4 done, 0 failed" in told
+    assert f"note: {ward}: left out 1 file(s) that are no PNG, JPEG, TIFF or DICOM" in noted
     rows = call.rows()
     assert list(rows) == ["a/x.dcm", "a/x.png", "b/IM0001", "b/x.png"]
     for name, row in rows.items():
