@@ -39,7 +39,8 @@ def find(paths: Sequence[str], out: Path) -> list[Input]:
 
     A folder is searched recursively for files with a picture's extension and for DICOMs without one; other files are
     counted. Hidden files, links to folders and files in ``out`` are skipped. Results in ``out`` are skipped even if a
-    pattern or path names them. A path that does not exist stays in the list: reading it fails, and the other inputs continue.
+    pattern or path names them. A path that does not exist stays in the list: reading it fails, and the other inputs
+    continue.
 
     Args:
         paths: from the user; ``*``, ``?``, ``[...]`` and ``**`` are patterns, unless a file has exactly that name.
