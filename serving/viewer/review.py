@@ -27,7 +27,7 @@ PAGE = "review.html"
 EMBEDDED_MB = 25.0
 FIELDS = (
     *("file", "status", "error", "kind", "height", "width", "spacing", "lungs", "left", "right", "symmetry"),
-    *("uncertain", "expected_dice", "flags", "note", "day", "device"),
+    *("uncertain", "expected_dice", "expected_dice_low", "flags", "note", "day", "device"),
 )
 
 

@@ -42,8 +42,8 @@ def names(visit: Visit) -> list[str]:
     return [each.inner_text() for each in visit.page.query_selector_all(".card:visible .name")]
 
 
-def rank(row: dict[str, Any]) -> tuple[bool, int, float]:
-    return row["status"] == "ok", -len(row.get("flags", [])), -row.get("uncertain", 0)
+def rank(row: dict[str, Any]) -> tuple[bool, float]:
+    return row["status"] == "ok", row.get("expected_dice") or 0.0
 
 
 def test_every_xray_is_there_the_worst_first(sheet: Visit, call: Caller) -> None:
@@ -274,7 +274,10 @@ def test_the_lowest_expected_dice_comes_first_where_rows_have_it(browser: Browse
     common |= dict.fromkeys(("lungs", "left", "right"), area)
     flag = {"name": "size", "reason": "small"}
     given = {"good": (0.97, [flag]), "bad": (0.6, []), "middle": (0.9, []), "unknown": (None, [])}
-    rows = [common | {"file": name, "expected_dice": dice, "flags": flags} for name, (dice, flags) in given.items()]
+    rows = [
+        common | {"file": name, "expected_dice": dice, "expected_dice_low": dice, "flags": flags}
+        for name, (dice, flags) in given.items()
+    ]
     rows.append({"file": "failed", "status": "failed", "error": "damaged", "sha256": ""})
     write_review(tmp_path / "review.html", ABOUT, [Entry(row, {}, None, None) for row in rows])
     visit = opened(browser, tmp_path / "review.html")
