@@ -26,7 +26,7 @@ LEAST_DOUBT = 1e-4  # no mask is beyond doubt
 
 @dataclass(frozen=True)
 class Quality:
-    """What a package knows of the relation between doubt and error; in the contract.
+    """The relation between doubt and error; part of the contract.
 
     Attributes:
         scale: mean error of the validation pictures divided by their mean doubt.
