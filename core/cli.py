@@ -16,7 +16,7 @@ from core.terminal import say
 from model.threads import settle
 
 HELP = {"help_option_names": ["-h", "--help"]}  # of a Typer app's context
-ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file; the whole file is validated.")]
+ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The output folder; it is created only if the step succeeds.")]
 
 

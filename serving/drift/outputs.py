@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -50,7 +51,13 @@ def lines(found: Drift, count: int, window: int) -> Iterator[str]:
             yield f"{printable(device)}, last {RECENT} pictures: PSI at most {value:.2f} ({TITLES[name]})"
     for alarm in found.alarms:
         yield f"alarm: {sentence(alarm)}"
-    devices = len({group.device for group in found.groups})
+    counts = Counter[str]()
+    for group in found.groups:
+        counts[group.device] += group.pictures
+    devices = len(counts)
+    for device, count_of in counts.items():
+        if count_of < window:
+            yield f"not tested: {printable(device)}, {count_of} of the {window} pictures of a window"
     alarms = f"{len(found.alarms)} of {devices} devices with an alarm" if found.alarms else "no alarm"
     yield f"{count} predictions, tested in windows of {window}: {alarms}"
 

@@ -93,7 +93,7 @@ def _predict(app: FastAPI, service: Service) -> None:
         include: Annotated[
             list[Picture],
             BeforeValidator(_names),
-            Query(description="what else a JSON response has: include=mask,image,shapes,seg, or repeat include"),
+            Query(description="what else a JSON response has: include=mask,image,overlay,shapes,seg, or some"),
         ] = [],  # noqa: B006
     ) -> Response:
         """Send the file as the whole body, or as the one file of a form."""

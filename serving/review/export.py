@@ -59,6 +59,10 @@ class Chosen:
             return not names.isdisjoint(self.flags)
         return self.everything or bool(self.files) or bool(names)
 
+    def unmatched(self, names: Sequence[str]) -> list[str]:
+        """Return the patterns that match none of the names."""
+        return [each for each in self.files if not any(fnmatchcase(name, each) for name in names)]
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -92,6 +96,8 @@ def export(
     """
     document = _document(results)
     model = _model(document, results)
+    if unknown := chosen.unmatched([row["file"] for row in document["results"]]):
+        raise UserError(f"{results}: no X-ray is named {', '.join(unknown)}; give names as in the column file")
     rows = [row for row in document["results"] if row["status"] == "ok"]
     failed = len(document["results"]) - len(rows)
     wanted = {row["sha256"]: row for row in reversed(rows) if chosen.takes(row)}

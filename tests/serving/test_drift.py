@@ -22,9 +22,9 @@ from defunet.__main__ import app
 from model.inference.package import CONTRACT, PERCENTILES, Contract, Training
 from model.lungs import halves
 from model.preprocessing import standardise
-from serving.drift import FIGURES, Observed, psi, watch
+from serving.drift import FIGURES, Drift, Group, Observed, psi, watch
 from serving.drift.command import DRIFT
-from serving.drift.outputs import DOCUMENT, PAGE, TITLES
+from serving.drift.outputs import DOCUMENT, PAGE, TITLES, lines
 from serving.xray.device import device, taken
 from tests.conftest import Trained, refused
 from tests.serving.dicoms import dataset, dicom
@@ -228,6 +228,16 @@ def test_device_and_day_are_the_headers() -> None:
     header.add_new("StudyDate", "US", 7)
     assert (device(header), taken(header)) == ("", "")
     assert (device(None), taken(None)) == ("", "")
+
+
+def test_a_device_with_fewer_pictures_than_a_window_is_named() -> None:
+    groups = [Group(device, day, 20, 0.0, {}) for device, day in (("A", "1"), ("A", "2"), ("B", "1"))]
+    told = list(lines(Drift([], groups, {}), 60, 25))
+    assert told[-2:] == [
+        "not tested: B, 20 of the 25 pictures of a window",
+        "60 predictions, tested in windows of 25: no alarm",
+    ]
+    assert not [line for line in told if line.startswith("not tested: A")]
 
 
 @pytest.mark.slow

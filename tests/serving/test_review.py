@@ -109,6 +109,12 @@ def test_which_pictures_are_exported(at: Desk, options: list[str], count: int) -
     assert len(at.manifest) == count
 
 
+def test_a_name_that_no_xray_has_is_refused(at: Desk) -> None:
+    told = at.export("--file", "*MCUCXR*", "--file", "*typo*", code=1)
+    assert "no X-ray is named *typo*; give names as in the column file" in told
+    assert not (at.root / "review").exists()
+
+
 def test_nothing_is_written_without_a_flagged_picture(at: Desk) -> None:
     assert at.export("--flag", "spacing").startswith("none of 6 X-rays matches")
     assert not (at.root / "review").exists()
