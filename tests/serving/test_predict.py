@@ -263,6 +263,7 @@ def test_a_wrong_call_and_a_wrong_model_are_told(call: Caller, ward: Path, tmp_p
     assert "none/*.dcm: the pattern matches no file" in errors
     assert not call.out.exists()
     call.package = tmp_path / "no-model"
+    (ward / "b/notes.txt").unlink()
     _, errors = call(ward, code=1)
     assert "no model package" in errors
     assert errors.count("\n") == 1
@@ -448,6 +449,7 @@ def test_only_one_run_writes_a_folder(call: Caller, ward: Path) -> None:
 
 
 def test_a_full_disk_is_told_and_leaves_no_half_of_a_mask(call: Caller, ward: Path) -> None:
+    (ward / "b/notes.txt").unlink()
     done = call.project.call(call.line(ward), largest_file=300)
     assert "the disk is full" in refused(done)
     assert not list(call.out.glob("masks/**/*.png"))
