@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -68,4 +67,3 @@ def test_text_has_one_line_and_no_control_characters() -> None:
     record.fields = {"reason": "red \x1b[31m\nnext", "empty": None, "flags": [], "zero": 0}
     line = Text().format(record)
     assert re.fullmatch(r"\d\d:\d\d:\d\d  warning: an event  reason red \\x1b\[31m\\nnext, zero 0", line)
-    assert json.dumps(line)

@@ -111,7 +111,7 @@ def test_the_uncertain_band_is_drawn(page: Visit, service: Served) -> None:
 
 
 def test_a_keyboard_alone_suffices(page: Visit, tmp_path: Path) -> None:
-    # Chromium is told to hand choosers on when the first listener comes, and takes a moment for it.
+    # Chromium starts to report file choosers with the first listener, which takes a moment.
     page.page.on("filechooser", lambda _: None)
     page.page.wait_for_selector("#model a")
     (tmp_path / "one.png").write_bytes(png(chest()))
