@@ -96,9 +96,9 @@ class Arrays:
         self.images = self._open(folder / "images.npy")
         self.masks = {name: self._open(folder / f"masks-{name}.npy") for name in ("original", "dilated")}
 
-    def _open(self, path: Path) -> np.ndarray:
+    def _open(self, path: Path) -> np.memmap[tuple[int, ...], np.dtype[np.uint8]]:
         try:
-            array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+            array: np.memmap[tuple[int, ...], np.dtype[np.uint8]] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read ({error}); run the preprocess step again") from error
         if array.dtype != np.uint8 or array.ndim != 3 or len(array) != len(self.manifest):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from components.train.claim import claimed
+from components.train.load import load_images
 from components.train.notices import TRAINING, WAITING, ChangeWarning, Waiting
 from components.train.progress import Progress
 from components.train.result import RESULT, copy_result, has_result, keep_result, read_result, speed, stages
@@ -34,7 +35,7 @@ from model.weights import CONFIG
 from tracking.run import TrackedRun, describe
 
 if TYPE_CHECKING:
-    from model.training.batches import Subset
+    from model.training.batches import MappedSubset, Subset
     from model.training.loop import Monitor, Result, Trainer
 
 # The code that decides which weights a training ends with, as dvc.yaml names it.
@@ -55,6 +56,7 @@ CODE = (
 TAKES = "TRAIN_TAKES_SINCE"
 COLLAPSED = 0.01  # validation Dice below which a network marks nothing
 DIGITS = 12  # of the fingerprint, which name the folder of a training's states
+HASHED_AT_ONCE = 256  # images
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def train(
     installed = versions()
     cohort = Arrays(arrays)
     ids = read_split(split, cell.scenario)
-    subsets = {name: _subset(cohort, ids[name], params.masks) for name in ("train", "validation")}
+    subsets = load_images(cohort, {name: ids[name] for name in ("train", "validation")}, params.masks, params.resident)
     torch.manual_seed(cell.seed)
     options = params.defu_net.model_dump() if cell.network == "defu_net" else {}
     network = networks.build(cell.network, params.width, norm=params.norm, **options)
@@ -284,19 +286,12 @@ def _follow(make: Callable[[Monitor], Trainer]) -> Result:
         raise SystemExit(1) from None
 
 
-def _subset(cohort: Arrays, ids: list[str], masks: str) -> Subset:
-    from model.training.batches import Subset
-
-    rows = cohort.rows(ids)
-    # A copy in memory, one byte a pixel: 704 images of 512 x 512 are 185 MB.
-    return Subset(cohort.images[rows], cohort.masks[masks][rows], ids)
-
-
-def _fingerprint(config: dict[str, Any], subsets: dict[str, Subset]) -> str:
+def _fingerprint(config: dict[str, Any], subsets: Mapping[str, Subset | MappedSubset]) -> str:
     """Return what two runs share only if they would end with the same weights: configuration and every pixel."""
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for subset in subsets.values():
         digest.update("\n".join(subset.ids).encode())
-        digest.update(subset.images.tobytes())
-        digest.update(subset.masks.tobytes())
+        for pictures in (subset.images, subset.masks):
+            for start in range(0, len(subset), HASHED_AT_ONCE):
+                digest.update(pictures[start : start + HASHED_AT_ONCE].tobytes())
     return digest.hexdigest()

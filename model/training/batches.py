@@ -1,9 +1,11 @@
-"""The images of a training run, resident on the training device, and their order."""
+"""The images of a training run, resident on the training device or read from mapped files, and their order."""
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,6 +15,42 @@ from torch import Tensor
 # A cohort is stored on the GPU if it takes at most this share of the free memory.
 RESIDENT_SHARE = 0.25
 REDUCED_AT_ONCE = 64  # pictures per batch, to limit the memory of float copies
+
+
+class Rows:
+    """Some rows of a memory-mapped array, read from the file when they are indexed.
+
+    The system's page cache holds what was read, in memory that no other program needs.
+
+    Args:
+        array: uint8 (M, H, W), memory-mapped, in C order.
+        rows: row numbers, int64 (N,).
+    """
+
+    def __init__(self, array: np.memmap[tuple[int, ...], np.dtype[np.uint8]], rows: np.ndarray) -> None:
+        self.array, self.rows = array, rows
+        self.shape = (len(rows), *array.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, at: np.ndarray | slice) -> np.ndarray:
+        """Return a copy of the rows at some positions, uint8 (n, H, W)."""
+        found: np.ndarray = np.asarray(self.array[self.rows[at]])
+        return found
+
+    def expect(self, at: np.ndarray) -> None:
+        """Have the system start to read some rows, so that indexing them soon does not wait for the disk."""
+        mapped: mmap.mmap | None = self.array._mmap  # type: ignore[attr-defined]
+        if mapped is None or not hasattr(mmap, "MADV_WILLNEED"):
+            return
+        # The map starts at a page before the array, which numpy.memmap hides.
+        before = self.array.offset % mmap.ALLOCATIONGRANULARITY
+        length = int(np.prod(self.array.shape[1:]))
+        for row in self.rows[at].tolist():
+            start = before + row * length
+            page = start - start % mmap.PAGESIZE
+            mapped.madvise(mmap.MADV_WILLNEED, page, start + length - page)
 
 
 @dataclass(frozen=True)
@@ -31,6 +69,66 @@ class Subset:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+@dataclass(frozen=True)
+class MappedSubset:
+    """A :class:`Subset` that stays in its files."""
+
+    images: Rows
+    masks: Rows
+    ids: list[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Pictures(Protocol):
+    """A subset at the size of a stage, from which batches are taken."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images and masks, uint8 (n, H, W) each on the training device, of ``rows``, int64 (n,) on the CPU."""
+
+    def expect(self, rows: Tensor) -> None:
+        """Prepare for a batch of ``rows``, which comes next."""
+
+
+def pictures(subset: Subset | MappedSubset, device: torch.device, size: int | None = None) -> Pictures:
+    """Return a subset for batches of one size: :class:`Resident` or :class:`Mapped`."""
+    return Mapped(subset, device, size) if isinstance(subset, MappedSubset) else Resident(subset, device, size)
+
+
+class Mapped:
+    """A subset in its files; each batch is read, and downscaled, when it is asked for.
+
+    Args:
+        subset: images and masks of one size.
+        device: the training device.
+        size: side to downscale to in pixels; None or their own side does not resize.
+    """
+
+    def __init__(self, subset: MappedSubset, device: torch.device, size: int | None = None) -> None:
+        self.images, self.masks, self.device = subset.images, subset.masks, device
+        self.size = size if size is not None and size < self.images.shape[-1] else None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images and masks, uint8 (n, H, W) each, of ``rows``, int64 (n,) on the CPU."""
+        images, masks = (torch.from_numpy(each[rows.numpy()]) for each in (self.images, self.masks))
+        if self.device.type == "cuda":
+            images, masks = (each.pin_memory().to(self.device, non_blocking=True) for each in (images, masks))
+        if self.size is not None:
+            return reduce(images, self.size, self.device), reduce(masks, self.size, self.device, mask=True)
+        return images, masks
+
+    def expect(self, rows: Tensor) -> None:
+        """Have the system read the next batch while this one is trained on."""
+        for each in (self.images, self.masks):
+            each.expect(rows.numpy())
 
 
 class Resident:
@@ -66,6 +164,9 @@ class Resident:
         if images.device.type != self.device.type:
             images, masks = (a.pin_memory().to(self.device, non_blocking=True) for a in (images, masks))
         return images, masks
+
+    def expect(self, rows: Tensor) -> None:
+        """Do nothing: all images are in memory."""
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model.threads import asked_for, settle
-from model.training.batches import Subset
+from model.training.batches import MappedSubset, Subset
 from model.training.checkpoint import CheckpointError, load_state, save_state
 from model.training.distributed import DistributedContext
 from model.training.precision import Precision, choose_precision
@@ -104,8 +104,8 @@ class Trainer:
     def __init__(
         self,
         network: nn.Module,
-        train: Subset,
-        validation: Subset,
+        train: Subset | MappedSubset,
+        validation: Subset | MappedSubset,
         params: TrainParams,
         seed: int,
         world: DistributedContext,

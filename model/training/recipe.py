@@ -127,6 +127,9 @@ class TrainParams(Section):
     precision: Literal["auto", "float32", "bfloat16", "float16"]
     compile: bool = Field(description="torch.compile the network")
     activation_checkpointing: bool = Field(description="recompute activations in the backward pass to save memory")
+    resident: Literal["auto", "always", "never"] = Field(
+        description="images in memory, or read from the arrays' files batch by batch; the weights are the same"
+    )
     checkpoint_every: Annotated[int, Field(ge=1)] = Field(description="epochs between full-state checkpoints")
 
     @model_validator(mode="after")

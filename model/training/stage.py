@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from model.inputs import autocast, to_input
 from model.training.augmentation import Augmenter, step_generator
-from model.training.batches import Resident, Sampler, Subset, batches
+from model.training.batches import MappedSubset, Pictures, Sampler, Subset, batches, pictures
 from model.training.distributed import DistributedContext, share_batchnorm
 from model.training.losses import compound_loss
 from model.training.memory import checkpoint_activations, keep_freed_memory
@@ -86,8 +86,8 @@ class StageTrainer:
         prepared: Prepared,
         params: TrainParams,
         size: int,
-        train: Subset,
-        validation: Subset,
+        train: Subset | MappedSubset,
+        validation: Subset | MappedSubset,
         seed: int,
         first_step: int = 0,
         first_image: int = 0,
@@ -98,7 +98,7 @@ class StageTrainer:
         self.precision, self.average = prepared.precision, prepared.average
         self.network, self.forward = prepared.network, prepared.forward
         self.ids = train.ids
-        self.train, self.validation = (Resident(subset, self.device, size) for subset in (train, validation))
+        self.train, self.validation = (pictures(subset, self.device, size) for subset in (train, validation))
         self.steps = math.ceil((params.images_per_epoch or len(train)) / params.batch_size)
         self.order = Sampler(len(train), seed)
         height, width = train.images.shape[1:]
@@ -189,6 +189,7 @@ class StageTrainer:
         """
         size, parts = self.params.batch_size, self.params.accumulation
         rows = self._rows(number)
+        self.train.expect(self._rows(number + 1))
         draw = self.augmenter.draw(size, step_generator(self.seed, self.first_step + number))
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
@@ -237,7 +238,7 @@ class StageTrainer:
         return float(losses.mean())
 
     @torch.no_grad()
-    def _score(self, subset: Resident) -> tuple[float, float]:
+    def _score(self, subset: Pictures) -> tuple[float, float]:
         """Return loss and Dice over all pixels of a subset; every process scores the whole subset."""
         network = self.average.scored().eval()
         weighted = torch.zeros((), device=self.device)

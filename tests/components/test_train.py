@@ -11,17 +11,21 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 
 from components.train import CODE as TRAINING_CODE
 from components.train import train
 from components.train.__main__ import _become_torchrun
+from components.train.load import load_images
 from core.cell import HISTORY, PROVENANCE, RUN, Cell
-from core.cohort import Arrays
+from core.cohort import Arrays, read_split
 from core.errors import UserError
 from core.files import sha256
 from core.inputs import code_files
@@ -163,6 +167,48 @@ def test_a_network_of_other_choices_is_rebuilt_from_its_config(untrained: Projec
     assert sum(p.numel() for p in network.parameters()) == config["parameters"]
     assert only_run(untrained).data.params["options.inception"] == "False"
     untrained.do(untrained.evaluate_line())
+
+
+def test_where_the_images_are_changes_no_weight(untrained: Project) -> None:
+    """In memory and from the files, with a smaller stage before."""
+    stage = {"size": 16, "epochs": 1, "learning_rate": 0.002, "batch_size": 4}
+    digests = []
+    for resident in ("always", "never"):
+        untrained.write_params(train={"epochs": 1, "stages": [stage], "resident": resident})
+        untrained.do(untrained.train_line())
+        digests.append(sha256(untrained.model / WEIGHTS))
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize(
+    ("free", "limit", "used", "kind"),
+    [
+        (10**9, None, None, "Subset"),
+        (10**5, None, None, "MappedSubset"),
+        (10**9, "max", "0", "Subset"),
+        (10**9, "100000", "5000", "MappedSubset"),
+    ],
+)
+def test_images_stay_in_memory_where_little_of_it_is_taken(
+    untrained: Project,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    free: int,
+    limit: str | None,
+    used: str | None,
+    kind: str,
+) -> None:
+    if limit is not None and used is not None:
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / "memory.current").write_text(f"{used}\n")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+    monkeypatch.setattr("components.train.load.GROUP", tmp_path)
+    cohort = Arrays(untrained.arrays)
+    ids = read_split(untrained.split)
+    found = load_images(cohort, {"train": ids["train"]}, "original", "auto")["train"]
+    assert type(found).__name__ == kind
+    assert found.ids == ids["train"]
+    assert np.array_equal(found.images[np.array([1])], cohort.images[cohort.rows([ids["train"][1]])])
 
 
 def test_options_are_of_the_network_that_has_them(untrained: Project) -> None:

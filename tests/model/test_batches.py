@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.training.batches import Resident, Sampler, Subset, batches
+from model.training.batches import Mapped, MappedSubset, Resident, Rows, Sampler, Subset, batches, pictures
 
 SEEDS = st.integers(0, 2**63)
 
@@ -97,3 +98,39 @@ def test_a_batch_is_the_rows_asked_for() -> None:
     for tensor, array in zip(got, (images, masks), strict=True):
         assert tensor.dtype == torch.uint8
         assert np.array_equal(tensor.numpy(), array[[3, 0, 3], ::2])
+
+
+def mapped(folder: Path, rows: np.ndarray, side: int = 24) -> tuple[MappedSubset, Subset]:
+    """Rows of arrays in files, and the same in memory."""
+    found = []
+    for name, most in (("images", 256), ("masks", 2)):
+        np.save(folder / f"{name}.npy", np.random.default_rng(most).integers(0, most, (9, side, side), np.uint8))
+        found.append(np.load(folder / f"{name}.npy", mmap_mode="r"))
+    images, masks = found
+    ids = [str(row) for row in rows]
+    return MappedSubset(Rows(images, rows), Rows(masks, rows), ids), Subset(images[rows], masks[rows], ids)
+
+
+@pytest.mark.parametrize("size", [None, 24, 8, 7])
+def test_a_batch_from_a_mapped_file_is_that_of_memory(tmp_path: Path, size: int | None) -> None:
+    in_file, in_memory = mapped(tmp_path, np.array([7, 2, 5, 8]))
+    one, other = (pictures(subset, torch.device("cpu"), size) for subset in (in_file, in_memory))
+    assert (type(one), type(other)) == (Mapped, Resident)
+    assert len(one) == len(other) == 4
+    rows = torch.tensor([3, 0, 3])
+    one.expect(rows)
+    for got, expected in zip(one.batch(rows), other.batch(rows), strict=True):
+        assert got.dtype == torch.uint8
+        assert torch.equal(got, expected)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the pages of a map are told on Linux alone")
+def test_only_the_rows_of_a_batch_are_read(tmp_path: Path) -> None:
+    np.lib.format.open_memmap(tmp_path / "big.npy", mode="w+", dtype=np.uint8, shape=(1024, 256, 256)).flush()
+    array = np.load(tmp_path / "big.npy", mmap_mode="r")
+    rows = Rows(array, np.arange(1024))
+    assert (rows[np.array([3, 960])] == 0).all()
+    maps = Path("/proc/self/smaps").read_text().split("big.npy")[1:]
+    resident = sum(int(part.split("Rss:")[1].split()[0]) for part in maps) * 1024
+    # Two rows of 64 KiB, and what the system maps around a fault.
+    assert resident < array.nbytes / 8

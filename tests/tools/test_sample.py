@@ -311,11 +311,40 @@ def test_the_command_makes_a_cohort_and_replaces_an_earlier_one(tmp_path: Path) 
     assert {path.name for path in tmp_path.iterdir()} <= {"cohort", ".cohort.lock"}
 
 
+def test_a_large_cohort_has_few_patients_and_no_picture_twice(tmp_path: Path) -> None:
+    made = command(tmp_path / "many", "--count", 25, "--patients", 4, "--scale", 0.1)
+    assert made.returncode == 0, made.stderr
+    assert "10 + 15 synthetic" in made.stdout
+    pictures = [*(tmp_path / "many").glob(MONTGOMERY), *(tmp_path / "many").glob(SHENZHEN)]
+    assert len(pictures) == 25
+    assert len({read(path).tobytes() for path in pictures}) == 25
+    # X-ray 5 is of patient 1 again: the same chest, with the first X-ray's own pixels unchanged.
+    masks = tmp_path / "many/MontgomerySet/ManualMask/leftMask"
+    assert (masks / "MCUCXR_0005_0.png").read_bytes() == (masks / "MCUCXR_0001_0.png").read_bytes()
+    assert (masks / "MCUCXR_0006_1.png").read_bytes() != (masks / "MCUCXR_0001_0.png").read_bytes()
+    assert np.array_equal(
+        read(tmp_path / "many/MontgomerySet/CXR_png/MCUCXR_0001_0.png"), draw_xray("montgomery", 1, scale=0.1).picture
+    )
+
+
+def test_processes_do_not_change_a_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_sample(tmp_path / "one", montgomery=3, shenzhen=9, scale=0.1, patients=6)
+    monkeypatch.setattr("tools.sample.PARALLEL", 2)
+    monkeypatch.setattr("tools.sample.cores", lambda: 2)
+    monkeypatch.setattr("tools.sample.PATIENTS_A_JOB", 1)
+    make_sample(tmp_path / "other", montgomery=3, shenzhen=9, scale=0.1, patients=6)
+    one, other = files(tmp_path / "one"), files(tmp_path / "other")
+    assert one.pop("README.md") != other.pop("README.md")  # it names its folder
+    assert one == other
+
+
 def test_the_command_lists_every_wrong_value_and_makes_nothing(tmp_path: Path) -> None:
-    done = command(tmp_path / "out", "--montgomery", -1, "--shenzhen", 10000, "--seed", -2, "--scale", 0.01)
+    done = command(
+        tmp_path / "out", "--montgomery", -1, "--shenzhen", 10**6, "--seed", -2, "--scale", 0.01, "--patients", 3
+    )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    for part in ("--montgomery is -1", "--shenzhen is 10000", "--seed is -2", "--scale is 0.01"):
+    for part in ("--montgomery is -1", "--shenzhen is 1000000", "--seed is -2", "--scale is 0.01", "--patients is 3"):
         assert part in done.stderr
     assert not any(tmp_path.iterdir())
 

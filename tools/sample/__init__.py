@@ -6,7 +6,11 @@ from a seeded random generator.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,8 @@ from numpy.typing import NDArray
 
 from core.errors import UserError
 from core.files import read_json, write_folder, write_json
+from core.parallel import cores
+from core.terminal import progress
 from tools.sample.anatomy import draw_chest
 from tools.sample.machines import MACHINES
 from tools.sample.radiograph import draw_lesions, expose
@@ -24,6 +30,9 @@ COHORT = "cohort.json"
 ENTRIES = frozenset({"MontgomerySet", "ChinaSet_AllFiles", "mask", COHORT, "README.md"})
 UNPAIRED_EVERY = 11  # every 11th Shenzhen X-ray has no mask
 COLOUR_EVERY, COLOUR_FIRST = 40, 5  # every 40th, from the 5th, is grey stored as RGB
+MOST = 999_999  # X-rays of a site
+PARALLEL = 100  # patients from which starting processes is worth it
+PATIENTS_A_JOB = 8
 # Adaptive filters per row, for small files, since a sample cohort is committed.
 PNG = (
     *(cv2.IMWRITE_PNG_COMPRESSION, 9),
@@ -47,7 +56,7 @@ with their own contrast, sharpness, noise, borders and burnt-in labels. The mask
 
 Made again, to the same pixels, by
 
-    python -m tools.sample {name} --montgomery {montgomery} --shenzhen {shenzhen} --seed {seed} --scale {scale:g}
+    python -m tools.sample {name} --montgomery {montgomery} --shenzhen {shenzhen} --seed {seed} --scale {scale:g}{more}
 
 Licence: Apache-2.0, like the project that made it.
 """
@@ -84,51 +93,93 @@ def draw_xray(site: str, number: int, seed: int = 0, scale: float = 1.0) -> Xray
 
     Odd numbers are normal, even ones abnormal.
     """
+    return next(draw_patient(site, number, [number], seed, scale))
+
+
+def draw_patient(site: str, patient: int, numbers: range | list[int], seed: int, scale: float) -> Iterator[Xray]:
+    """Yield the X-rays ``numbers`` of one patient: the same chest, developed with other contrast, labels and grain.
+
+    Drawing a chest takes most of the time of a small X-ray, so that large cohorts have several of each patient.
+
+    Args:
+        site: ``montgomery`` or ``shenzhen``.
+        patient: number of the patient; odd ones are normal, even ones abnormal.
+        numbers: numbers of the X-rays; the one equal to ``patient`` is that of :func:`draw_xray`.
+        seed: seed of all random draws.
+        scale: scale of the pictures' sides.
+    """
     machine = MACHINES[site]
+    place = list(MACHINES).index(site)
     # Separate generators for shapes and noise, so that every scale shows the same chest.
-    shapes, pixels = (np.random.default_rng([seed, list(MACHINES).index(site), number, part]) for part in (0, 1))
+    shapes = np.random.default_rng([seed, place, patient, 0])
     chest = draw_chest(shapes)
     frame = machine.frame(shapes, scale)
     age = int(shapes.integers(15, 85))
-    lesions = draw_lesions(shapes) if number % 2 == 0 else []
+    lesions = draw_lesions(shapes) if patient % 2 == 0 else []
     radiograph = expose(shapes, chest, frame, lesions)
-    picture = machine.develop(pixels, radiograph, frame)
     finding = "; ".join(lesion.finding for lesion in lesions) or "normal"
-    if site == "montgomery":
-        name = f"MCUCXR_{number:04d}_{int(bool(lesions))}"
-        reading = f"Patient's Sex: {'F' if chest.female else 'M'}\nPatient's Age: {age:03d}Y\n{finding}\n"
-    else:
-        name = f"CHNCXR_{number:04d}_{int(bool(lesions))}"
-        reading = f"{'female' if chest.female else 'male'} {age}yrs\n{finding}\n"
-        if number % COLOUR_EVERY == COLOUR_FIRST:
-            picture = np.asarray(cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR))
-    return Xray(name, picture, radiograph.left, radiograph.right, reading)
+    for number in numbers:
+        picture = machine.develop(np.random.default_rng([seed, place, number, 1]), radiograph, frame)
+        if site == "montgomery":
+            name = f"MCUCXR_{number:04d}_{int(bool(lesions))}"
+            reading = f"Patient's Sex: {'F' if chest.female else 'M'}\nPatient's Age: {age:03d}Y\n{finding}\n"
+        else:
+            name = f"CHNCXR_{number:04d}_{int(bool(lesions))}"
+            reading = f"{'female' if chest.female else 'male'} {age}yrs\n{finding}\n"
+            if number % COLOUR_EVERY == COLOUR_FIRST:
+                picture = np.asarray(cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR))
+        yield Xray(name, picture, radiograph.left, radiograph.right, reading)
 
 
-def _write_montgomery(root: Path, count: int, seed: int, scale: float) -> None:
+def _write_montgomery(root: Path, xrays: Iterator[Xray]) -> None:
     site = root / "MontgomerySet"
-    folders = [site / part for part in ("CXR_png", "ManualMask/leftMask", "ManualMask/rightMask", "ClinicalReadings")]
-    for folder in folders:
-        folder.mkdir(parents=True)
-    images, lefts, rights, readings = folders
-    for number in range(1, count + 1):
-        xray = draw_xray("montgomery", number, seed, scale)
-        for folder, pixels in ((images, xray.picture), (lefts, xray.left), (rights, xray.right)):
-            _write_png(folder / f"{xray.name}.png", pixels)
-        (readings / f"{xray.name}.txt").write_text(xray.reading)
+    for xray in xrays:
+        _write_png(site / f"CXR_png/{xray.name}.png", xray.picture)
+        _write_png(site / f"ManualMask/leftMask/{xray.name}.png", xray.left)
+        _write_png(site / f"ManualMask/rightMask/{xray.name}.png", xray.right)
+        (site / f"ClinicalReadings/{xray.name}.txt").write_text(xray.reading)
 
 
-def _write_shenzhen(root: Path, count: int, seed: int, scale: float) -> None:
-    folders = [root / "ChinaSet_AllFiles/CXR_png", root / "ChinaSet_AllFiles/ClinicalReadings", root / "mask"]
-    for folder in folders:
-        folder.mkdir(parents=True)
-    images, readings, masks = folders
-    for number in range(1, count + 1):
-        xray = draw_xray("shenzhen", number, seed, scale)
-        _write_png(images / f"{xray.name}.png", xray.picture)
-        if number % UNPAIRED_EVERY:
-            _write_png(masks / f"{xray.name}_mask.png", xray.left | xray.right)
-        (readings / f"{xray.name}.txt").write_text(xray.reading)
+def _write_shenzhen(root: Path, xrays: Iterator[Xray]) -> None:
+    for xray in xrays:
+        _write_png(root / f"ChinaSet_AllFiles/CXR_png/{xray.name}.png", xray.picture)
+        if int(xray.name.split("_")[1]) % UNPAIRED_EVERY:
+            _write_png(root / f"mask/{xray.name}_mask.png", xray.left | xray.right)
+        (root / f"ChinaSet_AllFiles/ClinicalReadings/{xray.name}.txt").write_text(xray.reading)
+
+
+FOLDERS = {
+    "montgomery": [
+        f"MontgomerySet/{part}"
+        for part in ("CXR_png", "ManualMask/leftMask", "ManualMask/rightMask", "ClinicalReadings")
+    ],
+    "shenzhen": ["ChinaSet_AllFiles/CXR_png", "ChinaSet_AllFiles/ClinicalReadings", "mask"],
+}
+WRITERS = {"montgomery": _write_montgomery, "shenzhen": _write_shenzhen}
+
+
+def _write_site(root: Path, site: str, count: int, patients: int, seed: int, scale: float) -> None:
+    """Write the X-rays of a site, in one process per core; the bytes do not depend on their number."""
+    if not count:
+        return
+    for folder in FOLDERS[site]:
+        (root / folder).mkdir(parents=True)
+    every = range(1, min(count, patients) + 1)
+    write = partial(_write_patient, root, site, count, patients, seed, scale)
+    with progress(f"sample: {site}", len(every), False) as advance:
+        if len(every) < PARALLEL or cores() == 1:
+            for patient in every:
+                write(patient)
+                advance(1)
+            return
+        # Spawned and not forked, because the caller may have threads.
+        with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as pool:
+            for _ in pool.map(write, every, chunksize=PATIENTS_A_JOB):
+                advance(1)
+
+
+def _write_patient(root: Path, site: str, count: int, patients: int, seed: int, scale: float, patient: int) -> None:
+    WRITERS[site](root, draw_patient(site, patient, range(patient, count + 1, patients), seed, scale))
 
 
 def _is_sample(folder: Path) -> bool:
@@ -138,12 +189,14 @@ def _is_sample(folder: Path) -> bool:
     return isinstance(cohort, dict) and cohort.get("synthetic") is True
 
 
-def _check(out: Path, montgomery: int, shenzhen: int, seed: int, scale: float) -> None:
+def _check(out: Path, montgomery: int, shenzhen: int, patients: int | None, seed: int, scale: float) -> None:
     problems = [
-        f"--{name} is {n}: must be 0 to 9999"
+        f"--{name} is {n}: must be 0 to {MOST}"
         for name, n in (("montgomery", montgomery), ("shenzhen", shenzhen))
-        if not 0 <= n <= 9999
+        if not 0 <= n <= MOST
     ]
+    if patients is not None and (patients < 2 or patients % 2):
+        problems.append(f"--patients is {patients}: must be an even number, since every second patient is normal")
     if montgomery == shenzhen == 0:
         problems.append("--montgomery and --shenzhen are both 0: at least one X-ray is needed")
     if seed < 0:
@@ -159,7 +212,14 @@ def _check(out: Path, montgomery: int, shenzhen: int, seed: int, scale: float) -
         raise UserError(f"{out}: holds files that are not a sample cohort; name an empty or a new folder")
 
 
-def make_sample(out: Path, montgomery: int = 44, shenzhen: int = 66, seed: int = 0, scale: float = 1.0) -> None:
+def make_sample(
+    out: Path,
+    montgomery: int = 44,
+    shenzhen: int = 66,
+    seed: int = 0,
+    scale: float = 1.0,
+    patients: int | None = None,
+) -> None:
     """Write a synthetic cohort in the publishers' layouts; an earlier sample at ``out`` is replaced.
 
     Odd numbers are normal, even ones abnormal. The same seed and scale give the same pixels, and X-ray ``k`` of a
@@ -171,24 +231,25 @@ def make_sample(out: Path, montgomery: int = 44, shenzhen: int = 66, seed: int =
         shenzhen: number of X-rays in the Shenzhen layout, uint8; every eleventh has no mask.
         seed: seed of all random draws.
         scale: scale of the pictures' sides; 1 is about 320 x 390 pixels, 12.5 the publishers' 4020 x 4892.
+        patients: number of patients of each site, even; X-ray ``k`` is of patient ``k`` modulo this number. None: every
+            X-ray is of a patient of its own.
 
     Raises:
         UserError: a value is out of range, ``out`` has other files, or the disk is full.
     """
     out = Path(out)
-    _check(out, montgomery, shenzhen, seed, scale)
+    _check(out, montgomery, shenzhen, patients, seed, scale)
     with write_folder(out) as folder:
-        if montgomery:
-            _write_montgomery(folder, montgomery, seed, scale)
-        if shenzhen:
-            _write_shenzhen(folder, shenzhen, seed, scale)
+        for site, count in (("montgomery", montgomery), ("shenzhen", shenzhen)):
+            _write_site(folder, site, count, patients or count, seed, scale)
+        repeated = f", {patients} patients of each" if patients else ""
         write_json(
             folder / COHORT,
             {
                 "name": "synthetic-sample",
                 "synthetic": True,
                 "description": f"{montgomery + shenzhen} computed chest X-rays ({montgomery} in the Montgomery layout, "
-                f"{shenzhen} in the Shenzhen layout, seed {seed}); none shows a person",
+                f"{shenzhen} in the Shenzhen layout{repeated}, seed {seed}); none shows a person",
             },
         )
         text = README.format(
@@ -199,5 +260,6 @@ def make_sample(out: Path, montgomery: int = 44, shenzhen: int = 66, seed: int =
             name=out.name,
             seed=seed,
             scale=scale,
+            more=f" --patients {patients}" if patients else "",
         )
         (folder / "README.md").write_text(text)

@@ -1,0 +1,218 @@
+"""What every step costs as the cohort grows: ``python -m benchmarks.scale``.
+
+Draws cohorts of several sizes, runs ingest, validate, preprocess, one epoch of training, evaluate and report on each,
+and prints processor time, wall time, peak memory and files, with the exponent of their growth: 1 is linear. A step that
+has been measured is not run again, so that a run of hours can be stopped and started.
+
+The network is small, because its own time per image does not depend on the cohort; ``benchmarks.training`` measures it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from ruamel.yaml import YAML
+
+from core import cli
+from core.errors import UserError
+from core.files import read_json, write_file, write_json
+from core.params import read_params, read_yaml
+from core.provenance import hardware
+from core.terminal import say
+from tools.sample import make_sample
+
+SIZES = (700, 7_000, 70_000)
+PATIENTS = 500  # of each site; more X-rays are more of the same patients
+SCALE = 0.4  # of the sample: pictures of about 130 x 160 pixels
+NETWORK, SCENARIO = "unet", "mixed"
+SET: dict[str, Any] = {
+    "matrix": {"networks": [NETWORK], "scenarios": [SCENARIO], "seeds": [0]},
+    "train": {"epochs": 1, "width": 1 / 32},
+    "evaluate": {"splits": ["test"]},
+}
+GIB = 2**30
+MOST_EXPONENT, MOST_MEMORY = 1.05, 2 * GIB
+# Processor time that a step takes on any cohort, for imports, is left out of the exponent by the two largest sizes.
+GROWING = ("processor_seconds", "memory_bytes", "files")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step: its name, the arguments of its command, and what it writes."""
+
+    name: str
+    arguments: list[str]
+    outputs: list[str]
+
+
+def steps(folder: Path) -> list[Step]:
+    """Return the steps in their order, for a cohort in ``folder``."""
+    raw, checked, arrays, splits, model, evaluations, report = (
+        str(folder / name) for name in ("raw", "validation", "arrays", "splits", "models", "evaluations", "report")
+    )
+    cell = f"{NETWORK}/{SCENARIO}/seed-0"
+    split = ["--split", f"{splits}/{SCENARIO}.json"]
+    training = ["--network", NETWORK, "--scenario", SCENARIO, "--seed", "0", *split]
+    found = [
+        Step("ingest", [str(folder / "source"), "--out", raw], [raw]),
+        Step("validate", [raw, "--out", checked], [checked]),
+        Step("preprocess", [raw, "--validation", checked, "--out", arrays, "--splits", splits], [arrays, splits]),
+        Step(
+            "train",
+            [arrays, *training, "--checkpoints", str(folder / "checkpoints"), "--out", f"{model}/{cell}"],
+            [f"{model}/{cell}"],
+        ),
+        Step(
+            "evaluate",
+            [arrays, "--raw", raw, "--model", f"{model}/{cell}", *split, "--out", f"{evaluations}/{cell}"],
+            [f"{evaluations}/{cell}"],
+        ),
+        Step(
+            "report",
+            ["--evaluations", evaluations, "--models", model, "--arrays", arrays, "--splits", splits, "--out", report],
+            [report],
+        ),
+    ]
+    return [Step(step.name, [*step.arguments, "--params", str(folder / "params.yaml")], step.outputs) for step in found]
+
+
+def write_params(base: Path, pixels: int, out: Path) -> None:
+    """Write the shipped parameters with the few changes of :data:`SET` and the size of the images."""
+    values = read_yaml(base)
+    for section, changes in {**SET, "preprocess": {"size": pixels}}.items():
+        values[section] = values[section] | changes
+    with write_file(out) as partial:
+        YAML().dump(values, partial)
+    read_params(out)
+
+
+def measure(step: Step, folder: Path, record: Path) -> dict[str, Any]:
+    """Run a step in a process of its own and return what it used and wrote.
+
+    Raises:
+        UserError: the step failed.
+    """
+    for output in step.outputs:
+        shutil.rmtree(output, ignore_errors=True)
+    log = folder / f"{step.name}.log"
+    line = [sys.executable, "-m", "benchmarks.usage", str(record), f"components.{step.name}", *step.arguments]
+    tracking = f"sqlite:///{(folder / 'mlflow.db').resolve()}"
+    with log.open("w") as file:
+        done = subprocess.run(line, stdout=file, stderr=file, env=os.environ | {"MLFLOW_TRACKING_URI": tracking})
+    if done.returncode:
+        last = (log.read_text().strip().splitlines() or ["no output"])[-1]
+        raise UserError(f"{step.name} failed: {last} ({log})")
+    files = [path for output in step.outputs for path in Path(output).rglob("*") if path.is_file()]
+    used: dict[str, Any] = read_json(record)
+    used |= {"files": len(files), "bytes": sum(path.stat().st_size for path in files)}
+    write_json(record, used)
+    return used
+
+
+def exponent(small: tuple[int, float], large: tuple[int, float]) -> float:
+    """Return b of y = a x^b through two points (x, y); NaN if a y is 0."""
+    (few, less), (many, more) = small, large
+    return math.log(more / less) / math.log(many / few) if less > 0 and more > 0 else math.nan
+
+
+def table(found: dict[int, dict[str, dict[str, Any]]]) -> Table:
+    """Return the figures of each step by number of X-rays, with the exponents from each size to the next."""
+    shown = Table(title="Each step by number of X-rays")
+    for name in ("step", "X-rays"):
+        shown.add_column(name, justify="left" if name == "step" else "right")
+    for name in ("processor s", "wall s", "ms each", "GiB", "resident", "files", "MB", "exponent of time", "of memory"):
+        shown.add_column(name, justify="right")
+    sizes = sorted(found)
+    for name in [step.name for step in steps(Path())]:
+        for place, size in enumerate(sizes):
+            if name not in found[size]:
+                continue
+            used = found[size][name]
+            cells = [
+                f"{used['processor_seconds']:.1f}",
+                f"{used['wall_seconds']:.1f}",
+                f"{1e3 * used['processor_seconds'] / size:.2f}",
+                f"{used['memory_bytes'] / GIB:.2f}",
+                f"{used['resident_bytes'] / GIB:.2f}",
+                f"{used['files']:,}",
+                f"{used['bytes'] / 1e6:,.1f}",
+            ]
+            before = found[sizes[place - 1]].get(name) if place else None
+            growth = [
+                f"{exponent((sizes[place - 1], before[key]), (size, used[key])):.2f}" if before else ""
+                for key in ("processor_seconds", "memory_bytes")
+            ]
+            shown.add_row("" if place else name, f"{size:,}", *cells, *growth, end_section=place + 1 == len(sizes))
+    return shown
+
+
+def verdict(found: dict[int, dict[str, dict[str, Any]]]) -> list[str]:
+    """Return one line for each step that grows faster or is larger than the goals; else one line that all are met."""
+    *_, small, large = sorted(found)
+    lines = []
+    for name, used in found[large].items():
+        if small not in found or name not in found[small]:
+            continue
+        grows = exponent((small, found[small][name]["processor_seconds"]), (large, used["processor_seconds"]))
+        if grows > MOST_EXPONENT:
+            lines.append(f"{name}: exponent of processor time {grows:.2f}, above {MOST_EXPONENT:g}")
+        if used["memory_bytes"] > MOST_MEMORY:
+            lines.append(f"{name}: {used['memory_bytes'] / GIB:.2f} GiB, above {MOST_MEMORY / GIB:g}")
+    return lines or [
+        f"every step: exponent of processor time at most {MOST_EXPONENT:g} from {small:,} to {large:,} X-rays, "
+        f"memory at most {MOST_MEMORY / GIB:g} GiB"
+    ]
+
+
+def main(
+    sizes: Annotated[list[int] | None, typer.Option("--size", help="Numbers of X-rays; repeatable.")] = None,
+    pixels: Annotated[int, typer.Option(min=32, help="Side of the preprocessed images.")] = 128,
+    scale: Annotated[float, typer.Option(help="Scale of the drawn X-rays, as of tools.sample.")] = SCALE,
+    work: Annotated[Path, typer.Option(help="Cohorts, outputs and records of steps.")] = Path("build/scale"),
+    out: Annotated[Path, typer.Option(help="The file of all figures.")] = Path("build/benchmarks/scale.json"),
+    params: cli.ParamsFile = Path("params.yaml"),
+) -> None:
+    """Measure every step on cohorts of several sizes and print how time, memory and files grow."""
+    found: dict[int, dict[str, dict[str, Any]]] = {}
+    for size in sorted(sizes or SIZES):
+        folder = work / f"{size}-{pixels}"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_params(params, pixels, folder / "params.yaml")
+        if not (folder / "source" / "cohort.json").exists():
+            montgomery = size * 2 // 5
+            make_sample(folder / "source", montgomery, size - montgomery, 0, scale, PATIENTS)
+        found[size] = {}
+        for step in steps(folder):
+            record = folder / f"{step.name}.json"
+            used = read_json(record) if record.exists() else measure(step, folder, record)
+            found[size][step.name] = used
+            say(
+                f"{size} X-rays, {step.name}: {used['processor_seconds']:.1f} s of processor time, "
+                f"{used['memory_bytes'] / GIB:.2f} GiB"
+            )
+            named = {str(number): figures for number, figures in found.items()}
+            write_json(out, {"hardware": hardware(), "pixels": pixels, "scale": scale, "sizes": named})
+    console = Console(width=None if Console().is_terminal else 130)
+    console.print(table(found))
+    if len(found) > 1:
+        for line in verdict(found):
+            console.print(line, highlight=False)
+    console.print(
+        "GiB: the most memory that a step cannot give back; resident: with pages of mapped files, which the system "
+        f"takes back.\nwrote {out}",
+        highlight=False,
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,85 @@
+"""Run a module as ``python -m`` does and record what it used: ``python -m benchmarks.usage OUT MODULE ARGUMENT...``.
+
+Figures are of this one process, whose memory starts at 0, and of the processes that it started and waited for.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+import threading
+import time
+from pathlib import Path
+
+from core.errors import UserError
+from core.files import write_json
+
+EVERY = 0.02  # seconds between two looks at the memory
+FIELDS = ("VmHWM", "RssAnon", "RssShmem")
+
+
+def memory() -> dict[str, int]:
+    """Return the memory of this process in bytes.
+
+    ``VmHWM`` is the most that was resident so far, with pages of mapped files, which the system takes back when it
+    needs them. ``RssAnon`` and ``RssShmem`` are what it holds now and cannot give back.
+
+    Raises:
+        UserError: the system does not say (it is not Linux).
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError as error:
+        raise UserError(f"/proc/self/status: {error.strerror}; memory is measured on Linux alone") from None
+    fields = dict(line.split(":", 1) for line in lines)
+    return {name: int(fields[name].split()[0]) * 1024 for name in FIELDS}
+
+
+class Watch:
+    """Keeps the largest memory that the process could not give back."""
+
+    def __init__(self) -> None:
+        self.most, self.ended = 0, threading.Event()
+        self.thread = threading.Thread(target=self._look, daemon=True)
+        self.thread.start()
+
+    def _look(self) -> None:
+        while not self.ended.wait(EVERY):
+            self.look()
+
+    def look(self) -> None:
+        """Look once."""
+        now = memory()
+        self.most = max(self.most, now["RssAnon"] + now["RssShmem"])
+
+    def stop(self) -> int:
+        """Return the largest memory in bytes."""
+        self.ended.set()
+        self.thread.join()
+        self.look()
+        return self.most
+
+
+def main() -> None:
+    """Run the module; write the record if it succeeded."""
+    out, module, *arguments = sys.argv[1:]
+    watch, started = Watch(), time.perf_counter()
+    sys.argv = [module, *arguments]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    times = os.times()
+    record = {
+        "wall_seconds": time.perf_counter() - started,
+        "processor_seconds": times.user + times.system + times.children_user + times.children_system,
+        "memory_bytes": watch.stop(),
+        "resident_bytes": memory()["VmHWM"],
+    }
+    write_json(Path(out), record)
+
+
+if __name__ == "__main__":
+    main()
