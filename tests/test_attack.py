@@ -64,6 +64,7 @@ def test_a_failure_is_counted_and_kept(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(list(tmp_path.iterdir())) == 8
 
 
+@pytest.mark.full
 def test_every_odd_file_is_a_row_of_one_run(package: Path) -> None:
     counts = odd.odd(package)
     assert counts.failures == {}

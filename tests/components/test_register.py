@@ -281,6 +281,7 @@ def free_port() -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
+@pytest.mark.full
 def test_mlflow_serves_it(registered: Project, tmp_path: Path) -> None:
     port = free_port()
     line = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", f"models:/{NAME}@challenger"]

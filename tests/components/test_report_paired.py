@@ -210,6 +210,7 @@ def test_too_few_common_images_for_an_interval(two: Path, common: int) -> None:
     assert not re.search(r"\b(nan|None)\b", page_of(two).text())
 
 
+@pytest.mark.full
 def test_caption_owns_to_what_the_interval_leaves_out(tmp_path: Path) -> None:
     run = write_run(tmp_path, ["defu_net", "unet", "r2_unet"], ["mixed", "montgomery-to-shenzhen"])
     compared(run)

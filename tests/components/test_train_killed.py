@@ -44,6 +44,7 @@ def recorded_end(folder: Path) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_killed_at_every_tender_moment(untrained: Project, trained: Trained) -> None:
     model = untrained.model
 

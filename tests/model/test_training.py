@@ -121,6 +121,7 @@ def assert_same(one: Result, other: Result) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_a_batch_of_four_is_learnt_by_heart(tmp_path: Path) -> None:
     params = recipe(epochs=40, learning_rate=0.02, augmentation=STILL, checkpoint_every=40)
     four = xrays(4)

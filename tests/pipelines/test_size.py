@@ -53,6 +53,7 @@ def test_it_is_no_less_than_what_was_recorded_of_twelve_cells() -> None:
     assert 210_000 + 105_582 < size.workflow < (210_000 + 105_582) * 1.5
 
 
+@pytest.mark.full
 def test_more_than_150_cells_fit_in_one_pod_each_and_more_than_before_in_two() -> None:
     before = estimate(RECORDED, cells(3)).most
     two = estimate(package(CLUSTER), cells(95))

@@ -127,6 +127,7 @@ def test_versions_are_listed_newest_first_with_where_they_come_from(store: Proje
 HOSTILE = "[/red][bold]\x1b[2J\x1b]0;title\x07\r\nversion 9 is champion"
 
 
+@pytest.mark.full
 def test_what_stands_in_tags_does_not_steer_a_terminal(store: Project) -> None:
     store.write_params(promotion=GATE | {"floor": 0.0})
     tag(store, BETTER, **{"evaluation.test.original.dice": "many", "image": HOSTILE, "network": HOSTILE})
@@ -145,6 +146,7 @@ def test_what_stands_in_tags_does_not_steer_a_terminal(store: Project) -> None:
     assert not {"test.original", "train.original"} & set(figures)
 
 
+@pytest.mark.full
 def test_a_rollback_waits_moments_for_who_made_its_champion_and_died(
     store: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

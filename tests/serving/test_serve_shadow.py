@@ -84,6 +84,7 @@ def gate(project: Project, version: int, **asked: Any) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_in_shadow_the_champion_answers_and_the_gate_reads_the_agreement(store: Project) -> None:
     assert gate(store, TWIN).startswith("NOT MET: no picture")
     challenge(store, TWIN)
@@ -108,6 +109,7 @@ def waiting(service: Served) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_a_bad_canary_is_taken_back_and_stays_so(store: Project) -> None:
     challenge(store, WORSE)
     service = serve(store, "--canary", 50)

@@ -43,6 +43,7 @@ def offer(root: Path) -> int:
     return register(root / "models", evaluation, arrays, params, root / "registered.json").version
 
 
+@pytest.mark.full
 def test_a_copied_clone_uses_its_own_artifacts(
     clone: Project, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -108,6 +109,7 @@ def test_a_store_that_a_temporary_experiment_began_is_the_workspaces(
     assert all(place.startswith(f"{scored.root}/mlruns/") for place in places), places
 
 
+@pytest.mark.full
 def test_an_experiment_in_a_temporary_folder_of_dvc_logs_to_the_workspace(
     clone: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

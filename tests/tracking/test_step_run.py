@@ -36,7 +36,8 @@ def test_a_training_is_the_child_of_the_steps_run(untrained: Project) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("known", [True, pytest.param(False, marks=pytest.mark.full)])
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.full
 def test_no_other_step_resumes_it_or_logs_into_it(scored: Project, known: bool) -> None:
     if not known:  # as after `dvc pull`: register makes a run of its own
         (scored.model / RUN).unlink()
