@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
 
+from benchmarks import scale_plan
 from core import cli
 from core.errors import UserError
 from core.files import read_json, write_file, write_json
@@ -42,8 +44,6 @@ SET: dict[str, Any] = {
 }
 GIB = 2**30
 MOST_EXPONENT, MOST_MEMORY = 1.05, 2 * GIB
-# Processor time that a step takes on any cohort, for imports, is left out of the exponent by the two largest sizes.
-GROWING = ("processor_seconds", "memory_bytes", "files")
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,19 @@ def measure(step: Step, folder: Path, record: Path) -> dict[str, Any]:
     if done.returncode:
         last = (log.read_text().strip().splitlines() or ["no output"])[-1]
         raise UserError(f"{step.name} failed: {last} ({log})")
-    files = [path for output in step.outputs for path in Path(output).rglob("*") if path.is_file()]
-    used: dict[str, Any] = read_json(record)
-    used |= {"files": len(files), "bytes": sum(path.stat().st_size for path in files)}
+    files, size = taken(map(Path, step.outputs))
+    used: dict[str, Any] = read_json(record) | {"files": files, "bytes": size}
+    if step.name == "ingest":
+        used["source_files"], used["source_bytes"] = taken([folder / "source"])
+        used["mask_bytes"] = taken([folder / "raw" / "masks"])[1]
     write_json(record, used)
     return used
+
+
+def taken(folders: Iterable[Path]) -> tuple[int, int]:
+    """Return the number of files in some folders, and their bytes."""
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return len(files), sum(path.stat().st_size for path in files)
 
 
 def exponent(small: tuple[int, float], large: tuple[int, float]) -> float:
@@ -180,6 +188,9 @@ def main(
     scale: Annotated[float, typer.Option(help="Scale of the drawn X-rays, as of tools.sample.")] = SCALE,
     work: Annotated[Path, typer.Option(help="Cohorts, outputs and records of steps.")] = Path("build/scale"),
     out: Annotated[Path, typer.Option(help="The file of all figures.")] = Path("build/benchmarks/scale.json"),
+    cluster: Annotated[int, typer.Option(min=0, help="Also print what so many X-rays cost on a cluster.")] = 0,
+    pods: Annotated[int, typer.Option(min=1, help="Pods of one core that share a step on the cluster.")] = 8,
+    cells: Annotated[int, typer.Option(min=1, help="Cells of the matrix on the cluster.")] = 1,
     params: cli.ParamsFile = Path("params.yaml"),
 ) -> None:
     """Measure every step on cohorts of several sizes and print how time, memory and files grow."""
@@ -212,6 +223,16 @@ def main(
         f"takes back.\nwrote {out}",
         highlight=False,
     )
+    if cluster and len(found) > 1:
+        plan = scale_plan.Plan(cluster, pods, cells)
+        console.print(scale_plan.table(plan, found))
+        for line in scale_plan.lines(plan, found):
+            console.print(line, highlight=False)
+        console.print(
+            "From the two largest sizes above: X-rays of this size and the small network; train is one epoch. "
+            "docs/scale.md says what else a cluster adds.",
+            highlight=False,
+        )
 
 
 if __name__ == "__main__":

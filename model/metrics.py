@@ -14,6 +14,8 @@ import numpy.typing as npt
 COUNTS = ("tp", "fp", "fn", "tn")
 OVERLAP = ("dice", "accuracy", "jaccard", "precision", "recall", "f1", "paper_iou")
 
+RESAMPLED_AT_ONCE = 4_000_000  # values in a batch of the bootstrap's resamples; an array of them has 32 MB
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -224,6 +226,7 @@ def _bootstrap(
         of_images,
         statistic,
         n_resamples=resamples,
+        batch=max(1, RESAMPLED_AT_ONCE // len(of_images[0])),  # bounds the memory; the draws are the same
         paired=True,
         vectorized=True,
         method="percentile",

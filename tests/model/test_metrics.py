@@ -221,6 +221,15 @@ def test_interval_is_the_percentile_bootstrap_of_the_images(pooled: bool) -> Non
     assert got == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.015)
 
 
+@pytest.mark.parametrize("at_once", [1, 100, 12 * 199])
+def test_interval_does_not_depend_on_how_many_resamples_are_drawn_at_once(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    whole = dice_interval(counts_of(12, 0), pooled=False, resamples=200, seed=1)
+    monkeypatch.setattr("model.metrics.RESAMPLED_AT_ONCE", at_once)
+    assert dice_interval(counts_of(12, 0), pooled=False, resamples=200, seed=1) == whole
+
+
 @settings(max_examples=25, deadline=None)
 @given(images=st.integers(2, 30), seed=st.integers(0, 1000), pooled=st.booleans())
 def test_interval_repeats_and_lies_among_the_images(images: int, seed: int, pooled: bool) -> None:

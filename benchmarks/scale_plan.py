@@ -1,0 +1,113 @@
+"""What a cohort costs on a cluster, from measured rates: hours, bytes moved and requests of the sharded graph."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+Records = dict[str, dict[str, Any]]  # by step, of one size of cohort
+LISTED = 1000  # keys that S3 lists in a request
+SHARDED = ("ingest", "preprocess", "evaluate")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A step's processor time: ``fixed`` seconds, and ``each`` X-ray's."""
+
+    fixed: float
+    each: float
+
+    @classmethod
+    def of(cls, few: int, less: float, many: int, more: float) -> Cost:
+        """Return the line through two measured sizes."""
+        each = max(0.0, (more - less) / (many - few))
+        return cls(max(0.0, less - each * few), each)
+
+    def seconds(self, images: float) -> float:
+        """Return the processor time of one process for ``images`` X-rays."""
+        return self.fixed + self.each * images
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run of the sharded graph: numbers of X-rays, of pods that share a step, and of cells of the matrix."""
+
+    images: int
+    pods: int
+    cells: int
+
+
+def costs(found: dict[int, Records]) -> dict[str, Cost]:
+    """Return the cost of each step from the two largest measured sizes."""
+    few, many = sorted(found)[-2:]
+    return {
+        name: Cost.of(few, found[few][name]["processor_seconds"], many, used["processor_seconds"])
+        for name, used in found[many].items()
+    }
+
+
+def seconds(plan: Plan, name: str, cost: Cost) -> tuple[float, float]:
+    """Return a step's wall time if every pod has one core to itself, and the processor time of all its pods."""
+    pods = plan.pods if name in SHARDED else 1
+    repeated = plan.cells if name in ("train", "evaluate") else 1
+    return cost.seconds(plan.images / pods), repeated * (pods * cost.fixed + cost.each * plan.images)
+
+
+def moved(plan: Plan, found: dict[int, Records]) -> list[tuple[str, float, float]]:
+    """Return what crosses the network: the artifact, bytes written and bytes read, of all X-rays.
+
+    The shards of ingest and of preprocess are written, read by the merge and written again. Validate reads the merged
+    cohort. Each cell's training reads the arrays, its evaluation the arrays and the masks; report, register and promote
+    read the arrays.
+    """
+    largest = max(found)
+    share = plan.images / largest
+    source, raw, arrays, masks = (
+        found[largest][step][key] * share
+        for step, key in (
+            ("ingest", "source_bytes"),
+            ("ingest", "bytes"),
+            ("preprocess", "bytes"),
+            ("ingest", "mask_bytes"),
+        )
+    )
+    return [
+        ("source, by ingest", 0.0, source),
+        ("raw cohort", 2 * raw + masks, 3 * raw + plan.cells * masks),
+        ("arrays", 2 * arrays, (1 + 2 * plan.cells + 3) * arrays),
+    ]
+
+
+def requests(plan: Plan, found: dict[int, Records]) -> dict[str, int]:
+    """Return the requests of ingest to S3: files that are fetched once, and lists that every shard asks for."""
+    largest = max(found)
+    files = math.ceil(found[largest]["ingest"]["source_files"] * plan.images / largest)
+    return {"GET": files, "LIST": plan.pods * math.ceil(files / LISTED)}
+
+
+def table(plan: Plan, found: dict[int, Records]) -> Table:
+    """Return hours by step, on ``plan.pods`` pods of one core each and in sum."""
+    shown = Table(title=f"{plan.images:,} X-rays on {plan.pods} pods of one core, {plan.cells} cell(s) at a time")
+    for name in ("step", "pods", "ms each", "hours", "core hours"):
+        shown.add_column(name, justify="left" if name == "step" else "right")
+    walls, total = 0.0, 0.0
+    for name, cost in costs(found).items():
+        wall, cores = seconds(plan, name, cost)
+        walls, total = walls + wall, total + cores
+        pods = plan.pods if name in SHARDED else 1
+        shown.add_row(name, str(pods), f"{1e3 * cost.each:.2f}", f"{wall / 3600:.2f}", f"{cores / 3600:.2f}")
+    shown.add_section()
+    shown.add_row("in sum", "", "", f"{walls / 3600:.2f}", f"{total / 3600:.2f}")
+    return shown
+
+
+def lines(plan: Plan, found: dict[int, Records]) -> list[str]:
+    """Return the bytes moved and the requests, as text."""
+    parts = moved(plan, found)
+    text = [f"{name}: {written / 1e9:,.1f} GB written, {read / 1e9:,.1f} GB read" for name, written, read in parts]
+    asked = requests(plan, found)
+    text.append(f"S3 requests of ingest: {asked['GET']:,} GET, {asked['LIST']:,} LIST ({LISTED:,} keys each)")
+    return text
