@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pandas as pd
 
 from core.cell import CASES
 from core.errors import UserError
+from model.inference.package import PERCENTILES
 from model.inference.quality import COVERAGE, Quality, calibrate, doubts
 
 POOR = 0.9  # Dice below which a mask should be looked at
@@ -41,7 +43,10 @@ def fit_quality(evaluation: Path, kind: str, *, flip: bool) -> tuple[Quality, di
     validation, test = (cases[cases["split"] == name] for name in ("validation", "test"))
     if validation.empty:
         raise UserError(f"{evaluation / CASES}: no validation images; add validation to evaluate.splits")
-    quality = calibrate(_doubt(validation, flip), _dice(validation))
+    doubt = _doubt(validation, flip)
+    quality = calibrate(doubt, _dice(validation))
+    expected = [quality.estimate(float(each))[0] for each in doubt]
+    quality = replace(quality, expected=[round(float(each), 6) for each in np.percentile(expected, PERCENTILES)])
     sites = {"all": test} | {str(site): rows for site, rows in test.groupby("site") if test["site"].nunique() > 1}
     return quality, {site: _measured(quality, _doubt(rows, flip), _dice(rows)) for site, rows in sites.items()}
 

@@ -10,7 +10,7 @@ error / (scale x doubt): Papadopoulos et al., "Inductive Confidence Machines for
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 
 import numpy as np
@@ -32,11 +32,14 @@ class Quality:
         scale: mean error of the validation pictures divided by their mean doubt.
         bound: the bound is 1 - ``bound`` x ``scale`` x doubt.
         images: number of validation pictures.
+        expected: their expected Dice at :data:`model.inference.package.PERCENTILES`; empty in packages of earlier
+            releases.
     """
 
     scale: float
     bound: float
     images: int
+    expected: list[float] = field(default_factory=list)
 
     def estimate(self, doubt: float) -> tuple[float, float]:
         """Return the expected Dice and its lower bound, 0 to 1, for a doubt."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ import numpy.typing as npt
 
 from core.errors import UserError
 from model.inference.package import PERCENTILES, Training
+from model.inference.quality import Quality
 
 Floats = npt.NDArray[np.float64]
 # Figures of a prediction, with the field of the contract's training statistics that each is compared with. Areas are
 # by the picture's sides in the contract and by the patient's here. Solidity is left out, because predicted outlines are
 # smoother than those of the training masks.
-FIGURES = {
+TRAINING = {
     "grey_mean": "mean",
     "grey_deviation": "deviation",
     "lung_area": "lung_area",
@@ -29,9 +30,40 @@ FIGURES = {
     "height": "height",
     "width": "width",
 }
+EXPECTED_DICE = "expected_dice"  # compared with that of the validation images
+FIGURES = (*TRAINING, EXPECTED_DICE)
 UNKNOWN = "unknown"  # device or day
 RECENT = 100  # the last pictures of a device, over which its stability index is computed
 FEW = 50  # of fewer pictures the index is large by chance
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a figure is compared with: its values at :data:`PERCENTILES` over so many images."""
+
+    percentiles: Sequence[float]
+    images: int
+
+    def sample(self) -> Floats:
+        """Return as many values as there are images, read off the percentiles by linear interpolation."""
+        shares = (np.arange(self.images) + 0.5) / self.images * 100
+        values: Floats = np.interp(shares, PERCENTILES, self.percentiles)
+        return values
+
+
+def references(training: Training, quality: Quality | None = None) -> dict[str, Reference]:
+    """Return what each of :data:`FIGURES` is compared with, from a package's contract.
+
+    Left out are figures that packages of earlier releases do not have, and those that all images have in common, such
+    as a size to which they were resized beforehand.
+    """
+    found = {
+        name: Reference(getattr(training, field), training.validated if field == "uncertain" else training.images)
+        for name, field in TRAINING.items()
+    }
+    if quality is not None and quality.expected:
+        found[EXPECTED_DICE] = Reference(quality.expected, quality.images)
+    return {name: each for name, each in found.items() if each.images and each.percentiles[0] < each.percentiles[-1]}
 
 
 @dataclass(frozen=True)
@@ -55,7 +87,7 @@ class Alarm:
         figure: a key of :data:`FIGURES`.
         p: p-value of the test.
         level: significance level of this look, see :func:`watch`.
-        expected: the training images' median.
+        expected: the reference's median.
         seen: the window's median.
     """
 
@@ -137,6 +169,7 @@ def _observed(row: dict[str, Any], path: Path) -> Observed:
             "lung_area": row["lungs"]["share"],
             "left_area": row["left"]["share"],
             "right_area": row["right"]["share"],
+            EXPECTED_DICE: row.get(EXPECTED_DICE),  # None where the package has no calibration
         }
         figures = {name: np.nan if value is None else float(value) for name, value in values.items()}
         return Observed(str(row["day"]) or UNKNOWN, str(row["device"]) or UNKNOWN, bool(row["flags"]), figures)
@@ -144,7 +177,9 @@ def _observed(row: dict[str, Any], path: Path) -> Observed:
         raise UserError(f"{path}: predictions without {error}: made by an earlier release; predict again") from error
 
 
-def watch(observed: Sequence[Observed], training: Training, window: int = 25, level: float = 0.01) -> Drift:
+def watch(
+    observed: Sequence[Observed], reference: Mapping[str, Reference], window: int = 25, level: float = 0.01
+) -> Drift:
     """Test whether predictions look like those of the training images.
 
     Each device is a stream of its own, in the order of the predictions. After every ``window`` pictures each figure of
@@ -154,57 +189,47 @@ def watch(observed: Sequence[Observed], training: Training, window: int = 25, le
 
     Args:
         observed: the predictions.
-        training: the contract's statistics; the training images' figures are read off its percentiles.
+        reference: what each figure is compared with (:func:`references`).
         window: pictures between two looks.
         level: probability of an alarm without a change, 0 to 1.
     """
-    samples = {name: _sample(training, field) for name, field in FIGURES.items()}
-    # Images that were resized to one size beforehand say nothing of sizes.
-    reference = {name: values for name, values in samples.items() if len(values) and values[0] < values[-1]}
+    samples = {name: each.sample() for name, each in reference.items()}
     streams: dict[str, list[Observed]] = {}
     for each in observed:
         streams.setdefault(each.device, []).append(each)
     alarms = [
         alarm
         for device, stream in sorted(streams.items())
-        if (alarm := _first_alarm(device, stream, reference, window, level / len(streams))) is not None
+        if (alarm := _first_alarm(device, stream, samples, window, level / len(streams))) is not None
     ]
     indices = {
-        device: _indices(stream[-RECENT:], training, reference) if len(stream) >= FEW else {}
+        device: _indices(stream[-RECENT:], reference) if len(stream) >= FEW else {}
         for device, stream in sorted(streams.items())
     }
     return Drift(alarms, list(_groups(observed)), indices)
 
 
-def _indices(part: Sequence[Observed], training: Training, names: Iterable[str]) -> dict[str, float]:
-    known = {name: _known(part, name) for name in names}
-    return {name: psi(values, getattr(training, FIGURES[name])) for name, values in known.items() if len(values)}
-
-
-def _sample(training: Training, field: str) -> Floats:
-    """Return as many values as there are images behind the percentiles, read off them by linear interpolation."""
-    count = training.validated if field == "uncertain" else training.images
-    shares = (np.arange(count) + 0.5) / max(1, count) * 100
-    values: Floats = np.interp(shares, PERCENTILES, getattr(training, field))
-    return values
+def _indices(part: Sequence[Observed], reference: Mapping[str, Reference]) -> dict[str, float]:
+    known = {name: _known(part, name) for name in reference}
+    return {name: psi(values, reference[name].percentiles) for name, values in known.items() if len(values)}
 
 
 def _first_alarm(
-    device: str, stream: Sequence[Observed], reference: dict[str, Floats], window: int, level: float
+    device: str, stream: Sequence[Observed], samples: dict[str, Floats], window: int, level: float
 ) -> Alarm | None:
     from scipy.stats import ks_2samp
 
     for look, end in enumerate(range(window, len(stream) + 1, window), 1):
-        share = level / (look * (look + 1) * max(1, len(reference)))
+        share = level / (look * (look + 1) * max(1, len(samples)))
         part = stream[end - window : end]
         tested = []
-        for name, expected in reference.items():
+        for name, expected in samples.items():
             values = _known(part, name)
             if len(values):
                 tested.append((float(ks_2samp(values, expected).pvalue), name, values))
         p, name, values = min(tested, key=lambda each: each[0], default=(1.0, "", np.zeros(0)))
         if p < share:
-            medians = float(np.median(reference[name])), float(np.median(values))
+            medians = float(np.median(samples[name])), float(np.median(values))
             return Alarm(device, part[-1].day, end, name, p, share, *medians)
     return None
 

@@ -40,18 +40,19 @@ def drift(
     from registry import signatures
     from registry.fetch import fetch
     from registry.pretrained import model_or_default
-    from serving.drift import read, watch
+    from serving.drift import read, references, watch
     from serving.drift.outputs import lines, write_gauges, write_page
 
     observed = read(predictions)
     with tempfile.TemporaryDirectory() as scratch:
         folder = fetch(model_or_default(model), Path(scratch), signatures=signatures())
-        training = Contract.read(folder).training
-    found = watch(observed, training, window, level)
+        contract = Contract.read(folder)
+    reference = references(contract.training, contract.quality)
+    found = watch(observed, reference, window, level)
     for line in lines(found, len(observed), window):
         print(line)
     if out is not None:
-        print(write_page(found, training, window, level, out))
+        print(write_page(found, reference, window, level, out))
     if prometheus is not None:
         write_gauges(found, prometheus)
     if found.alarms:

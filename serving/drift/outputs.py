@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from core.errors import UserError
 from core.files import write_file, write_json
 from core.templating import environment
 from core.terminal import printable
-from model.inference.package import PERCENTILES, Training
-from serving.drift import FIGURES, RECENT, Alarm, Drift
+from model.inference.package import PERCENTILES
+from serving.drift import RECENT, Alarm, Drift, Reference
 
 P5, MEDIAN, P95 = (PERCENTILES.index(each) for each in (5, 50, 95))
 CHANGED, MUCH = 0.1, 0.25  # population stability index
@@ -28,6 +28,7 @@ TITLES = {
     "uncertain": "uncertain share of the picture",
     "height": "height, pixels",
     "width": "width, pixels",
+    "expected_dice": "expected Dice",
 }
 
 
@@ -62,7 +63,7 @@ def lines(found: Drift, count: int, window: int) -> Iterator[str]:
     yield f"{count} predictions, tested in windows of {window}: {alarms}"
 
 
-def write_page(found: Drift, training: Training, window: int, level: float, out: Path) -> Path:
+def write_page(found: Drift, reference: Mapping[str, Reference], window: int, level: float, out: Path) -> Path:
     """Write ``drift.html``, one file that needs no network, and ``drift.json``; return the page's path.
 
     Raises:
@@ -80,7 +81,7 @@ def write_page(found: Drift, training: Training, window: int, level: float, out:
         psi=found.psi,
         titles=TITLES,
         recent=RECENT,
-        charts=[(TITLES[name], _chart(found, training, name)) for name in FIGURES],
+        charts=[(TITLES[name], _chart(found, each, name)) for name, each in reference.items()],
         window=window,
         level=level,
         changed=CHANGED,
@@ -91,13 +92,13 @@ def write_page(found: Drift, training: Training, window: int, level: float, out:
     return out / PAGE
 
 
-def _chart(found: Drift, training: Training, name: str) -> str:
-    """Return an SVG: a figure's medians by day, one line a device, over the training images' 5th to 95th percentile."""
+def _chart(found: Drift, reference: Reference, name: str) -> str:
+    """Return an SVG: a figure's medians by day, one line a device, over the reference's 5th to 95th percentile."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     days = sorted({group.day for group in found.groups})
-    expected = getattr(training, FIGURES[name])
+    expected = reference.percentiles
     # Text stays text, and equal figures give equal bytes.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9}):
         figure = Figure(figsize=(5, 2.2), layout="constrained")

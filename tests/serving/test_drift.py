@@ -20,9 +20,10 @@ from typer.testing import CliRunner
 from components.register.statistics import describe_training
 from defunet.__main__ import app
 from model.inference.package import CONTRACT, PERCENTILES, Contract, Training
+from model.inference.quality import Quality
 from model.lungs import halves
 from model.preprocessing import standardise
-from serving.drift import FIGURES, Drift, Group, Observed, psi, watch
+from serving.drift import EXPECTED_DICE, FIGURES, TRAINING, Drift, Group, Observed, psi, references, watch
 from serving.drift.command import DRIFT
 from serving.drift.outputs import DOCUMENT, PAGE, TITLES, lines
 from serving.xray.device import device, taken
@@ -63,6 +64,7 @@ def figures(picture: np.ndarray, mask: np.ndarray, soft: np.ndarray) -> Figures:
         "uncertain": ((soft >= 0.25) & (soft <= 0.75)).mean(),
         "height": 512.0,
         "width": 512.0,
+        "expected_dice": float(soft.mean()),
     }
 
 
@@ -84,10 +86,10 @@ def test_a_change_of_site_gives_an_alarm_soon_and_no_change_gives_none(
     montgomery, shenzhen, training = sites
     for seed in range(SEEDS):
         chance = np.random.default_rng(seed)
-        assert watch(stream(chance, 1000, montgomery), training).alarms == []
+        assert watch(stream(chance, 1000, montgomery), references(training)).alarms == []
         before = int(chance.integers(200, 300))
         changing = stream(chance, before, montgomery) + stream(chance, 200, shenzhen)
-        (alarm,) = watch(changing, training).alarms
+        (alarm,) = watch(changing, references(training)).alarms
         assert 0 < alarm.picture - before <= WITHIN
 
 
@@ -95,7 +97,7 @@ def test_each_device_is_a_stream_of_its_own(sites: tuple[list[Figures], list[Fig
     montgomery, shenzhen, training = sites
     chance = np.random.default_rng(0)
     both = [*stream(chance, 100, montgomery, "A"), *stream(chance, 100, shenzhen, "B")]
-    found = watch([both[n] for n in chance.permutation(len(both))], training)
+    found = watch([both[n] for n in chance.permutation(len(both))], references(training))
     assert [alarm.device for alarm in found.alarms] == ["B"]
     assert sum(group.pictures for group in found.groups) == len(both)
     calm, changed = (max(found.psi[name].values()) for name in "AB")
@@ -108,12 +110,31 @@ def test_figures_without_a_spread_or_a_value_are_not_tested(
     montgomery, _, training = sites
     chance = np.random.default_rng(0)
     other = [values | {"height": 9.0, "symmetry": np.nan} for values in montgomery]
-    assert watch(stream(chance, 100, other), training).alarms == []  # the training images had one size
+    assert watch(stream(chance, 100, other), references(training)).alarms == []  # the training images had one size
     old = replace(training, validated=0)  # a package of an earlier release
     unsure = [values | {"uncertain": 1.0} for values in montgomery]
-    assert watch(stream(chance, 100, unsure), old).alarms == []
-    assert watch(stream(chance, 100, unsure), training).alarms[0].figure == "uncertain"
-    assert watch([], training).alarms == []
+    assert watch(stream(chance, 100, unsure), references(old)).alarms == []
+    assert watch(stream(chance, 100, unsure), references(training)).alarms[0].figure == "uncertain"
+    assert watch([], references(training)).alarms == []
+
+
+def test_masks_that_are_expected_to_be_worse_give_an_alarm(
+    sites: tuple[list[Figures], list[Figures], Training],
+) -> None:
+    montgomery, _, training = sites
+    chance = np.random.default_rng(0)
+    expected = np.sort(chance.uniform(0.94, 0.98, 76))
+    quality = Quality(1.0, 2.0, 76, np.percentile(expected, PERCENTILES).tolist())
+    calm = [values | {EXPECTED_DICE: float(chance.choice(expected))} for values in montgomery]
+    worse = [values | {EXPECTED_DICE: values[EXPECTED_DICE] - 0.03} for values in calm]
+    reference = references(training, quality)
+    assert watch(stream(chance, 500, calm), reference).alarms == []
+    (alarm,) = watch(stream(chance, 100, worse), reference).alarms
+    assert (alarm.figure, alarm.picture) == (EXPECTED_DICE, 25)
+    # Packages of earlier releases do not have the percentiles, and some pictures no expected Dice.
+    assert EXPECTED_DICE not in references(training, Quality(1.0, 2.0, 76))
+    unknown = [values | {EXPECTED_DICE: np.nan} for values in montgomery]
+    assert watch(stream(chance, 100, unknown), reference).alarms == []
 
 
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=200))
@@ -140,10 +161,13 @@ def defunet(*arguments: object, code: int = 0) -> str:
 
 def table(folder: Path, package: Path, shift: float, count: int = 60) -> Path:
     """Write predictions as of one machine, whose pictures are brighter than the training's by ``shift``."""
-    training = Contract.read(package).training
+    contract = Contract.read(package)
+    training, quality = contract.training, contract.quality
+    assert quality is not None
     shares = (np.arange(count) + 0.5) / count * 100
     shares = np.random.default_rng(0).permutation(shares)
-    fields = {name: np.interp(shares, PERCENTILES, getattr(training, field)) for name, field in FIGURES.items()}
+    fields = {name: np.interp(shares, PERCENTILES, getattr(training, field)) for name, field in TRAINING.items()}
+    fields[EXPECTED_DICE] = np.interp(shares, PERCENTILES, quality.expected)
     rows: list[dict[str, Any]] = [{"file": "failed.png", "status": "failed", "error": "x", "sha256": ""}]
     for number in range(count):
         values = {name: float(column[number]) for name, column in fields.items()}
@@ -179,7 +203,11 @@ def test_it_prints_a_page_gauges_and_an_exit_code(package: Path, tmp_path: Path)
     told = defunet(changed / "results.json", "--model", package, "-o", out, "--prometheus", gauges, code=DRIFT)
     assert "alarm: Röntgen $1: mean grey value is" in told
     page = (out / PAGE).read_text()
-    assert page.count("<svg") == len(TITLES)
+    contract = Contract.read(package)
+    reference = references(contract.training, contract.quality)
+    assert EXPECTED_DICE in reference
+    assert page.count("<svg") == len(reference)
+    assert TITLES[EXPECTED_DICE] in page
     assert 'role="alert"' in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     document = json.loads((out / DOCUMENT).read_text())
