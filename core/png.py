@@ -16,12 +16,13 @@ import numpy as np
 from deflate import DeflateError, zlib_compress, zlib_decompress
 
 SUB, UP, AVERAGE, PAETH = 1, 2, 3, 4  # filter types (PNG specification, 9.2); 0 is none
-# Chunks that change no grey value. Any other one, for instance of an animation, is left to libpng.
-HARMLESS = {b"tEXt", b"zTXt", b"iTXt", b"tIME", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"bKGD", b"eXIf"}
+# Chunks that change no grey value, whatever they hold. Any other one, for instance of an animation, is left to libpng.
+HARMLESS = {b"tEXt", b"zTXt", b"iTXt", b"tIME", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"eXIf"}
 WINDOW_32K = 0x78  # first byte of a zlib stream; libdeflate does not hold a stream to a smaller window
 MOST_INFLATION = 1032  # deflate's largest ratio: 258 bytes from two bits
 MOST_PIXELS, MOST_SIDE = 1 << 30, 1 << 20  # OpenCV's limits
 BLOCK = 1024  # rows at a time, which bounds the memory
+LINES = 32  # rows at a time that stay in the processor's cache
 
 
 class Chunk(NamedTuple):
@@ -76,23 +77,29 @@ def _unfilter(raw: np.ndarray, dtype: np.dtype[np.unsignedinteger]) -> np.ndarra
     """Undo the filters of all rows.
 
     Args:
-        raw: uint8 (H, 1 + W * bytes of a pixel), each row after its filter type, pixels with their high byte first.
+        raw: uint8 (H, 1 + W * bytes of a pixel), each row after its filter type, pixels with their high byte first;
+            overwritten, as the pixels take its memory.
         dtype: uint8 or uint16.
 
     Returns:
         The pixels, ``dtype`` (H, W); None if a filter type is invalid.
     """
-    filters = raw[:, 0]
+    filters = raw[:, 0].copy()
     if filters.max() > PAETH:
         return None
-    # Filters treat the bytes of a pixel apart from each other, so that their order can be changed first.
-    pixels = raw[:, 1:].view(dtype.newbyteorder(">")).astype(dtype)
+    height, width = len(raw), (raw.shape[1] - 1) // dtype.itemsize
+    # In the same memory: a block's pixels end before the next block begins. The bytes of a pixel can change places
+    # first, because filters treat them apart from each other.
+    pixels = raw.reshape(-1)[: height * width * dtype.itemsize].view(dtype).reshape(height, width)
+    for start in range(0, height, LINES):
+        block = slice(start, start + LINES)
+        pixels[block] = raw[block, 1:].view(dtype.newbyteorder(">")).astype(dtype)
     _undo_sub(pixels, np.flatnonzero(filters == SUB))
     rows = pixels.view(np.uint8)
     for first, last, up in _runs(filters):
         if up:
-            for row in range(max(first, 1), last):
-                np.add(rows[row], rows[row - 1], out=rows[row])
+            for above, row in pairwise(rows[max(first - 1, 0) : last]):
+                np.add(above, row, out=row)
         else:
             _undo_one_by_one(pixels, filters, first, last)
     return pixels
@@ -113,9 +120,8 @@ def _undo_sub(pixels: np.ndarray, numbers: np.ndarray) -> None:
         part = numbers[start : start + BLOCK]
         # One addition serves a column of all rows; transposed, its bytes lie side by side.
         turned = np.asarray(cv2.transpose(pixels[part]))
-        columns = turned.view(np.uint8)
-        for column in range(1, len(columns)):
-            np.add(columns[column], columns[column - 1], out=columns[column])
+        for left, column in pairwise(turned.view(np.uint8)):
+            np.add(left, column, out=column)
         pixels[part] = cv2.transpose(turned)
 
 
