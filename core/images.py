@@ -1,21 +1,24 @@
-"""Read X-rays and masks from PNG: check the whole file, then decode it with OpenCV."""
+"""Read X-rays and masks from PNG: check the whole file, then decode it (:mod:`core.png`, or OpenCV)."""
 
 from __future__ import annotations
 
 import hashlib
 import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+from deflate import crc32
 
 from core.errors import UserError
+from core.png import Chunk, decode_grey
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PALETTE = 3  # colour type (PNG specification, 11.2.2 IHDR)
 MOST_BYTES_A_PIXEL = 8  # RGBA with 16 bits per channel, the widest PNG format
+# Calls per row and column take longer than libpng in smaller pictures.
+LEAST_FAST = 1 << 20  # pixels
 
 # The callers decode one image per thread; OpenCV's threads would compete with them.
 cv2.setNumThreads(1)
@@ -64,12 +67,17 @@ def check_png(data: bytes, name: str, max_pixels: int | None = None) -> Header:
     Raises:
         ImageError: the file is empty, not a PNG, truncated, damaged or too large.
     """
+    return _check(data, name, max_pixels)[0]
+
+
+def _check(data: bytes, name: str, max_pixels: int | None) -> tuple[Header, list[Chunk]]:
     if not data:
         raise ImageError(f"{name}: the file is empty (0 bytes); fetch it again")
     if not data.startswith(SIGNATURE[: len(data)]):
         raise ImageError(f"{name}: not a PNG picture, despite its name; replace or remove it")
     view = memoryview(data)
     header: Header | None = None
+    chunks = []
     place = len(SIGNATURE)
     while True:
         if place + 12 > len(data):
@@ -84,10 +92,11 @@ def check_png(data: bytes, name: str, max_pixels: int | None = None) -> Header:
         end = place + 12 + length
         if end > len(data):
             raise ImageError(f"{name}: truncated after {len(data)} bytes; fetch it again")
-        if zlib.crc32(view[place + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+        if crc32(view[place + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
             raise ImageError(f"{name}: damaged (a checksum is wrong near byte {place}); fetch it again")
+        chunks.append(Chunk(kind, place + 8, end - 4))
         if kind == b"IEND":
-            return header
+            return header, chunks
         place = end
 
 
@@ -114,7 +123,9 @@ def decode(data: bytes, name: str, max_pixels: int | None = None) -> tuple[np.nd
     Raises:
         ImageError: as :func:`check_png`; or the picture has colour or transparent parts.
     """
-    header = check_png(data, name, max_pixels)
+    header, chunks = _check(data, name, max_pixels)
+    if header.width * header.height >= LEAST_FAST and (grey := decode_grey(data, chunks)) is not None:
+        return grey, header
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:

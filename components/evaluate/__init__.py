@@ -52,6 +52,7 @@ CODE = (
     "core/cell.py",
     "core/cohort.py",
     "core/images.py",
+    "core/png.py",
     "core/results.py",
 )
 
