@@ -14,7 +14,7 @@ import numpy.typing as npt
 COUNTS = ("tp", "fp", "fn", "tn")
 OVERLAP = ("dice", "accuracy", "jaccard", "precision", "recall", "f1", "paper_iou")
 
-RESAMPLED_AT_ONCE = 4_000_000  # values in a batch of the bootstrap's resamples; an array of them has 32 MB
+RESAMPLED_AT_ONCE = 1_000_000  # values in a batch of the bootstrap's resamples; an array of them has 8 MB
 
 Floats = npt.NDArray[np.float64]
 
