@@ -17,7 +17,8 @@ REDUCTIONS = {"per_image": "per image", "pooled": "pooled"}
 def explorer_table(results: Results, masks: str) -> Table:
     """Return all test metrics by network, scenario, site, group, masks and reduction, filtered by ``masks`` at first.
 
-    A group is a label, a sex or an age. With several seeds a line with their mean is before the lines of the seeds.
+    A group is a label, a sex or an age. A scenario that is tested on one site has its lines under that site alone.
+    With several seeds a line with their mean is before the lines of the seeds.
     """
     lines: list[Line] = []
     for scenario in results.scenarios:
@@ -26,9 +27,6 @@ def explorer_table(results: Results, masks: str) -> Table:
             places = [(site, label, "all", "all") for cell in cells for site, label in results.sites[cell]]
             places += [(site, "all", sex, age) for cell in cells for site, sex, age in results.people[cell]]
             places = list(dict.fromkeys(places))
-            if all(site != "all" for site, *_ in places):
-                # With one site "all" repeats it, but filtering by site "all" must find every scenario.
-                places = [*(("all", label, sex, age) for _, label, sex, age in places), *places]
             for place, (against, reduction) in product(places, product(sorted(MASKS, reverse=True), REDUCTIONS)):
                 lines += _lines(results, cells, place, against, reduction)
     return Table(

@@ -13,6 +13,7 @@ from components.report import paper
 from components.report.cases import Overlay
 from components.report.layout import Results, scenario_title
 from components.report.load import Evaluated
+from core.cell import Cell
 from core.files import sha256
 
 XRAY_QUALITY = 85  # of WebP, in percent; only for the grey X-ray, never for a region
@@ -35,9 +36,46 @@ class Comparison:
 class Gallery:
     """The worst (worst first) and best (best first) test images of one cell."""
 
+    cell: Cell
     title: str
     worst: list[Overlay]
     best: list[Overlay]
+
+
+class Places:
+    """Where the page has the picture of a test image, for the dots of the charts.
+
+    A place is ``case-<number>``, a picture of the galleries with the prediction, or ``tile-<number>``, an X-ray of the
+    contact sheet (:mod:`components.report.sheet`). Without galleries the page has no viewer, and no place is known.
+
+    Args:
+        galleries: of all cells.
+        tiles: ids of the contact sheet's X-rays, in its order.
+    """
+
+    def __init__(self, galleries: list[Gallery], tiles: list[str]) -> None:
+        self._numbers: dict[Path, int] = {}
+        self._cases: dict[tuple[Cell, str], str] = {}
+        self._worst: dict[Cell, str] = {}
+        for gallery in galleries:
+            for item in gallery.worst + gallery.best:
+                number = self._numbers.setdefault(item.path, len(self._numbers))
+                self._cases[gallery.cell, item.id] = f"case-{number}"
+                self._worst.setdefault(gallery.cell, f"case-{number}")
+        self._tiles = {id: f"tile-{number}" for number, id in enumerate(tiles)} if galleries else {}
+
+    def number(self, overlay: Overlay) -> int:
+        """Return the number of a picture of the galleries."""
+        return self._numbers[overlay.path]
+
+    def of(self, cells: list[Cell], id: str) -> str:
+        """Return the place of a test image: of the first of the cells that has it in its gallery, else of the sheet."""
+        found = (self._cases[cell, id] for cell in cells if (cell, id) in self._cases)
+        return next(found, self._tiles.get(id, ""))
+
+    def worst(self, cell: Cell) -> str:
+        """Return the place of a cell's worst image; empty if it has no gallery."""
+        return self._worst.get(cell, "")
 
 
 class XRays:
@@ -102,5 +140,6 @@ def galleries(cells: list[Evaluated], results: Results) -> dict[str, list[Galler
         best = [item for item in reversed(ranked) if item.kind == "best"]
         if worst or best:
             scenario = scenario_title(data.cell.scenario)
-            found.setdefault(scenario, []).append(Gallery(f"{results.named(data.cell)}, {scenario}", worst, best))
+            title = f"{results.named(data.cell)}, {scenario}"
+            found.setdefault(scenario, []).append(Gallery(data.cell, title, worst, best))
     return found
