@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +37,8 @@ def libraries() -> Markup:
     """Return the JavaScript of Vega, Vega-Lite and the interpreter of expressions, with their licences."""
     licences = (VENDOR / "LICENSES.txt").read_text(encoding="utf-8")
     vega, lite, interpreter = (
-        (VENDOR / name).read_text(encoding="utf-8") for name in ("vega.min.js", "vega-lite.min.js", "vega-interpreter.js")
+        (VENDOR / name).read_text(encoding="utf-8")
+        for name in ("vega.min.js", "vega-lite.min.js", "vega-interpreter.js")
     )
     for line in (_IMPORT, _EXPORT):
         if interpreter.count(line) != 1:
@@ -67,6 +69,11 @@ def table(frame: pd.DataFrame) -> alt.InlineData:
         else:
             columns[str(name)] = values.tolist()
     return alt.InlineData(values=columns)
+
+
+def by_row(values: Sequence[str]) -> str:
+    """Return the expression of the value that belongs to the column ``row``; a long table need not repeat it."""
+    return f"{json.dumps(values, ensure_ascii=False)}[datum.row]"
 
 
 def by_network(networks: Sequence[str], *, legend: bool = True) -> alt.Color:

@@ -12,8 +12,9 @@ from components.report import paper, tables
 from components.report.explorer import explorer_table
 from components.report.layout import FEW_NOTE, Results, scenario_title
 from components.report.load import Cohort, Evaluated
+from components.report.once import paper_once
 from components.report.paired import Pair, paired_tables
-from components.report.pictures import Places, XRays, comparisons, galleries, picture
+from components.report.pictures import Places, XRays, comparisons, galleries, picture, within
 from components.report.places import STORED_METRICS, place_table, stored_table
 from components.report.reliability import calibration_table
 from components.report.runs import recipes, run_line
@@ -25,6 +26,7 @@ from core.templating import environment as templates
 
 # The contact sheet gets what the rest of the page leaves of this size, bytes.
 LIMIT = 3_000_000
+PICTURES = 1_000_000  # bytes for the worst and best cases
 _SHEET = "/* the contact sheet */"  # its place in the page, whose size decides how large it may be
 
 # Views of the case viewer: colour of each region, RGB 0 to 255; missing regions are not drawn.
@@ -69,11 +71,13 @@ def render_page(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair], array
     by_scenario = {name: [data for data in cells if data.cell.scenario == name] for name in results.scenarios}
     differing, lines, common = recipes(cells, results)
     runs = [run_line(data, results) for data in cells]
-    figures, shown = comparisons(cells, results), galleries(cells, results)
+    figures, shown = comparisons(cells, results), within(galleries(cells, results), PICTURES)
     every = [one for found in shown.values() for one in found]
     cases = [item for one in every for item in one.worst + one.best]
     in_figures = [item for one in figures for _, row in one.rows for item in row if item]
-    tested = sorted({id for data in cells for id in data.cases.loc[data.cases["split"] == "test", "id"]}) if every else []
+    tested = (
+        sorted({id for data in cells for id in data.cases.loc[data.cases["split"] == "test", "id"]}) if every else []
+    )
     places = Places(every, tested)
     ranked = {name: spread.best_first(found) for name, found in shared["headlines"].items()}
     rankings = [spread.ranking(name, found, masks, results, places) for name, found in ranked.items()]
@@ -82,7 +86,7 @@ def render_page(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair], array
         _environment()
         .get_template("page.html.j2")
         .render(
-            **shared | {"paper_tables": [tables.paper_once(table) for table in shared["paper_tables"]]},
+            **shared | {"paper_tables": [paper_once(table) for table in shared["paper_tables"]]},
             ranked=ranked,
             headlines_few=FEW_NOTE if any(found[0].dice.few for found in ranked.values()) else "",
             runs=runs,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -40,6 +40,21 @@ class Gallery:
     title: str
     worst: list[Overlay]
     best: list[Overlay]
+
+
+def within(found: dict[str, list[Gallery]], most: int) -> dict[str, list[Gallery]]:
+    """Return the galleries with as many images as fit into ``most`` bytes of a page, at least one worst and one best."""
+    every = [gallery for part in found.values() for gallery in part]
+    for count in range(max((len(gallery.worst + gallery.best) for gallery in every), default=0), 0, -1):
+        shown = [item for gallery in every for item in gallery.worst[:count] + gallery.best[:count]]
+        # The X-rays are embedded as WebP, about a third of their PNG.
+        xrays = {sha256(item.xray): item.xray.stat().st_size // 3 for item in shown}
+        if (sum(item.path.stat().st_size for item in shown) + sum(xrays.values())) * 4 // 3 <= most or count == 1:
+            return {
+                scenario: [replace(one, worst=one.worst[:count], best=one.best[:count]) for one in part]
+                for scenario, part in found.items()
+            }
+    return found
 
 
 class Places:

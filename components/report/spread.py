@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from components.report import paper
-from components.report.charts import MARKS, Chart, by_network, finish, table
+from components.report.charts import MARKS, Chart, by_network, by_row, finish, table
 from components.report.layout import Results, scenario_title
 from components.report.load import Evaluated
 from components.report.pictures import Places
@@ -69,7 +68,7 @@ def ranking(scenario: str, ranked: Sequence[Headline], masks: str, results: Resu
     dots = _dots(110).transform_calculate(said="datum.head + '\\nDice ' + datum.figure")
     dots = dots.encode(x=_across("dice", axis, x), y=_down("row", len(known)), color=colour)
     names = _names(len(known)).encode(x=alt.value(2))
-    chart = alt.layer(span, dots, names, data=table(frame))
+    chart = alt.LayerChart(layer=[span, dots, names], data=table(frame))
     words = "; ".join(f"{line['head']} {line['figure']}" for line in lines)
     return finish(title, f"{title}: networks by test Dice. {words}", chart, _height(len(known)))
 
@@ -84,7 +83,7 @@ def _ranked(number: int, item: Headline) -> dict[str, object]:
         words += f" ± {figure_text(deviation)}"
     return {
         "network": paper.name(item.key),
-        "head": f"{number + 1}. {item.network}{'' if number else ' ★ best'}",
+        "head": f"{number + 1}. {paper.name(item.key)}{'' if number else ' ★ best'}",
         "figure": words,
         "dice": dice,
         "low": low,
@@ -128,7 +127,7 @@ def _distribution(
         seeds = [data.cell for data in cells if data.cell.network == strip.network]
         to = [places.of(seeds, id) for id in strip.cases["id"]]
         network = paper.name(strip.network)
-        parts.append(strip.cases.assign(y=heights, row=row, network=network, to=to))
+        parts.append(strip.cases.assign(y=heights.round(2), row=row, to=to))
         low, middle, high = np.percentile(strip.cases["dice"], [25, 50, 75])
         line = {"network": network, "low": low, "middle": middle, "high": high, "row": row}
         line |= {"top": row - 0.26, "bottom": row + 0.26, "head": strip.name}
@@ -144,13 +143,14 @@ def _distribution(
     box = box.encode(x=_across("low", axis, x), x2="high", y=_down("top", count), y2="bottom", color=colour)
     tick = alt.Chart(summary).mark_rule(strokeWidth=2.4, aria=False)
     tick = tick.encode(x=_across("middle", axis, x), y=_down("top", count), y2="bottom", color=colour)
-    names = json.dumps([strip.name for strip in strips], ensure_ascii=False)
+    names = by_row([strip.name for strip in strips])
     dots = _dots(34).properties(data=points)
     dots = dots.transform_calculate(
-        said=f"datum.id + ', ' + datum.label + ', ' + {names}[datum.row] + '\\nDice ' + format(datum.dice, '.4f')"
-        " + (isValid(datum.hd95) ? ', HD95 ' + format(datum.hd95, '.2f') + ' px' : '')"
+        network=by_row([paper.name(strip.network) for strip in strips]),
+        said=f"datum.id + ', ' + datum.label + ', ' + {names} + '\\nDice ' + format(datum.dice, '.4f')"
+        " + (isValid(datum.hd95) ? ', HD95 ' + format(datum.hd95, '.2f') + ' px' : '')",
     ).encode(x=_across("dice", axis, x), y=_down("y", count), color=colour)
-    chart = alt.layer(box, tick, dots, _names(count).properties(data=summary).encode(x=alt.value(2)))
+    chart = alt.LayerChart(layer=[box, tick, dots, _names(count).properties(data=summary).encode(x=alt.value(2))])
     title = scenario_title(scenario)
     words = "; ".join(
         f"{strip.name}: median {strip.cases['dice'].median():.4f}, lowest {strip.cases['dice'].iloc[0]:.4f}"
@@ -176,7 +176,8 @@ def _height(count: int) -> int:
 def _dots(size: int) -> alt.Chart:
     """Return the layer of dots that lead somewhere; ``said`` is their title and value, ``to`` where they lead."""
     dots = alt.Chart().mark_point(filled=True, size=size, opacity=1, stroke="var(--surface)", strokeWidth=0.7)
-    return dots.encode(tooltip="said:N", description="said:N").properties(name=MARKS)
+    named: alt.Chart = dots.encode(tooltip="said:N", description="said:N").properties(name=MARKS)
+    return named
 
 
 def _names(count: int) -> alt.Chart:
@@ -186,4 +187,5 @@ def _names(count: int) -> alt.Chart:
         align="left", baseline="bottom", dy=-15, fontSize=12, fill="var(--ink)", fontWeight=weight, aria=False
     )
     text = text.transform_calculate(words="datum.head + ': ' + datum.figure")
-    return text.encode(y=_down("row", count), text="words:N")
+    placed: alt.Chart = text.encode(y=_down("row", count), text="words:N")
+    return placed

@@ -47,18 +47,18 @@ SOFT_NOTE = (
 )
 
 THEIRS_BESIDE = "Each figure is ours, the paper’s with it."
-THEIRS_ONCE = "Each figure is ours; the paper’s is with the one that is scored most like it."
 
 
 @dataclass(frozen=True)
 class Headline:
     """Test Dice of one network: mean over images against one kind of masks, then over seeds.
 
-    ``key`` is the project's name of the network, ``network`` the name to print.
+    ``key`` is the project's name of the network, ``network`` the name to print; ``seeds`` is their number.
     """
 
     key: str
     network: str
+    seeds: int
     images: int
     dice: Figure
 
@@ -203,40 +203,13 @@ def across_table(results: Results) -> Table | None:
     return Table(
         "table-iv",
         "Table IV: test result across sites",
-        f"Trained on the first site, tested on the second. {THEIRS_BESIDE}"
-        + (SOFT_NOTE if soft else ""),
+        f"Trained on the first site, tested on the second. {THEIRS_BESIDE}" + (SOFT_NOTE if soft else ""),
         ("Network",),
         [Column(LABELS[metric]) for _ in scenarios for metric in metrics],
         groups,
         [(scenario_title(scenario), len(metrics)) for scenario in scenarios],
         notes.texts,
     )
-
-
-def paper_once(table: Table) -> Table:
-    """Return a table of the paper's with each of its figures once.
-
-    It stays in the first group, which is scored most like the paper, and of Dice and soft Dice with the soft one.
-    """
-    labels = [column.label for column in table.columns]
-    soft = any(label == LABELS[name] for name in SOFT for label in labels)
-
-    def kept(number: int, first: bool, figure: Figure) -> Figure:
-        if first and not (soft and labels[number] == LABELS["dice"]):
-            return figure
-        return replace(figure, paper=None, notes=())
-
-    groups = [
-        replace(
-            group,
-            lines=[
-                replace(line, figures=[kept(n, group.alone or not place, figure) for n, figure in enumerate(line.figures)])
-                for line in group.lines
-            ],
-        )
-        for place, group in enumerate(table.groups)
-    ]
-    return replace(table, caption=table.caption.replace(THEIRS_BESIDE, THEIRS_ONCE), groups=groups)
 
 
 def data_table(cohort: Cohort) -> Table:
@@ -296,6 +269,7 @@ def headlines(results: Results, masks: str) -> dict[str, list[Headline]]:
                 Headline(
                     network,
                     results.named_all(cells),
+                    len(cells),
                     max(row["n_images"] if row else 0 for row in rows),
                     figures[0] if len(figures) == 1 else mean_figure(figures),
                 )

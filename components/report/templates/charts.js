@@ -20,19 +20,22 @@ tip.setAttribute("aria-hidden", "true");   // the marks say the same in their la
 tip.hidden = true;
 document.body.append(tip);
 
+let pointed = null;   // the mark whose title and value are shown
 const showTip = (mark) => {
   const { datum } = mark.__data__;
+  pointed = mark;
   tip.textContent = datum.said + (datum.to ? "\nClick or Enter: its X-ray" : "");
   tip.hidden = false;
+  tip.style.left = "0";   // nothing limits its width while it is measured
   const [at, own] = [mark.getBoundingClientRect(), tip.getBoundingClientRect()];
   const left = at.left + at.width / 2 - own.width / 2;
   const above = at.top - own.height - 8;
   tip.style.left = `${Math.max(4, Math.min(left, document.documentElement.clientWidth - own.width - 4))}px`;
   tip.style.top = `${above < 4 ? at.bottom + 8 : above}px`;
 };
-const hideTip = () => { tip.hidden = true; };
+const hideTip = () => { pointed = null; tip.hidden = true; };
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
-document.addEventListener("scroll", hideTip, { passive: true });
+document.addEventListener("scroll", () => { if (pointed) showTip(pointed); }, { passive: true });
 
 const marksOf = (plot) => [...plot.querySelectorAll(".marks_marks > path")];
 const markOf = (event) => event.target.closest(".marks_marks > path");
