@@ -43,7 +43,7 @@ class Gallery:
 
 
 def within(found: dict[str, list[Gallery]], most: int) -> dict[str, list[Gallery]]:
-    """Return the galleries with as many images as fit into ``most`` bytes of a page, at least one worst and one best."""
+    """Return the galleries with as many images as fit into ``most`` bytes of a page, at least one of each."""
     every = [gallery for part in found.values() for gallery in part]
     for count in range(max((len(gallery.worst + gallery.best) for gallery in every), default=0), 0, -1):
         shown = [item for gallery in every for item in gallery.worst[:count] + gallery.best[:count]]
