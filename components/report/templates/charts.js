@@ -10,7 +10,7 @@ const look = {
     aria: false, gridColor: "var(--rule)", gridWidth: 0.6, domainColor: "var(--rule)", tickColor: "var(--rule)",
     labelColor: "var(--muted)", titleColor: "var(--muted)", titleFontWeight: "normal", labelFontSize: 11, titleFontSize: 12,
   },
-  axisQuantitative: { tickCount: 5 },
+  axisQuantitative: { tickCount: 5, labelOverlap: "greedy", labelSeparation: 8 },
   legend: { aria: false, labelColor: "var(--ink)", labelFontSize: 12, labelLimit: 200, rowPadding: 3, symbolSize: 160 },
 };
 
