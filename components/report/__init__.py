@@ -15,6 +15,7 @@ from components.report.paired import compare
 from components.report.rows import row_key
 from components.report.tables import figure_of
 from core.cell import Cell
+from core.cohort import Arrays
 from core.files import write_folder, write_json
 from core.results import Row
 
@@ -67,6 +68,7 @@ def report(
     if not mixed:
         require_one_origin(loaded)
     cohort = load_cohort(arrays, splits, loaded)
+    xrays = Arrays(arrays)
     rows = sorted((row for data in loaded for row in data.rows), key=row_key)
     pairs = compare(loaded, resamples, seed)
     with write_folder(out) as folder:
@@ -74,7 +76,7 @@ def report(
         write_json(folder / COMPARISONS, pairs)
         write_json(folder / HEADLINES, headline_figures(Results(loaded)))
         (folder / MARKDOWN).write_text(render_markdown(cohort, loaded, pairs), encoding="utf-8")
-        (folder / PAGE).write_text(render_page(cohort, loaded, pairs), encoding="utf-8")
+        (folder / PAGE).write_text(render_page(cohort, loaded, pairs, xrays), encoding="utf-8")
         _write_plots(folder / "plots", loaded)
     return rows
 

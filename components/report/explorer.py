@@ -11,13 +11,16 @@ from core.cell import Cell
 
 METRICS = ("dice", "hd95", "assd", "jaccard", "precision", "recall", "auc")
 HEADS = ("Network", "Scenario", "Site", "Group", "Masks", "Reduction")
+MOST = 1500  # lines; a line is about 660 bytes of the page
 REDUCTIONS = {"per_image": "per image", "pooled": "pooled"}
 
 
 def explorer_table(results: Results, masks: str) -> Table:
     """Return all test metrics by network, scenario, site, group, masks and reduction, filtered by ``masks`` at first.
 
-    A group is a label, a sex or an age. With several seeds a line with their mean is before the lines of the seeds.
+    A group is a label, a sex or an age. A scenario that is tested on one site has its lines under that site alone.
+    With several seeds a line with their mean is before the lines of the seeds; of more than :data:`MOST` lines the
+    single seeds are left out.
     """
     lines: list[Line] = []
     for scenario in results.scenarios:
@@ -26,20 +29,19 @@ def explorer_table(results: Results, masks: str) -> Table:
             places = [(site, label, "all", "all") for cell in cells for site, label in results.sites[cell]]
             places += [(site, "all", sex, age) for cell in cells for site, sex, age in results.people[cell]]
             places = list(dict.fromkeys(places))
-            if all(site != "all" for site, *_ in places):
-                # With one site "all" repeats it, but filtering by site "all" must find every scenario.
-                places = [*(("all", label, sex, age) for _, label, sex, age in places), *places]
             for place, (against, reduction) in product(places, product(sorted(MASKS, reverse=True), REDUCTIONS)):
                 lines += _lines(results, cells, place, against, reduction)
+    whole = len(lines) <= MOST
     return Table(
         "explorer",
         "Test results by network, scenario, site and label, sex or age",
         "Dice, its 95 % bootstrap interval below it"
         + (" or, of several seeds, each figure with its standard deviation" if results.several_seeds else "")
-        + ". Per image: mean over images; pooled: the pixels of all images counted together, which gives no distances.",
+        + ". Per image: mean over images; pooled: the pixels of all images counted together, which gives no distances."
+        + ("" if whole else " Single seeds are in results.json."),
         HEADS,
         [Column("Images"), *(Column(LABELS[metric]) for metric in METRICS)],
-        [Group("", lines)],
+        [Group("", lines if whole else [line for line in lines if not line.seed])],
         filters={"Masks": masks, "Reduction": REDUCTIONS["per_image"]},
     )
 

@@ -7,20 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment
-from markupsafe import Markup
 
-from components.report import charts, paper, tables
+from components.report import paper, tables
 from components.report.explorer import explorer_table
-from components.report.layout import Results, scenario_title
+from components.report.layout import FEW_NOTE, Results, scenario_title
 from components.report.load import Cohort, Evaluated
+from components.report.once import paper_once
 from components.report.paired import Pair, paired_tables
-from components.report.pictures import XRays, comparisons, galleries, picture
+from components.report.pictures import Places, XRays, comparisons, galleries, picture, within
 from components.report.places import STORED_METRICS, place_table, stored_table
-from components.report.reliability import calibration_table, reliability_curve
+from components.report.reliability import calibration_table
 from components.report.runs import recipes, run_line
+from components.report.sheet import sheet_rules
 from components.report.text import figure_text, parts, plain
+from core.cohort import Arrays
 from core.results import DIFFERENCE_COLOURS, FIGURE_COLOURS
 from core.templating import environment as templates
+
+# The contact sheet gets what the rest of the page leaves of this size, bytes.
+LIMIT = 3_000_000
+PICTURES = 1_000_000  # bytes for the worst and best cases
+_SHEET = "/* the contact sheet */"  # its place in the page, whose size decides how large it may be
 
 # Views of the case viewer: colour of each region, RGB 0 to 255; missing regions are not drawn.
 TRUTH, PREDICTION = (86, 180, 233), (230, 159, 0)
@@ -44,7 +51,6 @@ def _environment() -> Environment:
         "cellsafe": lambda text: str(text).replace("|", "\\|").replace("\n", " "),
         "rgb": lambda colour: "rgb({}, {}, {})".format(*colour),
         "picture": picture,
-        "drawing": Markup,  # matplotlib's markup, in which text is escaped
     }
     return environment
 
@@ -54,42 +60,59 @@ def render_markdown(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair]) -
     return _environment().get_template("results.md.j2").render(**_shared(cohort, cells, pairs))
 
 
-def render_page(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair]) -> str:
-    """Return ``index.html``, one self-contained page."""
+def render_page(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair], arrays: Arrays) -> str:
+    """Return ``index.html``, one self-contained page; ``arrays`` has the X-rays of the cohort."""
+    # Not above: what altair takes to load, the tools that only read a report need not wait for.
+    from components.report import charts, curves, spread
+
     shared = _shared(cohort, cells, pairs)
     results: Results = shared["results"]
+    masks: str = shared["headline_masks"]
     by_scenario = {name: [data for data in cells if data.cell.scenario == name] for name in results.scenarios}
     differing, lines, common = recipes(cells, results)
     runs = [run_line(data, results) for data in cells]
-    figures, shown = comparisons(cells, results), galleries(cells, results)
-    cases = [item for found in shown.values() for one in found for item in one.worst + one.best]
+    figures, shown = comparisons(cells, results), within(galleries(cells, results), PICTURES)
+    every = [one for found in shown.values() for one in found]
+    cases = [item for one in every for item in one.worst + one.best]
     in_figures = [item for one in figures for _, row in one.rows for item in row if item]
-    return (
+    tested = (
+        sorted({id for data in cells for id in data.cases.loc[data.cases["split"] == "test", "id"]}) if every else []
+    )
+    places = Places(every, tested)
+    ranked = {name: spread.best_first(found) for name, found in shared["headlines"].items()}
+    rankings = [spread.ranking(name, found, masks, results, places) for name, found in ranked.items()]
+    rocs = [curves.roc_curves(name, found, results) for name, found in by_scenario.items()]
+    page = (
         _environment()
         .get_template("page.html.j2")
         .render(
-            **shared,
+            **shared | {"paper_tables": [paper_once(table) for table in shared["paper_tables"]]},
+            ranked=ranked,
+            headlines_few=FEW_NOTE if any(found[0].dice.few for found in ranked.values()) else "",
             runs=runs,
             recipe=common,
             differing=differing,
             recipe_lines=lines,
-            distributions=charts.dice_distributions(by_scenario),
-            curves={name: charts.learning_curves(name, found) for name, found in by_scenario.items()},
-            dashes=any(len(found) <= charts.TOGETHER for found in by_scenario.values()),
-            rocs={name: charts.roc_curve(name, found) for name, found in by_scenario.items()},
-            colours=[(paper.name(name), charts.colour_number(name)) for name in results.networks()],
-            explorer=explorer_table(results, shared["headline_masks"]),
-            reliability=[reliability_curve(name, found) for name, found in by_scenario.items()],
+            rankings=[chart for chart in rankings if chart],
+            distributions=spread.dice_distributions(by_scenario, ranked, places),
+            curves={name: curves.learning_curves(name, found, results) for name, found in by_scenario.items()},
+            rocs=[chart for part in zip(*rocs, strict=True) for chart in part],  # the corners below the whole curves
+            explorer=explorer_table(results, masks),
+            reliability=[curves.reliability_curve(name, found, results) for name, found in by_scenario.items()],
             calibration=calibration_table(cells, results),
             comparisons=figures,
             galleries=shown,
+            places=places,
             xrays=XRays(cases + in_figures),
             figure_colours=FIGURE_COLOURS,
             difference_colours=DIFFERENCE_COLOURS,
             views=VIEWS,
             foreign=sorted({data.config["cohort"]["name"] for data in cells} - {cohort.name}),
+            libraries=charts.libraries(),
+            sheet=_SHEET,
         )
     )
+    return page.replace(_SHEET, sheet_rules(arrays.images[arrays.rows(tested)], LIMIT - len(page.encode())))
 
 
 def _shared(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -13,6 +13,7 @@ from components.report import paper
 from components.report.cases import Overlay
 from components.report.layout import Results, scenario_title
 from components.report.load import Evaluated
+from core.cell import Cell
 from core.files import sha256
 
 XRAY_QUALITY = 85  # of WebP, in percent; only for the grey X-ray, never for a region
@@ -35,9 +36,61 @@ class Comparison:
 class Gallery:
     """The worst (worst first) and best (best first) test images of one cell."""
 
+    cell: Cell
     title: str
     worst: list[Overlay]
     best: list[Overlay]
+
+
+def within(found: dict[str, list[Gallery]], most: int) -> dict[str, list[Gallery]]:
+    """Return the galleries with as many images as fit into ``most`` bytes of a page, at least one of each."""
+    every = [gallery for part in found.values() for gallery in part]
+    for count in range(max((len(gallery.worst + gallery.best) for gallery in every), default=0), 0, -1):
+        shown = [item for gallery in every for item in gallery.worst[:count] + gallery.best[:count]]
+        # The X-rays are embedded as WebP, about a third of their PNG.
+        xrays = {sha256(item.xray): item.xray.stat().st_size // 3 for item in shown}
+        if (sum(item.path.stat().st_size for item in shown) + sum(xrays.values())) * 4 // 3 <= most or count == 1:
+            return {
+                scenario: [replace(one, worst=one.worst[:count], best=one.best[:count]) for one in part]
+                for scenario, part in found.items()
+            }
+    return found
+
+
+class Places:
+    """Where the page has the picture of a test image, for the dots of the charts.
+
+    A place is ``case-<number>``, a picture of the galleries with the prediction, or ``tile-<number>``, an X-ray of the
+    contact sheet (:mod:`components.report.sheet`). Without galleries the page has no viewer, and no place is known.
+
+    Args:
+        galleries: of all cells.
+        tiles: ids of the contact sheet's X-rays, in its order.
+    """
+
+    def __init__(self, galleries: list[Gallery], tiles: list[str]) -> None:
+        self._numbers: dict[Path, int] = {}
+        self._cases: dict[tuple[Cell, str], str] = {}
+        self._worst: dict[Cell, str] = {}
+        for gallery in galleries:
+            for item in gallery.worst + gallery.best:
+                number = self._numbers.setdefault(item.path, len(self._numbers))
+                self._cases[gallery.cell, item.id] = f"case-{number}"
+                self._worst.setdefault(gallery.cell, f"case-{number}")
+        self._tiles = {id: f"tile-{number}" for number, id in enumerate(tiles)} if galleries else {}
+
+    def number(self, overlay: Overlay) -> int:
+        """Return the number of a picture of the galleries."""
+        return self._numbers[overlay.path]
+
+    def of(self, cells: list[Cell], id: str) -> str:
+        """Return the place of a test image: of the first of the cells that has it in its gallery, else of the sheet."""
+        found = (self._cases[cell, id] for cell in cells if (cell, id) in self._cases)
+        return next(found, self._tiles.get(id, ""))
+
+    def worst(self, cell: Cell) -> str:
+        """Return the place of a cell's worst image; empty if it has no gallery."""
+        return self._worst.get(cell, "")
 
 
 class XRays:
@@ -102,5 +155,6 @@ def galleries(cells: list[Evaluated], results: Results) -> dict[str, list[Galler
         best = [item for item in reversed(ranked) if item.kind == "best"]
         if worst or best:
             scenario = scenario_title(data.cell.scenario)
-            found.setdefault(scenario, []).append(Gallery(f"{results.named(data.cell)}, {scenario}", worst, best))
+            title = f"{results.named(data.cell)}, {scenario}"
+            found.setdefault(scenario, []).append(Gallery(data.cell, title, worst, best))
     return found

@@ -1,22 +1,17 @@
-"""Calibration of the networks' probabilities: reliability diagrams and the expected calibration error."""
+"""Calibration of the networks' probabilities: the expected calibration error."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from components.report import paper
-from components.report.charts import MUTED, Chart, colour_of, draw, plain_number
 from components.report.layout import Column, Figure, Group, Line, Results, Table, scenario_title
 from components.report.load import Evaluated
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 def expected_calibration_error(bins: pd.DataFrame) -> float:
@@ -36,26 +31,6 @@ def expected_calibration_error(bins: pd.DataFrame) -> float:
         return math.nan
     apart = (filled["observed"] - filled["predicted"]).abs()
     return float(np.average(apart, weights=filled["pixels"]))
-
-
-def reliability_curve(scenario: str, cells: Sequence[Evaluated]) -> Chart:
-    """Return observed over predicted probability, one line a cell."""
-    known = [(data.cell, data.reliability) for data in cells if data.reliability is not None]
-
-    def fill(axes: Axes) -> None:
-        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
-        for cell, bins in known:
-            filled = bins[bins["pixels"] > 0]
-            colour = colour_of(cell.network)
-            axes.plot(filled["predicted"], filled["observed"], color=colour, linewidth=1.5, marker="o", markersize=3)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(plain_number)
-        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="predicted probability", ylabel="share that is lung")
-
-    title = scenario_title(scenario)
-    words = "; ".join(f"{paper.name(cell.network)} {expected_calibration_error(bins):.4f}" for cell, bins in known)
-    alt = f"{title}: share of test pixels that are lung over their predicted probability. Calibration error: {words}"
-    return Chart(title, alt, draw(f"{scenario}-reliability", (3.7, 3.4), fill))
 
 
 def calibration_table(cells: Sequence[Evaluated], results: Results) -> Table:

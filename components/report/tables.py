@@ -46,12 +46,19 @@ SOFT_NOTE = (
     "2 images. “Soft Dice” here is taken so, “Dice” from the masks that are drawn."
 )
 
+THEIRS_BESIDE = "Each figure is ours, the paper’s with it."
+
 
 @dataclass(frozen=True)
 class Headline:
-    """Test Dice of one network: mean over images against one kind of masks, then over seeds."""
+    """Test Dice of one network: mean over images against one kind of masks, then over seeds.
 
+    ``key`` is the project's name of the network, ``network`` the name to print; ``seeds`` is their number.
+    """
+
+    key: str
     network: str
+    seeds: int
     images: int
     dice: Figure
 
@@ -150,7 +157,7 @@ def mixed_table(results: Results, split: str) -> Table:
     if absent:
         lines = [Line((paper.name(network),), figures(network, None)) for network in absent]
         groups.append(Group("Not in this run: the paper’s figures alone", lines, alone=True))
-    caption = f"Scenario mixed, {what} images. Each figure is ours, the paper’s with it.{SOFT_NOTE if soft else ''}"
+    caption = f"Scenario mixed, {what} images. {THEIRS_BESIDE}{SOFT_NOTE if soft else ''}"
     if split == "train":
         caption += " Training images are scored without augmentation, by the finished network."
     return Table(
@@ -196,8 +203,7 @@ def across_table(results: Results) -> Table | None:
     return Table(
         "table-iv",
         "Table IV: test result across sites",
-        "Trained on the first site, tested on the second. Each figure is ours, the paper’s with it."
-        + (SOFT_NOTE if soft else ""),
+        f"Trained on the first site, tested on the second. {THEIRS_BESIDE}" + (SOFT_NOTE if soft else ""),
         ("Network",),
         [Column(LABELS[metric]) for _ in scenarios for metric in metrics],
         groups,
@@ -261,7 +267,9 @@ def headlines(results: Results, masks: str) -> dict[str, list[Headline]]:
             figures = [figure_of(row, "dice", theirs.get(network, {}).get("dice")) for row in rows]
             found.setdefault(scenario, []).append(
                 Headline(
+                    network,
                     results.named_all(cells),
+                    len(cells),
                     max(row["n_images"] if row else 0 for row in rows),
                     figures[0] if len(figures) == 1 else mean_figure(figures),
                 )

@@ -6,7 +6,6 @@ import csv
 import html
 import json
 import re
-import xml.etree.ElementTree as ET
 from itertools import product
 from pathlib import Path
 
@@ -125,25 +124,20 @@ def test_page_asks_for_nothing_outside_itself(full_report: Path, page: Page) -> 
         assert address.startswith(("data:", "#")), f"<{tag}> points to {address[:80]}"
         if address.startswith("#"):
             assert address[1:] in ids, f"{address} is nowhere on the page"
-    text = (full_report / PAGE).read_text()
+    # Without the scripts: the licences name addresses, and test_report_page.py looks at what a browser asks for.
+    text = re.sub(r"<script>.*?</script>", "", (full_report / PAGE).read_text(), flags=re.DOTALL)
     for found in re.findall(r"url\(([^)]*)\)", text):
-        assert found.startswith("data:image/webp;base64,") or found[1:] in ids, found[:80]
+        assert found.startswith("data:image/webp;base64,"), found[:80]
     assert "@import" not in text
-    assert not re.search(r"https?://", re.sub(r'xmlns(:xlink)?="[^"]*"', "", text))
+    assert not re.search(r"https?://", text)
     assert not any("src" in attributes for attributes in page.all("script"))
 
 
 def test_page_is_well_formed_and_no_id_means_two_things(page: Page, full_report: Path) -> None:
     assert page.open == []
-    # A definition may stand twice, in two drawings, as long as it is the same: its id is a hash of what it draws.
-    text = (full_report / PAGE).read_text()
-    outside = re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)
-    ids = re.findall(r'\sid="([^"]*)"', outside)
-    assert len(ids) == len(set(ids))
-    for drawing in re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL):
-        root = ET.fromstring(drawing.replace("<svg ", '<svg xmlns:xlink="http://www.w3.org/1999/xlink" ', 1))  # noqa: S314
-        inside = [element.get("id") for element in root.iter() if element.get("id")]
-        assert len(inside) == len(set(inside))
+    text = re.sub(r"<script>.*?</script>", "", (full_report / PAGE).read_text(), flags=re.DOTALL)
+    ids = re.findall(r'\sid="([^"]*)"', text)
+    assert len(ids) == len(set(ids)) > 100
 
 
 def test_pictures_are_data_with_words_and_sizes(page: Page) -> None:
@@ -192,7 +186,7 @@ def test_papers_figures_stand_beside_ours(full_run: Path, page: Page) -> None:
     )  # fmt: skip
     line = line_of(page, "table-iii", "DEFU-Net")
     low, high = ours["dice_ci95"]
-    assert line[1] == f"{ours['dice']:.4f} {low:.4f}–{high:.4f}† paper 0.9667", "of eight images"
+    assert line[1] == f"{ours['dice']:.4f} {low:.4f}–{high:.4f}†", "of eight images"
     assert line[2] == f"{ours['soft_dice_batch2']:.4f} paper 0.9667", "what the paper calls Dice is soft"
     assert line[4] == f"{ours['jaccard']:.4f}", "the true Jaccard has no figure of the paper"
     assert line[5].startswith(f"{ours['paper_iou']:.4f} paper 0.9901")
@@ -214,9 +208,14 @@ def test_each_table_scores_four_ways_and_lists_all_seven_networks(page: Page, sp
     for network, name in paper.NAMES.items():
         lines = [row for row in rows if row[0] == name]
         assert len(lines) == (4 if network in NETWORKS else 1)
-        for line in lines:
-            assert f"paper {paper.MIXED[split][network]['dice']:.4f}" in line[1]
-            assert line[1].startswith("paper") == (network not in NETWORKS)
+        # The paper's Dice is soft: it is with ours that is soft, once.
+        theirs = f"paper {paper.MIXED[split][network]['dice']:.4f}"
+        assert [theirs in line[2] for line in lines] == [True, False, False, False][: len(lines)]
+        assert not any("paper" in line[1] for line in lines)
+        assert lines[0][2].startswith("paper") == (network not in NETWORKS)
+        for metric, figure in paper.MIXED[split][network].items():
+            said = [cell for line in lines for cell in line if f"paper {figure:.4f}" in cell]
+            assert len(said) == list(paper.MIXED[split][network].values()).count(figure), metric
 
 
 def test_misprints_have_footnotes(page: Page) -> None:
@@ -226,21 +225,18 @@ def test_misprints_have_footnotes(page: Page) -> None:
     assert "most likely a copy" in text
     assert "never reset" in text
     (bcdu,) = [row for row in page.rows("table-iv") if row[0] == "BCDU-Net"]
-    assert bcdu[4:] == ["paper 0.76712", "paper 0.76712", "paper 0.90822"], "footnote 2; R2U-Net, above it, has 1"
+    assert bcdu[4:] == ["–", "paper 0.76712", "paper 0.90822"], "footnote 2; R2U-Net, above it, has 1"
 
 
 def test_across_table_has_both_directions(full_run: Path, page: Page) -> None:
     rows = page.rows("table-iv")
     assert rows[0] == ["", "Montgomery → Shenzhen", "Shenzhen → Montgomery"]
     line = line_of(page, "table-iv", "U-Net")
-    assert [cell.split("paper ")[1] for cell in line[1:]] == [
-        "0.8556",
-        "0.8556",
-        "0.8568",
-        "0.7706",
-        "0.7706",
-        "0.7739",
-    ]
+    theirs = [cell.split("paper ")[1] if "paper " in cell else None for cell in line[1:]]
+    assert theirs == [None, "0.8556", "0.8568", None, "0.7706", "0.7739"]
+    others = [row for row in rows if row[0] == "U-Net" and row != line]
+    assert len(others) == 3
+    assert "paper" not in str(others)
     evaluated = json.loads((full_run / "evaluations/unet/shenzhen-to-montgomery/seed-0" / ROWS).read_text())
     dice = next(
         row["dice"]
@@ -262,7 +258,8 @@ def test_every_test_row_stands_in_one_table(full_run: Path, page: Page) -> None:
         rows = json.loads((full_run / "evaluations" / Cell(network, scenario, 0).folder / ROWS).read_text())
         title = " → ".join(part.capitalize() for part in scenario.split("-to-"))
         for row in rows:
-            if row["split"] != "test":
+            # Tested on one site, its lines over all sites would say the same again.
+            if row["split"] != "test" or (scenario != "mixed" and row["site"] == "all"):
                 continue
             reduction = "pooled" if row["reduction"] == "pooled" else "per image"
             group = next((row[name] for name in ("label", "sex", "age") if row[name] != "all"), "all")
@@ -273,6 +270,8 @@ def test_every_test_row_stands_in_one_table(full_run: Path, page: Page) -> None:
             assert hd95 == ("–" if row["hd95"] is None else f"{row['hd95']:.2f}")
             counted += 1
     assert counted == len(lines)
+    whole = [line for line in lines if line[3] == "all"]
+    assert len({(*line[:2], *line[4:]) for line in whole}) == len(whole), "a site's line is that of all sites again"
     assert page.rows("data")[-1][:3] == ["all", "all", "52"]
 
 
@@ -302,16 +301,8 @@ def test_a_split_that_was_not_scored_has_the_papers_figures_alone(small_run: Pat
     page = Page((small_run / "reports" / PAGE).read_text())
     lines = [row for row in page.rows("table-i") if len(row) > 1][1:]
     assert [line[0] for line in lines] == list(paper.NAMES.values())
-    assert all(line[1].startswith("paper") for line in lines)
-    assert not line_of(page, "table-ii", "DEFU-Net")[1].startswith("paper")
-
-
-def test_drawings_are_there(full_report: Path) -> None:
-    text = (full_report / PAGE).read_text()
-    assert text.count("<svg") == len(SCENARIOS) * (1 + 3 + 1 + 1)  # spread; loss, Dice and rate; ROC; reliability
-    assert "#a1b2" not in text, "a stand-in colour was left in a drawing"
-    assert "var(--s6)" in text
-    assert "dc:date" not in text
+    assert all(line[2].startswith("paper") for line in lines)
+    assert not line_of(page, "table-ii", "DEFU-Net")[2].startswith("paper")
 
 
 def test_figures_five_and_six_and_worst_cases(page: Page, full_report: Path) -> None:
@@ -417,7 +408,8 @@ def test_several_seeds_get_a_mean_with_its_deviation(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert len(dice) == 3
     line = line_of(page, "table-iii", "DEFU-Net, mean of 3 seeds")
-    assert line[1] == f"{np.mean(dice):.4f}† ± {np.std(dice, ddof=1):.4f} paper 0.9667"
+    assert line[1] == f"{np.mean(dice):.4f}† ± {np.std(dice, ddof=1):.4f}"
+    assert line[2].endswith("paper 0.9667")
     assert line_of(page, "table-iii", "DEFU-Net, seed 2")[1].startswith(f"{dice[2]:.4f}")
 
 

@@ -45,6 +45,8 @@ def look(run: Path, browser: Browser) -> Callable[..., Visit]:
             offline=True, **{"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce"} | options
         )
         visit.page.goto((folder / PAGE).as_uri())
+        if options.get("java_script_enabled", True):
+            visit.page.wait_for_selector("html[data-drawn]", state="attached")  # the charts
         return visit
 
     return opened
@@ -53,9 +55,13 @@ def look(run: Path, browser: Browser) -> Callable[..., Visit]:
 def column(visit: Visit, number: int) -> list[str]:
     """The values of the explorer's visible lines in one column."""
     cells: list[str] = visit.page.locator(VISIBLE).evaluate_all(
-        f"rows => rows.map(row => row.cells[{number}].dataset.value)"
+        f"rows => rows.map(row => row.cells[{number}].dataset.value ?? row.cells[{number}].textContent)"
     )
     return cells
+
+
+def unfold(visit: Visit) -> None:
+    visit.page.locator("summary", has_text="All test results").click()
 
 
 def picture(visit: Visit) -> np.ndarray:
@@ -89,7 +95,7 @@ def shows(visit: Visit, where: np.ndarray, colour: Any) -> None:
 def test_it_opens_from_its_file_without_a_network(look: Callable[..., Visit]) -> None:
     visit = look()
     assert visit.page.locator("h1").inner_text() == "Lung segmentation across X-ray machines"
-    for part in ("#explorer", "#viewer", "#reliability", "#figures", "#spread svg", "#table-iii"):
+    for part in ("#viewer", "#reliability", "#figures", "#compare svg", "#curves svg"):
         assert visit.page.locator(part).first.is_visible(), part
     broken = visit.page.evaluate(
         """async () => {
@@ -106,6 +112,7 @@ def test_it_opens_from_its_file_without_a_network(look: Callable[..., Visit]) ->
 
 def test_a_head_sorts_by_its_figures(look: Callable[..., Visit]) -> None:
     visit = look()
+    unfold(visit)
     head = visit.page.locator("#explorer th", has_text="Dice")
     before = column(visit, 7)
     assert before != sorted(before, key=float)
@@ -132,6 +139,7 @@ def test_filters_leave_what_was_asked_for(run: Path, look: Callable[..., Visit])
         == ("unet", "shenzhen", "normal", "all", "all", "dilated", "pooled")
     )
     visit = look()
+    unfold(visit)
     form = visit.page.locator("form.filters")
     at_first = visit.page.locator(VISIBLE).count()
     assert set(column(visit, 4)) == {"original"}
@@ -232,13 +240,10 @@ def test_keys_alone_do_it(look: Callable[..., Visit]) -> None:
     keys.press("Tab")
     assert visit.page.evaluate("document.activeElement.textContent") == "Skip to the results"
     keys.press("Enter")
-    tab_to("select[name=network]")
-    keys.press("ArrowDown")
-    assert {text.split(",")[0] for text in column(visit, 0)} == {"U-Net"}
-    tab_to("#explorer th[data-column='8'] button")
-    keys.press("Enter")
-    hd95 = [float(value) for value in column(visit, 8)]
-    assert hd95 == sorted(hd95)
+    tab_to("[data-step='1']")
+    caption = visit.page.locator("#viewer figcaption").inner_text()
+    keys.press("Space")
+    assert visit.page.locator("#viewer figcaption").inner_text() != caption
     tab_to("#cases input[name=view]")
     before = picture(visit)
     keys.press("ArrowLeft")
@@ -249,20 +254,28 @@ def test_keys_alone_do_it(look: Callable[..., Visit]) -> None:
     keys.press("End")
     assert visit.page.locator("#viewer output").inner_text() == "100 %"
     assert np.abs(picture(visit) - before).max() > 20
-    tab_to("[data-step='1']")
-    caption = visit.page.locator("#viewer figcaption").inner_text()
-    keys.press("Space")
-    assert visit.page.locator("#viewer figcaption").inner_text() != caption
     tab_to(".pick:not([aria-current])")
     keys.press("Enter")
     assert visit.page.evaluate("document.activeElement.getAttribute('aria-current')") == "true"
+    tab_to("#all > summary")
+    keys.press("Enter")
+    tab_to("select[name=network]")
+    keys.press("ArrowDown")
+    assert {text.split(",")[0] for text in column(visit, 0)} == {"U-Net"}
+    tab_to("#explorer th[data-column='8'] button")
+    keys.press("Enter")
+    hd95 = [float(value) for value in column(visit, 8)]
+    assert hd95 == sorted(hd95)
     visit.check()
 
 
 def test_without_its_script_everything_stands(look: Callable[..., Visit]) -> None:
     visit = look(java_script_enabled=False)
     page = visit.page
+    unfold(visit)
     assert page.locator(VISIBLE).count() == page.locator("#explorer tbody tr").count() > 0
+    assert page.get_by_text("The charts need JavaScript").is_visible()
+    assert page.locator("#compare figure.chart", has_text="U-Net · shenzhen: median 0.9").first.is_visible()
     assert not page.locator("#viewer").is_visible()
     assert not page.locator(".opacity").first.is_visible()
     shot = cv2.imdecode(np.frombuffer(page.locator("#cases .xray:visible").first.screenshot(), np.uint8), 1)
@@ -295,6 +308,9 @@ def test_dark_and_printed_it_stays_legible(look: Callable[..., Visit]) -> None:
 def test_a_narrow_screen_does_not_scroll_sideways(look: Callable[..., Visit]) -> None:
     visit = look(viewport={"width": 360, "height": 740})
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= 360
+    widths = visit.page.locator(".plot").evaluate_all("all => all.map(one => [one.scrollWidth, one.clientWidth])")
+    assert len(widths) > 10
+    assert all(inside <= own for inside, own in widths), "no chart is wider than its place"
     visit.check()
 
 
@@ -302,6 +318,7 @@ def test_single_seeds_are_sorted_and_filtered_with_their_mean(tmp_path: Path, lo
     write_run(tmp_path, ["defu_net", "unet"], ["mixed"], seeds=(0, 1))
     make(tmp_path, tmp_path / "reports")
     visit = look(tmp_path / "reports")
+    unfold(visit)
     assert {text.split(", ")[1] for text in column(visit, 0)} == {"mean of 2 seeds"}
     visit.page.get_by_label("Show each seed too").check()
     visit.page.locator("#explorer th", has_text="Dice").get_by_role("button").click()

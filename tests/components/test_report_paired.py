@@ -134,12 +134,11 @@ def test_one_network_alone_is_compared_with_nothing(tmp_path: Path) -> None:
     assert "paired-montgomery-to-shenzhen" not in page_of(run).tables
 
 
-def test_section_stands_after_the_papers_tables_and_is_in_the_navigation(two: Path) -> None:
+def test_section_stands_with_what_compares_and_before_the_tables(two: Path) -> None:
     compared(two)
     html = (two / "reports" / PAGE).read_text()
-    places = [html.index(f'<section id="{name}"') for name in ("all", "paper", "paired", "spread")]
+    places = [html.index(f' id="{name}"') for name in ("compare", "paired", "paired-mixed", "tables", "all", "paper")]
     assert places == sorted(places)
-    assert '<a href="#paired">Paired comparison</a>' in html[: places[0]]
     titles = re.findall(r"(?m)^## (.*)$", (two / "reports" / MARKDOWN).read_text())
     assert titles[3:6] == ["Table III: test result", "Paired comparison: Mixed", "Mixed: by site and label"]
 

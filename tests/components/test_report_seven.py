@@ -11,6 +11,7 @@ from statistics import fmean, stdev
 import pytest
 
 from components.report import COMPARISONS, MARKDOWN, PAGE, RESULTS, paper
+from components.report.page import LIMIT
 from core.cell import Cell
 from core.results import Row
 from model.weights import CONFIG
@@ -65,8 +66,10 @@ def test_tables_show_every_network_once_with_its_spread(reported: Path, page: Pa
         theirs = f"paper {paper.MIXED[split][network]['dice']:.4f}"
         scored = product(("per_image", "pooled"), ("dilated", "original"))
         for line, (reduction, masks) in zip(lines, scored, strict=True):
-            spread = mean_and_spread(dice(reported, network, "mixed", masks, reduction, split), split != "train")
-            assert line[1] == f"{spread} {theirs}"
+            assert line[1] == mean_and_spread(
+                dice(reported, network, "mixed", masks, reduction, split), split != "train"
+            )
+        assert [line[2].endswith(theirs) for line in lines] == [True, False, False, False], "the paper's figure once"
         # The paper tells of one training and not of which: its figures stand beside the mean alone.
         singles = [row for row in rows if row[0] in {f"{name}, seed {seed}" for seed in SEEDS}]
         assert len(singles) == 8
@@ -78,8 +81,8 @@ def test_table_iv_has_both_directions_of_every_network(reported: Path, page: Pag
     assert [row[0] for row in lines[:7]] == [f"{name}, mean of 2 seeds" for name in NAMES]
     for network, line in zip(paper.NAMES, lines[:7], strict=True):
         for column, scenario in ((1, "montgomery-to-shenzhen"), (4, "shenzhen-to-montgomery")):
-            spread = mean_and_spread(dice(reported, network, scenario, "dilated", "per_image"), few=False)
-            assert line[column].startswith(f"{spread} paper {paper.ACROSS[scenario][network]['dice']:.4f}")
+            assert line[column] == mean_and_spread(dice(reported, network, scenario, "dilated", "per_image"), few=False)
+            assert f"paper {paper.ACROSS[scenario][network]['dice']:.4f}" in line[column + 1]
 
 
 def test_single_seeds_are_there_to_be_shown(reported: Path, page: Page) -> None:
@@ -88,30 +91,36 @@ def test_single_seeds_are_there_to_be_shown(reported: Path, page: Page) -> None:
     assert "checked" not in switch
     html = (reported / "reports" / PAGE).read_text()
     assert "body:not(:has(#each-seed:checked)) .seed { display: none; }" in html
-    tables = html[html.index('<section id="paper"') : html.index('<section id="paired"')]
-    lines = re.findall(r'<tr( class="seed")?>\s*<th scope="row" data-value="([^"]*)"', tables)
+    tables = html[html.index('<details id="paper"') : html.index('<section id="curves"')]
+    tables = tables[: tables.index("</details>")]
+    found = re.findall(r'<tr( class="seed")?>\s*<th scope="row">(.*?)</th>', tables)
+    lines = [(seed, re.sub("<[^>]*>", "", text)) for seed, text in found]
     hidden, visible = ([text for seed, text in lines if bool(seed) == single] for single in (True, False))
     variants = 4 * 4  # four in each of four tables
     assert sorted(hidden) == sorted([f"{name}, seed {seed}" for name in NAMES for seed in SEEDS] * variants)
     assert sorted(visible) == sorted([f"{name}, mean of 2 seeds" for name in NAMES] * variants)
 
 
-def test_places_have_the_mean_over_seeds_first(reported: Path, page: Page) -> None:
+def test_places_have_the_mean_over_seeds_alone_where_single_seeds_are_too_many(reported: Path, page: Page) -> None:
     place = {"site": "shenzhen", "label": "normal"}
     group = ["Mixed", *place.values(), "original", "per image"]
     lines = [row for row in page.rows("explorer") if row[1:6] == group and row[0].startswith("U-Net")]
-    assert [line[0] for line in lines] == ["U-Net, mean of 2 seeds", "U-Net, seed 0", "U-Net, seed 1"]
-    assert [line[6] for line in lines] == ["2"] * 3
+    assert [line[0] for line in lines] == ["U-Net, mean of 2 seeds"]
+    assert "Single seeds are in results.json." in page.text()
+    assert [line[6] for line in lines] == ["2"]
     assert lines[0][7] == mean_and_spread(dice(reported, "unet", "mixed", "original", "per_image", **place))
 
 
-def test_headlines_are_one_line_a_network(reported: Path, page: Page) -> None:
-    for scenario in SCENARIOS:
-        lines = page.rows(f"headline-{scenario}")[1:]
-        assert [line[0] for line in lines] == [f"{name} mean of 2 seeds" for name in NAMES]
-        for network, line in zip(paper.NAMES, lines, strict=True):
-            spread = mean_and_spread(dice(reported, network, scenario, "original", "per_image"), scenario == "mixed")
-            assert line[1].startswith(f"{spread} paper ")
+def test_headlines_are_the_best_network_of_each_scenario(reported: Path, page: Page) -> None:
+    html = (reported / "reports" / PAGE).read_text()
+    cards = re.findall(r'<div class="card">(.*?)</div>', html, flags=re.DOTALL)
+    assert len(cards) == len(SCENARIOS)
+    for scenario, card in zip(SCENARIOS, cards, strict=True):
+        found = {network: dice(reported, network, scenario, "original", "per_image") for network in paper.NAMES}
+        best = max(found, key=lambda network: fmean(found[network]))
+        assert f'<p class="big">{fmean(found[best]):.4f}</p>' in card
+        assert f"{paper.NAMES[best]}, best of 7 networks" in card
+        assert f"± {stdev(found[best]):.4f} over 2 seeds" in card
     text = (reported / "reports" / MARKDOWN).read_text()
     spread = mean_and_spread(dice(reported, "defu_net", "mixed", "original", "per_image"), False).replace(" ", " | ", 1)
     assert f"| Mixed | DEFU-Net, mean of 2 seeds | 8 | {spread} | 0.9667 |" in text
@@ -123,6 +132,7 @@ def test_no_table_scrolls_sideways(reported: Path, browser: Browser, width: int)
     visit = browser(offline=True, viewport={"width": width, "height": 900})
     visit.page.goto((reported / "reports" / PAGE).as_uri())
     visit.page.get_by_label("Show each seed too").check()
+    visit.page.locator("summary", has_text="All test results").click()
     for name in ("Masks", "Reduction"):
         visit.page.locator("form.filters").get_by_label(name).select_option("any")
     wide = visit.page.evaluate(
@@ -165,10 +175,11 @@ def test_six_comparisons_in_every_scenario(reported: Path, page: Page) -> None:
 
 def test_charts_and_galleries_are_not_crowded(reported: Path, page: Page) -> None:
     html = (reported / "reports" / PAGE).read_text()
-    # Spread; loss and Dice, of training and of validation apart, and rate; ROC; reliability.
-    assert html.count("<svg") == len(SCENARIOS) * (1 + 5 + 1 + 1)
+    # Ranking; spread; loss and Dice, of training and of validation apart, and rate; ROC and its corner; reliability.
+    assert html.count('<figure class="chart">') == len(SCENARIOS) * (1 + 1 + 5 + 2 + 1)
+    assert len(html.encode()) < LIMIT
     assert "Mixed: training loss over the epochs" in html
-    strips = html[html.index('aria-label="Mixed: Dice of each test image') :].split('"')[1]
+    strips = html[html.index('no-script">Mixed: Dice of each test image') :].split("</p>")[0]
     assert strips.count("median") == 7 * 2, "a strip a network and site, the seeds in one"
     outer = re.findall(r'<details class="outer"( open)?>\s*<summary>(.*?)</summary>', html)
     assert outer == [(" open", "Mixed"), ("", "Montgomery → Shenzhen"), ("", "Shenzhen → Montgomery")]

@@ -53,6 +53,9 @@ def write_cohort(root: Path, scenarios: list[str], synthetic: bool) -> pd.DataFr
     arrays.mkdir(parents=True)
     splits.mkdir()
     write_manifest(arrays, manifest)
+    np.save(arrays / "images.npy", np.stack([xray_of(str(id)) for id in manifest["id"]]))
+    for name in ("original", "dilated"):
+        np.save(arrays / f"masks-{name}.npy", np.zeros((len(manifest), SIZE, SIZE), np.uint8))
     card: dict[str, object] = {
         "name": "sample <one> & only",
         "synthetic": synthetic,
@@ -89,18 +92,22 @@ def metrics_of(tp: float, fp: float, fn: float, tn: float) -> dict[str, float]:
     }
 
 
-def draw_overlay(path: Path, xray: Path, kind: str, random: np.random.Generator) -> None:
+def lungs(shift: float) -> np.ndarray:
     rows, columns = np.mgrid[:SIZE, :SIZE] / SIZE
-    # The X-ray is the same under every network's prediction.
-    noise = np.random.default_rng(list(map(ord, xray.stem))).normal(0, 6, (SIZE, SIZE))
-    grey = 60 + 90 * columns + noise
+    inside = [((columns - x - shift) / 0.14) ** 2 + ((rows - 0.5 - shift) / 0.3) ** 2 < 1 for x in (0.3, 0.7)]
+    return np.asarray(inside[0] | inside[1])
 
-    def lungs(shift: float) -> np.ndarray:
-        inside = [((columns - x - shift) / 0.14) ** 2 + ((rows - 0.5 - shift) / 0.3) ** 2 < 1 for x in (0.3, 0.7)]
-        return np.asarray(inside[0] | inside[1])
 
+def xray_of(id: str) -> np.ndarray:
+    """Return an X-ray, uint8 (SIZE, SIZE), the same under every network's prediction and unlike any other's."""
+    noise = np.random.default_rng(list(map(ord, id))).normal(0, 6, (SIZE, SIZE))
+    grey = 60 + 90 * np.mgrid[:SIZE, :SIZE][1] / SIZE + noise
+    return np.clip(np.where(lungs(0), 0.6 * grey, grey), 0, 255).astype(np.uint8)
+
+
+def draw_overlay(path: Path, xray: Path, kind: str, id: str, random: np.random.Generator) -> None:
     truth, prediction = lungs(0), lungs(random.uniform(-0.05, 0.05))
-    cv2.imwrite(str(xray), np.clip(np.where(truth, 0.6 * grey, grey), 0, 255).astype(np.uint8))
+    cv2.imwrite(str(xray), xray_of(id))
     write_regions(path, (figure_regions if kind == "figure" else difference_regions)(prediction, truth))
 
 
@@ -172,7 +179,7 @@ def write_cell(root: Path, cell: Cell, manifest: pd.DataFrame, synthetic: bool, 
     ):
         for case in chosen.itertuples():
             file, xray = f"overlays/{kind}-{case.id}.png", f"overlays/xray-{case.id}.png"
-            draw_overlay(evaluation / file, evaluation / xray, kind, random)
+            draw_overlay(evaluation / file, evaluation / xray, kind, str(case.id), random)
             place = {"id": case.id, "site": case.site, "label": case.label, "dice": case.dice, "hd95": case.hd95}
             overlays.append({"file": file, "xray": xray, "kind": kind} | place)
     (evaluation / OVERLAYS).write_text(json.dumps(overlays))

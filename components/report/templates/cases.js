@@ -11,6 +11,7 @@ for (const line of document.querySelectorAll(".opacity")) {
 }
 
 const viewer = document.getElementById("viewer");
+let openCase;   // shows the X-ray that a dot of a chart leads to
 if (viewer) {
   const section = viewer.closest("section");
   const names = new Map(Object.entries(JSON.parse(viewer.dataset.regions)).map(([name, colour]) => [colour.join(), name]));
@@ -53,19 +54,60 @@ if (viewer) {
   };
 
   let current = null;
+  const frame = large.parentElement;
+  const controls = viewer.querySelectorAll("fieldset, .opacity input");
+  const back = viewer.querySelector("[data-back]");
   const choose = (button) => {
     current?.removeAttribute("aria-current");
     current = button;
+    back.hidden = true;
+    large.hidden = frame.hidden = false;
+    frame.style.backgroundPosition = "";
+    for (const control of controls) control.disabled = false;
     button.setAttribute("aria-current", "true");
     const image = button.querySelector("img");
     const caption = button.closest("figure").querySelector("figcaption").cloneNode(true);
     const cell = document.createElement("strong");
     cell.textContent = button.closest("details").querySelector("summary").textContent;
-    large.parentElement.className = button.querySelector(".xray").className;
+    frame.className = button.querySelector(".xray").className;
     [large.dataset.source, large.alt, large.width, large.height] =
       [image.dataset.source, image.alt, image.width, image.height];
     viewer.querySelector("figcaption").replaceChildren(cell, document.createElement("br"), ...caption.childNodes);
     show(large);
+  };
+  // An X-ray of the contact sheet: without its prediction, which the page has for the worst and best alone.
+  const chooseTile = (number, said) => {
+    current?.removeAttribute("aria-current");
+    const style = getComputedStyle(document.documentElement);
+    const [columns, rows] = ["columns", "rows"].map((name) => Number(style.getPropertyValue(`--tile-${name}`)));
+    const share = (at, of) => (of > 1 ? `${100 * at / (of - 1)}%` : "0%");
+    large.hidden = true;
+    frame.hidden = !columns;
+    frame.className = "xray sheet";
+    if (columns) frame.style.backgroundPosition = `${share(number % columns, columns)} ${share(Math.floor(number / columns), rows)}`;
+    for (const control of controls) control.disabled = true;
+    const [title, value] = said.split("\n");
+    const strong = document.createElement("strong");
+    strong.textContent = title;
+    const reason = columns
+      ? "The X-ray alone: the page has predictions of the worst and best cases."
+      : "Its X-ray is not on the page, which would be too large with all of them.";
+    viewer.querySelector("figcaption").replaceChildren(
+      strong, document.createElement("br"), value, document.createElement("br"), reason,
+    );
+  };
+  openCase = (place, said, mark) => {
+    const [kind, number] = place.split("-");
+    if (kind === "tile") chooseTile(Number(number), said);
+    else {
+      const button = document.querySelector(`#${place} .pick`);
+      for (let one = button.closest("details"); one; one = one.parentElement.closest("details")) one.open = true;
+      choose(button);
+    }
+    back.hidden = false;
+    back.onclick = () => { mark.scrollIntoView({ block: "center" }); mark.focus({ preventScroll: true }); };
+    section.scrollIntoView();
+    viewer.focus({ preventScroll: true });
   };
   for (const xray of section.querySelectorAll(".galleries .xray")) {
     const image = xray.querySelector("img");

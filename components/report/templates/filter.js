@@ -3,7 +3,7 @@ for (const table of document.querySelectorAll("table[data-filters]")) {
   const first = JSON.parse(table.dataset.filters);
   const lines = [...table.tBodies].flatMap((body) => [...body.rows]);
   // "DEFU-Net, seed 0" and "DEFU-Net, mean of 3 seeds" are both DEFU-Net.
-  const value = (row, column) => row.cells[column].dataset.value.split(", ")[0];
+  const value = (row, column) => valueOf(row.cells[column]).split(", ")[0];
   const form = document.createElement("form");
   form.className = "filters";
   form.setAttribute("aria-label", `Filter: ${table.caption.querySelector("strong").textContent}`);

@@ -1,5 +1,6 @@
 // Makes the last row of each sortable table's head sort the lines inside each group; without it the tables just stand.
 // The lines of single seeds go where their mean goes.
+const valueOf = (cell) => cell.dataset.value ?? cell.textContent.trim();
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.querySelectorAll("thead th[data-column]")];
   for (const head of heads) {
@@ -19,7 +20,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
           if (row.classList.contains("seed")) lines.at(-1).push(row);
           else if (!row.classList.contains("group")) lines.push([row]);
         }
-        const value = ([row]) => row.cells[column].dataset.value;
+        const value = ([row]) => valueOf(row.cells[column]);
         lines.sort((a, b) => {
           const [x, y] = [value(a), value(b)];
           if (x === "" || y === "") return (x === "") - (y === "");   // what is not defined stays last
