@@ -15,6 +15,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from core.errors import UserError
+from pipelines.local.view import View
 
 KFP = "2.17.0"  # the patched version
 SIGNALLED = 128  # a process killed by signal n has the shell's exit code 128 + n
@@ -26,10 +27,11 @@ class Tasks(ABC):
 
     Args:
         last_words: a file for errors that a task cannot report itself.
+        view: prints what the tasks do.
     """
 
-    def __init__(self, last_words: Path) -> None:
-        self._last_words = last_words
+    def __init__(self, last_words: Path, view: View) -> None:
+        self._last_words, self.view = last_words, view
         self.ended = False
 
     def tell(self, words: str) -> None:
