@@ -288,7 +288,7 @@ def test_never_up_until_the_next_step_needs_it(project: Project, server: Server,
     job.wait([])
     again = start(project, server).wait([])
     assert again.returncode == 0, again.stderr
-    assert "going on after epoch" in again.stdout
+    assert "resuming after epoch" in again.stdout
     record = json.loads((project.model / RUN).read_text())
     assert record["mlflow_run_id"] is None
     written = (project.model / RUN).read_bytes()

@@ -113,6 +113,12 @@ def test_a_folder_becomes_masks_segments_overlays_and_a_table(call: Caller, ward
     assert float(table["a/x.dcm"]["spacing_columns_mm"]) == 0.4
 
 
+def test_what_does_not_exist_leaves_nothing_behind(call: Caller, ward: Path) -> None:
+    _, told = call("nothere", "nor-this.png", code=1)
+    assert told.endswith("error: nothere, nor-this.png: not found; name a file or a folder with X-rays\n")
+    assert not call.out.exists()
+
+
 def test_tables_hold_no_patient_and_the_segment_holds_its_own(call: Caller, ward: Path) -> None:
     call(ward)
     for path in (call.out / "results.csv", call.out / "results.json"):
