@@ -10,6 +10,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from core.terminal import printable, seconds
+from pipelines.tasks import CELL
 from pipelines.workflow import RUNNING, Row
 
 
@@ -74,6 +75,11 @@ def _name(command: Sequence[str]) -> str:
     """Return a task's step with its cell, for example ``train defu_net mixed seed 0``."""
     match list(command):
         case [_, "-m", "pipelines.step", step, "--executor_input", text]:
-            cell = json.loads(text).get("inputs", {}).get("parameterValues", {}).get("cell", "")
-            return Row(step, str(cell), RUNNING).name
+            inputs = json.loads(text).get("inputs", {})
+            models = inputs.get("artifacts", {}).get("model", {}).get("artifacts", [])  # of evaluate
+            cells = [
+                *(each.get("metadata", {}).get(CELL) for each in models),
+                inputs.get("parameterValues", {}).get(CELL),
+            ]
+            return Row(step, next(filter(None, cells), ""), RUNNING).name
     return "task"
