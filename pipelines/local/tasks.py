@@ -5,6 +5,7 @@ After an interrupt, kfp 2.17.0 waits for all parallel tasks, including those not
 
 from __future__ import annotations
 
+import builtins
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -81,12 +82,14 @@ def taken_over(module: ModuleType, name: str, run: Callable[..., Any], tasks: Ta
     from kfp.local.orchestrator import task_spec_utils
 
     theirs, loop = getattr(module, name), task_spec_utils.create_parameter_loop_iteration_task_spec
+    plain = builtins.print
     handlers = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
     setattr(module, name, run)
     task_spec_utils.create_parameter_loop_iteration_task_spec = partial(_iteration, loop)
     try:
         yield
     finally:
+        builtins.print = plain  # two tasks at a time that kfp indents may leave the indenting one behind
         setattr(module, name, theirs)
         task_spec_utils.create_parameter_loop_iteration_task_spec = loop
         for number, handler in handlers.items():
