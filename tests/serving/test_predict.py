@@ -56,7 +56,9 @@ class Caller:
                 cli.run(predict)
         told = self.capture.readouterr()
         assert ended.value.code == code, told.out + told.err
-        return told.out, told.err
+        first, _, rest = told.err.partition("\n")
+        assert first == f"loading {self.package} ..." or code == 2, told.err
+        return told.out, rest if code != 2 else told.err
 
     def rows(self) -> dict[str, dict[str, Any]]:
         return {row["file"]: row for row in json.loads((self.out / "results.json").read_text())["results"]}
@@ -249,7 +251,7 @@ def test_a_name_that_is_no_text_has_its_mask_and_its_row(call: Caller, tmp_path:
     [
         (("nothing",), "no PNG, JPEG, TIFF or DICOM file there"),
         (("nothing/*.png",), "the pattern matches no file"),
-        (("none.png",), "cannot be read"),
+        (("none.png",), "none.png: not found"),
     ],
 )
 def test_where_nothing_is_found_one_line_says_so(
