@@ -30,15 +30,21 @@ def git_state(root: Path = ROOT) -> tuple[str | None, bool]:
         return commit, os.environ.get("GIT_DIRTY", "") not in ("", "0", "false")
     try:
         # ``root`` and not the current folder, which may be in another repository.
-        commit = _git(root, "rev-parse", "HEAD").strip()
+        commit = git(root, "rev-parse", "HEAD").strip()
         rewritten = [f":!{path}" for path in REWRITTEN]
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *rewritten)
+        changed = git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *rewritten)
     except (OSError, subprocess.CalledProcessError):
         return None, True
     return commit, bool(changed)
 
 
-def _git(folder: Path, *arguments: str) -> str:
+def git(folder: Path, *arguments: str) -> str:
+    """Return what ``git`` prints in a folder.
+
+    Raises:
+        OSError: there is no ``git``.
+        subprocess.CalledProcessError: it failed, as in a folder that is in no repository.
+    """
     return subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=True).stdout
 
 
@@ -57,6 +63,12 @@ def pinned_md5(source: str) -> str | None:
         return None
     brought = pin.parent / str(read_yaml(pin)["outs"][0].get("path", ""))
     return data_md5(pin) if Path(source).resolve() == brought.resolve() else None
+
+
+def pinned_source(pin: Path = Path("data.dvc")) -> str | None:
+    """Return where the cohort in ``data.dvc`` was imported from: a path or an ``s3://`` address; None if nowhere."""
+    imported = (read_yaml(pin) or {}).get("deps") if pin.exists() else None
+    return str(imported[0]["path"]) if imported else None
 
 
 def hardware() -> dict[str, Any]:

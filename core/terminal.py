@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
     from rich.table import Table
 
+T = TypeVar("T")
+
 # The interval of reading the loss, which waits for the device.
 REFRESH_SECONDS = 1.0
+SILENT_SECONDS = 30.0  # after which a progress display without a terminal prints again
 
 
 def epoch_line(row: dict[str, float], epochs: int) -> str:
@@ -24,6 +28,15 @@ def epoch_line(row: dict[str, float], epochs: int) -> str:
         f"validation loss {row['validation_loss']:.4f}  dice {row['validation_dice']:.4f}  "
         f"{row['images_per_second']:.1f} images/s"
     )
+
+
+def seconds(count: float) -> str:
+    """Return a number of seconds, for example ``40 s``, ``4 min 12 s`` or ``1 h 02 min``."""
+    left = max(0, round(count))
+    if left < 60:
+        return f"{left} s"
+    minutes, left = divmod(left, 60)
+    return f"{minutes} min {left:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def printable(text: str, *, lines: bool = False) -> str:
@@ -49,6 +62,24 @@ def say(text: str) -> None:
     print(printable(text, lines=True), file=sys.stderr, flush=True)
 
 
+def loading(what: str) -> None:
+    """Say what is being loaded, before the imports and files that take seconds."""
+    say(f"loading {what} ...")
+
+
+def console(width: int, *, markup: bool = True) -> Console:
+    """Return a console as wide as the terminal; without one COLUMNS characters wide, or else ``width``.
+
+    Args:
+        width: characters.
+        markup: False prints "[...]" as it is.
+    """
+    from rich.console import Console
+
+    known = Console().is_terminal or os.environ.get("COLUMNS", "").isdecimal()
+    return Console(highlight=False, markup=markup, width=None if known else width)
+
+
 def fit(table: Table, console: Console, dispensable: Sequence[str]) -> Table:
     """Drop columns of a table until it fits the console, because truncated figures are useless.
 
@@ -72,7 +103,10 @@ def fit(table: Table, console: Console, dispensable: Sequence[str]) -> Table:
 
 @contextmanager
 def progress(label: str, total: int, in_bytes: bool) -> Iterator[Callable[[int], None]]:
-    """Yield a function that advances a progress display on standard error."""
+    """Yield a function that advances a progress display on standard error.
+
+    Without a terminal it is a line at each tenth of the total, and after :data:`SILENT_SECONDS` without one.
+    """
     if sys.stderr.isatty():
         from rich import progress as bars
         from rich.console import Console
@@ -89,18 +123,27 @@ def progress(label: str, total: int, in_bytes: bool) -> Iterator[Callable[[int],
             task = bar.add_task(label, total=total)
             yield lambda amount: bar.advance(task, amount)
         return
-    start = time.monotonic()
+    start = last = time.monotonic()
     done = tenths = 0
 
     def advance(amount: int) -> None:
-        nonlocal done, tenths
+        nonlocal done, tenths, last
         done += amount
-        if total and done * 10 // total > tenths:
-            tenths = done * 10 // total
+        now = time.monotonic()
+        if total and (done * 10 // total > tenths or now - last >= SILENT_SECONDS):
+            tenths, last = done * 10 // total, now
             shown = f"{done / 1e6:.1f} of {total / 1e6:.1f} MB" if in_bytes else f"{done} of {total}"
-            say(f"{label}: {shown}, {time.monotonic() - start:.0f} s")
+            say(f"{label}: {shown}, {now - start:.0f} s")
 
     yield advance
+
+
+def tracked(label: str, items: Sequence[T]) -> Iterator[T]:
+    """Yield items one by one under a progress display."""
+    with progress(label, len(items), in_bytes=False) as advance:
+        for item in items:
+            yield item
+            advance(1)
 
 
 class Terminal:
@@ -133,7 +176,7 @@ class Terminal:
             self.bar = Progress(*columns, figures, console=self.console, expand=True)
             self.bar.start()
             self.task = self.bar.add_task(self.title, total=epochs * steps, completed=first_epoch * steps, figures="")
-        where = f", going on after epoch {first_epoch}" if resumed else ""
+        where = f", resuming after epoch {first_epoch}" if resumed else ""
         what = f"{stage}, to epoch {epochs}" if stage else f"{epochs} epochs"
         self._print(f"{self.title}: {what} of {steps} batches{where}")
 

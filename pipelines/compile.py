@@ -12,13 +12,20 @@ import typer
 from core import cli
 from core.files import write_file, write_folder
 from core.params import Params, read_params
-from core.provenance import git_state
+from core.provenance import data_md5, git_state, pinned_source
+from core.s3 import is_s3
 from pipelines.cluster import CLUSTER, STEPS, Cluster, named_image, read_cluster
 from pipelines.size import require_fit
 from pipelines.tasks import cells_of
 
 
-def compiled(params: Params, image: str | None = None, git_commit: str = "", cluster: Cluster | None = None) -> str:
+def compiled(
+    params: Params,
+    image: str | None = None,
+    git_commit: str = "",
+    cluster: Cluster | None = None,
+    cohort: tuple[str, str] | None = None,
+) -> str:
     """Return the pipeline as YAML for Kubeflow; equal arguments give equal text.
 
     Args:
@@ -26,10 +33,21 @@ def compiled(params: Params, image: str | None = None, git_commit: str = "", clu
         image: the image of every step; None is the image in ``cluster``.
         git_commit: the commit of the code in the image.
         cluster: the cluster settings of the steps; None reads ``pipelines/cluster.yaml``.
+        cohort: the defaults of ``source`` and ``data_md5``; None has a person fill them in.
     """
     from pipelines.graph import build
 
-    return _text(build(params, image, git_commit, cluster or read_cluster()))
+    return _text(build(params, image, git_commit, cluster or read_cluster(), cohort))
+
+
+def pinned_cohort(pin: Path = Path("data.dvc")) -> tuple[str, str] | None:
+    """Return the ``s3://`` address of the pinned cohort and its MD5; None if the pin names none.
+
+    A cluster cannot read a folder of this machine. Without the address there is no MD5 either: as a default it would be
+    taken for the MD5 of whatever source a person fills in.
+    """
+    source, md5 = pinned_source(pin), data_md5(pin)
+    return (source, md5) if source and md5 and is_s3(source) else None
 
 
 def compiled_steps(image: str) -> dict[str, str]:
@@ -73,11 +91,14 @@ def main(
 ) -> None:
     """Compile the Kubeflow pipeline, with the parameters of a file as its defaults."""
     choices, settings, image = read_params(params), read_cluster(cluster), named_image(image)
-    text = compiled(choices, image, code_version(), settings)
+    cohort = pinned_cohort()
+    text = compiled(choices, image, code_version(), settings, cohort)
     print(require_fit(text, cells_of(choices.matrix)))
     with write_file(out) as partial:
         partial.write_text(text)
     print(f"{out}: upload it on Kubeflow's page; `defunet submit` compiles and starts a run at once")
+    pinned = f"source {cohort[0]}, data_md5 {cohort[1]}, from data.dvc" if cohort else ""
+    print(f"{out}: {pinned or 'fill in source and data_md5: data.dvc pins no s3:// address'}")
     if components is not None:
         with write_folder(components) as folder:
             for name, step in compiled_steps(image or settings.image).items():

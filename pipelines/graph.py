@@ -24,7 +24,13 @@ from pipelines.trainjob_spec import JOB, RUN, settings
 SHARED_MEMORY = "/dev/shm"  # noqa: S108
 
 
-def build(params: Params, image: str | None = None, git_commit: str = "", cluster: Cluster | None = None) -> Any:
+def build(
+    params: Params,
+    image: str | None = None,
+    git_commit: str = "",
+    cluster: Cluster | None = None,
+    cohort: tuple[str, str] | None = None,
+) -> Any:
     """Return the pipeline as kfp's object, to compile or to run.
 
     Every section of ``params.yaml`` is one pipeline parameter in JSON, with the values of ``params`` as default. Each
@@ -36,6 +42,7 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
         image: the image of every step; None is the image in ``cluster``, or none if the steps run as processes.
         git_commit: commit of the code in ``image``; default of a pipeline parameter that is part of every cache key.
         cluster: the cluster settings of the steps; None sets none, for runs on one machine.
+        cohort: the defaults of ``source`` and ``data_md5``; None makes both required.
     """
     default = sections(params)
     used = image or (cluster.image if cluster else None)  # None: the steps run as local processes
@@ -44,12 +51,6 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
     states = (cluster.checkpoints if cluster else None) or ""
     ends = dsl.PipelineConfig(active_deadline_seconds=cluster.run_timeout) if cluster else None
 
-    @dsl.pipeline(
-        name="lung-segmentation",
-        display_name="Chest X-ray lung segmentation",
-        description="From X-rays to a registered lung-segmentation model: every network in every scenario, each seed",
-        pipeline_config=ends,
-    )
     def lung_segmentation(
         source: str,
         data_md5: str,
@@ -206,7 +207,15 @@ def build(params: Params, image: str | None = None, git_commit: str = "", cluste
                 cached=False,
             )
 
-    return lung_segmentation
+    if cohort:  # kfp reads the defaults from the function
+        lung_segmentation.__defaults__ = (*cohort, *(lung_segmentation.__defaults__ or ()))
+    pipeline = dsl.pipeline(
+        name="lung-segmentation",
+        display_name="Chest X-ray lung segmentation",
+        description="From X-rays to a registered lung-segmentation model: every network in every scenario, each seed",
+        pipeline_config=ends,
+    )
+    return pipeline(lung_segmentation)
 
 
 def _undescribed(spec: structures.ComponentSpec) -> structures.ComponentSpec:

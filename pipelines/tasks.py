@@ -226,7 +226,7 @@ def promoted(version: Path, promote: Callable[[int], Promotion] | None) -> str:
     registered = read_json(version)
     name, number = str(registered["name"]), int(registered["version"])
     if promote is None:
-        line = f"{name}: version {number} is registered; submit with promote=True, or promote it by hand"
+        line = f"{name}: version {number} is registered; `defunet promote` makes it champion if it passes the gate"
         print(line)
         return f"{line}\n"
     done = promote(number)

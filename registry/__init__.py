@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.params import SignatureParams, check_section, read_registry_params, read_yaml
+from core.terminal import console
 from tracking.store import answered
 
 if TYPE_CHECKING:
@@ -45,10 +46,8 @@ def signatures(params: Path = Path("params.yaml")) -> str:
 
 
 def wide_console() -> Console:
-    """Return a console with the terminal's width, or :data:`WIDTH` without a terminal.
+    """Return a console with the terminal's width, without a terminal that of COLUMNS or else :data:`WIDTH`.
 
     It prints "[...]" as it is: names, tags and reasons come from the registry.
     """
-    from rich.console import Console
-
-    return Console(highlight=False, markup=False, width=None if Console().is_terminal else WIDTH)
+    return console(WIDTH, markup=False)

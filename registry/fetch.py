@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -43,17 +44,10 @@ def fetch(uri: str, to: Path, mark: str = "", signatures: str = AUTO) -> Path:
         UserError: there is no such version, it has no package, its files are not those that were registered, its
             signature is missing or wrong, or the registry cannot be reached.
     """
-    if not uri.startswith("models:"):
-        folder = Path(uri)
-        if (folder / NESTED / CONTRACT).is_file():
-            folder /= NESTED
-        if not (folder / CONTRACT).is_file():
-            raise UserError(f"{uri}: no model package (it has no {CONTRACT}); use models:/NAME@ALIAS or a folder")
-        verify(folder, signatures=signatures)
-        return folder
-    asked = REGISTERED.fullmatch(uri)
-    if asked is None:
-        raise UserError(f"{uri}: not a model URI; use models:/NAME@ALIAS or models:/NAME/VERSION")
+    asked = located(uri)
+    if isinstance(asked, Path):
+        verify(asked, signatures=signatures)
+        return asked
     client = connect(existing=True)
     name = asked["name"]
     with answered(uri), explain_full_disk(to):
@@ -67,6 +61,25 @@ def fetch(uri: str, to: Path, mark: str = "", signatures: str = AUTO) -> Path:
                 _download(f"models:/{name}/{found.version}", folder, mark)
     verify(folder, found.tags.get(PACKAGE_TAG, ""), signatures)
     return folder
+
+
+def located(uri: str) -> Path | re.Match[str]:
+    """Return the folder of a local package, or the parts of a registry URI, without asking the registry.
+
+    Raises:
+        UserError: ``uri`` is neither.
+    """
+    if not uri.startswith("models:"):
+        folder = Path(uri)
+        if (folder / NESTED / CONTRACT).is_file():
+            folder /= NESTED
+        if not (folder / CONTRACT).is_file():
+            raise UserError(f"{uri}: no model package (it has no {CONTRACT}); use models:/NAME@ALIAS or a folder")
+        return folder
+    asked = REGISTERED.fullmatch(uri)
+    if asked is None:
+        raise UserError(f"{uri}: not a model URI; use models:/NAME@ALIAS or models:/NAME/VERSION")
+    return asked
 
 
 def version_of(client: MlflowClient, name: str, alias: str) -> str:

@@ -18,6 +18,7 @@ from core.errors import UserError
 from core.files import sha256
 from core.inputs import ROOT, code_digest, code_files, read_record
 from core.params import Params, check, params_hash, read_params
+from core.provenance import git
 from model.weights import WEIGHTS
 from registry import wide_console
 from registry.fetch import fetch
@@ -87,7 +88,7 @@ def lineage(params: Params, number: int | None, file: Path = Path(PARAMS)) -> tu
 def _git(*arguments: str) -> str | None:
     """Return git's output, None if the command fails or there is no git."""
     try:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout
+        return git(Path(), *arguments)
     except (OSError, subprocess.CalledProcessError):
         return None
 

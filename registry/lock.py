@@ -1,10 +1,10 @@
 """The lock under which a model's champion moves, held by one process at a time on any machine.
 
-MLflow sets an alias unconditionally, but its database numbers the versions of a registered model consecutively and
-never reuses a number. To take the lock, a process creates a version of the registered model
-``<model>-promotion-locks``. The lowest number that is neither released nor expired holds the lock (Lamport's bakery
-algorithm, with the database as the source of numbers). Ages come from the server's time stamps, so that the clocks of
-clients do not matter.
+MLflow sets an alias unconditionally, but its database gives the name of an experiment only once, and keeps it when the
+experiment is deleted. To take the lock, a process creates the experiment ``<model>-promotion-lock-<number>`` with the
+next number; to release it, it deletes the experiment. A number is only taken when all lower ones are, so that the
+lowest number that is neither released nor expired holds the lock (Lamport's bakery algorithm, with the database as the
+source of numbers). Ages come from the server's time stamps, so that the clocks of clients do not matter.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ import time
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from core.errors import UserError
 from core.terminal import printable
-from registry import answered
-from registry.history import actor
+from registry import answered, history
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 # Seconds in which a holder's request may still arrive or be repeated: MLflow's attempts, their timeouts and pauses.
 LATE = 60.0 * (1 + 3) + 30
-DESCRIPTION = "Not a model: each version is the right to move a champion, held for moments. See docs/registry.md."
+DESCRIPTION = "The right to move a model's champion, held for moments by one promotion. See docs/registry.md."
+NOTE = "mlflow.note.content"  # the tag that MLflow's pages show as an experiment's description
 
 
 class UnconfirmedError(UserError):
@@ -55,9 +56,23 @@ class PromotionLock:
             )
 
 
-def locks_of(name: str) -> str:
-    """Return the name of the registered model whose versions are the locks for ``name``."""
-    return f"{name}-promotion-locks"
+@dataclass(frozen=True)
+class Ticket:
+    """A lock in the registry that was not released: held, waiting, or expired.
+
+    Attributes:
+        number: the number in the experiment's name.
+        id: the experiment's id.
+        created: the server's time of creation, in milliseconds since 1970.
+        token: a random name of the attempt to take the lock.
+        who: user and host.
+    """
+
+    number: int
+    id: str
+    created: int
+    token: str
+    who: str
 
 
 @contextmanager
@@ -76,74 +91,112 @@ def promotion_lock(
     Raises:
         UserError: another process holds the lock, or the registry does not answer.
     """
-    from mlflow.exceptions import MlflowException
-
-    model, token, since = locks_of(name), uuid.uuid4().hex, time.monotonic()
-    with answered(f"model {model}"):
+    token, since = uuid.uuid4().hex, time.monotonic()
+    with answered(f"model {name}"):
+        mine = _take(client, name, token)
         try:
-            client.create_registered_model(model, description=DESCRIPTION)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        tags = {"token": token, "who": actor()}
-        mine = client.create_model_version(model, f"lock:/{token}", tags=tags, await_creation_for=0)
-        try:
-            held = _held(client, model, mine, token, lease, moved)
+            held = _held(client, name, token, lease, moved)
         except BaseException:
-            _release(client, model, [mine], lease)
+            _release(client, name, [mine], lease)
             raise
     try:
-        yield PromotionLock(name, min(int(each.version) for each in held), since, lease)
+        yield PromotionLock(name, min(each.number for each in held), since, lease)
     except UnconfirmedError:
         raise
     except BaseException:
-        _release(client, model, held, lease)
+        _release(client, name, held, lease)
         raise
-    _release(client, model, held, lease)
+    _release(client, name, held, lease)
 
 
-def _held(client: MlflowClient, model: str, mine: Any, token: str, lease: float, moved: Collection[int]) -> list[Any]:
-    """Return this process's locks, or raise a UserError that names the holder of an earlier lock.
+def tickets(client: MlflowClient, name: str) -> list[Ticket]:
+    """Return all locks for the champion of ``name`` that were not released, expired ones too."""
+    from mlflow.entities import ViewType
 
-    There are several if a response was lost and MLflow's client retried the request.
-    """
-    every = list(client.search_model_versions(f"name='{model}'"))
-    ours = [each for each in every if each.tags.get("token") == token]
-    first = min(int(each.version) for each in ours)
-    earlier = [each for each in every if int(each.version) < first]
-    done = {each.tags.get("token") for each in earlier if int(each.version) in moved}
-    expired = [
-        each
-        for each in earlier
-        if mine.creation_timestamp - each.creation_timestamp
-        > 1000 * (min(lease, LATE) if each.tags.get("token") in done else lease)
-    ]
-    for each in earlier:
-        if each not in expired:
-            _release(client, model, ours, lease)
-            who = printable(each.tags.get("who", "another process"))
-            raise UserError(
-                f"{model.removesuffix(locks_of(''))}: {who} is moving the champion right now "
-                f"(lock {each.version}); nothing was changed: check the result with `defunet models`, "
-                f"then run again. The lock of a dead process expires after {lease / 60:g} min"
-            )
-    _release(client, model, expired, lease)
-    return ours
-
-
-def _release(client: MlflowClient, model: str, locks: list[Any], lease: float) -> None:
-    from mlflow.exceptions import MlflowException
-
-    for each in locks:
-        try:
-            client.delete_model_version(model, each.version)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                print(f"lock {each.version} on {model} could not be released; it expires in {lease / 60:g} min")
+    return _tickets(client, name, ViewType.ACTIVE_ONLY)
 
 
 def live_locks(client: MlflowClient, name: str, lease: float) -> set[int]:
     """Return the numbers of the unexpired locks, by the local clock; only for display."""
-    with answered(f"model {locks_of(name)}"):
-        every = client.search_model_versions(f"name='{locks_of(name)}'")
-    return {int(each.version) for each in every if time.time() * 1000 - each.creation_timestamp <= lease * 1000}
+    with answered(f"model {name}"):
+        return {each.number for each in tickets(client, name) if time.time() * 1000 - each.created <= lease * 1000}
+
+
+def _tickets(client: MlflowClient, name: str, view: int) -> list[Ticket]:
+    begin, found, token = f"{name}-promotion-lock-", [], None
+    while True:
+        page = client.search_experiments(view, filter_string=f"name LIKE '{begin}%'", page_token=token)
+        found += list(page)
+        if not (token := page.token):
+            break
+    return [
+        Ticket(
+            int(number), each.experiment_id, each.creation_time, each.tags.get("token", ""), each.tags.get("who", "")
+        )
+        for each in found
+        if (number := each.name.removeprefix(begin)).isdecimal()  # in LIKE, "_" is any character
+    ]
+
+
+def _take(client: MlflowClient, name: str, token: str) -> Ticket:
+    """Create the experiment with the next number."""
+    from mlflow.entities import ViewType
+    from mlflow.exceptions import MlflowException
+
+    # `mlflow gc` removes the names of released locks; the history keeps the numbers of its decisions.
+    known = _tickets(client, name, ViewType.ALL) + history.read(client, name, None)
+    number = max((each.number for each in known), default=0) + 1
+    who = history.actor()
+    while True:
+        title = f"{name}-promotion-lock-{number}"
+        try:
+            created = client.create_experiment(title, tags={"token": token, "who": who, NOTE: DESCRIPTION})
+            return Ticket(number, created, 0, token, who)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            number += 1  # another process took it in the meantime
+
+
+def _held(client: MlflowClient, name: str, token: str, lease: float, moved: Collection[int]) -> list[Ticket]:
+    """Return this process's locks, or raise a UserError that names the holder of an earlier lock.
+
+    There are several if a response was lost and MLflow's client retried the request.
+    """
+    every = tickets(client, name)
+    ours = [each for each in every if each.token == token]
+    if not ours:
+        raise UserError(f"{name}: somebody removed the lock of this process; nothing was changed: run again")
+    first = min(ours, key=lambda each: each.number)
+    # A lower number is created earlier. It is not if `mlflow gc` removed the names between this process's request and
+    # another's: then both find an earlier lock, and neither holds it.
+    earlier = [
+        each for each in every if each.token != token and (each.number < first.number or each.created < first.created)
+    ]
+    done = {each.token for each in earlier if each.number in moved}
+    expired = [
+        each
+        for each in earlier
+        if first.created - each.created > 1000 * (min(lease, LATE) if each.token in done else lease)
+    ]
+    for each in earlier:
+        if each not in expired:
+            _release(client, name, ours, lease)
+            raise UserError(
+                f"{name}: {printable(each.who or 'another process')} is moving the champion right now "
+                f"(lock {each.number}); nothing was changed: check the result with `defunet models`, "
+                f"then run again. The lock of a dead process expires after {lease / 60:g} min"
+            )
+    _release(client, name, expired, lease)
+    return ours
+
+
+def _release(client: MlflowClient, name: str, locks: list[Ticket], lease: float) -> None:
+    from mlflow.exceptions import MlflowException
+
+    for each in locks:
+        try:
+            client.delete_experiment(each.id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                print(f"lock {each.number} of {name} could not be released; it expires in {lease / 60:g} min")

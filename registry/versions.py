@@ -14,6 +14,7 @@ from core.cell import SPLIT
 from core.errors import UserError
 from core.terminal import printable
 from registry import CHALLENGER, CHAMPION, answered
+from tracking.store import store_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -46,10 +47,18 @@ def read_aliases(client: MlflowClient, name: str) -> dict[str, int]:
     """Return the version number of each alias of a model.
 
     Raises:
-        UserError: there is no such model, or the registry does not answer.
+        UserError: nothing is registered under this name, or the registry does not answer.
     """
+    from mlflow.exceptions import MlflowException
+
     with answered(f"model {name}"):
-        return {alias: int(number) for alias, number in client.get_registered_model(name).aliases.items()}
+        try:
+            return {alias: int(number) for alias, number in client.get_registered_model(name).aliases.items()}
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            told = f"{name}: no version is registered yet in {store_name()}"
+            raise UserError(f"{told}; `make run` (or `dvc repro`) trains and registers one") from error
 
 
 def read_versions(client: MlflowClient, name: str) -> list[Version]:

@@ -102,7 +102,7 @@ def test_from_the_cohort_in_s3_to_a_mask_from_the_registry(
     assert not one.model.exists()
 
     printed = other.do(other.train_line(*checkpoints), **tracked)
-    assert "going on after epoch" in printed
+    assert "resuming after epoch" in printed
     assert (other.model / WEIGHTS).read_bytes() == (alone.model / WEIGHTS).read_bytes()
     assert (other.model / CONFIG).read_bytes() == (alone.model / CONFIG).read_bytes()
 

@@ -112,6 +112,6 @@ class BackgroundSender:
             self._down = True
             why = reason(self.trouble) if self.trouble else f"no answer in {START:.0f} s"
             tell(
-                f"warning: MLflow, {store_name()}: {why}; training goes on, its records are kept in {self.folder} and "
-                "sent when the server is back"
+                f"warning: MLflow, {store_name()}: {why}; training continues, its records are kept in {self.folder} "
+                "and sent when the server is back"
             )

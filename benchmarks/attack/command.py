@@ -26,7 +26,7 @@ from benchmarks.attack.counts import Counts
 from core.errors import UserError
 from core.images import ImageError
 from core.parallel import cores
-from core.terminal import progress
+from core.terminal import progress, say, tracked
 from model.inference.package import Segmentation
 from model.inference.view import View
 from registry.fetch import fetch
@@ -68,6 +68,7 @@ def attack(
     found["checkpoint"] = others.checkpoints(checkpoints, seed)
     if package is not None:
         package = fetch(str(package), package)
+        say("odd files: predict reads all of them")
         found["odd file"] = odd.odd(package)
         found["package"] = packages(package, seed)
         found["request"] = others.requests(requests, seed, package)
@@ -87,7 +88,7 @@ def files(count: int, seconds: float | None, seed: int, failed: Path) -> dict[st
     with (
         closing(Decoders(cores(), 1.0)) as decoders,
         ThreadPoolExecutor(cores()) as pool,
-        progress("attack", count, in_bytes=False) as advance,
+        progress("damaged files", count, in_bytes=False) as advance,
     ):
         for start in range(0, count, AT_ONCE):
             if time.monotonic() > until:
@@ -146,7 +147,8 @@ def packages(package: Path, seed: int) -> Counts:
         shutil.copytree(package, copy)
         if not (copy / DIGESTS).exists():
             seal(copy)
-        for path in sorted(each for each in copy.rglob("*") if each.is_file() and each.stat().st_size):
+        every = sorted(each for each in copy.rglob("*") if each.is_file() and each.stat().st_size)
+        for path in tracked("damaged packages", every):
             whole = path.read_bytes()
             damaged = bytearray(whole)
             damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)

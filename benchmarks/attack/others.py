@@ -21,6 +21,7 @@ import torch
 from benchmarks.attack.corpus import seeds
 from benchmarks.attack.counts import Counts
 from core.errors import UserError
+from core.terminal import tracked
 from model.networks import build
 from model.training.checkpoint import STATE, CheckpointError, load_state, save_state
 from serving.xray.decoding import Decoders
@@ -43,7 +44,7 @@ def checkpoints(count: int, seed: int) -> Counts:
         folder = Path(scratch)
         save_state(folder, whole)
         content = (folder / STATE).read_bytes()
-        for _ in range(count):
+        for _ in tracked("damaged checkpoints", range(count)):
             damaged = bytearray(content)
             damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
             (folder / STATE).write_bytes(damaged)
@@ -76,7 +77,7 @@ def dicoms(outcome: Callable[[Decoders, bytes], str], *folders: Path) -> Counts:
             found = sorted(path for path in root.rglob("*") if path.is_file() and path.suffix != ".py")
             if not found:
                 raise UserError(f"{root}: holds no file")
-            for path in found:
+            for path in tracked(f"DICOMs of {root.name}", found):
                 counts.add(outcome(decoders, path.read_bytes()))
     return counts
 
@@ -90,7 +91,7 @@ def requests(count: int, seed: int, package: Path) -> Counts:
     counts, chance = Counts(), random.Random(seed)
     pictures = [data for kind in seeds().values() for data in kind]
     with _service(package) as (port, log):
-        for _ in range(count):
+        for _ in tracked("damaged requests", range(count)):
             counts.add(_answer(port, _damaged(chance, chance.choice(pictures))))
         if not _ready(port):
             counts.add("is not ready any more")

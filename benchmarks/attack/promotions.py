@@ -18,6 +18,7 @@ from benchmarks.attack.counts import READ, REFUSED, Counts
 from components.promote import promote
 from core.errors import UserError
 from core.params import read_params
+from core.terminal import tracked
 from registry import CHAMPION
 from registry.fetch import PACKAGE
 from registry.seal import PACKAGE_TAG
@@ -72,10 +73,10 @@ def promotions(project: Path, seed: int, version: int | None = None) -> Counts:
         package = _package(client, name, found.number)
         if not package.is_relative_to(Path.cwd()):
             raise UserError(f"{package}: the package of {found} lies outside {project}, and an attack would damage it")
-        for path in sorted(path for path in package.rglob("*") if path.is_file()):
-            if "__pycache__" not in path.parts:
-                for what in _altered(path, chance):
-                    counts.add(attempt(f"{path.name} {what}"))
+        every = sorted(path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+        for path in tracked("promotions of an altered package", every):
+            for what in _altered(path, chance):
+                counts.add(attempt(f"{path.name} {what}"))
         for value in TAGS:
             client.set_model_version_tag(name, str(found.number), PACKAGE_TAG, value)
             counts.add(attempt("a wrong digest"))

@@ -7,12 +7,11 @@ from typing import Annotated
 
 import typer
 
-from components.train import train
-from components.train.checkpoints import places
 from core import cli
 from core.cell import Cell
 from core.errors import UserError
 from core.params import Processes, read_params, require_shares
+from core.terminal import loading
 
 
 def main(
@@ -34,10 +33,16 @@ def main(
 ) -> None:
     """Train a network on a scenario's training split; a killed run resumes from its last checkpoint."""
     choices = read_params(params)
-    if processes > 1 and "RANK" not in os.environ:
-        # torchrun would print the traceback of each of its processes after the one line that helps.
-        require_shares(choices, processes)
-        _become_torchrun(processes)
+    if "RANK" not in os.environ:  # else this command has started torchrun, and has done so before
+        if processes > 1:
+            # torchrun would print the traceback of each of its processes after the one line that helps.
+            require_shares(choices, processes)
+        loading(f"PyTorch, to train {network} {scenario} seed {seed}")
+        if processes > 1:
+            _become_torchrun(processes)
+    from components.train import train
+    from components.train.checkpoints import places
+
     cell = Cell(network, scenario, seed)
     states, remote = places(checkpoints, cell, Path("checkpoints"))
     train(

@@ -146,7 +146,7 @@ class Remote:
         except (BotoCoreError, ClientError, Boto3Error, OSError) as error:
             reason = " ".join(str(error).split())
             say(
-                f"warning: {self.url}: the checkpoint could not be sent ({reason}); training goes on, and the next "
+                f"warning: {self.url}: the checkpoint could not be sent ({reason}); training continues, and the next "
                 "one will be tried"
             )
 

@@ -26,7 +26,7 @@ class Waiting:
         """Tell who trains, the first time, and the other processes that it is not their turn yet."""
         if not self.told:
             self.told = True
-            what = "waiting for its result, or to go on if it dies"
+            what = "waiting for its result, or to resume if it dies"
             print(f"{self.title}: another run of this very training is under way ({holder}): {what}", flush=True)
         self.world.agree_on(WAITING)
 

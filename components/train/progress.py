@@ -76,4 +76,4 @@ class Progress:
         except (OSError, ValueError) as error:
             if not self._told:
                 self._told = True
-                say(f"warning: {address}: the progress could not be reported ({error}); training goes on")
+                say(f"warning: {address}: the progress could not be reported ({error}); training continues")

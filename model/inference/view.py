@@ -8,7 +8,6 @@ them, so that all variants of a picture cost one computation. The register step 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -273,10 +272,3 @@ class Viewer:
             mirrored=self.score(vectors[best], "mirrored") >= limits.mirrored,
             likeness=likeness,
         )
-
-
-def changes(picture: Picture) -> Iterator[Picture]:
-    """Yield a picture, uint8 (S, S), with each of :data:`VARIANTS`."""
-    for variant in VARIANTS:
-        turned = np.ascontiguousarray(np.rot90(picture, variant.turns))
-        yield 255 - turned if variant.inverted else turned

@@ -13,7 +13,7 @@ from ruamel.yaml.error import YAMLError
 
 from core.errors import UserError
 from core.params import Params, check, read_yaml
-from core.provenance import data_md5
+from core.provenance import data_md5, pinned_source
 from core.s3 import is_s3
 from core.terminal import say
 from pipelines import compile as compiler
@@ -80,7 +80,7 @@ def _value(change: str, text: str) -> Any:
 def package(params: Params, cluster: Path, image: str | None) -> Package:
     """Compile the pipeline with these parameters as its defaults."""
     settings = read_cluster(cluster)
-    text = compiler.compiled(params, named_image(image), compiler.code_version(), settings)
+    text = compiler.compiled(params, named_image(image), compiler.code_version(), settings, compiler.pinned_cohort(PIN))
     say(f"with {require_fit(text, cells_of(params.matrix))}")
     pipeline, *platform = [document for document in yaml.safe_load_all(text) if document]
     declared = pipeline["root"].get("inputDefinitions", {}).get("parameters", {})
@@ -110,7 +110,7 @@ def cohort(source: str | None, md5: str | None) -> tuple[str, str]:
     Raises:
         UserError: no S3 address, no MD5, or another source than the pinned one without an MD5 of its own.
     """
-    pinned = _pinned_source()
+    pinned = pinned_source(PIN)
     source = source or (pinned if pinned and is_s3(pinned) else None)
     if source is None:
         raise UserError(f"which cohort? say --source; {PIN} pins none that a cluster could read, an s3:// address")
@@ -125,11 +125,6 @@ def cohort(source: str | None, md5: str | None) -> tuple[str, str]:
             f"else --data-md5 of its own (make data DATA={source} pins it)"
         )
     return source, md5
-
-
-def _pinned_source() -> str | None:
-    dependencies = (read_yaml(PIN) or {}).get("deps") if PIN.exists() else None
-    return str(dependencies[0]["path"]) if dependencies else None
 
 
 def shown(values: dict[str, Any]) -> str:

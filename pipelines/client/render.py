@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from core.terminal import seconds
 from pipelines.client.runs import ENDED, GONE, Run
 from pipelines.workflow import CACHED, CANCELED, DONE, FAILED, PENDING, RETRYING, RUNNING, SUCCEEDED, Row
 
@@ -22,15 +23,6 @@ def duration(started: datetime | None, ended: datetime | None) -> str:
     if started is None:
         return ""
     return seconds(((ended or now()) - started).total_seconds())
-
-
-def seconds(count: float) -> str:
-    """Return a number of seconds, for example ``40 s``, ``4 min 12 s`` or ``1 h 02 min``."""
-    left = max(0, round(count))
-    if left < 60:
-        return f"{left} s"
-    minutes, left = divmod(left, 60)
-    return f"{minutes} min {left:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def moment(time_: datetime | None) -> str:

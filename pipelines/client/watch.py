@@ -12,8 +12,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from core.terminal import seconds
 from pipelines.client import render
-from pipelines.client.render import cells_done, line_of, seconds, shortened
+from pipelines.client.render import cells_done, line_of, shortened
 from pipelines.client.runs import ENDED, Run
 from pipelines.workflow import CACHED, CANCELED, FAILED, NOT_RUN, NOT_STARTED, PENDING, RUNNING, SUCCEEDED, Row
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from core.errors import UserError
 from model.threads import without_ours
 from pipelines.local.tasks import Tasks, taken_over
+from pipelines.local.view import TaskView, View
 
 if TYPE_CHECKING:
     from docker import DockerClient  # type: ignore[import-untyped]
@@ -48,8 +49,8 @@ class Mount:
 class Containers(Tasks):
     """The containers of one run."""
 
-    def __init__(self, last_words: Path) -> None:
-        super().__init__(last_words)
+    def __init__(self, last_words: Path, view: View) -> None:
+        super().__init__(last_words, view)
         self._running: set[str] = set()
 
     def run(self, client: DockerClient, image: str, command: list[str], volumes: dict[str, Any], **options: Any) -> int:
@@ -60,37 +61,40 @@ class Containers(Tasks):
         from docker.errors import DockerException  # type: ignore[import-untyped]
         from requests import RequestException  # type: ignore[import-untyped]
 
+        shown = self.view.task(command)
         try:
-            code = self._run(client, image, command, volumes, **options)
+            code = self._run(client, shown, image=image, command=command, volumes=volumes, **options)
         except (DockerException, RequestException) as error:
-            self.tell(f"Docker: {getattr(error, 'explanation', None) or error}; see to it, then run again")
+            why = f"Docker: {getattr(error, 'explanation', None) or error}; see to it, then run again"
+            shown.line(f"error: {why}")
+            shown.end(ENGINE_FAILED)
+            self.tell(why)
             return ENGINE_FAILED
+        shown.end(code)
         return self.judged(code, "container")
 
-    def _run(
-        self, client: DockerClient, image: str, command: list[str], volumes: dict[str, Any], **options: Any
-    ) -> int:
+    def _run(self, client: DockerClient, shown: TaskView, **options: Any) -> int:
         if self.ended:
             return ENGINE_FAILED
         client.api.timeout = PATIENCE
-        container = client.containers.create(image=image, command=command, volumes=volumes, **options)
+        container = client.containers.create(**options)
         try:
             self._running.add(container.id)
             container.start()
             if self.ended:  # in the meantime
                 container.kill()
-            # Print whole lines, since kfp indents each print; a UTF-8 character may be split between two chunks.
+            # Whole lines, since kfp indents each print; a UTF-8 character may be split between two chunks.
             text, begun, seen = codecs.getincrementaldecoder("utf-8")(errors="replace"), "", 0
             for piece in container.logs(stream=True):
                 seen += len(piece)
                 *lines, begun = (begun + text.decode(piece)).split("\n")
                 for line in lines:
-                    print(line, flush=True)
+                    shown.line(line)
             code = int(container.wait()["StatusCode"])
             # The stream may end before the engine has stored the last output; after wait() the log is complete.
             begun += text.decode(container.logs()[seen:], final=True)
             if begun:
-                print(begun.removesuffix("\n"), flush=True)
+                shown.line(begun.removesuffix("\n"))
             return code
         finally:
             self._running.discard(container.id)
@@ -151,18 +155,19 @@ def find_image(name: str) -> Image:
 
 
 @contextmanager
-def reliable(last_words: Path) -> Iterator[Containers]:
+def reliable(last_words: Path, view: View) -> Iterator[Containers]:
     """Make kfp's DockerRunner use :class:`Containers` inside the block; an interrupt kills the running containers.
 
     Args:
         last_words: a file for errors that a task cannot report itself: Docker failed, or the task was killed.
+        view: prints what the tasks do.
 
     Raises:
         UserError: the installed kfp is not the patched version.
     """
     from kfp.local import docker_task_handler
 
-    containers = Containers(last_words)
+    containers = Containers(last_words, view)
     with taken_over(docker_task_handler, "run_docker_container", containers.run, containers):
         yield containers
 

@@ -11,19 +11,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipelines.local.tasks import FAILED, Tasks, taken_over
+from pipelines.local.view import View
 
 
 class Processes(Tasks):
     """The processes of one run."""
 
-    def __init__(self, last_words: Path) -> None:
-        super().__init__(last_words)
+    def __init__(self, last_words: Path, view: View) -> None:
+        super().__init__(last_words, view)
         self._running: set[int] = set()
 
     def run(self, full_command: Sequence[str], env_vars: Mapping[str, str] | None = None) -> int:
         """Run a command, stream its output, and return its exit code."""
         if self.ended:
             return FAILED
+        shown = self.view.task(full_command)
         with subprocess.Popen(
             full_command,
             env={**os.environ, **(env_vars or {})},
@@ -39,13 +41,13 @@ class Processes(Tasks):
                 if self.ended:  # in the meantime
                     _signal(process.pid, signal.SIGINT)
                 for line in process.stdout or ():
-                    print(line, end="", flush=True)
-                print("\n", flush=True)
+                    shown.line(line.removesuffix("\n"))
                 code = process.wait()
             finally:
                 # Wait before the pid is removed: while end() can be called, the pid must not be reused.
                 process.wait()
                 self._running.discard(process.pid)
+        shown.end(code)
         return self.judged(code, "process")
 
     def end(self) -> None:
@@ -62,18 +64,19 @@ def _signal(group: int, number: signal.Signals) -> None:
 
 
 @contextmanager
-def interruptible(last_words: Path) -> Iterator[Processes]:
+def interruptible(last_words: Path, view: View) -> Iterator[Processes]:
     """Make kfp's SubprocessRunner use :class:`Processes` inside the block; an interrupt ends the running processes.
 
     Args:
         last_words: a file for errors that a task cannot report itself: a signal killed it.
+        view: prints what the tasks do.
 
     Raises:
         UserError: the installed kfp is not the patched version.
     """
     from kfp.local import status, subprocess_task_handler, task_handler_interface
 
-    processes = Processes(last_words)
+    processes = Processes(last_words, view)
 
     class Handler(task_handler_interface.ITaskHandler):  # type: ignore[misc]
         """A task of kfp's SubprocessRunner, which of itself refuses the components of a container."""

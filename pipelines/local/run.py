@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -18,13 +19,15 @@ import typer
 
 from core import cli
 from core.errors import UserError
-from core.files import exclusive, write_file, write_folder
+from core.files import exclusive, read_json, write_file, write_folder
 from core.params import Params, read_params
 from core.provenance import pinned_md5
 from core.s3 import is_s3
+from core.terminal import seconds
 from pipelines.compile import code_version
 from pipelines.local import containers, processes
 from pipelines.local.containers import Image, Mount
+from pipelines.local.view import View
 from pipelines.tasks import KUBERNETES_TERMINATION_LOG, TERMINATION_LOG
 from tracking.store import connect
 
@@ -36,6 +39,7 @@ PINNED = Path("data")  # the output of data.dvc
 TASKS = "tasks"
 REPORTS = "reports"
 REGISTERED = "registered.json"
+LOG = "log.txt"
 
 
 class Runner(StrEnum):
@@ -65,17 +69,25 @@ class Choices:
 
 @dataclass(frozen=True)
 class Done:
-    """Result of a run: the folder of its report, and one line on the registered version."""
+    """Result of a run.
+
+    Attributes:
+        report: the folder of its report.
+        promotion: one line on the registered version.
+        registered: the content of ``registered.json``.
+    """
 
     report: Path
     promotion: str
+    registered: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its arguments, and the paths that tasks write to."""
+    """One run: its arguments, what prints its course, and the paths that tasks write to."""
 
     asked: Choices
+    view: View
     artifacts: Path
     scratch: Path
     workspace: Path
@@ -93,14 +105,15 @@ class Setting:
     image_digest: str = ""
 
 
-def run_locally(asked: Choices, out: Path, image: str | None = None) -> Done:
+def run_locally(asked: Choices, out: Path, image: str | None = None, verbose: bool = False) -> Done:
     """Run the Kubeflow pipeline with one of kfp's local runners.
 
     Args:
         asked: the cohort, the parameters and the other arguments of the run.
         out: output folder for ``tasks/`` with every artifact in Kubeflow's layout, ``reports/`` and
-            ``registered.json``; the outputs of an earlier run are replaced.
+            ``registered.json``, and ``log.txt``; the outputs of an earlier run are replaced.
         image: the image of the tasks' containers (DockerRunner); None runs processes (SubprocessRunner).
+        verbose: print on the terminal what otherwise goes into ``log.txt``: all output of kfp and of the tasks.
 
     Raises:
         UserError: a step failed; the message is the step's.
@@ -112,7 +125,8 @@ def run_locally(asked: Choices, out: Path, image: str | None = None) -> Done:
     found = None if image is None else containers.find_image(image)
     with exclusive(out / TASKS), tempfile.TemporaryDirectory(prefix="lung-segmentation-") as scratch:
         there = Path(scratch)
-        run = Run(asked, out.absolute() / TASKS, there, there / "workspace", there / "termination-log")
+        view = View(None if verbose else out / LOG)
+        run = Run(asked, view, out.absolute() / TASKS, there, there / "workspace", there / "termination-log")
         shutil.rmtree(run.artifacts, ignore_errors=True)
         for folder in (run.artifacts, run.workspace):
             folder.mkdir()
@@ -124,7 +138,7 @@ def run_locally(asked: Choices, out: Path, image: str | None = None) -> Done:
         with write_file(out / REGISTERED) as partial:
             shutil.copyfile(results / "register/version", partial)
         first, *_ = (results / "promote/champion").read_text().splitlines()
-    return Done(out / REPORTS, first.removeprefix("# "))
+    return Done(out / REPORTS, first.removeprefix("# "), read_json(out / REGISTERED))
 
 
 def _refuse(word: str, *paths: str | Path) -> None:
@@ -145,7 +159,7 @@ def _processes(run: Run) -> Iterator[Setting]:
     os.environ[TERMINATION_LOG] = str(run.last_words)
     # Create the database here: two training tasks would create it at the same time.
     connect(run.asked.params.register_.experiment)
-    with processes.interruptible(run.last_words):
+    with processes.interruptible(run.last_words, run.view):
         yield Setting(run.asked.source, local.SubprocessRunner(use_venv=False), code_version())
 
 
@@ -178,7 +192,7 @@ def _containers(run: Run, image: Image) -> Iterator[Setting]:
     for path in (run.artifacts, run.workspace, run.last_words):
         os.chown(path, *owner)
     options = containers.options(owner, mounts, remote, MLFLOW_TRACKING_URI=store)
-    with containers.reliable(run.last_words):
+    with containers.reliable(run.last_words, run.view):
         yield Setting(source, local.DockerRunner(**options), image.commit, image.name, image.id)
 
 
@@ -220,16 +234,17 @@ def _run(run: Run, setting: Setting) -> Path:
     asked = run.asked
     pipeline = build(asked.params, setting.image, setting.git_commit)
     try:
-        pipeline(
-            source=setting.source,
-            data_md5=pinned_md5(asked.source) or "",
-            image_digest=setting.image_digest,
-            checkpoints=asked.checkpoints,
-            promote=asked.promote,
-        )
+        with run.view.logged():
+            pipeline(
+                source=setting.source,
+                data_md5=pinned_md5(asked.source) or "",
+                image_digest=setting.image_digest,
+                checkpoints=asked.checkpoints,
+                promote=asked.promote,
+            )
     except RuntimeError as error:
         message = run.last_words.read_text().strip()
-        raise UserError(message or "a task of the graph failed; its own output, above, says why") from error
+        raise UserError(message or "a task of the graph failed; its own output says why") from error
     # A pipeline with an exit handler has no outputs.
     (results,) = run.artifacts.iterdir()
     return results
@@ -257,8 +272,12 @@ def main(
     promote: Annotated[
         bool, typer.Option("--promote", help="Make the registered version champion if it passes the gate.")
     ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Print the output of every task, in the place of a log in --out.")
+    ] = False,
 ) -> None:
     """Run the whole Kubeflow graph on this machine, without a cluster."""
+    since = time.monotonic()
     asked = Choices(source, read_params(params), checkpoints, promote)
     if runner is Runner.docker:
         from pipelines.components import IMAGE
@@ -266,5 +285,10 @@ def main(
         image = image or IMAGE
     elif image is not None:
         raise UserError(f"--image {image}: processes run in none; say --runner docker, or leave it out")
-    done = run_locally(asked, out, image)
-    print(f"report   {done.report / 'index.html'}\nmodel    {done.promotion}")
+    done = run_locally(asked, out, image, verbose)
+    of = done.registered
+    cell = f"{of['network']} {of['scenario']} seed {of['seed']}"
+    print(f"report   {done.report / 'index.html'}")
+    print(f"Dice     {of['test_dice']:.4f} on test images, {of['validation_dice']:.4f} on validation images ({cell})")
+    print(f"time     {seconds(time.monotonic() - since)}")
+    print(f"model    {done.promotion}")

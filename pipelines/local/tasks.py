@@ -5,6 +5,7 @@ After an interrupt, kfp 2.17.0 waits for all parallel tasks, including those not
 
 from __future__ import annotations
 
+import builtins
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from core.errors import UserError
+from pipelines.local.view import View
 
 KFP = "2.17.0"  # the patched version
 SIGNALLED = 128  # a process killed by signal n has the shell's exit code 128 + n
@@ -26,10 +28,11 @@ class Tasks(ABC):
 
     Args:
         last_words: a file for errors that a task cannot report itself.
+        view: prints what the tasks do.
     """
 
-    def __init__(self, last_words: Path) -> None:
-        self._last_words = last_words
+    def __init__(self, last_words: Path, view: View) -> None:
+        self._last_words, self.view = last_words, view
         self.ended = False
 
     def tell(self, words: str) -> None:
@@ -79,12 +82,14 @@ def taken_over(module: ModuleType, name: str, run: Callable[..., Any], tasks: Ta
     from kfp.local.orchestrator import task_spec_utils
 
     theirs, loop = getattr(module, name), task_spec_utils.create_parameter_loop_iteration_task_spec
+    plain = builtins.print
     handlers = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
     setattr(module, name, run)
     task_spec_utils.create_parameter_loop_iteration_task_spec = partial(_iteration, loop)
     try:
         yield
     finally:
+        builtins.print = plain  # two tasks at a time that kfp indents may leave the indenting one behind
         setattr(module, name, theirs)
         task_spec_utils.create_parameter_loop_iteration_task_spec = loop
         for number, handler in handlers.items():

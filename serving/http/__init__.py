@@ -20,8 +20,8 @@ def serve(settings: Settings, log_level: str = "info") -> None:
         log_level: level of the log on standard output: debug, info, warning or error.
 
     Raises:
-        UserError: the address cannot be bound, or is open to others without key and TLS; the first model cannot be
-            loaded.
+        UserError: there is no such model; the address cannot be bound, or is open to others without key and TLS; the
+            first model cannot be loaded.
     """
     import os
 
@@ -29,6 +29,7 @@ def serve(settings: Settings, log_level: str = "info") -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
+    from registry.fetch import located
     from serving.http.app import make_app
     from serving.http.guard import make_guard
     from serving.http.logs import configure, say
@@ -37,6 +38,8 @@ def serve(settings: Settings, log_level: str = "info") -> None:
     from serving.xray import sandbox
 
     guard = make_guard(settings)
+    for model in filter(None, (settings.model, settings.shadow)):
+        located(model)
     configure(log_level)
     service = Service(settings)
     failed: list[BaseException] = []

@@ -97,7 +97,7 @@ def serve(
     cache: Annotated[Path, typer.Option(envvar="DEFUNET_CACHE", help="The folder of downloaded versions.")] = _D.cache,
     signatures: Annotated[
         Literal["auto", "require", "warn", "off"] | None,
-        typer.Option(help="Signatures of packages. Default: registry.signatures of params.yaml."),
+        typer.Option(help="Whether the package must be signed. Default: as params.yaml says."),
     ] = None,
     record: Annotated[
         Path | None,
@@ -111,7 +111,7 @@ def serve(
         str | None,
         typer.Option(
             envvar="DEFUNET_SHADOW",
-            help="A second model, for example models:/NAME@challenger (followed). Both answer; the first one's answer "
+            help="A second model, such as the challenger, named as for --model. Both answer; the first one's answer "
             "goes out, and their agreement is counted.",
         ),
     ] = _D.shadow,

@@ -41,7 +41,7 @@ def predict(
     timeout: Annotated[float, typer.Option(min=0.1, help="Timeout for decoding a file, in seconds.")] = 60.0,
     signatures: Annotated[
         Literal["auto", "require", "warn", "off"] | None,
-        typer.Option(help="Signatures of packages. Default: registry.signatures of params.yaml."),
+        typer.Option(help="Whether the package must be signed. Default: as params.yaml says."),
     ] = None,
 ) -> None:
     """Segment the lungs in X-rays: masks, areas, symmetry and flags in results.csv, and a page to look at.
@@ -52,6 +52,9 @@ def predict(
         raise typer.BadParameter("--resume keeps results and --overwrite replaces them; use only one of them")
     if engine not in ("auto", *ENGINES):
         raise typer.BadParameter(f"no engine {engine!r}; there are auto, {', '.join(ENGINES)}", param_hint="--engine")
+    from core.terminal import loading
+
+    loading(model or "the champion, or else a pretrained model")
     from registry import signatures as configured
     from registry.pretrained import model_or_default
     from serving.predict import Options

@@ -39,15 +39,15 @@ def find(paths: Sequence[str], out: Path) -> list[Input]:
 
     A folder is searched recursively for files with a picture's extension and for DICOMs without one; other files are
     counted. Hidden files, links to folders and files in ``out`` are skipped. Results in ``out`` are skipped even if a
-    pattern or path names them. A path that does not exist stays in the list: reading it fails, and the other inputs
-    continue.
+    pattern or path names them. A path that does not exist stays in the list if there are others: reading it fails, and
+    the other inputs continue.
 
     Args:
         paths: from the user; ``*``, ``?``, ``[...]`` and ``**`` are patterns, unless a file has exactly that name.
         out: the folder of the results.
 
     Raises:
-        UserError: no file was found, or a pattern matches nothing.
+        UserError: no file was found, none of those named exists, or a pattern matches nothing.
     """
     roots: list[Path] = []  # the folders that names are relative to
     files: dict[Path, None] = {}
@@ -71,6 +71,8 @@ def find(paths: Sequence[str], out: Path) -> list[Input]:
                 files[path] = None
     if not files:
         raise UserError(f"{', '.join(paths)}: no PNG, JPEG, TIFF or DICOM file there; name another folder or the files")
+    if not any(map(os.path.lexists, files)):
+        raise UserError(f"{', '.join(paths)}: not found; name a file or a folder with X-rays")
     base = Path(os.path.commonpath(roots))
     return sorted((Input(path, path.relative_to(base).as_posix()) for path in files), key=lambda each: each.name)
 

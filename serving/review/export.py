@@ -33,6 +33,7 @@ from serving.xray.reading import Xray
 
 NEEDED = frozenset({"file", "sha256", "flags", "mask"})  # keys of a row
 BIT_DEPTHS = (8, 16)  # of a PNG that a cohort takes as it is
+SHOWN = 3  # names in an error
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what begins a formula in a spreadsheet
 
 
@@ -91,8 +92,8 @@ def export(
         timeout: of decoding one file, in seconds.
 
     Raises:
-        UserError: there are no complete results; ``out`` exists; or X-rays or masks are missing, changed or
-            unreadable, in which case all are listed and nothing is written.
+        UserError: there are no complete results; ``out`` exists; ``inputs`` has none of the X-rays; or X-rays or masks
+            are missing, changed or unreadable, in which case all are listed and nothing is written.
     """
     document = _document(results)
     model = _model(document, results)
@@ -108,6 +109,9 @@ def export(
     if out.exists():
         raise UserError(f"{out}: is there already and may hold corrections; choose another folder with -o")
     order = sorted(wanted.values(), key=lambda row: row["file"])
+    if not any(os.path.lexists(inputs / row["file"]) for row in order):
+        named = ", ".join(_text(row["file"]) for row in order[:SHOWN]) + (", ..." if len(order) > SHOWN else "")
+        raise UserError(f"{inputs}: has none of the {len(order)} X-rays ({named}); give their folder with --inputs")
     with ExitStack() as stack:
         # These are patients' pictures: nobody else on the machine may read them.
         stack.callback(os.umask, os.umask(0o077))

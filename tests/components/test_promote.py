@@ -343,7 +343,7 @@ def test_no_model_or_no_challenger_is_one_line(store: Project, empty_store: Path
     with pytest.raises(UserError, match="no version is challenger; run the register step first, or pass --version N"):
         decide(store)
     shutil.copy(empty_store, store.root / "mlflow.db")
-    with pytest.raises(UserError, match=r"lung-segmentation.* not found"):
+    with pytest.raises(UserError, match=r"^lung-segmentation: no version is registered yet in .*; `make run`"):
         decide(store)
 
 

@@ -25,7 +25,7 @@ from mlflow import MlflowClient
 from components.promote import promote, rollback
 from core.errors import UserError
 from core.params import Params
-from registry.lock import locks_of
+from registry.lock import tickets
 from registry.models import decisions
 from tests.conftest import QUIET, Project
 from tests.registry.registered import BETTER, GATE, NAME, TWIN, WORSE
@@ -55,8 +55,8 @@ class Served:
         self.client.set_registered_model_alias(NAME, "champion", str(version))
 
     def drop_locks(self) -> None:
-        for each in self.client.search_model_versions(f"name='{locks_of(NAME)}'"):
-            self.client.delete_model_version(locks_of(NAME), each.version)
+        for each in tickets(self.client, NAME):
+            self.client.delete_experiment(each.id)
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_a_lock_lets_one_in_at_a_time(served: Served) -> None:
         assert process.returncode == 0
     # Read, add one, write: two inside at once would lose a count.
     assert served.client.get_registered_model("counted").tags["count"] == str(2 * rounds)
-    assert served.client.search_model_versions(f"name='{locks_of('counted')}'") == []
+    assert tickets(served.client, "counted") == []
 
 
 @pytest.mark.full
@@ -231,12 +231,12 @@ def test_a_holder_that_died_is_waited_for_and_then_passed_by(served: Served, par
     with pytest.raises(UserError, match=r"@.* is moving the champion right now"):
         promote(params, *where(served), WORSE, force=True, reason="a test")
     assert served.champion == BETTER
-    (left,) = served.client.search_model_versions(f"name='{locks_of(NAME)}'")
+    (left,) = tickets(served.client, NAME)
     impatient = served.project.write_params(promotion=GATE | {"lock": 12})
-    while time.time() - left.creation_timestamp / 1000 < 12:
+    while time.time() - left.created / 1000 < 12:
         time.sleep(0.2)
     assert promote(impatient, *where(served), WORSE, force=True, reason="a test").champion == WORSE
-    assert served.client.search_model_versions(f"name='{locks_of(NAME)}'") == []
+    assert tickets(served.client, NAME) == []
 
 
 def where(served: Served) -> tuple[Path, Path]:

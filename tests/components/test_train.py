@@ -32,7 +32,7 @@ from core.inputs import code_files
 from core.runs import TIMES, read_run
 from model.inference.predictor import Predictor
 from model.weights import CONFIG, WEIGHTS
-from tests.conftest import CELL, DATA_MD5, EPOCHS, Project, Trained, refused
+from tests.conftest import CELL, DATA_MD5, EPOCHS, LOADING, Project, Trained, refused
 
 EPOCH_LINE = (
     r"epoch {n}/{of}  loss -?\d\.\d{{4}}  dice 0\.\d{{4}}  validation loss -?\d\.\d{{4}}  dice 0\.\d{{4}}  "
@@ -67,7 +67,7 @@ def test_output_is_one_plain_line_an_epoch(trained: Trained) -> None:
     for number, line in enumerate(epochs, 1):
         assert re.fullmatch(EPOCH_LINE.format(n=number, of=EPOCHS), line), line
     assert re.fullmatch(r"train .*: best validation Dice 0\.\d{4} in epoch \d; wrote .*/seed-0", last)
-    assert trained.train.stderr == ""
+    assert trained.train.stderr == LOADING
 
 
 def test_files_say_what_was_trained(trained: Trained) -> None:
@@ -277,7 +277,7 @@ def test_what_changes_during_a_training_is_refused_and_resumes_when_put_back(unt
     assert not untrained.model.exists()
     file.write_bytes(before)
     again = untrained.do(untrained.train_line())
-    assert f"going on after epoch {epochs}" in again
+    assert f"resuming after epoch {epochs}" in again
     assert json.loads((untrained.model / PROVENANCE).read_text())["params"]["epochs"] == epochs
 
 

@@ -18,7 +18,7 @@ from core.cell import RUN
 from core.errors import UserError
 from model.weights import WEIGHTS
 from tests.components.test_train import files, only_run, states
-from tests.conftest import CELL, EPOCHS, Job, Project, Trained, fresh
+from tests.conftest import CELL, EPOCHS, LOADING, Job, Project, Trained, fresh
 from tests.services import Bucket
 
 LONG = 12
@@ -61,7 +61,7 @@ def test_two_with_other_parameters_train_at_the_same_time(untrained: Project, tr
     for job in (one, two):
         done = job.wait([])
         assert done.returncode == 0, done.stderr
-        assert "going on" not in done.stdout
+        assert "resuming" not in done.stdout
     assert len(trainings(untrained)) == 2
     assert (untrained.model / WEIGHTS).read_bytes() == (trained.project.model / WEIGHTS).read_bytes()
     assert (untrained.root / "other" / WEIGHTS).read_bytes() != (untrained.model / WEIGHTS).read_bytes()
@@ -75,7 +75,7 @@ def test_a_killed_one_goes_on_although_another_one_trained_since(untrained: Proj
     job.kill()
     job.wait([])
     untrained.do(untrained.train_line("--out", "other"))
-    assert "going on after epoch" in untrained.do(untrained.train_line(*killed))
+    assert "resuming after epoch" in untrained.do(untrained.train_line(*killed))
     assert json.loads((untrained.model / RUN).read_text())["resumed_from"] >= 1
 
 
@@ -87,7 +87,7 @@ def test_the_same_one_waits_and_takes_the_result(untrained: Project) -> None:
     held(one, two)
     host = os.uname().nodename
     assert f"another run of this very training is under way ({host}, process {one.pid}, since " in two.output
-    assert "waiting for its result, or to go on if it dies" in two.output
+    assert "waiting for its result, or to resume if it dies" in two.output
     ended = [job.wait([]) for job in (one, two)]
     assert [done.returncode for done in ended] == [0, 0], ended
     assert "took the result of the run that it waited for; wrote second" in ended[1].stdout
@@ -111,7 +111,7 @@ def test_the_same_one_goes_on_where_the_first_one_dies(untrained: Project, prepa
     one.kill()
     done = two.wait([])
     assert done.returncode == 0, done.stderr
-    assert "going on after epoch" in done.stdout
+    assert "resuming after epoch" in done.stdout
     assert (untrained.root / "second" / WEIGHTS).read_bytes() == (alone.model / WEIGHTS).read_bytes()
     assert only_run(untrained).info.status == "FINISHED"
 
@@ -147,7 +147,7 @@ def test_on_two_machines_the_second_one_takes_the_result_from_s3(
     held(first, second)
     assert f"under way ({os.uname().nodename}, process {first.pid}" in second.output
     ended = [job.wait([]) for job in (first, second)]
-    assert [(done.returncode, done.stderr) for done in ended] == [(0, ""), (0, "")]
+    assert [(done.returncode, done.stderr) for done in ended] == [(0, LOADING), (0, LOADING)]
     assert "took the result" in ended[1].stdout
     assert (other.model / WEIGHTS).read_bytes() == (one.model / WEIGHTS).read_bytes()
     assert other.runs() == []

@@ -15,7 +15,7 @@ import torch
 from core.cell import HISTORY, RUN
 from model.weights import CONFIG, WEIGHTS, save_weights
 from tests.components.test_train import files, only_run, states
-from tests.conftest import CELL, EPOCHS, Project, Trained, refused
+from tests.conftest import CELL, EPOCHS, LOADING, Project, Trained, refused
 
 
 def logged_epochs(project: Project, metric: str = "train_loss") -> list[int]:
@@ -131,10 +131,10 @@ def test_interrupted_from_the_keyboard(untrained: Project, trained: Trained) -> 
     job.kill(signal.SIGINT)
     done = job.wait([])
     assert done.returncode == 130
-    assert done.stderr == "interrupted: no partial output was written; run again to resume\n"
+    assert done.stderr == LOADING + "interrupted: no partial output was written; run again to resume\n"
     assert only_run(untrained).info.status == "KILLED"
     assert not untrained.model.exists()
-    assert "going on after epoch" in untrained.do(untrained.train_line())
+    assert "resuming after epoch" in untrained.do(untrained.train_line())
     assert_as_uninterrupted(untrained, trained)
 
 
@@ -142,7 +142,7 @@ def test_interrupted_from_the_keyboard(untrained: Project, trained: Trained) -> 
 def test_trained_again_it_is_a_run_of_its_own_with_the_same_weights(scored: Project, trained: Trained) -> None:
     before = only_run(scored).info.run_id
     (scored.model / "left-over").touch()
-    assert "going on" not in scored.do(scored.train_line())
+    assert "resuming" not in scored.do(scored.train_line())
     assert (scored.model / WEIGHTS).read_bytes() == (trained.project.model / WEIGHTS).read_bytes()
     assert not (scored.model / "left-over").exists()
     runs = scored.runs()
@@ -158,7 +158,7 @@ def test_other_parameters_or_data_do_not_go_on_from_a_state(untrained: Project) 
     job.kill()
     job.wait([])
     untrained.write_params(train={"epochs": 2})
-    assert "going on" not in untrained.do(untrained.train_line())
+    assert "resuming" not in untrained.do(untrained.train_line())
     first, second = sorted(untrained.runs(), key=lambda run: run.info.start_time)
     assert (first.info.status, second.info.status) == ("RUNNING", "FINISHED")
 
@@ -179,7 +179,7 @@ def test_the_state_before_a_damaged_one_is_used(untrained: Project, trained: Tra
     assert done.returncode == 0, done.stderr
     assert "state.pt: damaged (" in done.stderr
     assert "the checkpoint before it is used" in done.stderr
-    assert "going on after epoch" in done.stdout
+    assert "resuming after epoch" in done.stdout
     assert_as_uninterrupted(untrained, trained)
 
 

@@ -1,4 +1,4 @@
-"""A training whose machine is lost goes on on another one from what S3 holds; S3's troubles do not end it."""
+"""A training whose machine is lost resumes on another one from what S3 holds; S3's troubles do not end it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_another_machine_goes_on_from_s3(prepared: Project, bucket: Bucket, tmp_
     assert (
         f"checkpoints: took up what {url}/{CELL.folder.as_posix()}/{states(one).name} holds of this training" in printed
     )
-    assert "going on after epoch" in printed
+    assert "resuming after epoch" in printed
     assert (other.model / WEIGHTS).read_bytes() == (alone.model / WEIGHTS).read_bytes()
     (run,) = other.runs()
     logged = other.client().get_metric_history(run.info.run_id, "train_loss")
@@ -63,7 +63,7 @@ def test_another_machine_goes_on_from_s3(prepared: Project, bucket: Bucket, tmp_
     assert job.until(lambda: "epoch 1/" in job.output)
     job.kill()
     printed = job.wait([]).stdout
-    assert "going on" not in printed
+    assert "resuming" not in printed
     assert "took up" not in printed
 
 

@@ -181,7 +181,7 @@ def ended(job: Job) -> str:
 
 def assert_told_of_the_gap(server: Server, warnings: str) -> None:
     assert re.fullmatch(
-        rf"warning: MLflow, {server.url}: .*; training goes on, its records are kept in "
+        rf"warning: MLflow, {server.url}: .*; training continues, its records are kept in "
         rf"checkpoints/{CELL.folder}/[0-9a-f]{{12}}/mlflow-\w+ and sent when the server is back\n"
         rf"MLflow, {server.url}: is back; what was kept meanwhile has been sent\n",
         warnings,
@@ -201,7 +201,7 @@ def sending_command(warnings: str) -> tuple[list[str], dict[str, str]]:
 def test_down_at_the_start_and_back_in_the_middle(project: Project, server: Server, trained: Trained) -> None:
     server.down()
     job = start(project, server)
-    waits(job, "training goes on")
+    waits(job, "training continues")
     assert not project.model.exists()
     server.up()
     assert_told_of_the_gap(server, ended(job))
@@ -217,7 +217,7 @@ def test_killed_in_the_middle_and_back(project: Project, server: Server, trained
     waits(job, f"epoch 2/{EPOCHS}")
     server.down()
     job.kill(signal.SIGCONT)
-    waits(job, "training goes on")
+    waits(job, "training continues")
     server.up()
     assert_told_of_the_gap(server, ended(job))
     assert_whole(server, project, trained)
@@ -234,7 +234,7 @@ def test_stopped_at_its_end_for_longer_than_it_waits_it_tries_once_more(
     waits(job, f"epoch 2/{EPOCHS}")
     server.down()
     job.kill(signal.SIGCONT)
-    assert job.until(lambda: "training goes on" in job.errors)
+    assert job.until(lambda: "training continues" in job.errors)
     (about,) = states(project).glob("mlflow-*/record.json")
     assert job.until(lambda: "FINISHED" in about.read_text())  # nothing is left to do but to send
     time.sleep(PATIENCE / 5)
@@ -282,13 +282,13 @@ def test_killed_at_the_end_its_records_are_sent_later(project: Project, server: 
 def test_never_up_until_the_next_step_needs_it(project: Project, server: Server, trained: Trained) -> None:
     server.down()
     job = start(project, server)
-    assert job.until(lambda: "training goes on" in job.errors)
+    assert job.until(lambda: "training continues" in job.errors)
     assert job.until(lambda: "epoch 1/" in job.output)
     job.kill()  # and the training's own death is survived as well
     job.wait([])
     again = start(project, server).wait([])
     assert again.returncode == 0, again.stderr
-    assert "going on after epoch" in again.stdout
+    assert "resuming after epoch" in again.stdout
     record = json.loads((project.model / RUN).read_text())
     assert record["mlflow_run_id"] is None
     written = (project.model / RUN).read_bytes()
@@ -335,7 +335,7 @@ def test_hanging_at_the_start_it_makes_no_second_run(project: Project, server: S
     server.signal(signal.SIGSTOP)
     try:
         job = start(project, server, **QUICK)
-        waits(job, "training goes on")
+        waits(job, "training continues")
     finally:
         server.signal(signal.SIGCONT)
     assert_told_of_the_gap(server, ended(job))
@@ -358,7 +358,7 @@ def test_wrong_credentials_are_refused_at_the_start_and_no_other_answer(
             assert not project.model.exists()
             assert files(states(project)) == set()
         else:
-            assert job.until(lambda: "training goes on" in job.errors), job.errors
+            assert job.until(lambda: "training continues" in job.errors), job.errors
             job.kill()
             job.wait(line)
 
@@ -392,7 +392,7 @@ def test_another_store_behind_the_address_gets_everything(
     waits(job, f"epoch 2/{EPOCHS}")
     server.down()
     job.kill(signal.SIGCONT)
-    waits(job, "training goes on")
+    waits(job, "training continues")
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     other = Server(tmp_path, server.port)
     other.up()

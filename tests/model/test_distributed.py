@@ -227,7 +227,7 @@ def test_killed_in_the_middle_two_processes_end_as_uninterrupted(
         kill_all(torchrun.pid)
     assert not untrained.model.exists()
     printed = in_two(untrained).stdout
-    assert re.search(r", going on after epoch [12]$", printed, re.MULTILINE), printed
+    assert re.search(r", resuming after epoch [12]$", printed, re.MULTILINE), printed
     assert (untrained.model / WEIGHTS).read_bytes() == (two.model / WEIGHTS).read_bytes()
     pd.testing.assert_frame_equal(table(untrained), table(two), check_exact=True)
     (run,) = untrained.runs()

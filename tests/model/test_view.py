@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -25,7 +26,6 @@ from model.inference.view import (
     View,
     Viewer,
     border_of,
-    changes,
     features,
 )
 from model.preprocessing import standardise
@@ -43,6 +43,13 @@ def square(picture: np.ndarray) -> np.ndarray:
 def puts_right(view: View, change: Variant) -> bool:
     """Return whether a view takes back what was done to a picture."""
     return view.change.inverted == change.inverted and (view.change.turns + change.turns) % 4 == 0
+
+
+def changes(picture: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield a picture, uint8 (S, S), with each of :data:`VARIANTS`."""
+    for variant in VARIANTS:
+        turned = np.ascontiguousarray(np.rot90(picture, variant.turns))
+        yield 255 - turned if variant.inverted else turned
 
 
 pictures = arrays(np.uint8, (64, 64), elements=st.integers(0, 255))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,9 +44,10 @@ DIGEST = f"sha256:{'01' * 32}"
 PINNED = f"registry.example/python-lungs@{DIGEST}"
 
 
-def compile_pipeline(out: Path, *options: object) -> subprocess.CompletedProcess[str]:
+def compile_pipeline(out: Path, *options: object, here: Path = ROOT) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "pipelines.compile", "--out", out, *options]
-    return subprocess.run(list(map(str, line)), cwd=ROOT, capture_output=True, text=True, check=False)
+    given = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(list(map(str, line)), cwd=here, env=given, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -397,6 +399,28 @@ def test_other_settings_reach_the_pods() -> None:
     for name in STEPS - {"train"}:
         assert asked[name]["nodeSelector"] == {"labels": {"pool": "cpu"}}
         assert [secret["secretName"] for secret in asked[name]["imagePullSecret"]] == ["registry", "mirror"]
+
+
+PIN = "deps:\n- path: {source}\nouts:\n- md5: 0123456789abcdef0123456789abcdef.dir\n  path: data\n"
+
+
+@pytest.mark.parametrize("source", ["s3://bucket/cxr", "samples"])
+def test_source_and_md5_have_defaults_where_a_cluster_can_read_what_is_pinned(tmp_path: Path, source: str) -> None:
+    (tmp_path / "data.dvc").write_text(PIN.format(source=source))
+    files = ("--params", ROOT / "params.yaml", "--cluster", CLUSTER)
+    done = compile_pipeline(tmp_path / "pipeline.yaml", *files, here=tmp_path)
+    assert done.returncode == 0, done.stderr
+    content = next(yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text()))
+    parameters = content["root"]["inputDefinitions"]["parameters"]
+    found = [
+        (parameters[name].get("defaultValue"), parameters[name].get("isOptional")) for name in ("source", "data_md5")
+    ]
+    if source == "samples":  # the MD5 alone would be taken for that of whatever source a person fills in
+        assert found == [(None, None), (None, None)]
+        assert "fill in source and data_md5: data.dvc pins no s3:// address" in done.stdout
+    else:
+        assert found == [(source, True), ("0123456789abcdef0123456789abcdef.dir", True)]
+        assert f"source {source}, data_md5 0123456789abcdef0123456789abcdef.dir" in done.stdout
 
 
 def test_wrong_settings_compile_to_nothing_and_are_told_one_a_line(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from kfp import dsl, local
 
 from components.train.result import FILES
 from pipelines.local.containers import Mount, options, reliable
+from pipelines.local.view import View
 from tests.conftest import CELL, ROOT, refused
 from tests.engine import Engine, Image
 from tests.pipelines.test_local import COMMAND
@@ -51,7 +52,7 @@ class Tasks:
         runner = local.DockerRunner(**({"network_mode": "none"} | how))
         local.init(runner, pipeline_root=str(self.root))
         try:
-            with reliable(self.last_words):
+            with reliable(self.last_words, View()):
                 pipeline()
         except RuntimeError:
             return False
@@ -217,7 +218,7 @@ def test_an_interrupt_leaves_no_container_behind(project: Project, image: Image,
         variables = project.environment | where(image.engine)
         process = subprocess.Popen(line, cwd=project.root, env=variables, stdout=said, stderr=said)
     limit = time.monotonic() + 300
-    while "Executing task" not in (tmp_path / "said").read_text() or not containers(image):
+    while ": started" not in (tmp_path / "said").read_text() or not containers(image):
         assert process.poll() is None, (tmp_path / "said").read_text()
         assert time.monotonic() < limit
         time.sleep(0.1)

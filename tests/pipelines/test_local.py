@@ -43,7 +43,21 @@ def test_the_graph_gives_the_figures_of_dvc_repro(project: Project, tmp_path: Pa
 
     done = project.run(*COMMAND, "--promote", "--out", tmp_path / "run", MLFLOW_TRACKING_URI=store)
 
-    assert str(tmp_path / "run/reports/index.html") in done.stdout
+    log, *course, report, dice, took, model = done.stdout.splitlines()
+    assert log == f"log      {tmp_path / 'run/log.txt'}"
+    assert report == f"report   {tmp_path / 'run/reports/index.html'}"
+    assert re.fullmatch(r"time +\d+ min \d\d s|time +\d+ s", took)
+    assert model.endswith("lung-segmentation version 1: is champion (before: none)")
+    cells = [f"defu_net {scenario} seed 0" for scenario in ("mixed", "shenzhen-to-montgomery")]
+    tasks_of_run = ["plan", "ingest", "validate", "preprocess", "gather", "report", "register", "promote", "outcome"]
+    tasks_of_run += [f"{step} {cell}" for step in ("train", "evaluate") for cell in cells]
+    assert sorted(line for line in course if line.endswith(": started")) == sorted(
+        f"{t}: started" for t in tasks_of_run
+    )
+    ended = [re.fullmatch(r"(.*): done, [\d a-z]+", line) for line in course if not line.endswith(": started")]
+    assert sorted(each[1] for each in ended if each) == sorted(tasks_of_run)
+    assert len(course) == 2 * len(tasks_of_run), "whatever else is printed belongs into the log"
+    assert (tmp_path / "run/log.txt").read_text().count("epoch 2/2") == 2
     name = "reports/results.json"
     rows = json.loads((tmp_path / "run" / name).read_text())
     assert {(row["scenario"], row["masks"]) for row in rows} == {
@@ -55,13 +69,13 @@ def test_the_graph_gives_the_figures_of_dvc_repro(project: Project, tmp_path: Pa
     registered = json.loads((tmp_path / "run/registered.json").read_text())
     by_dvc = json.loads((project.root / "artifacts/registered.json").read_text())
     assert {**registered, "run_id": None} == {**by_dvc, "run_id": None}
+    assert dice.startswith(f"Dice     {registered['test_dice']:.4f} on test images, ")
     lineage = ("data.md5", "params.hash", "weights.sha256", "evaluation.rows_sha256")
     ours, theirs = tags(project, store), tags(project, project.environment["MLFLOW_TRACKING_URI"])
     assert {name: ours[name] for name in lineage} == {name: theirs[name] for name in lineage}
     # In processes of this machine: neither in the image nor by Kubeflow.
     assert (ours["image"], ours["kubeflow.run"]) == ("none", "none")
 
-    assert done.stdout.splitlines()[-1].endswith("lung-segmentation version 1: is champion (before: none)")
     promoted = tags(project, store, "champion")
     assert promoted["weights.sha256"] == ours["weights.sha256"]
     assert promoted["promotion.verdict"] == "passed"
@@ -121,13 +135,17 @@ def test_a_failing_step_fails_the_run_and_says_why(checkout: Project, tmp_path: 
     assert first == f"error: {cohort}: 1 file(s) cannot be used; nothing was written"
     assert len(problems) == 1
     assert problems[0].startswith(f"  {broken}: ")
+    (told,) = [line for line in done.stdout.splitlines() if ": failed after " in line]
+    assert told.startswith("ingest: failed after ")
+    assert told.endswith(f": {first}; log: {tmp_path / 'run/log.txt'}")
+    assert problems[0] in (tmp_path / "run/log.txt").read_text()
     assert not (tmp_path / "run/reports").exists()
 
 
 def started(project: Project, said: Path, *options: object) -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:
     """Start a long training in the graph; return the run and all its processes once it has done three epochs."""
     project.set_params({"train": {"epochs": 400, "checkpoint_every": 1}, "matrix": {"scenarios": ["mixed"]}})
-    line = [*COMMAND, *map(str, options)]
+    line = [*COMMAND, "--verbose", *map(str, options)]
     with said.open("w") as log:
         process = subprocess.Popen(line, cwd=project.root, env=project.environment, stdout=log, stderr=log)
     limit = time.monotonic() + 300
@@ -155,7 +173,7 @@ def test_an_interrupt_leaves_no_process_behind(checkout: Project, tmp_path: Path
 
 
 @pytest.mark.full
-def test_a_killed_training_is_told_and_goes_on_from_its_checkpoints(checkout: Project, tmp_path: Path) -> None:
+def test_a_killed_training_is_told_and_resumes_from_its_checkpoints(checkout: Project, tmp_path: Path) -> None:
     options = ("--checkpoints", tmp_path / "states", "--out", tmp_path / "run")
     process, tasks = started(checkout, tmp_path / "said", *options)
     for task in tasks:
@@ -167,7 +185,7 @@ def test_a_killed_training_is_told_and_goes_on_from_its_checkpoints(checkout: Pr
     again, _ = started(checkout, tmp_path / "said again", *options)
     again.terminate()
     assert again.wait(100) == 130
-    (first,) = re.findall(r"going on after epoch (\d+)", (tmp_path / "said again").read_text())
+    (first,) = re.findall(r"resuming after epoch (\d+)", (tmp_path / "said again").read_text())
     assert int(first) >= 2
 
 

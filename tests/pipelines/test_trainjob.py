@@ -276,7 +276,7 @@ def test_a_lost_pod_starts_both_anew_and_the_training_goes_on(
     record = assert_trained(untrained, printed, LONG)
     assert trainer.restarts == 1
     assert record["resumed_from"] >= 1
-    assert "going on after epoch" in printed
+    assert "resuming after epoch" in printed
     assert "started anew, rank 0 is" in errors
     assert not [name for name in bucket.names("states/") if "/jobs/" in name]
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ import typer
 from click.testing import Result
 from hypothesis import given
 from hypothesis import strategies as st
+from mlflow.store.entities import PagedList
 from typer.testing import CliRunner
 
 from components.evaluate import CODE as EVALUATION_CODE
 from components.train import CODE as TRAINING_CODE
+from core.errors import UserError
 from defunet.__main__ import app
 from defunet.registry import COMMANDS
 from registry.history import PROMOTE, ROLLBACK, Decision, _settled, line_of_champions
+from registry.lock import promotion_lock, tickets
 from registry.versions import splits_digest
 from tests.conftest import DATA_MD5, ROOT, Project, refused
 from tests.registry.registered import BETTER, GATE, NAME, TWIN, WORSE
@@ -179,6 +183,63 @@ def test_the_commands_promote_roll_back_and_tell_the_history(store: Project) -> 
     assert "@" in newest["who"]
     assert others[0]["figures"]["difference"] > 0
     assert "complaints" in defunet("models", "--history").stdout
+
+
+def numbers() -> list[int]:
+    return [each["number"] for each in json.loads(defunet("models", "--history", "--json").stdout)]
+
+
+def test_a_lock_is_among_the_experiments_while_it_is_held_and_never_among_the_models(store: Project) -> None:
+    store.write_params(promotion=GATE | {"floor": 0.0})
+    client = store.client()
+    titles = {each.name for each in client.search_experiments()} | {f"{NAME}-promotions"}
+    with promotion_lock(client, NAME, 60) as held:
+        (shown,) = [each for each in client.search_experiments() if each.name not in titles]
+        assert (shown.name, held.number) == (f"{NAME}-promotion-lock-1", 1)
+        assert "The right to move a model's champion" in shown.tags["mlflow.note.content"]
+        blocked = defunet("promote", "--version", WORSE)
+        assert f"{shown.tags['who']} is moving the champion right now (lock 1)" in str(blocked.exception)
+    defunet("promote", "--version", WORSE)
+    defunet("promote", "--version", BETTER)
+    defunet("rollback")
+    assert {each.name for each in client.search_experiments()} == titles
+    assert [each.name for each in client.search_registered_models()] == [NAME]
+    assert numbers() == [5, 4, 3]
+
+
+def remove_for_good(store: Project) -> None:
+    """Do what `mlflow gc` does with the experiments that were deleted."""
+    from mlflow.entities import ViewType
+    from mlflow.tracking._tracking_service.utils import _get_store
+
+    for each in store.client().search_experiments(ViewType.DELETED_ONLY):
+        _get_store(store.store)._hard_delete_experiment(each.experiment_id)
+
+
+def test_numbers_increase_though_the_names_of_released_locks_are_removed(store: Project) -> None:
+    store.write_params(promotion=GATE | {"floor": 0.0})
+    defunet("promote", "--version", WORSE)
+    defunet("promote", "--version", BETTER)
+    remove_for_good(store)
+    defunet("rollback")
+    assert numbers() == [3, 2, 1]
+
+
+def test_who_was_shown_no_names_takes_a_lower_number_and_not_the_lock(
+    store: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = store.client()
+    client.create_experiment(f"{NAME}-promotion-lock-7", tags={"who": "another@host"})
+    time.sleep(0.01)  # the server's time has milliseconds
+    shown, first = client.search_experiments, [PagedList([], None)]  # before 7 was created, after `mlflow gc`
+    monkeypatch.setattr(client, "search_experiments", lambda *a, **b: first.pop() if first else shown(*a, **b))
+    with (
+        pytest.raises(UserError, match=r"another@host is moving the champion right now \(lock 7\)"),
+        promotion_lock(client, NAME, 60),
+    ):
+        pytest.fail("two have the lock")
+    assert [each.number for each in tickets(client, NAME)] == [7]
+    assert client.get_experiment_by_name(f"{NAME}-promotion-lock-1").lifecycle_stage == "deleted"
 
 
 def proofs(store: Project, version: int) -> tuple[int, dict[str, tuple[bool, bool, str]]]:

@@ -56,7 +56,9 @@ class Caller:
                 cli.run(predict)
         told = self.capture.readouterr()
         assert ended.value.code == code, told.out + told.err
-        return told.out, told.err
+        first, _, rest = told.err.partition("\n")
+        assert first == f"loading {self.package} ..." or code == 2, told.err
+        return told.out, rest if code != 2 else told.err
 
     def rows(self) -> dict[str, dict[str, Any]]:
         return {row["file"]: row for row in json.loads((self.out / "results.json").read_text())["results"]}
@@ -111,6 +113,12 @@ def test_a_folder_becomes_masks_segments_overlays_and_a_table(call: Caller, ward
     assert list(table) == list(rows)
     assert int(table["b/x.png"]["lungs_pixels"]) == rows["b/x.png"]["lungs"]["pixels"]
     assert float(table["a/x.dcm"]["spacing_columns_mm"]) == 0.4
+
+
+def test_what_does_not_exist_leaves_nothing_behind(call: Caller, ward: Path) -> None:
+    _, told = call("nothere", "nor-this.png", code=1)
+    assert told.endswith("error: nothere, nor-this.png: not found; name a file or a folder with X-rays\n")
+    assert not call.out.exists()
 
 
 def test_tables_hold_no_patient_and_the_segment_holds_its_own(call: Caller, ward: Path) -> None:
@@ -243,7 +251,7 @@ def test_a_name_that_is_no_text_has_its_mask_and_its_row(call: Caller, tmp_path:
     [
         (("nothing",), "no PNG, JPEG, TIFF or DICOM file there"),
         (("nothing/*.png",), "the pattern matches no file"),
-        (("none.png",), "cannot be read"),
+        (("none.png",), "none.png: not found"),
     ],
 )
 def test_where_nothing_is_found_one_line_says_so(

@@ -134,6 +134,16 @@ def test_changed_and_missing_files_are_named_and_nothing_is_written(at: Desk) ->
     assert not (at.root / "review").exists()
 
 
+def test_a_wrong_folder_of_inputs_is_one_line_with_three_names(at: Desk) -> None:
+    (at.root / "cohort").rename(at.root / "elsewhere")
+    (at.root / "cohort").mkdir()
+    (told,) = [line for line in at.export("--all", code=1).splitlines() if "cohort" in line]
+    assert told.startswith(f"error: {at.root / 'cohort'}: has none of the 5 X-rays (")
+    assert told.count(".png") == 3
+    assert told.endswith(", ...); give their folder with --inputs")
+    assert not (at.root / "review").exists()
+
+
 def test_a_review_is_never_overwritten(exported: Desk) -> None:
     exported.correct(M1)
     before = exported.files("review")

@@ -236,7 +236,9 @@ def test_a_service_that_cannot_begin_says_why(
     trained: Trained, package: Path, model: str | None, options: tuple[Any, ...], words: str
 ) -> None:
     line = trained.project.line("serve", "--model", model or package, "--port", 0, *options)
-    assert words in refused(trained.project.call(line))
+    done = trained.project.call(line)
+    assert words in refused(done)
+    assert model != "nowhere" or done.stdout == "", "it says that it listens, and cannot"
 
 
 def test_an_unknown_engine_is_a_wrong_call(trained: Trained) -> None:

@@ -41,8 +41,8 @@ def test_the_page_states_the_rows_of_the_cells(kept: Project) -> None:
     assert re.search(rf"\| DEFU-Net \| [\d,]+ \| 1 \| {dice:.4f} \(0\.\d+ to 0\.\d+\) \| 0\.9667 \| images \|\n", text)
     assert text.startswith("# Results\n\n![")
     assert "## In short" not in text
-    (kept.root / "results/summary.md").write_text("Little.\n")
-    assert "## In short\n\nLittle.\n" in publish(kept)
+    (kept.root / "results/summary.md").write_text("Little, [one](../docs/results/tiny.md).\n")
+    assert "## In short\n\nLittle, [one](results/tiny.md).\n" in publish(kept)
     page = (kept.root / "docs/results/tiny.md").read_text()
     assert page.startswith("# A tiny study\n\nTwo sentences. Of the sample.\n")
     assert "## Table III: test result" in page

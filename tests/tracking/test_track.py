@@ -138,7 +138,7 @@ def test_of_a_file_that_was_cut_off_all_whole_lines_count(tmp_path: Path) -> Non
 def test_passwords_are_not_printed(untrained: Project) -> None:
     address = "http://me:hunter2@127.0.0.1:1"
     job = untrained.start(untrained.train_line(), MLFLOW_TRACKING_URI=address)
-    assert job.until(lambda: "training goes on" in job.errors), job.errors
+    assert job.until(lambda: "training continues" in job.errors), job.errors
     job.kill()
     job.wait([])
     assert "hunter2" not in job.errors

@@ -79,9 +79,8 @@ def _page(
         cost = cost[(cost["size"] == first.size) & (cost["width"] == first.width) & cost["network"].isin(networks)]
     if cost is not None and len(cost):
         charts.cost(cost, found, figures / COST)
-    summary = results / SUMMARY
     return {
-        "summary": summary.read_text(encoding="utf-8").strip() if summary.exists() else "",
+        "summary": _summary(results / SUMMARY),
         "first": first,
         "scenarios": first.scenarios,
         "lines": [_line(first, network, found) for network in first.networks],
@@ -93,6 +92,11 @@ def _page(
         "studies": studies,
         "files": {"forest": FOREST, "ablations": ABLATIONS, "robustness": ROBUSTNESS, "cost": COST},
     }
+
+
+def _summary(path: Path) -> str:
+    """Return the summary with its links, which are relative to ``results/``, relative to the page in ``docs/``."""
+    return path.read_text(encoding="utf-8").strip().replace("](../docs/", "](") if path.exists() else ""
 
 
 def _line(study: Study, network: str, found: list[scores.Score]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from components.report import COMPARISONS, RESULTS
@@ -16,7 +15,7 @@ from components.report.text import digits_for
 from core.errors import UserError
 from core.files import read_json
 from core.results import Row
-from core.terminal import fit
+from core.terminal import console, fit
 from registry.versions import read_version
 from tools.show.changes import change_line
 from tools.show.costs import cost_table
@@ -83,22 +82,21 @@ def main(
     """Print results, comparisons and training times, and where the report and the registered model are."""
     cohort = read_json(arrays / "arrays.json")
     version = read_json(registered)
-    # Wide enough for every column if the output is not a terminal.
-    console = Console(width=None if Console().is_terminal else 140)
+    wide = console(140)  # enough for every column
     rows = read_json(reports / RESULTS)
-    console.print(fit(result_table(rows), console, DISPENSABLE))
+    wide.print(fit(result_table(rows), wide, DISPENSABLE))
     if pairs := read_json(reports / COMPARISONS):  # a report of a single network has none
-        console.print(fit(comparison_table(pairs), console, DISPENSABLE))
-    console.print(fit(cost_table(models, rows), console, DISPENSABLE))
+        wide.print(fit(comparison_table(pairs), wide, DISPENSABLE))
+    wide.print(fit(cost_table(models, rows), wide, DISPENSABLE))
     if cohort["synthetic"]:
-        console.print(
+        wide.print(
             "The X-rays are synthetic: these figures show that the pipeline works and say nothing about patients."
         )
     if line := change_line(reports):
-        console.print(line, highlight=False, soft_wrap=True)
-    console.print(f"report   {(reports / 'index.html').resolve()}", highlight=False, soft_wrap=True)
+        wide.print(line, soft_wrap=True)
+    wide.print(f"report   {(reports / 'index.html').resolve()}", soft_wrap=True)
     for line in registry_lines(version):
-        console.print(line, highlight=False, soft_wrap=True)
+        wide.print(line, soft_wrap=True)
 
 
 def registry_lines(registered: dict[str, Any]) -> list[str]:

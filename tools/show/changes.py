@@ -8,6 +8,7 @@ from pathlib import Path
 
 from components.report import HEADLINES
 from core.files import read_json
+from core.provenance import git
 
 DICE = "test_dice"
 
@@ -22,8 +23,8 @@ def change_line(reports: Path) -> str | None:
     """
     now, name = read_json(reports / HEADLINES), HEADLINES
     try:
-        commit = _git(reports, "rev-parse", "--short", "HEAD").strip()
-        before = json.loads(_git(reports, "show", f"HEAD:./{name}"))
+        commit = git(reports, "rev-parse", "--short", "HEAD").strip()
+        before = json.loads(git(reports, "show", f"HEAD:./{name}"))
     except (OSError, subprocess.CalledProcessError, ValueError):
         return None  # no repository, no commit, or none with figures
     lines = []
@@ -36,8 +37,3 @@ def change_line(reports: Path) -> str | None:
             elif f"{new - old:+.4f}" not in ("+0.0000", "-0.0000"):
                 lines.append(f"{network} {scenario} {new - old:+.4f}")
     return f"change   test Dice since commit {commit}: {', '.join(lines) or 'none'}"
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=True)
-    return done.stdout

@@ -1,0 +1,31 @@
+"""Commands that load for seconds say so before they do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+TORCH = "import os, sys; print('torch is imported', file=sys.stderr, flush=True); os._exit(7)"
+TRAIN = "components.train arrays --network defu_net --scenario mixed --split split.json --out model"
+PREDICT = f"defunet predict {ROOT}/samples --model pretrained/cxr-lungs --engine torch -o found"
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [(TRAIN, "loading PyTorch, to train defu_net mixed seed 0 ..."), (PREDICT, "loading pretrained/cxr-lungs ...")],
+)
+def test_a_command_says_that_it_loads_before_it_imports_torch(tmp_path: Path, line: str, told: str) -> None:
+    (tmp_path / "torch.py").write_text(TORCH)  # in the place of PyTorch
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    given = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (tmp_path, ROOT)))}
+    words = [sys.executable, "-m", *line.split()]
+    done = subprocess.run(words, cwd=tmp_path, env=given, capture_output=True, text=True, check=False)
+    first, *_, last = done.stderr.splitlines()
+    assert (first, last) == (told, "torch is imported")
+    assert done.returncode == 7
