@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -55,6 +55,10 @@ class Shard:
         """
         digest = hashlib.sha256(f"{site}/{identity}".encode()).digest()
         return int.from_bytes(digest[:8], "big") % self.of == self.number - 1
+
+    def among(self, sites: Iterable[str], identities: Iterable[str]) -> list[bool]:
+        """Return :meth:`has` of many X-rays."""
+        return [self.has(site, identity) for site, identity in zip(sites, identities, strict=True)]
 
     def range_of(self, count: int) -> range:
         """Return this shard's share of ``count`` items in a row: shards in order give all of them in order."""

@@ -76,7 +76,7 @@ def _owners(manifest: pd.DataFrame, order: list[Path], shards: list[Shard], coho
     """Return, for every row of the arrays, which of the parts has it; raises UserError if a part has other rows."""
     owners = np.zeros(len(manifest), np.int64)
     for number, (folder, shard) in enumerate(zip(order, shards, strict=True)):
-        here = [shard.has(site, identity) for site, identity in zip(manifest["site"], manifest["id"], strict=True)]
+        here = np.array(shard.among(manifest["site"], manifest["id"]), bool)
         owners[here] = number
         mine, theirs = manifest.loc[here, PICTURE], read_manifest(folder)[PICTURE]
         if mine.to_numpy().tolist() != theirs.to_numpy().tolist():
