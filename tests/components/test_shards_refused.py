@@ -19,6 +19,7 @@ from tests.components.sharded import PARAMS, arrays_of, merged_arrays, record, s
 from tests.components.tiny_cohort import SCENARIOS, preprocess_params, publish, validate_params
 from tools.sample import make_sample
 
+
 def refusal(parts: list[Path], tmp_path: Path) -> str:
     with pytest.raises(UserError) as caught:
         merge_cohort(parts, tmp_path / "merged")
