@@ -49,7 +49,7 @@ def merge(parts: Sequence[Path], out: Path) -> IngestResult:
         for folder, frame in zip(order, frames, strict=True):
             for place in (*frame["image"], *frame["mask"]):
                 if place:
-                    _put(folder / place, partial / place)
+                    link(folder / place, partial / place)
         write_lines(partial, pd.concat(frames))
         record = replace(first, shard="", sites=total(records[folder].sites for folder in order))
         record.write(partial)
@@ -86,8 +86,12 @@ def _require_once(order: list[Path], frames: list[pd.DataFrame]) -> None:
                 raise UserError(f"{folder / MANIFEST}: {identity} is in {other} as well; run both shards again")
 
 
-def _put(source: Path, target: Path) -> None:
-    """Link a picture to its place, or copy it."""
+def link(source: Path, target: Path) -> None:
+    """Make ``target`` a hard link to a part's file, or a copy where there can be none.
+
+    Raises:
+        UserError: there is no such file.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         try:

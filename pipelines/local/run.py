@@ -22,6 +22,7 @@ from core.files import exclusive, write_file, write_folder
 from core.params import Params, read_params
 from core.provenance import pinned_md5
 from core.s3 import is_s3
+from core.shard import MOST
 from pipelines.compile import code_version
 from pipelines.local import containers, processes
 from pipelines.local.containers import Image, Mount
@@ -55,12 +56,14 @@ class Choices:
         checkpoints: a folder or ``s3://bucket/prefix`` for the checkpoints of all cells, which outlive the run; empty
             writes them next to each model, and the next run deletes them.
         promote: True makes the registered version champion if it passes the gate.
+        shards: number of parts of ingest and preprocess; 1: no parts.
     """
 
     source: str
     params: Params
     checkpoints: str = ""
     promote: bool = False
+    shards: int = 1
 
 
 @dataclass(frozen=True)
@@ -218,7 +221,7 @@ def _run(run: Run, setting: Setting) -> Path:
     # kfp removes the workspace after the run.
     local.init(runner=setting.runner, pipeline_root=str(run.artifacts), workspace_root=str(run.workspace))
     asked = run.asked
-    pipeline = build(asked.params, setting.image, setting.git_commit)
+    pipeline = build(asked.params, setting.image, setting.git_commit, shards=asked.shards)
     try:
         pipeline(
             source=setting.source,
@@ -257,9 +260,12 @@ def main(
     promote: Annotated[
         bool, typer.Option("--promote", help="Make the registered version champion if it passes the gate.")
     ] = False,
+    shards: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Parts of ingest and preprocess, as in cluster.yaml.")
+    ] = 1,
 ) -> None:
     """Run the whole Kubeflow graph on this machine, without a cluster."""
-    asked = Choices(source, read_params(params), checkpoints, promote)
+    asked = Choices(source, read_params(params), checkpoints, promote, shards)
     if runner is Runner.docker:
         from pipelines.components import IMAGE
 
