@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
@@ -36,12 +36,17 @@ StepName = Literal[
 ]
 MERGES = ("merge-cohort", "merge-arrays")  # the further steps of a graph in shards
 STEPS: tuple[StepName, ...] = tuple(name for name in get_args(StepName) if name not in MERGES)
-# A step of the graph that takes the settings of others: the resources of the first, the variables of all.
 TAKES: dict[str, tuple[StepName, ...]] = {
     "train-and-evaluate": ("train", "evaluate"),
     "ingest-shard": ("ingest",),
     "preprocess-shard": ("preprocess",),
 }
+
+
+def settings_of(step: str) -> tuple[StepName, ...]:
+    """Return the steps whose settings a step of the graph takes: the resources of the first, the variables of all."""
+    return TAKES.get(step, cast(tuple[StepName, ...], (step,)))
+
 
 # A DNS subdomain: Kubernetes' rule for names of Secrets, ConfigMaps, claims and service accounts.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]

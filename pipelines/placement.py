@@ -4,11 +4,10 @@
 
 import json
 from collections.abc import Mapping
-from typing import cast
 
 from kfp import dsl, kubernetes
 
-from pipelines.cluster import TAKES, Cluster, Step, StepName
+from pipelines.cluster import Cluster, Step, settings_of
 from pipelines.tasks import PROCESSES
 from pipelines.trainjob_spec import JOB, RUN, settings
 
@@ -18,7 +17,7 @@ SHARED_MEMORY = "/dev/shm"  # noqa: S108
 def place(task: dsl.PipelineTask, cluster: Cluster) -> None:
     """Apply the cluster settings of a step to its task: image, node, resources, variables, retries."""
     step = task.component_spec.name
-    names = TAKES.get(step, cast(tuple[StepName, ...], (step,)))
+    names = settings_of(step)
     asked = cluster.step(names[0])
     if asked.nodes > 1:
         _send_train_job(task, cluster)
