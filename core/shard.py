@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -40,6 +40,25 @@ class Shard:
         raise UserError(f"--shard {text}: not a shard; give i/N with i from 1 to N and N at most {MOST}, such as 2/4")
 
     @classmethod
+    def option(cls, text: str, out: Path, whole: Path) -> Shard | None:
+        """Return the shard of a step's command, None for an empty ``text``.
+
+        Args:
+            text: the value of ``--shard``.
+            out: the output folder.
+            whole: the folder of the whole output, where the later steps look for it.
+
+        Raises:
+            UserError: ``text`` names no shard, or the part would take the place of the whole.
+        """
+        if not text:
+            return None
+        shard = cls.parse(text)
+        if out == whole:
+            raise UserError(f"--shard {text}: {out} is for the whole; name a folder for the part with --out")
+        return shard
+
+    @classmethod
     def every(cls, of: int) -> list[Shard]:
         """Return all ``of`` shards, in order."""
         return [cls(of, number) for number in range(1, of + 1)]
@@ -48,21 +67,22 @@ class Shard:
         return f"{self.number}/{self.of}"
 
     def has(self, site: str, identity: str) -> bool:
-        """Tell whether an X-ray belongs to this shard.
-
-        Only the site and the id count, so that shards need no coordination, and an X-ray stays in its shard when others
-        are added to the cohort.
-        """
-        digest = hashlib.sha256(f"{site}/{identity}".encode()).digest()
-        return int.from_bytes(digest[:8], "big") % self.of == self.number - 1
-
-    def among(self, sites: Iterable[str], identities: Iterable[str]) -> list[bool]:
-        """Return :meth:`has` of many X-rays."""
-        return [self.has(site, identity) for site, identity in zip(sites, identities, strict=True)]
+        """Tell whether an X-ray belongs to this shard."""
+        return number_of(site, identity, self.of) == self.number
 
     def range_of(self, count: int) -> range:
         """Return this shard's share of ``count`` items in a row: shards in order give all of them in order."""
         return range(count * (self.number - 1) // self.of, count * self.number // self.of)
+
+
+def number_of(site: str, identity: str, of: int) -> int:
+    """Return the number, 1 to ``of``, of the shard to which an X-ray belongs.
+
+    Only the site and the id count, so that shards need no coordination, and an X-ray stays in its shard when others are
+    added to the cohort.
+    """
+    digest = hashlib.sha256(f"{site}/{identity}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % of + 1
 
 
 def require_all(parts: Mapping[Path, str]) -> list[Path]:

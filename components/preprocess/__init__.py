@@ -131,7 +131,8 @@ def preprocess_shard(raw: Path, params: PreprocessParams, shard: Shard, out: Pat
     if held and held != str(shard):
         raise UserError(f"{raw}: shard {held} of a cohort, not {shard}; give that shard or the whole cohort")
     # Of a Series, since an empty list would choose columns.
-    manifest = manifest[pd.Series(shard.among(manifest["site"], manifest["id"]), dtype=bool)].reset_index(drop=True)
+    here = [shard.has(site, identity) for site, identity in zip(manifest["site"], manifest["id"], strict=True)]
+    manifest = manifest[pd.Series(here, dtype=bool)].reset_index(drop=True)
     with write_folder(out) as folder:
         write_arrays(raw, manifest, folder, params)
         write_manifest(folder, manifest)

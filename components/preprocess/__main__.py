@@ -12,6 +12,8 @@ from core.cli import Out, ParamsFile, run
 from core.params import read_params
 from core.shard import Shard, ShardOption
 
+ARRAYS = Path("artifacts/arrays")
+
 
 def main(
     raw: Annotated[Path, typer.Argument(help="Output of ingest.")],
@@ -19,7 +21,7 @@ def main(
         "artifacts/validation"
     ),
     params: ParamsFile = Path("params.yaml"),
-    out: Out = Path("artifacts/arrays"),
+    out: Out = ARRAYS,
     splits: Annotated[Path, typer.Option(help="The folder of the splits; none with --shard.")] = Path(
         "artifacts/splits"
     ),
@@ -30,8 +32,8 @@ def main(
     With --shard, write the arrays of one part alone, without validation and splits, which are the merge's.
     """
     choices = read_params(params)
-    if shard:
-        images, size = preprocess_shard(raw, choices.preprocess, Shard.parse(shard), out), choices.preprocess.size
+    if part := Shard.option(shard, out, ARRAYS):
+        images, size = preprocess_shard(raw, choices.preprocess, part, out), choices.preprocess.size
         print(f"{images} images of {size} x {size} pixels in {out}, shard {shard}")
         return
     scenarios = {name: choices.scenarios[name] for name in choices.matrix.scenarios}

@@ -20,7 +20,7 @@ from core.errors import UserError
 from core.files import read_json
 from core.inputs import differences
 from core.params import PreprocessParams, Scenario, read_params
-from core.shard import Shard, distinct, require_all
+from core.shard import Shard, distinct, number_of, require_all
 
 PICTURE = ["site", "id", "image_sha256", "mask_sha256"]  # columns that tell which pictures a row of the arrays shows
 
@@ -74,11 +74,12 @@ def _info(folder: Path) -> dict[str, Any]:
 
 def _owners(manifest: pd.DataFrame, order: list[Path], shards: list[Shard], cohort: Path) -> list[int]:
     """Return, for every row of the arrays, which of the parts has it; raises UserError if a part has other rows."""
-    owners = np.zeros(len(manifest), np.int64)
+    of = shards[0].of
+    owners = np.array(
+        [number_of(site, identity, of) - 1 for site, identity in zip(manifest["site"], manifest["id"], strict=True)]
+    )
     for number, (folder, shard) in enumerate(zip(order, shards, strict=True)):
-        here = np.array(shard.among(manifest["site"], manifest["id"]), bool)
-        owners[here] = number
-        mine, theirs = manifest.loc[here, PICTURE], read_manifest(folder)[PICTURE]
+        mine, theirs = manifest.loc[owners == number, PICTURE], read_manifest(folder)[PICTURE]
         if mine.to_numpy().tolist() != theirs.to_numpy().tolist():
             raise UserError(
                 f"{folder / MANIFEST}: not the pictures of shard {shard} in {cohort} ({len(theirs)} rows, expected "

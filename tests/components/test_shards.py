@@ -206,6 +206,10 @@ def test_a_wrong_command_is_told_in_one_line(project: Project) -> None:
             project.line("preprocess", "data", "--out", "arrays"),
         ):
             assert refused(project.call([*line, "--shard", text])).startswith(f"error: --shard {text}: not a shard; ")
+    for line, whole in (("ingest", "artifacts/raw"), ("preprocess", "artifacts/arrays")):
+        assert refused(project.call(project.line(line, "data", "--shard", "1/2"))) == (
+            f"error: --shard 1/2: {whole} is for the whole; name a folder for the part with --out"
+        )
     assert "named twice" in refused(project.call(project.line("ingest.merge", "data", "data", "--out", "raw")))
     assert "has not passed" in refused(project.call(project.line("preprocess.merge", "nothing", "--out", "arrays")))
     assert not (project.root / "raw").exists()
