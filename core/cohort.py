@@ -12,7 +12,7 @@ from core.errors import UserError
 from core.files import read_json, sha256, write_file
 
 MANIFEST = "manifest.csv"
-COHORT = "cohort.json"  # name, description, synthetic
+COHORT = "cohort.json"  # name, description, synthetic; of one shard of a cohort also `shard`, "i/N"
 PASSED = "passed.json"  # in the output of validate, only after success; preprocess requires it
 
 # One row per image. Unknown strings are empty, unknown numbers missing.
@@ -43,7 +43,18 @@ COLUMNS: dict[str, str] = {
 
 def write_manifest(folder: Path, rows: pd.DataFrame) -> None:
     """Write a cohort's manifest with exactly :data:`COLUMNS`, sorted by site and id."""
-    frame = rows[list(COLUMNS)].astype(COLUMNS).sort_values(["site", "id"])
+    write_lines(folder, rows[list(COLUMNS)].astype(COLUMNS))
+
+
+def read_lines(folder: Path) -> pd.DataFrame:
+    """Read a cohort's manifest as text, so that every number keeps its digits; raises as :func:`read_manifest`."""
+    read_manifest(folder)
+    return pd.read_csv(folder / MANIFEST, dtype="string", keep_default_na=False)[list(COLUMNS)]
+
+
+def write_lines(folder: Path, rows: pd.DataFrame) -> None:
+    """Write the rows of :func:`read_lines`, of one manifest or of several, sorted by site and id."""
+    frame = rows.sort_values(["site", "id"])
     with write_file(folder / MANIFEST) as partial:
         frame.to_csv(partial, index=False)
 
@@ -63,6 +74,18 @@ def read_manifest(folder: Path) -> pd.DataFrame:
     if missing:
         raise UserError(f"{path}: columns missing: {', '.join(missing)}; run the ingest step again")
     return frame
+
+
+def require_whole(folder: Path, record: str, merge: str) -> None:
+    """Raise UserError if a step's output is that of one shard, which only shards and the merge may read.
+
+    Args:
+        folder: output of ingest or preprocess.
+        record: its JSON file, in which a shard says that it is one.
+        merge: the module of the merge, for the message.
+    """
+    if (folder / record).is_file() and (shard := read_json(folder / record).get("shard")):
+        raise UserError(f"{folder}: only shard {shard} of a cohort; merge all of them with python -m {merge}")
 
 
 def require_pass(validation: Path, raw: Path) -> None:
@@ -86,10 +109,11 @@ class Arrays:
         card: the cohort's ``name``, ``synthetic`` and ``description``.
 
     Raises:
-        UserError: a file is missing, damaged, or does not match the manifest.
+        UserError: a file is missing, damaged, or does not match the manifest; or the arrays are those of one shard.
     """
 
     def __init__(self, folder: Path) -> None:
+        require_whole(folder, "arrays.json", "components.preprocess.merge")
         self.manifest = read_manifest(folder).reset_index(drop=True)
         self.info: dict[str, Any] = read_json(folder / "arrays.json")
         self.card: dict[str, Any] = {key: self.info[key] for key in ("name", "synthetic", "description")}

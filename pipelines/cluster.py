@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from core.errors import UserError
 from core.params import check_section, read_yaml
+from core.shard import MOST
 from model.training.recipe import Section
 
 CLUSTER = Path("pipelines/cluster.yaml")
@@ -30,8 +31,22 @@ StepName = Literal[
     "register",
     "promote",
     "outcome",
+    "merge-cohort",
+    "merge-arrays",
 ]
-STEPS: tuple[StepName, ...] = get_args(StepName)
+MERGES = ("merge-cohort", "merge-arrays")  # the further steps of a graph in shards
+STEPS: tuple[StepName, ...] = tuple(name for name in get_args(StepName) if name not in MERGES)
+TAKES: dict[str, tuple[StepName, ...]] = {
+    "train-and-evaluate": ("train", "evaluate"),
+    "ingest-shard": ("ingest",),
+    "preprocess-shard": ("preprocess",),
+}
+
+
+def settings_of(step: str) -> tuple[StepName, ...]:
+    """Return the steps whose settings a step of the graph takes: the resources of the first, the variables of all."""
+    return TAKES.get(step, cast(tuple[StepName, ...], (step,)))
+
 
 # A DNS subdomain: Kubernetes' rule for names of Secrets, ConfigMaps, claims and service accounts.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
@@ -178,7 +193,10 @@ class Cluster(Section):
     service_account: Name | None = Field(description="of the steps' pods; the client submits with it")
     labels: dict[Key, LabelValue] = Field(description="of every step's pod, for cost reports")
     queue: QueueName | None = Field(None, description="Kueue's LocalQueue of every step's pod; null: no queue")
-    parallelism: Annotated[int, Field(ge=1)] = Field(description="cells that are trained or evaluated at a time")
+    parallelism: Annotated[int, Field(ge=1)] = Field(
+        description="cells that are trained or evaluated at a time, and shards that are read or preprocessed"
+    )
+    shards: Annotated[int, Field(ge=1, le=MOST)] = Field(1, description="parts of ingest and preprocess; 1: no parts")
     one_pod_per_cell: bool = Field(False, description="train and evaluate a cell in one pod, with what train asks")
     run_timeout: Seconds | None = Field(description="seconds of the whole run; null: no end")
     checkpoints: Place | None = Field(description="default of the pipeline's parameter of that name")

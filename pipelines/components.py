@@ -68,8 +68,12 @@ def _kfp_type(hint: Any) -> Any:
 
 plan = component(steps.plan)
 ingest = component(steps.ingest)
+ingest_shard = component(steps.ingest_shard)
+merge_cohort = component(steps.merge_cohort)
 validate = component(steps.validate)
 preprocess = component(steps.preprocess)
+preprocess_shard = component(steps.preprocess_shard)
+merge_arrays = component(steps.merge_arrays)
 train = component(steps.train)
 evaluate = component(steps.evaluate)
 train_and_evaluate = component(steps.train_and_evaluate)

@@ -6,22 +6,17 @@ The graph has no Kubeflow conditions, because a condition that fails to evaluate
 
 # mypy: disable-error-code="untyped-decorator"
 
-import copy
-import json
-from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from kfp import dsl, kubernetes
-from kfp.dsl import structures
 
 from core.params import Params
 from pipelines import components as steps
-from pipelines.cluster import Cluster, Step, StepName
+from pipelines.cluster import Cluster
 from pipelines.outcome import RUN_ID
-from pipelines.tasks import PROCESSES, sections
-from pipelines.trainjob_spec import JOB, RUN, settings
-
-SHARED_MEMORY = "/dev/shm"  # noqa: S108
+from pipelines.placement import place
+from pipelines.prepare import prepare
+from pipelines.tasks import sections
 
 
 def build(
@@ -30,6 +25,7 @@ def build(
     git_commit: str = "",
     cluster: Cluster | None = None,
     cohort: tuple[str, str] | None = None,
+    shards: int = 1,
 ) -> Any:
     """Return the pipeline as kfp's object, to compile or to run.
 
@@ -43,6 +39,7 @@ def build(
         git_commit: commit of the code in ``image``; default of a pipeline parameter that is part of every cache key.
         cluster: the cluster settings of the steps; None sets none, for runs on one machine.
         cohort: the defaults of ``source`` and ``data_md5``; None makes both required.
+        shards: without ``cluster``, the number of parts of ingest and preprocess; 1: no parts.
     """
     default = sections(params)
     used = image or (cluster.image if cluster else None)  # None: the steps run as local processes
@@ -137,29 +134,20 @@ def build(
                 "Check the parameters",
             )
             cells = planned.outputs["Output"]
-            cohort = step(
-                steps.ingest(
-                    source=source,
-                    params=ingest,
-                    data_md5=data_md5,
-                    git_commit=git_commit,
-                    image_digest=image_digest,
-                ).after(planned),
-                "Ingest the cohort",
-            )
-            raw = cohort.outputs["raw"]
-            validated = step(steps.validate(raw=raw, params=validate, checkpoints=checkpoints), "Validate the cohort")
-            preprocessed = step(
-                steps.preprocess(
-                    raw=raw,
-                    validation=validated.outputs["validation"],
-                    params=preprocess,
-                    scenarios=planned.outputs["scenarios"],
-                ),
-                "Preprocess, freeze the splits",
-            )
-            arrays = preprocessed.outputs["arrays"]
-            with dsl.ParallelFor(cells, name="each cell", parallelism=cluster.parallelism if cluster else None) as cell:
+            given = {
+                "source": source,
+                "data_md5": data_md5,
+                "git_commit": git_commit,
+                "image_digest": image_digest,
+                "checkpoints": checkpoints,
+                "ingest": ingest,
+                "validate": validate,
+                "preprocess": preprocess,
+            }
+            limit = cluster.parallelism if cluster else None
+            prepared = prepare(step, planned, given, cluster.shards if cluster else shards, limit)
+            raw, arrays = prepared.raw, prepared.arrays
+            with dsl.ParallelFor(cells, name="each cell", parallelism=limit) as cell:
                 training = {
                     "cell": cell,
                     "arrays": arrays,
@@ -216,81 +204,3 @@ def build(
         pipeline_config=ends,
     )
     return pipeline(lung_segmentation)
-
-
-def _undescribed(spec: structures.ComponentSpec) -> structures.ComponentSpec:
-    """Return a component without descriptions, of which Kubeflow keeps many copies with a run."""
-    spec = copy.deepcopy(spec)
-    for described in (*(spec.inputs or {}).values(), *(spec.outputs or {}).values()):
-        described.description = None
-    return spec
-
-
-def place(task: dsl.PipelineTask, cluster: Cluster) -> None:
-    """Apply the cluster settings of a step to its task: image, node, resources, variables, retries."""
-    step = task.component_spec.name
-    # One pod for both asks for what train asks, and gets the variables of both.
-    names = cast(tuple[StepName, ...], ("train", "evaluate") if step == "train-and-evaluate" else (step,))
-    asked = cluster.step(names[0])
-    if asked.nodes > 1:
-        _send_train_job(task, cluster)
-        # The step itself only sends and follows; the TrainJob's pods have what train asks for.
-        kept = {key: getattr(asked, key) for key in ("volumes", "timeout", "retries")}
-        asked = cluster.every_step.model_copy(update=kept)
-    kubernetes.set_image_pull_policy(task, cluster.image_pull_policy)
-    if cluster.image_pull_secrets:
-        kubernetes.set_image_pull_secrets(task, cluster.image_pull_secrets)
-    for key, value in cluster.pod_labels.items():
-        kubernetes.add_pod_label(task, key, value)
-    for references, use in (
-        (cluster.secrets, kubernetes.use_secret_as_env),
-        (cluster.config_maps, kubernetes.use_config_map_as_env),
-    ):
-        for reference in references:
-            if not set(names).isdisjoint(reference.steps):
-                # kfp maps keys to variables: two variables that share a key need two calls.
-                for variables in _with_own_keys(reference.variables):
-                    use(task, reference.name, variables, optional=reference.optional)
-    _set_resources(task, asked)
-    for key, value in asked.node_selector.items():
-        kubernetes.add_node_selector(task, key, value)
-    for taint in asked.tolerations:
-        kubernetes.add_toleration(task, taint.key, taint.operator, taint.value, taint.effect, taint.seconds)
-    if asked.timeout:
-        kubernetes.set_timeout(task, asked.timeout)
-    if (retries := asked.retries) and retries.count:
-        # kfp's default for the last argument is an hour; a long training run would never get a second attempt.
-        task.set_retry(retries.count, f"{retries.wait}s", retries.factor, f"{retries.within}s")
-
-
-def _send_train_job(task: dsl.PipelineTask, cluster: Cluster) -> None:
-    """Have the train step send a TrainJob, with the cluster settings of train."""
-    image = task.container_spec.image if task.container_spec else cluster.image
-    task.set_env_variable(JOB, json.dumps(settings(cluster, image)))
-    kubernetes.use_field_path_as_env(task, RUN, "metadata.labels['pipeline/runid']")
-
-
-def _with_own_keys(variables: Mapping[str, str]) -> list[dict[str, str]]:
-    """Return variables with their keys as mappings from key to variable, as few as can be."""
-    mappings: list[dict[str, str]] = []
-    for variable, key in variables.items():
-        free = next((mapping for mapping in mappings if key not in mapping), None)
-        if free is None:
-            mappings.append(free := {})
-        free[key] = variable
-    return mappings
-
-
-def _set_resources(task: dsl.PipelineTask, asked: Step) -> None:
-    """Set cores, memory, GPUs and volumes of a task."""
-    if asked.cpu:
-        task.set_cpu_request(asked.cpu.request).set_cpu_limit(asked.cpu.limit)
-    if asked.memory:
-        task.set_memory_request(asked.memory.request).set_memory_limit(asked.memory.limit)
-    if asked.gpus and asked.gpus.count:
-        task.set_accelerator_type(asked.gpus.resource).set_accelerator_limit(asked.gpus.count)
-        task.set_env_variable(PROCESSES, str(asked.gpus.count))
-    if asked.shared_memory:
-        kubernetes.empty_dir_mount(task, "shared-memory", SHARED_MEMORY, "Memory", asked.shared_memory)
-    for volume in asked.volumes:
-        kubernetes.mount_pvc(task, volume.claim, volume.path)

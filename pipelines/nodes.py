@@ -12,11 +12,12 @@ from typing import Any
 from uuid import UUID
 
 from pipelines.tasks import to_json
+from pipelines.workflow import IN_SHARD, shards_of
 
 TEMPLATE = 2_000  # bytes of that template beside the pod's patch
 GO = 1.075  # Go compresses the recorded nodes to so many times what Python does
 SPEC = 37_000  # bytes of a recorded Workflow beside its components, tasks and nodes
-EACH = ("train", "evaluate", "train-and-evaluate")  # the steps of a cell
+EACH = ("train", "evaluate", "train-and-evaluate", *IN_SHARD)  # the steps of a cell or of a shard
 NAME = "lung-segmentation-xxxxx"
 # What the store's driver adds to the metadata of every artifact of a stock installation.
 SESSION = json.dumps(
@@ -69,7 +70,7 @@ class Run:
     def measure(self, cells: list[str]) -> tuple[int, int, int]:
         """Return the bytes of the nodes, of the object and of the largest template."""
         self._random.seed(0)
-        self._cells, self._all, self._largest = cells, range(len(cells)), 0
+        self._cells, self._shards, self._largest = cells, shards_of(self.spec), 0
         self._run, self._places = self._uuid(), dict[tuple[str, int], str]()
         root = {"inputs": {}, "taskInfo": {"name": "root"}}
         nodes = {str(node["id"]): node for node in self._dag(f"{NAME}(0)", "root", root, self.spec["root"], 0)}
@@ -94,13 +95,13 @@ class Run:
     def _dag(
         self, path: str, name: str, task: Any, component: Any, cell: int, alone: bool = True
     ) -> Iterator[dict[str, Any]]:
-        """Yield the nodes of a task that holds others; of a loop, once for every cell."""
+        """Yield the nodes of a task that holds others; of a loop, once for every cell or shard."""
         given = {"component": component, "task": task, "task-name": name, "parent-dag-id": "205", "driver-type": "DAG"}
         yield from self._pair(f"{path}.{name}-driver", given, "system-dag-driver", pod=True)
         yield from self._pair(f"{path}.{name}", {"parent-dag-id": "205"}, f"comp-{name}")
         if "parameterIterator" in task and alone:
             bare = {key: value for key, value in task.items() if key != "taskInfo"}
-            for number, _ in enumerate(self._cells):
+            for number, _ in enumerate(self._shards if "raw" in task["parameterIterator"]["items"] else self._cells):
                 item = f"{path}.{name}(0).iteration-iterations({number}:{number})"
                 yield from self._pair(item, {"parent-dag-id": "204", "iteration-index": str(number)}, "comp-iteration")
                 yield from self._dag(f"{item}(0)", "iteration-item", bare, component, number, alone=False)
@@ -221,7 +222,8 @@ class Run:
         artifacts = {}
         for key, source in task.get("inputs", {}).get("artifacts", {}).items():
             listed = component["inputDefinitions"]["artifacts"][key].get("isArtifactList")
-            artifacts[key] = {"artifacts": [self._artifact(source, n) for n in (self._all if listed else [cell])]}
+            numbers = range(len(self._collected(source))) if listed else [cell]
+            artifacts[key] = {"artifacts": [self._artifact(source, number) for number in numbers]}
         place = f"minio://mlpipeline/v2/artifacts/lung-segmentation/{self._run}/{name}/{self._place(name, cell)}"
         outputs = component.get("outputDefinitions", {})
         made_here = {
@@ -234,6 +236,11 @@ class Run:
             "inputs": {"artifacts": artifacts, "parameterValues": values},
             "outputs": {"artifacts": made_here, "parameters": told, "outputFile": output_file},
         }
+
+    def _collected(self, source: Mapping[str, Any]) -> list[str]:
+        """Return the items of the loop from which a step collects an output of each."""
+        key = source["taskOutputArtifact"]["outputArtifactKey"].removeprefix("pipelinechannel--")
+        return self._shards if key.startswith(IN_SHARD) else self._cells
 
     def _artifact(self, source: Mapping[str, Any], cell: int) -> dict[str, Any]:
         """Return an artifact of an earlier step, at an address of its own for every cell."""
@@ -261,6 +268,8 @@ class Run:
         defaults = self.spec["root"]["inputDefinitions"]["parameters"]
         if given in ("Output", "Output-loop-item"):
             return self._cells if given == "Output" else self._cells[cell]
+        if given.startswith("loop-item-param-"):
+            return self._shards[cell]
         if given == "params":
             return to_json({name: one.get("defaultValue", "") for name, one in defaults.items()})
         if given in ("training", "scoring"):

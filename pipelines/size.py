@@ -17,6 +17,7 @@ import yaml
 
 from core.errors import UserError
 from pipelines.nodes import Run
+from pipelines.workflow import shards_of
 
 LIMIT = 1 << 20  # bytes of a Workflow
 RESERVE = 0.03  # share of it for second attempts
@@ -32,7 +33,8 @@ class Size:
         nodes: bytes of the steps' part as JSON, before it is compressed.
         workflow: bytes of the whole object with the steps' part compressed.
         argument: bytes of the largest step's template.
-        most: how many cells fit.
+        most: how many cells fit; 0 where not even the steps beside them do.
+        shards: its number of shards; 0 where it has none.
     """
 
     cells: int
@@ -40,6 +42,7 @@ class Size:
     workflow: int
     argument: int
     most: int
+    shards: int
 
     @property
     def fits(self) -> bool:
@@ -48,8 +51,9 @@ class Size:
 
     def __str__(self) -> str:
         share = max(self.workflow / LIMIT / (1 - RESERVE), self.argument / ARGUMENT)
+        what = f"{self.cells} cells" + (f" and {self.shards} shards" if self.shards else "")
         return (
-            f"{self.cells} cells: about {self.workflow / 1024:.0f} KiB of the {LIMIT // 1024} KiB of a run in "
+            f"{what}: about {self.workflow / 1024:.0f} KiB of the {LIMIT // 1024} KiB of a run in "
             f"Kubernetes, {share:.0%} of what fits (about {self.most} cells)"
         )
 
@@ -57,13 +61,19 @@ class Size:
 def require_fit(package: str, cells: list[str]) -> Size:
     """Return the size of a run; raises a UserError if it does not fit, with the way to split it."""
     size = estimate(package, cells)
-    if not size.fits:
+    if size.fits:
+        return size
+    if size.shards and size.most < 1:
         raise UserError(
-            f"{size.cells} cells do not fit into one run, of which Kubernetes keeps {LIMIT // 1024} KiB: here about "
-            f"{size.most} cells; split it: fewer networks, scenarios or seeds a run under matrix in params.yaml; or "
-            "set one_pod_per_cell: true in cluster.yaml, with which more cells fit"
+            f"{size.shards} shards do not fit into one run, of which Kubernetes keeps {LIMIT // 1024} KiB; set fewer "
+            "shards in cluster.yaml"
         )
-    return size
+    beside = f" beside {size.shards} shards" if size.shards else ""
+    raise UserError(
+        f"{size.cells} cells do not fit into one run{beside}, of which Kubernetes keeps {LIMIT // 1024} KiB: here "
+        f"about {size.most} cells; split it: fewer networks, scenarios or seeds a run under matrix in params.yaml; or "
+        "set one_pod_per_cell: true in cluster.yaml, with which more cells fit"
+    )
 
 
 def estimate(package: str, cells: list[str]) -> Size:
@@ -79,5 +89,8 @@ def estimate(package: str, cells: list[str]) -> Size:
     here = run.measure(cells)
     most = LIMIT
     for limit, first, second in ((LIMIT * (1 - RESERVE), few[1], many[1]), (ARGUMENT, few[2], many[2])):
-        most = min(most, int(20 + (limit - first) * 40 / (second - first)))
-    return Size(len(cells), *here, most)
+        if second > first:
+            most = min(most, int(20 + (limit - first) * 40 / (second - first)))
+        elif first > limit:  # a merge of many shards has the largest template, whatever the number of cells
+            most = 0
+    return Size(len(cells), *here, max(0, most), len(shards_of(spec)))

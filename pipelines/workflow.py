@@ -7,13 +7,13 @@ import gzip
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from core.cell import Cell
 from core.params import Matrix
-from pipelines.cluster import STEPS
+from pipelines.cluster import MERGES, STEPS
 
 SUCCEEDED, CACHED, RUNNING, PENDING, FAILED = "SUCCEEDED", "CACHED", "RUNNING", "PENDING", "FAILED"
 STARTING = "STARTING"  # Kubeflow's driver prepares the step's pod
@@ -23,7 +23,15 @@ DONE = (SUCCEEDED, CACHED)
 
 IN_ONE_POD = "train-and-evaluate"  # with one_pod_per_cell
 IN_CELL = {"train", "evaluate", IN_ONE_POD}  # the steps of the loop over cells, where no node says so yet
-ORDER = (*STEPS[: STEPS.index("train")], IN_ONE_POD, *STEPS[STEPS.index("train") :])
+IN_SHARD = ("ingest-shard", "preprocess-shard")  # the steps of the loop over shards
+# In a graph in shards these steps take the place of ingest and preprocess.
+SHARDED: dict[str, tuple[str, ...]] = {"ingest": (*IN_SHARD, MERGES[0]), "preprocess": (MERGES[1],)}
+IN_SHARDS = tuple(step for each in STEPS for step in SHARDED.get(each, (each,)))
+ORDER = tuple(
+    step
+    for each in STEPS
+    for step in ((each, *SHARDED[each]) if each in SHARDED else (IN_ONE_POD, each) if each == "train" else (each,))
+)
 # A node's name is the path through the graph. Kubeflow's stock settings add "(attempt)" to every part of it.
 _NODE = re.compile(r"\.(?P<step>[a-z0-9-]+?)(?P<driver>-driver)?(\(\d+\))?(?P<executor>\.executor)?(\(\d+\))?$")
 _ITERATION = re.compile(r"\.iteration-iterations\((\d+):\d+\)")
@@ -58,6 +66,7 @@ class Row:
         state: one of the states of this module.
         reason: why it waits or failed, in the server's words, without the prefix that Argo adds.
         attempts: its pods, oldest first; none for a cached step.
+        shard: ``2/4``, or ``2`` where their number is not known; empty outside the loop over shards.
     """
 
     step: str
@@ -65,11 +74,12 @@ class Row:
     state: str
     reason: str = ""
     attempts: tuple[Attempt, ...] = ()
+    shard: str = ""
 
     @property
     def name(self) -> str:
-        """The step with its cell, for example ``train defu_net mixed seed 0``."""
-        return " ".join(filter(None, [self.step, self.cell.replace("/seed-", " seed ").replace("/", " ")]))
+        """The step with its cell or shard, for example ``train defu_net mixed seed 0`` or ``ingest-shard 2/4``."""
+        return " ".join(filter(None, [self.step, self.shard, self.cell.replace("/seed-", " seed ").replace("/", " ")]))
 
     @property
     def started(self) -> datetime | None:
@@ -112,8 +122,27 @@ def components_of(spec: Mapping[str, Any]) -> list[str]:
     return [name.removeprefix("comp-") for name in spec.get("components", ())]
 
 
+def shards_of(spec: Mapping[str, Any]) -> list[str]:
+    """Return the shards of a compiled pipeline, ``1/4`` to ``4/4``; none where it has none."""
+    for component in spec.get("components", {}).values():
+        for task in component.get("dag", {}).get("tasks", {}).values():
+            if raw := task.get("parameterIterator", {}).get("items", {}).get("raw"):
+                return [str(item) for item in json.loads(raw)]
+    return []
+
+
+def steps_of(seen: Collection[str]) -> tuple[str, ...]:
+    """Return the steps of the graph to which the steps that were seen belong."""
+    return IN_SHARDS if {*IN_SHARD, *MERGES} & set(seen) else STEPS
+
+
 def rows_of(
-    manifest: Mapping[str, Any], cells: Sequence[str], ended: bool, cancelled: bool, components: Collection[str] = ()
+    manifest: Mapping[str, Any],
+    cells: Sequence[str],
+    ended: bool,
+    cancelled: bool,
+    components: Collection[str] = (),
+    shards: Sequence[str] = (),
 ) -> list[Row] | None:
     """Return every step of the graph as a row, in the graph's order, those that never ran included.
 
@@ -123,6 +152,7 @@ def rows_of(
         ended: whether the run is over.
         cancelled: whether somebody cancelled it.
         components: the names of the graph's components; empty where the server left out the specification.
+        shards: the run's shards, in their order; empty where it has none, or the server left out the specification.
 
     Returns:
         The rows, or None where the server left out the nodes.
@@ -137,22 +167,39 @@ def rows_of(
             kind = "driver" if match["driver"] else "executor" if match["executor"] else "task"
             key = match["step"], int(loop[1]) if loop else None
             getattr(found.setdefault(key, _Nodes()), kind).append(node)
-    seen, looped = {step for step, _ in found}, {step for step, number in found if number is not None}
+    seen = {step for step, _ in found}
+    looped = {step for step, number in found if number is not None} - set(IN_SHARD)
     loop_steps = looped | IN_CELL if looped & IN_CELL or not looped else looped
-    there = seen | set(components or STEPS)
+    there = seen | set(components or steps_of(seen))
     steps = [step for step in (*ORDER, *sorted(seen - set(ORDER))) if step in there]
     in_cell = [step for step in steps if step in loop_steps]
-    count = max([len(cells), *(number + 1 for _, number in found if number is not None)])
+    count = _count(found, loop_steps, cells)
+    parts = _count(found, IN_SHARD, shards)
     order: list[tuple[str, int | None]] = []
     for step in steps:
         if in_cell and step == in_cell[0]:  # cell after cell, each with all its steps
             order += [(each, number) for number in range(count) for each in in_cell]
+        elif step in IN_SHARD:  # all shards' ingest, then all their preprocess
+            order += [(step, number) for number in range(parts)]
         elif step not in loop_steps | IN_CELL:
             order.append((step, None))
     deadline = (manifest.get("spec") or {}).get("activeDeadlineSeconds")
     read = _Reader(manifest["metadata"]["name"], ended, cancelled, deadline)
     names = [*cells, *(f"cell {number + 1}" for number in range(len(cells), count))]
-    return [read.row(key[0], "" if key[1] is None else names[key[1]], found.get(key, _Nodes())) for key in order]
+    names_of_shards = [*shards, *(f"{number + 1}" for number in range(len(shards), parts))]
+    rows = []
+    for step, number in order:
+        its = found.get((step, number), _Nodes())
+        if step in IN_SHARD and number is not None:
+            rows.append(replace(read.row(step, "", its), shard=names_of_shards[number]))
+        else:
+            rows.append(read.row(step, "" if number is None else names[number], its))
+    return rows
+
+
+def _count(found: Mapping[tuple[str, int | None], _Nodes], steps: Collection[str], known: Sequence[str]) -> int:
+    """Return how many items a loop has, whose steps are ``steps``: the known ones, or those that were seen."""
+    return max([len(known), *(number + 1 for step, number in found if number is not None and step in steps)])
 
 
 @dataclass

@@ -32,7 +32,7 @@ __all__ += ["fresh", "refused", "shrunk"]
 pytest_plugins = [
     *("tests.workers", "tests.browser", "tests.cohorts", "tests.engine_fixtures", "tests.project_fixtures"),
     *("tests.services_fixtures", "tests.registry.registered", "tests.serving.serving_fixtures"),
-    *("tests.tools.kept_study",),
+    *("tests.tools.kept_study", "tests.components.sharded"),
 ]
 CELL = Cell("defu_net", "mixed", 0)
 WEIGHTS = "weights.safetensors"

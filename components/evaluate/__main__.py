@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from components.evaluate import evaluate
+from components.evaluate import evaluate, evaluate_shard
 from core import cli
 from core.cell import Cell
 from core.params import EvaluateParams, read_params
+from core.shard import Shard, ShardOption
 
 
 def main(
@@ -18,13 +19,22 @@ def main(
     split: Annotated[Path, typer.Option(help="The scenario's frozen split.")],
     out: cli.Out,
     params: cli.ParamsFile = Path("params.yaml"),
+    shard: ShardOption = "",
 ) -> None:
-    """Score a trained network on the splits of the parameters, and draw overlays of test images."""
+    """Score a trained network on the splits of the parameters, and draw overlays of test images.
+
+    With --shard, score a part of the batches of each split; the merge makes the tables, curves and overlays.
+    """
 
     def reread() -> EvaluateParams:
         return read_params(params).evaluate
 
-    evaluate(Cell.of(model), arrays, raw, split, model, reread(), out, reread)
+    cell = Cell.of(model)
+    if shard:
+        images = evaluate_shard(cell, arrays, raw, split, model, reread(), Shard.parse(shard), out, reread)
+        print(f"{out}: {images} images, shard {shard}")
+    else:
+        evaluate(cell, arrays, raw, split, model, reread(), out, reread)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,14 @@ class Shown:
         """
         for position, (value, mask) in enumerate(zip(dice, masks, strict=True), start):
             self.masks[position] = (float(value), mask.copy())
+        self._drop()
+
+    def extend(self, masks: Mapping[int, tuple[float, np.ndarray]]) -> None:
+        """Add the masks that another process has kept of other images, and drop those that will not be drawn."""
+        self.masks.update(masks)
+        self._drop()
+
+    def _drop(self) -> None:
         up = sorted(self.masks, key=lambda position: (self.masks[position][0], position))
         down = sorted(self.masks, key=lambda position: (-self.masks[position][0], position))
         # The best that are not among the worst are among the first 2 * worst.

@@ -83,9 +83,12 @@ class Scores:
 
     def _rated(self, person: tuple[str, ...], pixels: Counts) -> float:
         """Add an image's histogram to the one of its group; return the image's ROC area."""
+        self._add(person, pixels)
+        return auc_of(pixels)
+
+    def _add(self, person: tuple[str, ...], pixels: Counts) -> None:
         held = self._histograms.setdefault(person, np.zeros((2, BINS), np.int64))
         held += pixels
-        return auc_of(pixels)
 
     @property
     def newest(self) -> pd.DataFrame:
@@ -94,8 +97,20 @@ class Scores:
 
     @property
     def cases(self) -> pd.DataFrame:
-        """One row per image in the order of addition, with the columns of ``cases.csv``."""
-        return pd.concat(self._parts, ignore_index=True)
+        """One row per image in the order of addition, with the columns of ``cases.csv``; empty without images."""
+        return pd.concat(self._parts, ignore_index=True) if self._parts else pd.DataFrame()
+
+    @property
+    def histograms(self) -> dict[tuple[str, ...], Counts]:
+        """The histograms of the pixels, int64 (2, BINS), by site, label, sex and age group."""
+        return self._histograms
+
+    def extend(self, cases: pd.DataFrame, histograms: Mapping[tuple[str, ...], Counts]) -> None:
+        """Add the cases and histograms of further images, as another process has accumulated them."""
+        if len(cases):
+            self._parts.append(cases)
+        for person, pixels in histograms.items():
+            self._add(person, pixels)
 
     def histogram(self, group: pd.DataFrame) -> Counts:
         """Return the histogram of a group's pixels by class and probability (:func:`model.curves.class_histogram`).

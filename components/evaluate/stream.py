@@ -1,9 +1,9 @@
-"""Predict and score a split batch by batch; only the masks of overlays stay in memory."""
+"""Predict and score a split, or a shard of it, batch by batch; only the masks of overlays stay in memory."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,8 @@ from components.evaluate.stored import STORED, StoredMasks
 from core.cohort import Arrays
 from core.errors import UserError
 from core.parallel import cores
+from core.params import EvaluateParams
+from core.shard import Shard
 from model.inference.engine import batches
 from model.metrics import agreement
 
@@ -29,18 +31,38 @@ class SplitScores:
 
     Attributes:
         scores: scores by kind of masks.
-        reliability: sums over all pixels against original masks
-            (:func:`components.evaluate.calibration.reliability_sums`).
         shown: the masks for overlays.
+        batches: the sums of each batch against original masks, in order
+            (:func:`components.evaluate.calibration.reliability_sums`).
     """
 
     scores: dict[str, Scores]
-    reliability: np.ndarray
     shown: Shown
+    batches: list[np.ndarray] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, cohort: Arrays, params: EvaluateParams, name: str, ids: list[str]) -> SplitScores:
+        """Return the results of no image yet, for the split ``name`` of the images ``ids``."""
+        shown = Shown.of(cohort.manifest.iloc[cohort.rows(ids)], params.worst, params.figure_images)
+        return cls({kind: Scores(name, kind) for kind in cohort.masks}, shown)
+
+    @property
+    def reliability(self) -> np.ndarray:
+        """The sums over all pixels, added batch after batch: the order decides their last digits."""
+        total = np.zeros((3, BINS))
+        for sums in self.batches:
+            total += sums
+        return total
 
 
 def score_split(
-    predictor: Predictor, model: Path, cohort: Arrays, stored: StoredMasks, name: str, ids: list[str]
+    predictor: Predictor,
+    model: Path,
+    cohort: Arrays,
+    stored: StoredMasks,
+    name: str,
+    ids: list[str],
+    shard: Shard | None = None,
 ) -> SplitScores:
     """Predict and score the images of one split.
 
@@ -51,18 +73,17 @@ def score_split(
         stored: the masks at their stored size, with the parameters.
         name: name of the split.
         ids: ids of its images.
+        shard: score only this shard's share of the split's batches, which are those without shards.
 
     Raises:
         UserError: the network returns NaN or infinity, or a stored mask cannot be read.
     """
     params, order = stored.params, cohort.rows(ids)
-    found = SplitScores(
-        {kind: Scores(name, kind) for kind in cohort.masks},
-        np.zeros((3, BINS)),
-        Shown.of(cohort.manifest.iloc[order], params.worst, params.figure_images),
-    )
+    found = SplitScores.of(cohort, params, name, ids)
+    parts = list(batches(len(order), params.batch_size))
     with ThreadPoolExecutor(cores()) as pool:  # decoding and resizing release the GIL
-        for part in batches(len(order), params.batch_size):
+        for number in shard.range_of(len(parts)) if shard else range(len(parts)):
+            part = parts[number]
             _score_batch(found, pool, predictor, model, cohort, stored, order[part], part.start)
     return found
 
@@ -90,6 +111,6 @@ def _score_batch(
         more = {name: np.array([figures[kind][name] for figures in at_own_size]) for name in STORED}
         scores.add(cohort.manifest.iloc[rows], probabilities, predicted, masks, {**more, "mirror_agreement": agreed})
         if kind == "original":
-            found.reliability[:] += reliability_sums(probabilities, masks)
+            found.batches.append(reliability_sums(probabilities, masks))
             dice = scores.newest["dice"].to_numpy(np.float64)
             found.shown.offer(start, dice, predicted)

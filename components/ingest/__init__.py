@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,23 +13,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.ingest.layouts import LAYOUTS, Case, Survey, survey
 from components.ingest.pictures import Store
+from components.ingest.record import Record, SiteCount, count
 from components.ingest.source import Source, join
 from components.ingest.sources import open_source
-from core.cohort import COHORT, write_manifest
+from core.cohort import COHORT, COLUMNS, write_manifest
 from core.errors import UserError
-from core.files import write_folder, write_json
+from core.files import write_folder
 from core.parallel import cores, parallel
 from core.params import IngestParams, read_yaml
 from core.provenance import pinned_md5
-
-
-@dataclass(frozen=True)
-class SiteCount:
-    """Numbers of X-rays of a site: all, with a mask, and without."""
-
-    images: int
-    masks: int
-    unpaired: int
+from core.shard import Shard
 
 
 @dataclass(frozen=True)
@@ -61,53 +54,64 @@ class Card(BaseModel):
     description: str = ""
 
 
-def ingest(source: str, params: IngestParams, out: Path, data_md5: str | None = None) -> IngestResult:
+def ingest(
+    source: str, params: IngestParams, out: Path, data_md5: str | None = None, shard: Shard | None = None
+) -> IngestResult:
     """Read a cohort in its publishers' layouts and write the raw cohort.
 
     The folder has ``images/<site>/<id>.png`` (unchanged copies), ``masks/<site>/<id>.png`` (8-bit, 0 and 255, left and
-    right lung in one mask), ``manifest.csv`` (:data:`core.cohort.COLUMNS`) and ``cohort.json`` ({name, synthetic,
-    description, source, data_md5, sites: {site: {images, masks, unpaired}}}). The same source and MD5 give the same
-    bytes.
+    right lung in one mask), ``manifest.csv`` (:data:`core.cohort.COLUMNS`) and ``cohort.json``
+    (:class:`components.ingest.record.Record`). The same source and MD5 give the same bytes.
 
     Args:
         source: a folder, a ZIP file, or ``s3://bucket/prefix`` of files or of a ZIP.
         params: section ``ingest`` of ``params.yaml``.
         out: output folder, written atomically.
         data_md5: MD5 that pins the source, empty for an unpinned one; None reads ``data.dvc``.
+        shard: write only the X-rays of this shard, for :func:`components.ingest.merge.merge`, and read no others. A
+            shard without X-rays writes a manifest of a header alone.
 
     Raises:
-        UserError: the source cannot be read, matches no known layout, or has unusable files (all are listed).
+        UserError: the source cannot be read, matches no known layout, or has unusable files. All are listed; for a
+            shard all that belong to its X-rays or to none.
     """
     with write_folder(out) as partial, open_source(source, out) as files:
-        found = _survey(source, files)
+        whole = _survey(source, files)
+        found = whole.part(shard) if shard else whole
         card_name = min((n for n in files.files if _is_card(n)), key=lambda n: (n.count("/"), n), default="")
         files.fetch([*([card_name] if card_name else []), *(name for case in found.cases for name in case.files)])
         card = _read_card(source, files, card_name)
         rows, problems = _store(source, files, found.cases, partial, params)
-        problems = sorted(problems + [join(source, problem) for problem in found.problems])
+        problems = sorted(problems + [join(source, problem) for problem in found.lines])
         if problems:
             raise UserError(f"{source}: {len(problems)} file(s) cannot be used; nothing was written", problems)
-        frame = pd.DataFrame(rows)
+        frame = pd.DataFrame(rows, columns=list(COLUMNS))
         write_manifest(partial, frame)
-        sites = _count(frame)
-        write_json(
-            partial / COHORT,
-            {
-                "name": card.name or _name_of(source),
-                "synthetic": card.synthetic,
-                "description": card.description,
-                "source": source,
-                "data_md5": pinned_md5(source) if data_md5 is None else data_md5 or None,
-                "sites": {site: asdict(count) for site, count in sites.items()},
-            },
+        sites = count(frame)
+        record = Record(
+            name=card.name or _name_of(source),
+            synthetic=card.synthetic,
+            description=card.description,
+            source=source,
+            data_md5=pinned_md5(source) if data_md5 is None else data_md5 or None,
+            sites=sites,
+            shard=str(shard) if shard else "",
+            listing_sha256=_listing(whole, files) if shard else "",
         )
-    return IngestResult(out, card.name or _name_of(source), card.synthetic, sites, found.ignored)
+        record.write(partial)
+    return IngestResult(out, record.name, card.synthetic, sites, found.ignored)
+
+
+def _listing(found: Survey, files: Source) -> str:
+    """Return the SHA-256 of the names and sizes of all X-rays' files: shards of one cohort must have seen the same."""
+    lines = [f"{name} {files.files[name].size}\n" for case in found.cases for name in case.files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _survey(source: str, files: Source) -> Survey:
     found = survey(files.files)
     found.ignored[:] = [name for name in found.ignored if not _is_card(name)]
-    if found.cases or found.problems:
+    if found.cases or found.lines:
         return found
     if not found.ignored:
         raise UserError(f"{source}: it has no files; give the folder of the X-rays")
@@ -129,12 +133,6 @@ def _store(
         if row is not None:
             rows.append(row)
     return rows, problems
-
-
-def _count(frame: pd.DataFrame) -> dict[str, SiteCount]:
-    images = Counter(frame["site"])
-    masks = Counter(frame["site"][frame["mask"] != ""])
-    return {site: SiteCount(images[site], masks[site], images[site] - masks[site]) for site in sorted(images)}
 
 
 def _is_card(name: str) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from components.ingest.readings import Reading, read_montgomery, read_shenzhen
+from core.shard import Shard
 
 LABELS = {"0": "normal", "1": "abnormal"}
 JUNK = ("thumbs.db", "desktop.ini", "readme", "readme.txt", "readme.md")  # files of file managers and publishers
@@ -105,13 +106,29 @@ class Survey:
 
     Attributes:
         cases: the X-rays, sorted by site and id.
-        problems: one line per file that violates its layout.
+        problems: one line per file that violates its layout and belongs to no X-ray.
+        of_cases: site, id and the line, for each problem of one X-ray's files.
         ignored: files outside of the layouts' folders.
     """
 
     cases: list[Case] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    of_cases: list[tuple[str, str, str]] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+
+    @property
+    def lines(self) -> list[str]:
+        """All problems, one line each."""
+        return self.problems + [line for _, _, line in self.of_cases]
+
+    def part(self, shard: Shard) -> Survey:
+        """Return the X-rays of a shard with their problems, and all problems that belong to no X-ray."""
+        return Survey(
+            [case for case in self.cases if shard.has(case.layout.site, case.id)],
+            self.problems,
+            [(site, identity, line) for site, identity, line in self.of_cases if shard.has(site, identity)],
+            self.ignored,
+        )
 
 
 def survey(names: Iterable[str], layouts: Sequence[Layout] = LAYOUTS) -> Survey:
@@ -137,7 +154,8 @@ def survey(names: Iterable[str], layouts: Sequence[Layout] = LAYOUTS) -> Survey:
             template, parts = match
             files = found[layout.site, parts["id"]]
             if template in files:
-                result.problems.append(f"{name}: there already is {files[template]}; keep one of them")
+                problem = f"{name}: there already is {files[template]}; keep one of them"
+                result.of_cases.append((layout.site, parts["id"], problem))
             else:
                 files[template] = name
             break
@@ -164,16 +182,17 @@ def _pair(layout: Layout, identity: str, files: dict[str, str], result: Survey) 
     masks = [files[template] for template in layout.masks if template in files]
     missing = [template.format(id=identity) for template in layout.masks if template not in files]
     if masks and missing:
-        result.problems.append(
+        problem = (
             f"{masks[0]}: its other half {', '.join(missing)} is missing; add it, or remove this one to leave "
             f"{identity} without a mask"
         )
+        result.of_cases.append((layout.site, identity, problem))
     image = files.get(layout.image)
     if image is None:
-        result.problems.extend(
-            f"{mask}: a mask without its image {layout.image.format(id=identity)}; add the image, or remove the mask"
-            for mask in masks
-        )
+        wanted = layout.image.format(id=identity)
+        for mask in masks:
+            problem = f"{mask}: a mask without its image {wanted}; add the image, or remove the mask"
+            result.of_cases.append((layout.site, identity, problem))
         return  # a reading without an image is ignored: a subset may have the readings of all patients
     match = re.fullmatch(layout.id, identity)
     label = LABELS[match["label"]] if match else ""

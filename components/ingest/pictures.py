@@ -124,11 +124,16 @@ class Store:
         return {"age": reading.age, "sex": reading.sex, "reading": reading.text}
 
     def _write(self, folder: str, case: Case, data: bytes) -> str:
-        place = f"{folder}/{case.layout.site}/{case.id}.png"
+        place = place_of(folder, case.layout.site, case.id)
         path = self.out / place
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         return place
+
+
+def place_of(folder: str, site: str, identity: str) -> str:
+    """Return the path of a picture below the cohort's folder; ``folder`` is ``images`` or ``masks``."""
+    return f"{folder}/{site}/{identity}.png"
 
 
 def component_fractions(mask: np.ndarray) -> str:

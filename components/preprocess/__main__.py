@@ -7,9 +7,12 @@ from typing import Annotated
 
 import typer
 
-from components.preprocess import preprocess
+from components.preprocess import preprocess, preprocess_shard
 from core.cli import Out, ParamsFile, run
 from core.params import read_params
+from core.shard import Shard, ShardOption
+
+ARRAYS = Path("artifacts/arrays")
 
 
 def main(
@@ -18,16 +21,23 @@ def main(
         "artifacts/validation"
     ),
     params: ParamsFile = Path("params.yaml"),
-    out: Out = Path("artifacts/arrays"),
-    splits: Annotated[Path, typer.Option(help="The folder of the splits.")] = Path("artifacts/splits"),
+    out: Out = ARRAYS,
+    splits: Annotated[Path, typer.Option(help="The folder of the splits; none with --shard.")] = Path(
+        "artifacts/splits"
+    ),
+    shard: ShardOption = "",
 ) -> None:
-    """Write a validated cohort as arrays of one size, and the split of every scenario in the matrix."""
+    """Write a validated cohort as arrays of one size, and the split of every scenario in the matrix.
+
+    With --shard, write the arrays of one part alone, without validation and splits, which are the merge's.
+    """
     choices = read_params(params)
+    if part := Shard.option(shard, out, ARRAYS):
+        images, size = preprocess_shard(raw, choices.preprocess, part, out), choices.preprocess.size
+        print(f"{images} images of {size} x {size} pixels in {out}, shard {shard}")
+        return
     scenarios = {name: choices.scenarios[name] for name in choices.matrix.scenarios}
-    summary = preprocess(raw, validation, choices.preprocess, scenarios, out, splits)
-    print(f"{summary.images} images of {summary.size} x {summary.size} pixels in {out}")
-    for name, counts in summary.splits.items():
-        print(f"{name}: {', '.join(f'{count} {split}' for split, count in counts.items())}")
+    print(preprocess(raw, validation, choices.preprocess, scenarios, out, splits).lines(out))
 
 
 if __name__ == "__main__":

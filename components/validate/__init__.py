@@ -11,7 +11,7 @@ import pandas as pd
 
 from components.validate.docs import INDEX, copy, link_plainly, remove_unlinked
 from components.validate.suite import expectations, table
-from core.cohort import COHORT, MANIFEST, PASSED, read_manifest
+from core.cohort import COHORT, MANIFEST, PASSED, read_manifest, require_whole
 from core.errors import UserError
 from core.files import read_json, sha256, write_folder, write_json
 from core.params import ValidateParams, params_hash
@@ -53,8 +53,10 @@ def validate(raw: Path, params: ValidateParams, out: Path, publish: str | None =
             in the pod. Empty: no copy. None: no copy, and the error names ``raw`` and ``out``.
 
     Raises:
-        UserError: there is no manifest, or expectations failed; all are listed with their sites and first images.
+        UserError: there is no manifest, ``raw`` is one shard of a cohort, or expectations failed; all are listed with
+            their sites and first images.
     """
+    require_whole(raw, COHORT, "components.ingest.merge")
     manifest = read_manifest(raw)
     frame = table(raw, manifest, params.large_component)
     with write_folder(out) as partial:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from core.terminal import seconds
 from pipelines.client.runs import ENDED, GONE, Run
+from pipelines.cluster import settings_of
 from pipelines.workflow import CACHED, CANCELED, DONE, FAILED, PENDING, RETRYING, RUNNING, SUCCEEDED, Row
 
 SILENT = 6  # hours without a change of any pod, after which the workflow may be gone
@@ -111,7 +112,7 @@ def _why_failed(run: Run) -> str:
         return f"failed: {row.name}{others}: `defunet logs {run.id}` may have the reason"
     why = shortened(row.reason, 200)
     if "OOMKilled" in why:
-        advice = f"raise steps.{row.step}.memory.limit in pipelines/cluster.yaml and submit again"
+        advice = f"raise steps.{settings_of(row.step)[0]}.memory.limit in pipelines/cluster.yaml and submit again"
     elif "pod deleted" in why:
         advice = f"`defunet retry {run.id}` continues from the last checkpoint"
     else:

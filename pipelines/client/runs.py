@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from pipelines.cluster import STEPS
 from pipelines.workflow import (
     CANCELED,
     FAILED,
     IN_CELL,
+    IN_SHARD,
     NOT_RUN,
     NOT_STARTED,
     PENDING,
@@ -22,6 +22,8 @@ from pipelines.workflow import (
     cells_of,
     components_of,
     rows_of,
+    shards_of,
+    steps_of,
 )
 
 SKIPPED, CANCELING = "SKIPPED", "CANCELING"
@@ -99,8 +101,8 @@ def with_workflow(run: Run, found: Any, manifest: dict[str, Any]) -> Run | None:
     if run.state == FAILED and spec.get("activeDeadlineSeconds") == 0:
         run = replace(run, state=CANCELED)
     given = (found.runtime_config and found.runtime_config.parameters) or {}
-    cells, components = cells_of(given, _spec(found)), components_of(_spec(found))
-    rows = rows_of(manifest, cells, run.state in ENDED, run.state == CANCELED, components)
+    cells, components, shards = cells_of(given, _spec(found)), components_of(_spec(found)), shards_of(_spec(found))
+    rows = rows_of(manifest, cells, run.state in ENDED, run.state == CANCELED, components, shards)
     if rows is None:
         return None
     where = {"workflow": about["name"], "namespace": about.get("namespace", ""), "queue": _queue(found)}
@@ -111,10 +113,16 @@ def with_tasks(run: Run, found: Any) -> Run:
     """Return the run with what the v2beta1 API says of its steps: their states, without cells and reasons."""
     details = (found.run_details and found.run_details.task_details) or ()
     missing = NOT_RUN if run.state in ENDED else NOT_STARTED
-    known = sorted((task for task in details if task.display_name in STEPS), key=lambda task: task.task_id)
+    steps = steps_of({task.display_name for task in details})
+    known = sorted((task for task in details if task.display_name in steps), key=lambda task: task.task_id)
     rows = [
-        Row(step, f"cell {number}, not known which" if step in IN_CELL else "", task.state or missing)
-        for step in STEPS
+        Row(
+            step,
+            f"cell {number}, not known which" if step in IN_CELL else "",
+            task.state or missing,
+            shard=f"{number}, not known which" if step in IN_SHARD else "",
+        )
+        for step in steps
         for number, task in enumerate((task for task in known if task.display_name == step), 1)
     ]
     return replace(run, rows=tuple(rows))

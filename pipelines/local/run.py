@@ -23,6 +23,7 @@ from core.files import exclusive, read_json, write_file, write_folder
 from core.params import Params, read_params
 from core.provenance import pinned_md5
 from core.s3 import is_s3
+from core.shard import MOST
 from core.terminal import seconds
 from pipelines.compile import code_version
 from pipelines.local import containers, processes
@@ -59,12 +60,14 @@ class Choices:
         checkpoints: a folder or ``s3://bucket/prefix`` for the checkpoints of all cells, which outlive the run; empty
             writes them next to each model, and the next run deletes them.
         promote: True makes the registered version champion if it passes the gate.
+        shards: number of parts of ingest and preprocess; 1: no parts.
     """
 
     source: str
     params: Params
     checkpoints: str = ""
     promote: bool = False
+    shards: int = 1
 
 
 @dataclass(frozen=True)
@@ -232,7 +235,7 @@ def _run(run: Run, setting: Setting) -> Path:
     # kfp removes the workspace after the run.
     local.init(runner=setting.runner, pipeline_root=str(run.artifacts), workspace_root=str(run.workspace))
     asked = run.asked
-    pipeline = build(asked.params, setting.image, setting.git_commit)
+    pipeline = build(asked.params, setting.image, setting.git_commit, shards=asked.shards)
     try:
         with run.view.logged():
             pipeline(
@@ -275,10 +278,13 @@ def main(
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Print the output of every task, in the place of a log in --out.")
     ] = False,
+    shards: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Parts of ingest and preprocess, as in cluster.yaml.")
+    ] = 1,
 ) -> None:
     """Run the whole Kubeflow graph on this machine, without a cluster."""
     since = time.monotonic()
-    asked = Choices(source, read_params(params), checkpoints, promote)
+    asked = Choices(source, read_params(params), checkpoints, promote, shards)
     if runner is Runner.docker:
         from pipelines.components import IMAGE
 

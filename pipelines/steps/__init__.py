@@ -7,14 +7,19 @@ and docstrings. Each imports what it needs itself, since a pod runs one of them.
 from pipelines.steps.cells import evaluate, gather, train, train_and_evaluate
 from pipelines.steps.data import ingest, plan, preprocess, validate
 from pipelines.steps.results import outcome, promote, register, report
+from pipelines.steps.shards import ingest_shard, merge_arrays, merge_cohort, preprocess_shard
 
 __all__ = [
     "evaluate",
     "gather",
     "ingest",
+    "ingest_shard",
+    "merge_arrays",
+    "merge_cohort",
     "outcome",
     "plan",
     "preprocess",
+    "preprocess_shard",
     "promote",
     "register",
     "report",

@@ -1,0 +1,70 @@
+"""``python -m components.evaluate.merge PART... --model MODEL``: one evaluation from the shards of evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from components.evaluate.finish import finish
+from components.evaluate.parts import read_parts, require_parts
+from components.evaluate.work import Work
+from core import cli
+from core.cell import Cell
+from core.params import EvaluateParams, read_params
+from core.results import Row
+
+
+def merge(
+    parts: Sequence[Path],
+    cell: Cell,
+    arrays: Path,
+    split: Path,
+    model: Path,
+    params: EvaluateParams,
+    out: Path,
+    reread: Callable[[], EvaluateParams] | None = None,
+) -> list[Row]:
+    """Merge the shards of an evaluation to the very folder that evaluate writes without shards, and log it to MLflow.
+
+    Args:
+        parts: outputs of :func:`components.evaluate.evaluate_shard`, one for each shard, in any order.
+        cell: network, scenario and seed.
+        arrays: output of preprocess.
+        split: the scenario's split, ``<scenario>.json``.
+        model: output of train.
+        params: section ``evaluate`` of ``params.yaml``.
+        out: output folder, as of :func:`components.evaluate.evaluate`.
+        reread: reads ``params`` again from its file, to detect an edit in the meantime.
+
+    Returns:
+        The rows of ``rows.json``.
+
+    Raises:
+        UserError: the parts are not all shards of one number; one was scored from other weights, arrays, split or
+            parameters, or with other code, or is damaged; or MLflow cannot be reached.
+    """
+    work = Work.of(cell, arrays, split, model, params, reread)
+    return finish(work, read_parts(work, require_parts(work, list(parts))), out)
+
+
+def main(
+    parts: Annotated[list[Path], typer.Argument(help="Outputs of evaluate --shard, one for each shard.")],
+    arrays: Annotated[Path, typer.Option(help="The preprocessed cohort.")],
+    model: Annotated[Path, typer.Option(help="The cell's trained model: .../<network>/<scenario>/seed-<seed>.")],
+    split: Annotated[Path, typer.Option(help="The scenario's frozen split.")],
+    out: cli.Out,
+    params: cli.ParamsFile = Path("params.yaml"),
+) -> None:
+    """Merge the shards of an evaluation to the folder that evaluate writes without shards."""
+
+    def reread() -> EvaluateParams:
+        return read_params(params).evaluate
+
+    merge(parts, Cell.of(model), arrays, split, model, reread(), out, reread)
+
+
+if __name__ == "__main__":
+    cli.run(main)
