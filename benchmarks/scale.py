@@ -229,8 +229,8 @@ def main(
         for line in scale_plan.lines(plan, found):
             console.print(line, highlight=False)
         console.print(
-            "From the two largest sizes above: X-rays of this size and the small network; train is one epoch. "
-            "docs/scale.md says what else a cluster adds.",
+            "From the two largest sizes above: X-rays of this size and the small network; train is one epoch of one "
+            "cell, and cells train at the same time. Pods also take time to start and to move the bytes.",
             highlight=False,
         )
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 Records = dict[str, dict[str, Any]]  # by step, of one size of cohort
 LISTED = 1000  # keys that S3 lists in a request
-SHARDED = ("ingest", "preprocess", "evaluate")
+SHARDED = ("ingest", "preprocess")  # in the Kubeflow graph
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def requests(plan: Plan, found: dict[int, Records]) -> dict[str, int]:
 
 def table(plan: Plan, found: dict[int, Records]) -> Table:
     """Return hours by step, on ``plan.pods`` pods of one core each and in sum."""
-    shown = Table(title=f"{plan.images:,} X-rays on {plan.pods} pods of one core, {plan.cells} cell(s) at a time")
+    shown = Table(title=f"{plan.images:,} X-rays, pods of one core, {plan.cells} cell(s)")
     for name in ("step", "pods", "ms each", "hours", "core hours"):
         shown.add_column(name, justify="left" if name == "step" else "right")
     walls, total = 0.0, 0.0
