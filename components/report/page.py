@@ -75,11 +75,10 @@ def render_page(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair], array
     every = [one for found in shown.values() for one in found]
     cases = [item for one in every for item in one.worst + one.best]
     in_figures = [item for one in figures for _, row in one.rows for item in row if item]
-    tested = (
-        sorted({id for data in cells for id in data.cases.loc[data.cases["split"] == "test", "id"]}) if every else []
-    )
-    places = Places(every, tested)
     ranked = {name: spread.best_first(found) for name, found in shared["headlines"].items()}
+    dotted, sampled = spread.drawn(by_scenario, ranked)
+    tested = dotted if every else []
+    places = Places(every, tested)
     rankings = [spread.ranking(name, found, masks, results, places) for name, found in ranked.items()]
     rocs = [curves.roc_curves(name, found, results) for name, found in by_scenario.items()]
     page = (
@@ -103,6 +102,7 @@ def render_page(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair], array
             comparisons=figures,
             galleries=shown,
             places=places,
+            sampled=(spread.MOST_DOTS, spread.LOWEST) if sampled else None,
             xrays=XRays(cases + in_figures),
             figure_colours=FIGURE_COLOURS,
             difference_colours=DIFFERENCE_COLOURS,

@@ -19,6 +19,8 @@ from components.report.tables import Headline
 from components.report.text import figure_text
 
 STEP = 50  # height of a strip with its name, pixels
+# A strip has at most about so many dots, among them the lowest: the page does not grow with the cohort.
+MOST_DOTS, LOWEST = 600, 50
 ABOVE, BELOW = 0.75, 0.35  # room above the middle of the first strip and below that of the last, in strips
 
 
@@ -33,6 +35,15 @@ class _Strip:
     @property
     def name(self) -> str:
         return f"{paper.name(self.network)} · {self.site}"
+
+    @property
+    def dots(self) -> pd.DataFrame:
+        """The images with a dot: all, or the lowest and an even sample by id, the same one for every network."""
+        if len(self.cases) <= MOST_DOTS:
+            return self.cases
+        ids = np.sort(self.cases["id"].to_numpy(str))
+        even = ids[np.linspace(0, len(ids) - 1, MOST_DOTS - LOWEST).round().astype(int)]
+        return self.cases[(self.cases.index < LOWEST) | self.cases["id"].isin(even)]
 
 
 def best_first(found: Sequence[Headline]) -> list[Headline]:
@@ -98,11 +109,19 @@ def dice_distributions(
     """Return charts of the test images' Dice against original masks by scenario, one strip per network and site.
 
     An image's Dice is its mean over seeds. The bar is the interquartile range and the tick the median. All scenarios
-    share the range of the axis; scenarios without images are omitted. A dot leads to its X-ray.
+    share the range of the axis; scenarios without images are omitted. A dot leads to its X-ray. Of many images a
+    sample has dots (:data:`MOST_DOTS`).
     """
     strips = {name: found for name, cells in by_scenario.items() if (found := _strips(cells, ranked[name]))}
     lowest = min((float(strip.cases["dice"].iloc[0]) for found in strips.values() for strip in found), default=0.0)
     return [_distribution(name, found, lowest, by_scenario[name], places) for name, found in strips.items()]
+
+
+def drawn(by_scenario: dict[str, list[Evaluated]], ranked: dict[str, list[Headline]]) -> tuple[list[str], bool]:
+    """Return the ids of all images that have a dot, sorted, and whether others have none."""
+    strips = [strip for name, cells in by_scenario.items() for strip in _strips(cells, ranked[name])]
+    ids = sorted({str(id) for strip in strips for id in strip.dots["id"]})
+    return ids, any(len(strip.dots) < len(strip.cases) for strip in strips)
 
 
 def _strips(cells: Sequence[Evaluated], ranked: Sequence[Headline]) -> list[_Strip]:
@@ -123,11 +142,12 @@ def _distribution(
     parts, bars = [], []
     for row, strip in enumerate(strips):
         # Multiples of the golden ratio spread the points evenly and reproducibly.
-        heights = row + 0.4 * ((np.arange(len(strip.cases)) * 0.6180339887) % 1 - 0.5)
+        dots = strip.dots
+        heights = row + 0.4 * ((np.arange(len(dots)) * 0.6180339887) % 1 - 0.5)
         seeds = [data.cell for data in cells if data.cell.network == strip.network]
-        to = [places.of(seeds, id) for id in strip.cases["id"]]
+        to = [places.of(seeds, id) for id in dots["id"]]
         network = paper.name(strip.network)
-        parts.append(strip.cases.assign(y=heights.round(2), row=row, to=to))
+        parts.append(dots.assign(y=heights.round(2), row=row, to=to))
         low, middle, high = np.percentile(strip.cases["dice"], [25, 50, 75])
         line = {"network": network, "low": low, "middle": middle, "high": high, "row": row}
         line |= {"top": row - 0.26, "bottom": row + 0.26, "head": strip.name}
@@ -144,13 +164,13 @@ def _distribution(
     tick = alt.Chart(summary).mark_rule(strokeWidth=2.4, aria=False)
     tick = tick.encode(x=_across("middle", axis, x), y=_down("top", count), y2="bottom", color=colour)
     names = by_row([strip.name for strip in strips])
-    dots = _dots(34).properties(data=points)
-    dots = dots.transform_calculate(
+    layer = _dots(34).properties(data=points)
+    layer = layer.transform_calculate(
         network=by_row([paper.name(strip.network) for strip in strips]),
         said=f"datum.id + ', ' + datum.label + ', ' + {names} + '\\nDice ' + format(datum.dice, '.4f')"
         " + (isValid(datum.hd95) ? ', HD95 ' + format(datum.hd95, '.2f') + ' px' : '')",
     ).encode(x=_across("dice", axis, x), y=_down("y", count), color=colour)
-    chart = alt.LayerChart(layer=[box, tick, dots, _names(count).properties(data=summary).encode(x=alt.value(2))])
+    chart = alt.LayerChart(layer=[box, tick, layer, _names(count).properties(data=summary).encode(x=alt.value(2))])
     title = scenario_title(scenario)
     words = "; ".join(
         f"{strip.name}: median {strip.cases['dice'].median():.4f}, lowest {strip.cases['dice'].iloc[0]:.4f}"

@@ -72,6 +72,25 @@ def seen(visit: Visit) -> np.ndarray:
     return shot[np.ix_(rows, columns)][..., ::-1].astype(int)
 
 
+def test_of_many_images_a_sample_has_dots_with_the_lowest_among_them(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: Look
+) -> None:
+    whole = (run / "reports" / PAGE).read_text()
+    assert "an even sample of the others have dots" not in whole
+    monkeypatch.setattr("components.report.spread.MOST_DOTS", 6)
+    monkeypatch.setattr("components.report.spread.LOWEST", 2)
+    make(run, tmp_path / "reports")
+    page = tmp_path / "reports" / PAGE
+    assert "Of sites with more than 6 test images the 2 lowest and an even sample" in page.read_text()
+    dice = dice_of(run, ACROSS)
+    assert len(dice) > 6
+    dots = marks(look(page), "#compare", "Montgomery → Shenzhen")
+    said = [dots.nth(place).get_attribute("aria-label") or "" for place in range(dots.count())]
+    ours = [text.split(",")[0] for text in said if "U-Net" in text and "DEFU" not in text]
+    assert 4 <= len(ours) <= 6
+    assert set(list(dice)[:2]) <= set(ours)
+
+
 def test_the_libraries_are_the_files_that_the_readme_names() -> None:
     readme = (VENDOR / "README.md").read_text()
     named = dict(re.findall(r"^\| `(\S+)` \|.*\| `([0-9a-f]{64})` \|$", readme, re.MULTILINE))
