@@ -21,7 +21,7 @@ from model.weights import WEIGHTS
 from tests.components.test_ingest import PARAMS, refusal
 from tests.components.test_ingest_zip import same_cohort
 from tests.components.test_train import states
-from tests.conftest import CELL, Project, refused
+from tests.conftest import CELL, LOADING, Project, refused
 from tests.s3_faults import Fault, Proxy, proxy
 from tests.services import Bucket
 from tests.tracking.records import write_record
@@ -199,7 +199,7 @@ def test_a_slow_s3_holds_up_no_epoch(front: Proxy, bucket: Bucket, untrained: Pr
     assert slow.seen < epochs - 2  # who waits for S3 has sent all but the last
     slow.seconds = 0
     done = job.wait([])
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, LOADING)
     training = f"states/{CELL.folder.as_posix()}/{states(untrained).name}"
     assert bucket.names("states/") == sorted(f"{training}/{RESULT}/{name}" for name in FILES)
     sent = bucket.client.get_object(Bucket=bucket.name, Key=f"{training}/{RESULT}/{WEIGHTS}")["Body"].read()

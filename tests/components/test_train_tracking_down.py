@@ -29,7 +29,7 @@ from core.errors import UserError
 from model.weights import CONFIG
 from registry.fetch import fetch
 from tests.components.test_train import files, states
-from tests.conftest import CELL, Job, Project, Trained, refused
+from tests.conftest import CELL, LOADING, Job, Project, Trained, refused
 from tests.s3_faults import Fault, proxy
 from tests.tracking.records import write_record
 from tools.services.checks import free_ports
@@ -176,7 +176,7 @@ def ended(job: Job) -> str:
     job.kill(signal.SIGCONT)
     done = job.wait([])
     assert done.returncode == 0, done.stderr
-    return done.stderr
+    return done.stderr.removeprefix(LOADING)
 
 
 def assert_told_of_the_gap(server: Server, warnings: str) -> None:
