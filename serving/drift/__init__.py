@@ -146,6 +146,28 @@ def read(paths: Iterable[Path]) -> list[Observed]:
     return [_observed(row, path) for path in paths for row in _rows(path) if row.get("status", "ok") == "ok"]
 
 
+def require_model(paths: Iterable[Path], weights: str) -> None:
+    """Check that the predictions of ``predict`` are of the model with these weights.
+
+    The record of a service names only the model and its version and is not checked.
+
+    Args:
+        paths: as of :func:`read`, which has read them.
+        weights: SHA-256 of the model's weights.
+
+    Raises:
+        UserError: predictions are of another model.
+    """
+    for path in paths:
+        file = path / "results.json" if path.is_dir() else path
+        made = {} if file.suffix == ".jsonl" else json.loads(file.read_text(encoding="utf-8")).get("model", {})
+        if made.get("weights_sha256", weights) != weights:
+            raise UserError(
+                f"{file}: predictions of {made.get('name')} version {made.get('version')}, which is another model; "
+                "name it with --model"
+            )
+
+
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     file = path / "results.json" if path.is_dir() else path
     try:

@@ -36,16 +36,19 @@ def drift(
     """
     import tempfile
 
+    from core.files import sha256
     from model.inference.package import Contract
+    from model.weights import WEIGHTS
     from registry import signatures
     from registry.fetch import fetch
     from registry.pretrained import model_or_default
-    from serving.drift import read, references, watch
+    from serving.drift import read, references, require_model, watch
     from serving.drift.outputs import lines, write_gauges, write_page
 
     observed = read(predictions)
     with tempfile.TemporaryDirectory() as scratch:
         folder = fetch(model_or_default(model), Path(scratch), signatures=signatures())
+        require_model(predictions, sha256(folder / WEIGHTS))
         contract = Contract.read(folder)
     reference = references(contract.training, contract.quality)
     found = watch(observed, reference, window, level)

@@ -123,8 +123,15 @@ def predict(paths: Sequence[str], model: str, out: Path, options: Options) -> Co
             "source": model,
             "engine": package.engine.name,
         }
-        shown = said(package.card, about["name"], about["version"], about["engine"]) if options.review else None
-        with opened(out, about, overwrite=options.overwrite, resume=options.resume, about=shown) as results:
+        shown = said(package.card, about["name"], about["version"], about["engine"])
+        if shown.drawings:
+            print(
+                f"predict: {shown.name} version {shown.version} was trained on drawings, not on X-rays of patients; "
+                "its masks of real ones mean nothing: use --model pretrained for those",
+                flush=True,
+            )
+        sheet = shown if options.review else None
+        with opened(out, about, overwrite=options.overwrite, resume=options.resume, about=sheet) as results:
             return _Run(package, results, options, decoders).all(inputs)
 
 

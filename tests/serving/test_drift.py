@@ -18,11 +18,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
 from components.register.statistics import describe_training
+from core.files import sha256
 from defunet.__main__ import app
 from model.inference.package import CONTRACT, PERCENTILES, Contract, Training
 from model.inference.quality import Quality
 from model.lungs import halves
 from model.preprocessing import standardise
+from model.weights import WEIGHTS
 from serving.drift import EXPECTED_DICE, FIGURES, TRAINING, Drift, Group, Observed, psi, references, watch
 from serving.drift.command import DRIFT
 from serving.drift.outputs import DOCUMENT, PAGE, TITLES, lines
@@ -220,6 +222,17 @@ def test_it_prints_a_page_gauges_and_an_exit_code(package: Path, tmp_path: Path)
     first = page, document
     defunet(changed, "--model", package, "-o", out, code=DRIFT)
     assert first == ((out / PAGE).read_text(), json.loads((out / DOCUMENT).read_text()))
+
+
+def test_predictions_of_another_model_are_refused(package: Path, tmp_path: Path) -> None:
+    made = table(tmp_path / "made", package, 0) / "results.json"
+    other = {"name": "cxr-lungs", "version": "7", "weights_sha256": "0" * 64}
+    made.write_text(json.dumps(json.loads(made.read_text()) | {"model": other}))
+    told = defunet(made, "--model", package, code=1)
+    assert "predictions of cxr-lungs version 7, which is another model; name it with --model" in told
+    right = other | {"weights_sha256": sha256(package / WEIGHTS)}
+    made.write_text(json.dumps(json.loads(made.read_text()) | {"model": right}))
+    assert "no alarm" in defunet(made, "--model", package)
 
 
 @pytest.mark.parametrize(
