@@ -56,9 +56,11 @@ class Caller:
                 cli.run(predict)
         told = self.capture.readouterr()
         assert ended.value.code == code, told.out + told.err
+        if code == 2 or "--help" in arguments:  # ended before it loads anything
+            return told.out, told.err
         first, _, rest = told.err.partition("\n")
-        assert first == f"loading {self.package} ..." or code == 2, told.err
-        return told.out, rest if code != 2 else told.err
+        assert first == f"loading {self.package} ...", told.err
+        return told.out, rest
 
     def rows(self) -> dict[str, dict[str, Any]]:
         return {row["file"]: row for row in json.loads((self.out / "results.json").read_text())["results"]}
