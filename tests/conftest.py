@@ -47,6 +47,8 @@ settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
 # MLflow's servers start a dozen processes for jobs that nothing here asks for; every test's process inherits this.
 os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+# A worker of pytest-xdist has 80; a command that is piped has none, and a test that wants a width says so.
+os.environ.pop("COLUMNS", None)
 
 
 def shrunk(**changes: dict[str, Any]) -> dict[str, Any]:

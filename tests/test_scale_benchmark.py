@@ -109,7 +109,7 @@ def test_every_step_is_measured_once(tmp_path: Path) -> None:
     assert {size: list(used) for size, used in sizes.items()} == {"60": names, "90": names}
     assert sizes["90"]["ingest"]["source_files"] > 90 * 3
     assert all(used["memory_bytes"] > 10 << 20 for used in sizes["90"].values())
-    assert "1,000 X-rays on 4 pods" in done.stdout
+    assert "1,000 X-rays, pods of one core" in " ".join(done.stdout.split())
     assert "S3 requests of ingest" in done.stdout
     again = run(*line)
     assert json.loads((tmp_path / "all.json").read_text())["sizes"] == sizes  # nothing ran again

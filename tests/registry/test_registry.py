@@ -97,7 +97,9 @@ def test_who_reads_makes_no_store_where_there_is_none(
     monkeypatch.chdir(bare.root)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     done = CliRunner().invoke(app, words.split())
-    assert (done.exit_code, done.stdout, done.stderr) == (1, "", f"{NO_STORE}\n")
+    *loading, error = done.stderr.splitlines()
+    assert (done.exit_code, done.stdout, error) == (1, "", NO_STORE)
+    assert loading == ["loading models:/lung-segmentation@champion ..."] * words.startswith("predict")
     assert sorted(path.name for path in bare.root.iterdir()) == ["params.yaml", "x.png"]
 
 
