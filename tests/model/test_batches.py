@@ -124,7 +124,7 @@ def test_a_batch_from_a_mapped_file_is_that_of_memory(tmp_path: Path, size: int 
         assert torch.equal(got, expected)
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the pages of a map are told on Linux alone")
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux reports the resident pages of a map")
 def test_only_the_rows_of_a_batch_are_read(tmp_path: Path) -> None:
     np.lib.format.open_memmap(tmp_path / "big.npy", mode="w+", dtype=np.uint8, shape=(1024, 256, 256)).flush()
     array = np.load(tmp_path / "big.npy", mmap_mode="r")
