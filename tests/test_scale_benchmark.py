@@ -91,18 +91,9 @@ def test_usage_is_of_the_module_and_its_children(tmp_path: Path) -> None:
 @pytest.mark.full
 @pytest.mark.timeout(700)
 def test_every_step_is_measured_once(tmp_path: Path) -> None:
-    line = [
-        "benchmarks.scale",
-        "--pixels",
-        32,
-        "--scale",
-        0.1,
-        "--work",
-        tmp_path / "work",
-        "--out",
-        tmp_path / "all.json",
-    ]
-    done = run(*line, "--size", 60, "--size", 90, "--cluster", 1000, "--pods", 4)
+    line = ["benchmarks.scale", "--pixels", 32, "--scale", 0.1, "--size", 60, "--size", 90]
+    line += ["--work", tmp_path / "work", "--out", tmp_path / "all.json"]
+    done = run(*line, "--cluster", 1000, "--pods", 4)
     assert done.returncode == 0, done.stderr
     sizes = json.loads((tmp_path / "all.json").read_text())["sizes"]
     names = ["ingest", "validate", "preprocess", "train", "evaluate", "report"]
