@@ -10,13 +10,13 @@ from components.report.tables import LABELS, MASKS, figure_of, seed_lines
 from core.cell import Cell
 
 METRICS = ("dice", "hd95", "assd", "jaccard", "precision", "recall", "auc")
-HEADS = ("Network", "Scenario", "Site", "Group", "Masks", "Reduction")
+HEADS = ("Network", "Scenario", "Site", "Group", "Masks", "Aggregation")
 MOST = 1500  # lines; a line is about 660 bytes of the page
 REDUCTIONS = {"per_image": "per image", "pooled": "pooled"}
 
 
 def explorer_table(results: Results, masks: str) -> Table:
-    """Return all test metrics by network, scenario, site, group, masks and reduction, filtered by ``masks`` at first.
+    """Return all test metrics by network, scenario, site, group, masks and aggregation, filtered by ``masks`` at first.
 
     A group is a label, a sex or an age. A scenario that is tested on one site has its lines under that site alone.
     With several seeds a line with their mean is before the lines of the seeds; of more than :data:`MOST` lines the
@@ -42,7 +42,7 @@ def explorer_table(results: Results, masks: str) -> Table:
         HEADS,
         [Column("Images"), *(Column(LABELS[metric]) for metric in METRICS)],
         [Group("", lines if whole else [line for line in lines if not line.seed])],
-        filters={"Masks": masks, "Reduction": REDUCTIONS["per_image"]},
+        filters={"Masks": masks, "Aggregation": REDUCTIONS["per_image"]},
     )
 
 

@@ -153,6 +153,9 @@ def galleries(cells: list[Evaluated], results: Results) -> dict[str, list[Galler
         ranked = sorted(data.overlays, key=lambda item: (item.dice is None, item.dice or 0.0, item.id))
         worst = [item for item in ranked if item.kind == "worst"]
         best = [item for item in reversed(ranked) if item.kind == "best"]
+        images = len({item.id for item in worst + best})
+        if images < len(worst) + len(best):  # a small split: each image is in one of the two rows
+            worst, best = worst[: images - images // 2], best[: images // 2]
         if worst or best:
             scenario = scenario_title(data.cell.scenario)
             title = f"{results.named(data.cell)}, {scenario}"

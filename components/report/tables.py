@@ -22,7 +22,7 @@ VARIANTS = (("dilated", "per_image"), ("original", "per_image"), ("dilated", "po
 
 LABELS = {
     "dice": "Dice",
-    "accuracy": "AC",
+    "accuracy": "Accuracy",
     "jaccard": "Jaccard",
     "paper_iou": "paper’s IOU",
     "precision": "Precision",

@@ -15,7 +15,7 @@ import pytest
 
 from components.report import COMPARISONS, HEADLINES, MARKDOWN, PAGE, RESULTS, paper
 from components.report.text import duration, figure_text
-from core.cell import CASES, ROWS, RUN, Cell
+from core.cell import CASES, OVERLAYS, ROWS, RUN, Cell
 from core.results import DIFFERENCE_COLOURS, FIGURE_COLOURS, METRICS, Row
 from model.weights import CONFIG
 from tests.components.written_run import REPOSITORY, SCENARIOS, SIZE, Page, command, make, write_run
@@ -249,7 +249,7 @@ def test_across_table_has_both_directions(full_run: Path, page: Page) -> None:
 def test_every_test_row_stands_in_one_table(full_run: Path, page: Page) -> None:
     heads, *lines = page.rows("explorer")
     assert heads[:9] == [
-        "Network", "Scenario", "Site", "Group", "Masks", "Reduction", "Images", "Dice", "HD95, px",
+        "Network", "Scenario", "Site", "Group", "Masks", "Aggregation", "Images", "Dice", "HD95, px",
     ]  # fmt: skip
     found = {tuple(line[:6]): line[6:] for line in lines}
     assert len(found) == len(lines)
@@ -320,6 +320,26 @@ def test_figures_five_and_six_and_worst_cases(page: Page, full_report: Path) -> 
     assert shown[:4] == sorted(shown[:4])
     assert shown[4:] == sorted(shown[4:], reverse=True)
     assert max(shown[:4]) <= min(shown[4:])
+
+
+def test_an_image_of_a_small_split_is_among_the_worst_or_the_best(small_run: Path) -> None:
+    index = small_run / "evaluations/defu_net/mixed/seed-0" / OVERLAYS
+    drawn = json.loads(index.read_text())
+    again = [
+        entry | {"kind": {"worst": "best", "best": "worst"}[entry["kind"]]}
+        for entry in drawn
+        if entry["kind"] != "figure"
+    ]
+    index.write_text(json.dumps(drawn + again))
+    make(small_run, small_run / "reports")
+    html = (small_run / "reports" / PAGE).read_text()
+    gallery = html[html.index("<summary>DEFU-Net, Mixed") :]
+    gallery = gallery[: gallery.index("</details>")]
+    worst, best = (
+        re.findall(r"<code>(.*?)</code>.*?Dice <strong>([\d.]+)", part) for part in gallery.split("Best, best first")
+    )
+    assert len({id for id, _ in worst + best}) == len(worst + best) == len(again)
+    assert max(dice for _, dice in worst) <= min(dice for _, dice in best)
 
 
 @pytest.mark.parametrize("synthetic", [True, False])

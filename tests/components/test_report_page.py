@@ -145,7 +145,7 @@ def test_filters_leave_what_was_asked_for(run: Path, look: Callable[..., Visit])
     assert set(column(visit, 4)) == {"original"}
     assert set(column(visit, 5)) == {"per image"}
     for name, value in {
-        "Network": "U-Net", "Site": "shenzhen", "Group": "normal", "Masks": "dilated", "Reduction": "pooled",
+        "Network": "U-Net", "Site": "shenzhen", "Group": "normal", "Masks": "dilated", "Aggregation": "pooled",
     }.items():  # fmt: skip
         form.get_by_label(name).select_option(value)
     assert sorted(map(float, column(visit, 7))) == pytest.approx(wanted)
@@ -154,7 +154,7 @@ def test_filters_leave_what_was_asked_for(run: Path, look: Callable[..., Visit])
     assert form.locator("output").inner_text() == f"{len(wanted)} of {total} lines"
     form.get_by_role("button", name="Reset").click()
     expect(visit.page.locator(VISIBLE)).to_have_count(at_first)  # the lines come back a moment after the click
-    for name in ("Masks", "Reduction"):
+    for name in ("Masks", "Aggregation"):
         form.get_by_label(name).select_option("any")
     assert visit.page.locator(VISIBLE).count() == total
     visit.check()
@@ -178,7 +178,7 @@ def test_views_and_opacity_change_the_pixels_as_they_say(run: Path, look: Callab
     assert grey is not None
     assert np.abs(alone.mean(axis=2) - grey).mean() < 8, "embedded with loss, and smoothed"
 
-    visit.page.get_by_label("Difference").check()
+    visit.page.get_by_label("Difference", exact=True).check()
     seen = picture(visit)
     blended = {name: 0.55 * alone[where] + 0.45 * np.array(DIFFERENCE_COLOURS[name]) for name, where in found.items()}
     assert all(np.abs(seen[found[name]] - expected).max() <= 3 for name, expected in blended.items())
@@ -187,12 +187,12 @@ def test_views_and_opacity_change_the_pixels_as_they_say(run: Path, look: Callab
     for name, where in found.items():
         shows(visit, where, DIFFERENCE_COLOURS[name])
 
-    visit.page.get_by_label("Truth").check()
+    visit.page.get_by_label("Truth", exact=True).check()
     truth = found["true positive"] | found["false negative"]
     seen = picture(visit)
     assert len(np.unique(seen[truth], axis=0)) == 1
     assert np.abs(seen - alone)[~truth].max() <= 1
-    visit.page.get_by_label("Prediction").check()
+    visit.page.get_by_label("Prediction", exact=True).check()
     predicted = found["true positive"] | found["false positive"]
     seen_prediction = picture(visit)
     assert len(np.unique(seen_prediction[predicted], axis=0)) == 1

@@ -133,7 +133,7 @@ def test_no_table_scrolls_sideways(reported: Path, browser: Browser, width: int)
     visit.page.goto((reported / "reports" / PAGE).as_uri())
     visit.page.get_by_label("Show each seed too").check()
     visit.page.locator("summary", has_text="All test results").click()
-    for name in ("Masks", "Reduction"):
+    for name in ("Masks", "Aggregation"):
         visit.page.locator("form.filters").get_by_label(name).select_option("any")
     wide = visit.page.evaluate(
         """() => {
