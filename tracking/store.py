@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from filelock import FileLock
+
 from core.errors import UserError
 from core.masking import mask, mask_address
 from tracking.local_store import ARTIFACTS, DATABASE, adopt, workspace
@@ -108,15 +110,17 @@ def connect(experiment: str | None = None, *, existing: bool = False) -> MlflowC
     if "://" not in uri and not uri.startswith(MANAGED) and "MLFLOW_ALLOW_FILE_STORE" not in os.environ:
         raise UserError(f"MLflow, {uri}: no address; say MLFLOW_TRACKING_URI=http://host:5000 or sqlite:///mlflow.db")
     mlflow.set_tracking_uri(uri)
-    if existing and (file := _database_file(uri)) is not None and not file.exists():
+    file = _database_file(uri)
+    if existing and file is not None and not file.exists():
         told = f"MLflow, {store_name()}: there is no store here"
         raise UserError(f"{told}; run in the project's folder after `make run`, or set MLFLOW_TRACKING_URI")
     try:
         if not named and (note := adopt(workspace())):
             print(note, file=sys.stderr)
         with explained(store_name()):
-            client = mlflow.MlflowClient()
-            _ask(client, uri, timeout)
+            with _alone_with_new(file):
+                client = mlflow.MlflowClient()
+                _ask(client, uri, timeout)
             if experiment is not None:
                 make_experiment(client, experiment)
                 mlflow.set_experiment(experiment)
@@ -170,6 +174,18 @@ def _database_file(uri: str) -> Path | None:
     except (ArgumentError, ValueError):
         return None
     return Path(name) if name and not name.startswith((":", "file:")) else None
+
+
+@contextmanager
+def _alone_with_new(file: Path | None) -> Iterator[None]:
+    """Hold a lock while MLflow creates the tables of an SQLite database: of two processes at once, one would fail."""
+    lock = None if file is None else file.with_name(f".{file.name}.lock")
+    if file is None or lock is None or (file.exists() and not lock.exists()):
+        yield
+        return
+    with FileLock(lock):
+        yield
+        lock.unlink(missing_ok=True)  # the tables are there: who waits for the lock, and who comes later, finds them
 
 
 def is_local() -> bool:

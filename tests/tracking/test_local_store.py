@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from core.errors import UserError
 from core.params import read_params
 from registry.fetch import fetch
 from registry.versions import read_version
-from tests.conftest import Project, files
+from tests.conftest import ROOT, Project, files
 from tools.show import registry_lines
 from tracking.local_store import adopt, workspace
 from tracking.store import connect, make_experiment, store_address, store_name
@@ -41,6 +44,16 @@ def offer(root: Path) -> int:
     evaluation, arrays = root / "evaluations", root / "artifacts/arrays"
     params = read_params(root / "params.yaml")
     return register(root / "models", evaluation, arrays, params, root / "registered.json").version
+
+
+@pytest.mark.full
+def test_several_processes_begin_a_store_at_once(tmp_path: Path) -> None:
+    line = [sys.executable, "-c", "from tracking.store import connect; connect('one')"]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}", "PYTHONPATH": str(ROOT)}
+    begun = [subprocess.Popen(line, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    told = [process.communicate()[1] for process in begun]
+    assert [process.returncode for process in begun] == [0, 0, 0], told
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
 
 
 @pytest.mark.full
