@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 
 from tests.project import CELLS, Project, ran
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.full, pytest.mark.timeout(600)]
 
 METRICS, DICE = "reports/metrics.json", "defu_net.mixed.test_dice"
 
@@ -44,7 +44,6 @@ def test_a_second_repro_runs_nothing(project: Project) -> None:
     assert project.run("git", "status", "--porcelain").stdout == ""
 
 
-@pytest.mark.full
 def test_nothing_runs_on_a_clone_with_the_same_cache(project: Project, tmp_path: Path) -> None:
     project.run("git", "clone", "--quiet", ".", tmp_path / "clone")
     clone = Project(tmp_path / "clone", project.environment)
@@ -58,7 +57,6 @@ def test_nothing_runs_on_a_clone_with_the_same_cache(project: Project, tmp_path:
     assert clone.run("git", "status", "--porcelain").stdout == ""
 
 
-@pytest.mark.full
 def test_a_fresh_clone_has_figures_and_its_run_leaves_the_very_same_lock(project: Project, tmp_path: Path) -> None:
     """Another folder, later, with no cache, no registry and no MLflow run of the first."""
     project.run("git", "clone", "--quiet", ".", tmp_path / "clone")
@@ -99,7 +97,6 @@ def planned_cells() -> list[str]:
     return [f"{stage}@{cell}" for stage in ("evaluate", "train") for cell in CELLS]
 
 
-@pytest.mark.full
 def test_another_threshold_runs_again_only_what_depends_on_it(project: Project) -> None:
     project.set_params({"evaluate": {"threshold": 0.25}})
 
@@ -114,7 +111,6 @@ def test_another_threshold_runs_again_only_what_depends_on_it(project: Project) 
     assert dice["diff"] == pytest.approx(dice["new"] - dice["old"])
 
 
-@pytest.mark.full
 def test_another_scenario_trains_its_own_cell_alone(project: Project) -> None:
     scenarios = ["mixed", "shenzhen-to-montgomery", "montgomery-to-shenzhen"]
     project.set_params({"matrix": {"scenarios": scenarios}})
@@ -170,7 +166,6 @@ def test_metrics_and_plots_of_every_cell_are_shown(project: Project, tmp_path: P
     assert [point["epoch"] for point in points["data"]["values"]] == ["1", "2"]
 
 
-@pytest.mark.full
 def test_an_experiment_is_kept_beside_the_workspace_applied_and_pushed(project: Project, tmp_path: Path) -> None:
     before = (project.root / METRICS).read_bytes()
     runs = tracked(project)

@@ -65,7 +65,7 @@ def merged(project: Project, folders: list[Path], **changes: Any) -> dict[str, b
     return files(out)
 
 
-@pytest.mark.parametrize("of", NUMBERS)
+@pytest.mark.parametrize("of", [of if of == 2 else pytest.param(of, marks=pytest.mark.full) for of in NUMBERS])
 def test_merged_shards_are_one_evaluation(of: int, here: Project) -> None:
     # 7 shards are more than the batches of a split.
     once = whole(here, **SMALL)

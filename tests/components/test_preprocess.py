@@ -291,6 +291,7 @@ def test_scenarios_are_taken_from_the_frozen_table(work: Path) -> None:
     assert written["sites"] == {"train": MIXED.train, "test": MIXED.test}
 
 
+@pytest.mark.full
 @pytest.mark.skipif("CXR_DATA" not in os.environ, reason="CXR_DATA does not name the 704 X-rays of the paper")
 def test_the_papers_x_rays_are_split_as_in_the_paper(tmp_path: Path) -> None:
     params = read_params(ROOT / "params.yaml")

@@ -347,6 +347,7 @@ def test_no_model_or_no_challenger_is_one_line(store: Project, empty_store: Path
         decide(store)
 
 
+@pytest.mark.full
 def test_a_decision_that_was_never_closed_is_told_by_what_came_next(
     store: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -347,6 +347,7 @@ def figure(project: Project, cell: Cell, validation: float) -> None:
     rows.write_text(rows.read_text() + " ")
 
 
+@pytest.mark.full
 def test_the_best_on_validation_is_offered(here: Project) -> None:
     here.write_params(matrix={"seeds": [0, 1, 2]})
     add_cell(here, 1, validation=0.98, test=0.1)
@@ -426,6 +427,7 @@ def test_the_same_weights_with_the_same_figures_are_one_version(
     assert offer(here).version == 2
 
 
+@pytest.mark.full
 def test_a_model_whose_run_is_elsewhere_gets_a_run_of_its_own(here: Project, empty_store: Path) -> None:
     shutil.copy(empty_store, here.root / "mlflow.db")
     version = offer(here)

@@ -251,7 +251,7 @@ def test_a_terminal_shows_a_live_bar(untrained: Project) -> None:
 # --- what changes while it trains -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("what", ["parameters", "split"])
+@pytest.mark.parametrize("what", [pytest.param("parameters", marks=pytest.mark.full), "split"])
 def test_what_changes_during_a_training_is_refused_and_resumes_when_put_back(untrained: Project, what: str) -> None:
     """DVC would record the new parameters for weights that learnt with the old ones."""
     epochs = 8

@@ -79,6 +79,7 @@ def test_a_killed_one_goes_on_although_another_one_trained_since(untrained: Proj
     assert json.loads((untrained.model / RUN).read_text())["resumed_from"] >= 1
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_the_same_one_waits_and_takes_the_result(untrained: Project) -> None:
     untrained.write_params(train={"epochs": LONG})

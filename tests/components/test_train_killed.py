@@ -151,6 +151,7 @@ def test_trained_again_it_is_a_run_of_its_own_with_the_same_weights(scored: Proj
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_other_parameters_or_data_do_not_go_on_from_a_state(untrained: Project) -> None:
     job = untrained.start(untrained.train_line())
@@ -166,6 +167,7 @@ def test_other_parameters_or_data_do_not_go_on_from_a_state(untrained: Project) 
 # --- a damaged state -------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_the_state_before_a_damaged_one_is_used(untrained: Project, trained: Trained) -> None:
     job = untrained.start(untrained.train_line())
     assert job.until(lambda: "epoch 2/" in job.output)
@@ -186,6 +188,7 @@ def test_the_state_before_a_damaged_one_is_used(untrained: Project, trained: Tra
 # --- a full disk ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_full_disk_keeps_the_last_state(untrained: Project, trained: Trained) -> None:
     job = untrained.start(untrained.train_line())

@@ -85,6 +85,7 @@ def test_training_goes_on_while_nothing_can_be_sent(untrained: Project, trained:
     assert (untrained.model / RUN).exists()
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_start_that_cannot_ask_s3_is_refused(untrained: Project, bucket: Bucket) -> None:
     gone = untrained.call(

@@ -403,6 +403,7 @@ def test_another_store_behind_the_address_gets_everything(
         other.down()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("path", ["runs/create", "runs/search", "log-batch", "log-inputs", "artifacts", "runs/update"])
 def test_a_lost_answer_loses_and_doubles_nothing(
     project: Project, server: Server, monkeypatch: pytest.MonkeyPatch, path: str

@@ -248,6 +248,7 @@ def test_a_second_run_at_once_is_refused(raw: Path, tmp_path: Path) -> None:
         validate(raw, validate_params(), tmp_path / "validation")
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_full_disk_leaves_no_result(raw: Path, tmp_path: Path) -> None:
     if shutil.which("unshare") is None:

@@ -73,6 +73,7 @@ def test_what_was_measured_once_decides_from_then_on(folder: Path, cache: Path, 
     np.testing.assert_allclose(engine.probabilities(images), Predictor.load(folder).probabilities(images), atol=0.03)
 
 
+@pytest.mark.full
 def test_the_measurement_belongs_to_network_size_threads_and_what_is_allowed(
     folder: Path, cache: Path, tmp_path: Path
 ) -> None:

@@ -38,6 +38,7 @@ def test_what_was_measured_once_decides_from_then_on(
     assert choose_precision("auto", ALONE) == first
 
 
+@pytest.mark.full
 def test_the_measurement_does_not_depend_on_the_threads_and_leaves_no_trace(cache: Path) -> None:
     torch.manual_seed(3)
     expected = torch.rand(4)

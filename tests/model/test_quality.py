@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,12 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from components.register.build import build
 from components.register.quality import fit_quality
 from core.cell import CASES
 from core.cohort import Arrays, read_split
 from core.errors import UserError
-from core.params import read_params
 from model.inference.quality import COVERAGE, LEAST_DOUBT, Quality, calibrate, doubts, doubts_of
 from model.inference.view import NO_BORDER
 from registry.packages import Package, load
@@ -69,10 +69,8 @@ def test_doubt_is_0_only_for_sure_and_equal_predictions(both: np.ndarray) -> Non
 
 
 @pytest.fixture(scope="module")
-def built(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Package]:
-    project, out = trained.project, tmp_path_factory.mktemp("quality") / "package"
-    build(project.model, project.evaluation, project.arrays, read_params(project.root / "params.yaml"), out)
-    return project, load(out, "torch")
+def built(trained: Trained, package: Path) -> tuple[Project, Package]:
+    return trained.project, load(package, "torch")
 
 
 def test_a_package_says_of_its_test_images_what_the_evaluation_gives(built: tuple[Project, Package]) -> None:

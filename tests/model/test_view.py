@@ -121,6 +121,7 @@ def drawn() -> list[np.ndarray]:
     return [square(picture if picture.ndim == 2 else picture[..., 0]) for picture in pictures]
 
 
+@pytest.mark.full
 def test_a_fit_repeats(drawn: list[np.ndarray]) -> None:
     one, other = (fit_view(np.stack(drawn[:10])) for _ in range(2))
     assert one.limits == other.limits

@@ -128,6 +128,7 @@ def test_a_wrong_number_of_shards_is_told(shards: Any) -> None:
     assert [problem.partition(":")[0] for problem in caught.value.problems] == ["shards"]
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_every_shard_counts_in_the_size_of_a_run() -> None:
     sizes = [estimate(package(shards), CELLS) for shards in (1, 4, 8)]
@@ -151,6 +152,7 @@ def test_shards_that_do_not_fit_are_told() -> None:
 # The steps alone, as Kubeflow's launcher calls them
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_the_steps_give_the_cohort_and_the_arrays_of_one_run(place: Path, tmp_path: Path) -> None:
     ingest, preprocess = sections(PARAMS)["ingest"], json.dumps(PREPROCESS)

@@ -281,6 +281,7 @@ def test_a_lost_pod_starts_both_anew_and_the_training_goes_on(
     assert not [name for name in bucket.names("states/") if "/jobs/" in name]
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_pod_lost_after_the_end_does_not_train_anew(untrained: Project) -> None:
     untrained.do(untrained.train_line())

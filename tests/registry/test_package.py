@@ -34,21 +34,14 @@ from tests.conftest import CELL, ROOT, Project, Trained, elsewhere, refused
 SHAPES = [(32, 32), (40, 57), (121, 90), (1, 9)]
 
 
-@pytest.fixture(scope="module")
-def built(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Path]:
-    project = trained.project
-    params = read_params(project.root / "params.yaml")
-    out = tmp_path_factory.mktemp("built") / "package"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(project.root)
-        patch.setenv("GIT_COMMIT", "c0ffee")
-        build(project.model, project.evaluation, project.arrays, params, out)
-    return project, out
+@pytest.fixture(scope="session")
+def built(trained: Trained, package: Path) -> tuple[Project, Path]:
+    return trained.project, package
 
 
-@pytest.fixture(scope="module")
-def package(built: tuple[Project, Path]) -> Package:
-    return load(built[1], "torch")
+@pytest.fixture(scope="session")
+def loaded(package: Path) -> Package:
+    return load(package, "torch")
 
 
 def x_rays() -> list[np.ndarray]:
@@ -142,6 +135,7 @@ def test_the_card_is_written_from_the_run(built: tuple[Project, Path]) -> None:
     assert (card["network"], card["scenario"], card["seed"]) == (CELL.network, CELL.scenario, CELL.seed)
 
 
+@pytest.mark.full
 def test_built_again_it_is_the_same(
     built: tuple[Project, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,11 +150,11 @@ def test_built_again_it_is_the_same(
             assert (again / path.relative_to(folder)).read_bytes() == path.read_bytes(), path
 
 
-def test_it_segments_as_evaluation_does_at_the_x_rays_own_size(built: tuple[Project, Path], package: Package) -> None:
+def test_it_segments_as_evaluation_does_at_the_x_rays_own_size(built: tuple[Project, Path], loaded: Package) -> None:
     predictor = Predictor.load(built[0].model)
     images = x_rays()
-    found = package.segment(images)
-    contract = package.contract
+    found = loaded.segment(images)
+    contract = loaded.contract
     for image, one in zip(images, found, strict=True):
         grey = standardise(image, contract.size, contract.interpolation, contract.intensity_percentiles)
         expected = at_size(predictor.probabilities(grey[None], flip=contract.flip)[0], image.shape)
@@ -169,21 +163,21 @@ def test_it_segments_as_evaluation_does_at_the_x_rays_own_size(built: tuple[Proj
         np.testing.assert_allclose(one.probabilities, expected, atol=1e-5)
         rule = (contract.largest_components, contract.least_component, contract.fill_holes)
         np.testing.assert_array_equal(one.mask, to_masks(one.probabilities[None], contract.threshold, *rule)[0])
-    assert package.segment([]) == []
-    strict, loose = (package.segment(images[:1], threshold)[0].mask.sum() for threshold in (0.9, 0.1))
+    assert loaded.segment([]) == []
+    strict, loose = (loaded.segment(images[:1], threshold)[0].mask.sum() for threshold in (0.9, 0.1))
     assert loose >= strict
     with pytest.raises(ValueError, match="image"):
-        package.segment([images[0], np.zeros((3, 4, 4), np.uint8)])
+        loaded.segment([images[0], np.zeros((3, 4, 4), np.uint8)])
 
 
-def test_the_engine_that_auto_takes_draws_the_same_lungs(built: tuple[Project, Path], package: Package) -> None:
+def test_the_engine_that_auto_takes_draws_the_same_lungs(built: tuple[Project, Path], loaded: Package) -> None:
     project, folder = built
     cohort = Arrays(project.arrays)
     images = list(cohort.images[cohort.rows(read_split(project.split)["test"])])
     fast = load(folder, threads=1)
     assert fast.engine.name in fast.contract.engines
     assert "ms of processor time" in fast.engine.reason
-    for one, other in zip(fast.segment(images), package.segment(images), strict=True):
+    for one, other in zip(fast.segment(images), loaded.segment(images), strict=True):
         both = 2 * (one.mask & other.mask).sum() / max(1, one.mask.sum() + other.mask.sum())
         assert both > 0.98
         np.testing.assert_allclose(one.probabilities, other.probabilities, atol=0.05)
@@ -265,7 +259,8 @@ assert not {"mlflow", "pandas", "onnxruntime", "openvino"} & set(sys.modules)
 """
 
 
-def test_three_lines_of_plain_pytorch(built: tuple[Project, Path], package: Package, tmp_path: Path) -> None:
+@pytest.mark.full
+def test_three_lines_of_plain_pytorch(built: tuple[Project, Path], loaded: Package, tmp_path: Path) -> None:
     folder = tmp_path / "elsewhere"
     shutil.copytree(built[1], folder)
     readme = (folder / "README.md").read_text()
@@ -278,8 +273,8 @@ def test_three_lines_of_plain_pytorch(built: tuple[Project, Path], package: Pack
     done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = cv2.imread(str(tmp_path / "out.png"), cv2.IMREAD_UNCHANGED)
-    one = package.segment([image])[0]
-    clear = np.abs(one.probabilities - package.contract.threshold) > 1e-4
+    one = loaded.segment([image])[0]
+    clear = np.abs(one.probabilities - loaded.contract.threshold) > 1e-4
     np.testing.assert_array_equal(found[clear], one.mask[clear])
 
 

@@ -218,6 +218,7 @@ def remove_for_good(store: Project) -> None:
         _get_store(store.store)._hard_delete_experiment(each.experiment_id)
 
 
+@pytest.mark.full
 def test_numbers_increase_though_the_names_of_released_locks_are_removed(store: Project) -> None:
     store.write_params(promotion=GATE | {"floor": 0.0})
     defunet("promote", "--version", WORSE)

@@ -45,7 +45,10 @@ def package(trained: Trained, once: Once) -> Path:
     def make(folder: Path) -> None:
         project = trained.project
         params = read_params(project.root / "params.yaml")
-        build(project.model, project.evaluation, project.arrays, params, folder / "one")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(project.root)
+            patch.setenv("GIT_COMMIT", "c0ffee")
+            build(project.model, project.evaluation, project.arrays, params, folder / "one")
 
     return once("package", make) / "one"
 

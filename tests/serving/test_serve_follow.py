@@ -141,6 +141,7 @@ def test_what_killed_services_leave_is_removed_and_what_living_ones_use_is_not(
     assert kept() == ["2"]
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_version_that_does_not_load_is_not_taken(registry: Project, tmp_path: Path) -> None:
     service = ready(launch(registry, CHAMPION, "--poll", 0.2))
@@ -184,6 +185,7 @@ def mlflow_server(project: Project) -> Iterator[tuple[str, Job]]:
             os.killpg(job.pid, signal.SIGKILL)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_registry_that_is_away_leaves_the_model_and_is_told(registry: Project) -> None:
     with mlflow_server(registry) as (address, server):
@@ -232,6 +234,7 @@ def test_stopping_loses_no_request_that_was_accepted(trained: Trained, package: 
         service.predict(body)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_new_service_takes_over_from_an_old_one_under_load(trained: Trained, package: Path) -> None:
     old = ready(launch(trained.project, package, "--reuse-port"))

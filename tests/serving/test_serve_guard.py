@@ -76,6 +76,7 @@ def test_a_stalled_body_is_given_up_early(trained: Trained, package: Path) -> No
     assert slow.stop().returncode == 0
 
 
+@pytest.mark.full
 def test_a_body_that_trickles_is_given_up(trained: Trained, package: Path) -> None:
     slow = ready(launch(trained.project, package, "--stall-timeout", 1, "--least-kb-a-second", 100))
 

@@ -145,6 +145,7 @@ def test_a_good_canary_answers_its_share_and_the_same_picture_always(store: Proj
     assert service.stop().returncode == 0
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_challenger_may_come_and_go(store: Project) -> None:
     store.client().delete_registered_model_alias(NAME, "challenger")

@@ -26,6 +26,7 @@ from tests.conftest import ROOT, Project, Trained, elsewhere, refused
 from tests.serving.serving import chest
 from tools.pretrained import make
 
+pytestmark = pytest.mark.full
 NAME = "tiny-lungs"
 TERMS = "Under terms of its own."
 

@@ -39,7 +39,13 @@ def test_the_paper_and_back(params: Path, command: Callable[..., Any]) -> None:
     assert params.read_bytes() == (ROOT / "params.yaml").read_bytes()
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in PROFILES.glob("*.yaml")))
+@pytest.mark.parametrize(
+    "name",
+    [
+        path.stem if path.stem == "small" else pytest.param(path.stem, marks=pytest.mark.full)
+        for path in sorted(PROFILES.glob("*.yaml"))
+    ],
+)
 def test_every_profile_is_whole_after_every_other(name: str, params: Path) -> None:
     fresh = apply_profile(name, params), read_params(params)
     for other in PROFILES.glob("*.yaml"):

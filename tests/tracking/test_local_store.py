@@ -25,13 +25,13 @@ NAME = "lung-segmentation"
 
 
 @pytest.fixture
-def clone(scored: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+def clone(registered: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A clone whose model is registered in its own mlflow.db."""
-    for path in scored.root.glob("mlflow.db*"):
-        path.unlink()
-    enter(scored.root, monkeypatch)
-    offer(scored.root)
-    return scored
+    root = tmp_path / "clone"
+    shutil.copytree(registered.root, root)
+    adopt(root)
+    enter(root, monkeypatch)
+    return Project(root, registered.launcher)
 
 
 def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,8 @@ def test_the_closing_line_names_a_version_only_if_the_store_has_it_with_this_run
     registered = json.loads((clone.root / "registered.json").read_text())
     model, browse, runs = registry_lines(registered)
     assert model == (
-        f'model    {NAME} version 1 @challenger (defu_net, mixed, seed 0): mlflow.pyfunc.load_model("models:/{NAME}/1")'
+        f"model    {NAME} version 1 @challenger @champion (defu_net, mixed, seed 0): "
+        f'mlflow.pyfunc.load_model("models:/{NAME}/1")'
     )
     assert browse == "browse   mlflow ui --backend-store-uri sqlite:///mlflow.db"
     where = connect(existing=True).get_run(registered["run_id"]).info.experiment_id

@@ -134,6 +134,7 @@ def test_of_a_file_that_was_cut_off_all_whole_lines_count(tmp_path: Path) -> Non
 # --- what is printed ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_passwords_are_not_printed(untrained: Project) -> None:
     address = "http://me:hunter2@127.0.0.1:1"
@@ -233,6 +234,7 @@ def test_only_the_record_of_a_training_that_has_come_to_its_end_is_removed(here:
     assert not record.exists()
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_damaged_record_does_not_end_a_training(untrained: Project) -> None:
     job = untrained.start(untrained.train_line())
