@@ -437,6 +437,7 @@ def here(scored: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     return scored
 
 
+@pytest.mark.full
 def test_an_unknown_run_is_said_and_no_error(here: Project, capsys: pytest.CaptureFixture[str]) -> None:
     run = json.loads((here.model / RUN).read_text())
     (here.model / RUN).write_text(json.dumps(run | {"mlflow_run_id": "0" * 32}))

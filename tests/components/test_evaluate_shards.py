@@ -93,6 +93,7 @@ def test_each_shard_scores_its_own_batches_alone(here: Project, capsys: pytest.C
         assert max(counts) - min(counts) <= 3  # a batch, and the last one's missing image
 
 
+@pytest.mark.full
 def test_the_commands_give_the_evaluation_that_is_there_and_log_it(scored: Project, trained: Trained) -> None:
     line = scored.evaluate_line()[:-2]  # without --out
     for number in (1, 2):

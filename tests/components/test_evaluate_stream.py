@@ -106,6 +106,7 @@ def peak(images: int) -> int:
     return most
 
 
+@pytest.mark.full
 def test_memory_does_not_grow_with_the_cohort() -> None:
     peak(64)
     few, many = peak(64), peak(512)

@@ -363,6 +363,7 @@ def test_components_touch_by_corners() -> None:
     assert component_fractions(np.array([[1, 1, 0, 1]], np.uint8)) == "0.5 0.25"
 
 
+@pytest.mark.full
 @pytest.mark.skipif("CXR_DATA" not in os.environ, reason="CXR_DATA names no folder with the paper's X-rays")
 def test_the_papers_cohort_has_the_papers_counts(tmp_path: Path) -> None:
     result = ingest(os.environ["CXR_DATA"], IngestParams(max_megapixels=60.0), tmp_path / "raw")

@@ -165,6 +165,7 @@ def test_no_gain_and_too_great_a_loss_are_refused_and_remembered(store: Project,
     assert champion(store) == BETTER
 
 
+@pytest.mark.full
 def test_a_dry_run_changes_nothing_and_force_needs_a_reason_that_is_kept(store: Project) -> None:
     crown(store, BETTER)
     before = (store.root / "mlflow.db").read_bytes()

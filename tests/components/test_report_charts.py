@@ -72,6 +72,7 @@ def seen(visit: Visit) -> np.ndarray:
     return shot[np.ix_(rows, columns)][..., ::-1].astype(int)
 
 
+@pytest.mark.full
 def test_of_many_images_a_sample_has_dots_with_the_lowest_among_them(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: Look
 ) -> None:

@@ -56,6 +56,7 @@ def test_a_training_with_a_learning_rate_of_almost_nothing_ends_where_it_started
     assert json.loads((project.model / CONFIG).read_text())["train"]["start_from"] == str(tmp_path / "before")
 
 
+@pytest.mark.full
 def test_other_weights_to_start_from_are_another_training(project: Project, tmp_path: Path) -> None:
     shutil.copytree(project.model, tmp_path / "before")
     project.write_params(train={"start_from": str(tmp_path / "before"), "epochs": 1})

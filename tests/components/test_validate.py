@@ -275,6 +275,7 @@ def test_the_command_says_what_it_found(raw: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.full
 @pytest.mark.skipif("CXR_DATA" not in os.environ, reason="CXR_DATA does not name the 704 X-rays of the paper")
 def test_the_papers_cohort_passes_as_shipped(tmp_path: Path) -> None:
     raw = raw_cohort(Path(os.environ["CXR_DATA"]), tmp_path / "raw")

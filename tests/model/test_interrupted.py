@@ -49,7 +49,7 @@ ALL |= {"epochs": 3, "images_per_epoch": 8}
             "bcdu_net",
             ALL,
             {(0, 0): 0, (0, None): 1, (1, 0): 1, (1, 1): 1, (1, None): 2, (2, 1): 2, (2, None): 3},
-            marks=pytest.mark.slow,
+            marks=[pytest.mark.slow, pytest.mark.full],
         ),
     ],
     ids=[

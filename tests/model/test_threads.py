@@ -66,6 +66,7 @@ def test_without_a_limit_there_is_one_a_core() -> None:
     assert openmp[SPINS] == {"passive": "0", "a short spin": SHORT[SPINS]}[found["waiting"]]
 
 
+@pytest.mark.full
 def test_what_the_user_has_set_wins() -> None:
     found, openmp = command(OMP_NUM_THREADS="3", OMP_WAIT_POLICY="ACTIVE")
     assert (found["count"], found["wanted"], openmp[NUMBER]) == (3, 3, "3")

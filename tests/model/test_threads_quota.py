@@ -67,6 +67,7 @@ def limit() -> Iterator[Limit]:
         group.rmdir()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("cpus", "processes"), [(1.0, ""), (0.5, ""), (1.0, "2")])
 def test_everything_counts_the_quota(limit: Limit, cpus: float, processes: str) -> None:
     given = environment(**({"LOCAL_WORLD_SIZE": processes} if processes else {}))

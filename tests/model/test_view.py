@@ -103,6 +103,7 @@ def test_something_is_left_inside_of_every_border(one: float, other: float, heig
     assert np.zeros((height, width))[Border(one, other, other, one).box((height, width))].size > 0
 
 
+@pytest.mark.full
 def test_a_single_training_picture_is_no_reason_to_call_others_strange(drawn: list[np.ndarray]) -> None:
     viewer = fit_view(np.stack(drawn[:1]))
     json.dumps(vars(viewer.limits), allow_nan=False)

@@ -424,6 +424,7 @@ def test_cancel_and_retry(defunet: Client, server: Server) -> None:
 # schedule
 
 
+@pytest.mark.full
 def test_schedule_is_made_listed_and_deleted(defunet: Client, server: Server) -> None:
     server.state.faults = [Fault("POST", "/recurringruns", "lost")]
     how = ("--cron", "0 30 3 * * mon", "--catch-up", "--max-concurrency", 2, "--name", "weekly")
@@ -580,6 +581,7 @@ def test_tokens_are_found(defunet: Client, server: Server, tmp_path: Path) -> No
     assert "secret" not in defunet("runs", "--token", "wrong-secret").output
 
 
+@pytest.mark.full
 def test_a_token_that_is_renewed_while_waiting_is_taken_up(server: Server, tmp_path: Path) -> None:
     run, path = started(server), tmp_path / "token"
     server.state.token = "first"

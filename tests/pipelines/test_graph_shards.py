@@ -141,6 +141,7 @@ def test_every_shard_counts_in_the_size_of_a_run() -> None:
     assert str(sizes[0]).startswith("2 cells: about ")
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_shards_that_do_not_fit_are_told() -> None:
     with pytest.raises(UserError, match=r"^200 shards do not fit into one run.*set fewer shards in cluster.yaml"):

@@ -279,6 +279,7 @@ def test_an_attempt_ends_on_the_error_that_no_retry_can_mend(tmp_path: Path) -> 
     assert "attempt 1" not in call("train", json.loads(text), KFP_RETRY_INDEX="1").stderr
 
 
+@pytest.mark.full
 def test_without_a_shared_place_or_retries_nothing_is_left(tmp_path: Path) -> None:
     given = wrong_training(tmp_path, "")
     keyless = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE"), "")

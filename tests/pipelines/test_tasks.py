@@ -225,6 +225,7 @@ def test_several_processes_share_the_cores_and_do_not_spin_for_long(tmp_path: Pa
     assert set(spins) <= {PASSIVE["GOMP_SPINCOUNT"], SHORT["GOMP_SPINCOUNT"]}
 
 
+@pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_users_error_in_one_of_several_processes_is_told(

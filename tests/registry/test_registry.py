@@ -191,6 +191,7 @@ def numbers() -> list[int]:
     return [each["number"] for each in json.loads(defunet("models", "--history", "--json").stdout)]
 
 
+@pytest.mark.full
 def test_a_lock_is_among_the_experiments_while_it_is_held_and_never_among_the_models(store: Project) -> None:
     store.write_params(promotion=GATE | {"floor": 0.0})
     client = store.client()

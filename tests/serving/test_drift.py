@@ -81,6 +81,7 @@ def sites() -> tuple[list[Figures], list[Figures], Training]:
     return montgomery, drawn("shenzhen")[0], training
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_change_of_site_gives_an_alarm_soon_and_no_change_gives_none(
     sites: tuple[list[Figures], list[Figures], Training],

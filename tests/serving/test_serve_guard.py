@@ -62,6 +62,7 @@ def test_a_form_of_70_megabytes_reads_its_413(service: Served) -> None:
     assert "larger than the 2 MB allowed" in answer.json()["detail"]
 
 
+@pytest.mark.full
 def test_a_stalled_body_is_given_up_early(trained: Trained, package: Path) -> None:
     slow = ready(launch(trained.project, package, "--stall-timeout", 3, "--max-mb-a-client", 1, "--max-mb-at-once", 4))
     with socket.create_connection(("127.0.0.1", slow.port), 20) as connection:

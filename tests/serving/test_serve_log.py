@@ -47,6 +47,7 @@ def test_a_terminal_gets_an_address_and_the_model_in_words(trained: Trained, pac
     assert "{" not in shown
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_the_log_says_what_the_gate_said(registry: Project) -> None:
     service = ready(launch(registry, CHAMPION))
