@@ -75,7 +75,7 @@ def ingest(
         UserError: the source cannot be read, matches no known layout, or has unusable files. All are listed; for a
             shard all that belong to its X-rays or to none.
     """
-    with write_folder(out) as partial, open_source(source, out) as files:
+    with write_folder(out) as partial, open_source(source, out, part=shard is not None) as files:
         whole = _survey(source, files)
         found = whole.part(shard) if shard else whole
         card_name = min((n for n in files.files if _is_card(n)), key=lambda n: (n.count("/"), n), default="")

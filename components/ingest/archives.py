@@ -7,8 +7,12 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import IO
 
+from components.ingest.ranges import Span
 from core.errors import UserError
 
 # PNGs are already compressed and hardly shrink in a ZIP; a ZIP bomb has a ratio of a thousand.
@@ -16,30 +20,47 @@ MOST_INFLATION = 100
 ENCRYPTED = 0x1  # general purpose bit flag (PKWARE's APPNOTE, 4.4.4)
 
 
-def open_zip(path: Path, called: str, stack: ExitStack) -> dict[str, tuple[int, Callable[[], bytes]]]:
+@dataclass(frozen=True)
+class Member:
+    """A file in a ZIP.
+
+    Attributes:
+        size: the declared size in bytes.
+        read: returns the file's bytes and checks their CRC-32; never more than the declared size.
+        span: the bytes of the ZIP with the file and its header.
+    """
+
+    size: int
+    read: Callable[[], bytes]
+    span: Span
+
+
+def open_zip(file: Path | IO[bytes], size: int, called: str, stack: ExitStack) -> dict[str, Member]:
     """Open a ZIP and check its whole directory before reading any file.
 
     Args:
-        path: the archive.
+        file: the archive.
+        size: its size in bytes.
         called: name of the archive in messages.
         stack: closes the archive.
 
     Returns:
-        By file name: the declared size in bytes, and a function that reads the file and checks its CRC-32. It never
-        returns more than the declared size.
+        The files by name.
 
     Raises:
         UserError: not a ZIP; or it has names that lead outside of it, links, encrypted files or duplicate names, or
             unpacks to more than :data:`MOST_INFLATION` times its size. All such members are listed.
     """
     try:
-        archive = stack.enter_context(zipfile.ZipFile(path))
+        archive = stack.enter_context(zipfile.ZipFile(file))
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise UserError(
             f"{called}: not a ZIP file, or a truncated one ({error}); fetch it again, or give a folder"
         ) from error
     problems = []
-    files: dict[str, tuple[int, Callable[[], bytes]]] = {}
+    files: dict[str, Member] = {}
+    starts = sorted({member.header_offset for member in archive.infolist()})
+    ends = dict(pairwise([*starts, archive.start_dir]))
     for member in archive.infolist():
         name = member.filename
         if trouble := _problem(member):
@@ -47,11 +68,12 @@ def open_zip(path: Path, called: str, stack: ExitStack) -> dict[str, tuple[int, 
         elif name in files:
             problems.append(f"{called}/{name}: duplicate name")
         elif not member.is_dir():
-            files[name] = member.file_size, _reader(archive, member, f"{called}/{name}")
+            span = (member.header_offset, ends[member.header_offset])
+            files[name] = Member(member.file_size, _reader(archive, member, f"{called}/{name}"), span)
     if problems:
         raise UserError(f"{called}: refused; nothing was unpacked: make the ZIP again without these", problems)
-    total = sum(size for size, _ in files.values())
-    if total > MOST_INFLATION * path.stat().st_size:
+    total = sum(member.size for member in files.values())
+    if total > MOST_INFLATION * size:
         raise UserError(
             f"{called}: refused, as it would unpack to {total / 1e6:.0f} MB, more than {MOST_INFLATION} times its "
             "size: a ZIP bomb; if it is not, unpack it yourself and give the folder"

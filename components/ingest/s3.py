@@ -21,6 +21,7 @@ from typing import Any
 from boto3.s3.transfer import TransferConfig
 from s3transfer.manager import TransferManager
 
+from components.ingest.ranges import WORKERS, Ranges
 from components.ingest.source import File, Source, join
 from core.errors import UserError
 from core.files import sha256
@@ -29,7 +30,6 @@ from core.s3 import FAILURES, concerns_one_object, damage, explain, make_client,
 from core.terminal import progress
 
 RANGE = 16 << 20  # bytes of one request; a large object is downloaded by several requests in parallel
-WORKERS = 16  # parallel requests, which wait for the network and not for the CPU
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,27 @@ class Downloads:
 
     def file(self, name: str) -> File:
         """Return an object as a file that is read after :meth:`fetch`."""
-        return File(self.objects[name].size, lambda: self._locate(name).read_bytes(), lambda: self._locate(name))
+        return File(
+            self.objects[name].size,
+            lambda: self._locate(name).read_bytes(),
+            lambda: self._locate(name),
+            lambda: self._ranges(name),
+        )
+
+    def _ranges(self, name: str) -> Ranges:
+        """Open an object to read ranges of it; each request checks that the object is still the listed one."""
+        remote = self.objects[name]
+
+        def get(start: int, end: int) -> bytes:
+            place = {"Bucket": self.bucket, "Key": remote.key, "IfMatch": remote.etag}
+            try:
+                found = self.client.get_object(**place, Range=f"bytes={start}-{end - 1}")
+                return bytes(found["Body"].read())
+            except FAILURES as error:
+                raise explain(error, join(self.url, name)) from error
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return Ranges(get, remote.size, self.folder)
 
     def _locate(self, name: str) -> Path:
         if name in self._failed:

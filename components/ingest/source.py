@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.ingest.ranges import Ranges
+
 
 @dataclass(frozen=True)
 class File:
@@ -15,11 +17,13 @@ class File:
         size: size in bytes, from the folder, archive or bucket.
         read: returns the file's bytes; raises OSError or UserError.
         path: returns the local path after fetching; None for a file in a ZIP.
+        ranges: opens the file to read parts of it without fetching it whole; None where it is local.
     """
 
     size: int
     read: Callable[[], bytes]
     path: Callable[[], Path] | None = None
+    ranges: Callable[[], Ranges] | None = None
 
 
 def _nothing_to_fetch(names: Iterable[str]) -> None:

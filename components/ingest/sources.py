@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 from components.ingest.archives import open_zip
 from components.ingest.layouts import is_junk
+from components.ingest.ranges import Ranges, Span
 from components.ingest.source import File, Source, join
 from core.errors import UserError
 from core.s3 import is_s3
 
+BUFFER = 64 << 10  # bytes of the first requests, which read a ZIP's directory
+
 
 @contextmanager
-def open_source(source: str, out: Path) -> Iterator[Source]:
+def open_source(source: str, out: Path, part: bool = False) -> Iterator[Source]:
     """Yield the files of a folder, a ZIP file, or ``s3://bucket/prefix``.
 
     ZIP files in a folder or prefix are opened as well, because publishers distribute one per site. They are not
@@ -25,6 +30,7 @@ def open_source(source: str, out: Path) -> Iterator[Source]:
         source: the source from the user.
         out: the output folder; S3 downloads are stored next to it until the step succeeds, so that an interrupted run
             resumes.
+        part: only a part of the files will be read, so that ZIP files in S3 are not downloaded whole.
 
     Raises:
         UserError: the source does not exist, cannot be read, or is a damaged or hostile ZIP.
@@ -42,7 +48,7 @@ def open_source(source: str, out: Path) -> Iterator[Source]:
             found = Source({"": _local(Path(source))})  # without regard to its suffix: DVC may name it `data`
         else:
             raise UserError(f"{source}: not found; give a folder, a ZIP file or s3://bucket/prefix")
-        yield _look_into_zips(source, found, stack)
+        yield _look_into_zips(source, found, stack, part)
 
 
 def _walk(folder: Path) -> dict[str, File]:
@@ -72,7 +78,7 @@ def _local(path: Path) -> File:
     return File(size, path.read_bytes, lambda: path)
 
 
-def _look_into_zips(source: str, found: Source, stack: ExitStack) -> Source:
+def _look_into_zips(source: str, found: Source, stack: ExitStack, part: bool) -> Source:
     """Replace every ZIP among the files by its content; a source of one file must be a ZIP."""
     archives = {
         name: file
@@ -81,11 +87,28 @@ def _look_into_zips(source: str, found: Source, stack: ExitStack) -> Source:
     }
     if not archives:
         return found
-    found.fetch(archives)
+    remote = {name: stack.enter_context(file.ranges()) for name, file in archives.items() if part and file.ranges}
+    found.fetch([name for name in archives if name not in remote])
     files = {name: file for name, file in found.files.items() if name not in archives}
+    spans: dict[str, tuple[Ranges, Span]] = {}
     for name, archive in archives.items():
-        if archive.path is None:
+        opened: Path | IO[bytes]
+        if name in remote:
+            opened = stack.enter_context(io.BufferedReader(remote[name], BUFFER))
+        elif archive.path is None:
             raise ValueError(f"{name}: a ZIP inside a ZIP is not read")
-        for member, (size, read) in open_zip(archive.path(), join(source, name), stack).items():
-            files[f"{name}/{member}" if name else member] = File(size, read)
-    return Source(files, lambda names: found.fetch([name for name in names if name in found.files]))
+        else:
+            opened = archive.path()
+        for inside, member in open_zip(opened, archive.size, join(source, name), stack).items():
+            called = f"{name}/{inside}" if name else inside
+            files[called] = File(member.size, member.read)
+            if name in remote:
+                spans[called] = (remote[name], member.span)
+
+    def fetch(names: Iterable[str]) -> None:
+        wanted = list(names)
+        found.fetch([name for name in wanted if name in found.files])
+        for reader in remote.values():
+            reader.fetch([spans[name][1] for name in wanted if name in spans and spans[name][0] is reader])
+
+    return Source(files, fetch)

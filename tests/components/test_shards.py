@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 import tracemalloc
 import zipfile
@@ -16,13 +18,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from components.ingest import ingest
 from components.ingest import merge as merging
 from components.ingest.merge import merge as merge_cohort
+from components.ingest.ranges import Ranges
+from components.ingest.sources import open_source
 from components.preprocess import preprocess_shard
 from core.cohort import COLUMNS, read_manifest
 from core.errors import UserError
+from core.s3 import make_client
 from core.shard import Shard
 from tests.components.sharded import PARAMS, arrays_of, merged_arrays, shards
 from tests.components.test_ingest_zip import zipped
@@ -147,6 +154,84 @@ def test_a_shard_reads_its_own_members_of_a_zip_alone(place: Path, tmp_path: Pat
             (problem,) = error.problems
             assert problem.startswith(f"{archive}/{name}: damaged inside the ZIP")
     assert [shard.has("montgomery", "MCUCXR_0001_0") for shard in failed] == [True]
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """The key and the range of every object that ingest asks for."""
+    seen: list[tuple[str, str]] = []
+
+    def watched(connections: int) -> Any:
+        client = make_client(connections)
+
+        def note(params: dict[str, Any], **_: Any) -> None:
+            seen.append((params["Key"], params.get("Range", "")))
+
+        client.meta.events.register("provide-client-params.s3.GetObject", note)
+        return client
+
+    monkeypatch.setattr("components.ingest.s3.make_client", watched)
+    return seen
+
+
+def test_a_shard_fetches_its_own_members_of_zips_in_s3_alone(
+    bucket: Bucket, place: Path, tmp_path: Path, requests: list[tuple[str, str]]
+) -> None:
+    sizes = {}
+    for site in ("MontgomerySet", "ChinaSet_AllFiles"):
+        archive = zipped(place / "data" / site, tmp_path / "one.zip", f"{site}/")
+        with zipfile.ZipFile(archive, "a", zipfile.ZIP_STORED) as whole:
+            whole.writestr("other/video.bin", os.urandom(1 << 20))  # between the pictures and the directory
+        sizes[f"zips/{site}.zip"] = archive.stat().st_size
+        bucket.client.upload_file(str(archive), bucket.name, f"zips/{site}.zip")
+    bucket.client.upload_file(str(place / "data/cohort.json"), bucket.name, "zips/cohort.json")
+    url = f"s3://{bucket.name}/zips"
+    raws = shards(url, tmp_path, 3)
+    asked = dict.fromkeys(sizes, 0)
+    for key, span in requests:
+        if key in sizes:
+            first, last = span.removeprefix("bytes=").split("-")
+            asked[key] += int(last) + 1 - int(first)
+    # Three times the ends of the ZIPs with the directories, and every picture once; never the other file as a whole.
+    assert all(asked[key] < sizes[key] for key in sizes)
+    assert list(tmp_path.glob(".download-*")) == []
+    merge_cohort(raws, tmp_path / "raw")
+    ingest(url, PARAMS, tmp_path / "whole")
+    assert files(tmp_path / "raw") == files(tmp_path / "whole")
+
+
+def test_a_zip_in_s3_that_changes_or_is_damaged_is_told(bucket: Bucket, place: Path, tmp_path: Path) -> None:
+    archive, url = zipped(place / "data", tmp_path / "data.zip"), f"s3://{bucket.name}/data.zip"
+    bucket.client.upload_file(str(archive), bucket.name, "data.zip")
+    with open_source(url, tmp_path / "raw", part=True) as source:
+        bucket.client.put_object(Bucket=bucket.name, Key="data.zip", Body=archive.read_bytes() + b" ")
+        with pytest.raises(UserError, match=r"data\.zip: changed during the download; run again"):
+            source.fetch(source.files)
+    bucket.client.put_object(Bucket=bucket.name, Key="data.zip", Body=archive.read_bytes()[:-30])
+    with pytest.raises(UserError, match=r"data\.zip: not a ZIP file, or a truncated one"):
+        ingest(url, PARAMS, tmp_path / "raw", shard=Shard(2, 1))
+
+
+@given(st.binary(max_size=300), st.data())
+def test_ranges_read_as_the_whole_does(content: bytes, data: st.DataObject) -> None:
+    places = st.integers(0, len(content))
+    spans = [tuple(sorted(span)) for span in data.draw(st.lists(st.tuples(places, places), max_size=4))]
+    asked = []
+
+    def get(start: int, end: int) -> bytes:
+        asked.append((start, end))
+        return content[start:end]
+
+    with tempfile.TemporaryDirectory() as folder, Ranges(get, len(content), Path(folder)) as reader:
+        reader.fetch(spans)
+        asked.clear()
+        for start, end in data.draw(st.permutations(spans)):
+            reader.seek(start)
+            assert reader.read(end - start) == content[start:end]
+        assert asked == []
+        start = data.draw(places)
+        reader.seek(start)
+        assert io.BufferedReader(reader, 16).read() == content[start:]
 
 
 def test_a_problem_is_told_by_the_shard_of_its_case_or_by_all(tmp_path: Path) -> None:
