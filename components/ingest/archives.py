@@ -29,8 +29,8 @@ def open_zip(path: Path, called: str, stack: ExitStack) -> dict[str, tuple[int, 
         returns more than the declared size.
 
     Raises:
-        UserError: not a ZIP; or it has names that lead outside of it, links, encrypted files or duplicate names, or
-            unpacks to more than :data:`MOST_INFLATION` times its size. All such members are listed.
+        UserError: not a ZIP; or it has names that lead outside of it, links, encrypted files or duplicate names (all
+            are listed), or unpacks to more than :data:`MOST_INFLATION` times its size.
     """
     try:
         archive = stack.enter_context(zipfile.ZipFile(path))
