@@ -44,7 +44,7 @@ class Decision:
         version: the version to become champion.
         forced: whether a failed gate was overridden.
         reason: the reason given by the user.
-        figures: the gate's main figures by name, Dice from 0 to 1.
+        figures: the gate's main values by name, Dice from 0 to 1.
         closed: whether the state is recorded in the registry, and not inferred from the next decision.
     """
 
