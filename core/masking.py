@@ -26,7 +26,7 @@ def mask_address(address: str) -> str:
 
 
 def mask(text: str) -> str:
-    """Hide the passwords and tokens of all addresses in a text; in doubt it hides too much."""
+    """Hide the passwords and tokens of all addresses in a text; when in doubt, it hides too much."""
     for name in ADDRESSES:
         if address := os.environ.get(name):
             text = text.replace(address, mask_address(address))

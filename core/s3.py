@@ -31,7 +31,7 @@ from core.masking import mask
 SCHEME = "s3://"
 BROKEN_OFF = (
     *(IncompleteReadError, ReadTimeoutError, ResponseStreamingError, FlexibleChecksumError),
-    *(RetriesExceededError, S3ValidationError),  # of s3transfer
+    *(RetriesExceededError, S3ValidationError),  # raised by s3transfer
 )
 FAILURES = (BotoCoreError, ClientError, S3DownloadFailedError, *BROKEN_OFF)
 BAD_CREDENTIALS = (

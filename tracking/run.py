@@ -159,7 +159,7 @@ class TrackedRun:
 
     @property
     def record(self) -> dict[str, str | None]:
-        """The tracking fields of ``run.json``: MLflow run id, mark, and folder of the record if it was not sent."""
+        """The tracking fields of ``run.json``: MLflow run id, mark, and the record's folder (removed once sent)."""
         run_id, mark = self._sender.run_id, self._about["training"]
         return {"mlflow_run_id": run_id, "mlflow_training": mark, "mlflow_records": str(self.folder)}
 

@@ -27,7 +27,7 @@ def merge(
     out: Path,
     reread: Callable[[], EvaluateParams] | None = None,
 ) -> list[Row]:
-    """Merge the shards of an evaluation to the same bytes that evaluate writes without shards, and log it to MLflow.
+    """Merge the shards of an evaluation into the files that evaluate writes without shards, and log it to MLflow.
 
     Args:
         parts: outputs of :func:`components.evaluate.evaluate_shard`, one for each shard, in any order.
@@ -58,7 +58,7 @@ def main(
     out: cli.Out,
     params: cli.ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Merge the shards of an evaluation to the folder that evaluate writes without shards."""
+    """Merge the shards of an evaluation into the folder that evaluate writes without shards."""
 
     def reread() -> EvaluateParams:
         return read_params(params).evaluate

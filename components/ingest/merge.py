@@ -26,7 +26,7 @@ UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOT
 
 
 def merge(parts: Sequence[Path], out: Path) -> IngestResult:
-    """Merge the shards of a cohort to the same bytes that ingest of the whole source writes.
+    """Merge the shards of a cohort into the files that ingest of the whole source writes, byte for byte.
 
     Images and masks are hard links to the files of the parts, or copies if hard links are not possible.
 
@@ -108,7 +108,7 @@ def main(
     parts: Annotated[list[Path], typer.Argument(help="Outputs of ingest --shard, one for each shard.")],
     out: Out = Path("artifacts/raw"),
 ) -> None:
-    """Merge the shards of a cohort to the folder that ingest without shards writes."""
+    """Merge the shards of a cohort into the folder that ingest writes without shards."""
     result = merge(parts, out)
     images = sum(count.images for count in result.sites.values())
     print(f"{out}: {result.name}, {images} X-rays from {len(parts)} shards")

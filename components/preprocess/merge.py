@@ -34,7 +34,7 @@ def merge(
     out: Path,
     splits: Path,
 ) -> PreprocessSummary:
-    """Merge the shards of preprocess to the same arrays and splits that it writes without shards.
+    """Merge the shards of preprocess into the arrays and splits that it writes without shards.
 
     Rows are copied one at a time, so that memory does not grow with the cohort.
 
@@ -132,7 +132,7 @@ def main(
     out: Out = Path("artifacts/arrays"),
     splits: Annotated[Path, typer.Option(help="The folder of the splits.")] = Path("artifacts/splits"),
 ) -> None:
-    """Merge the shards of preprocess to the arrays and splits that it writes without shards."""
+    """Merge the shards of preprocess into the arrays and splits that it writes without shards."""
     choices = read_params(params)
     scenarios = {name: choices.scenarios[name] for name in choices.matrix.scenarios}
     print(merge(parts, cohort, validation, choices.preprocess, scenarios, out, splits).lines(out))

@@ -59,7 +59,7 @@ def promote(
 
     Challenger and champion are downloaded from the registry and scored on the same test images, each with the
     post-processing of its own package. The bounds of the rules are in :class:`core.params.PromotionParams`. Without a
-    champion, only two rules apply: the floor, and that the version was not rolled back. Every decision, also a refusal,
+    champion, only two rules apply: the floor, and that the version was not rolled back. Every decision, even a refusal,
     is recorded in the history (:mod:`registry.history`) and in the version's tags. The alias is set last, so that an
     earlier error does not change the champion.
 

@@ -63,12 +63,8 @@ HASHED_AT_ONCE = 256  # images
 class TrainResult:
     """The result of a training run.
 
-    Attributes:
-        folder: output folder.
-        validation_dice: Dice of the best epoch, pooled over the pixels of all validation images, 0 to 1.
-        epochs: number of epochs.
-        best_epoch: epoch of the weights, from 1.
-        resumed_from: number of epochs before a resume; 0 for an uninterrupted run.
+    ``validation_dice`` is the best epoch's, pooled over the pixels of all images, 0 to 1. ``best_epoch`` counts from 1.
+    ``resumed_from`` is the number of epochs before a resume, 0 for an uninterrupted run.
     """
 
     folder: Path

@@ -1,4 +1,4 @@
-"""Locations of checkpoints. This module does not import torch, because :mod:`model.threads` must run before."""
+"""Locations of checkpoints. This module does not import torch, because :mod:`model.threads` must run first."""
 
 from __future__ import annotations
 

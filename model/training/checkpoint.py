@@ -77,7 +77,7 @@ def _keep_previous(folder: Path) -> None:
 
 
 def restore_state(folder: Path) -> str:
-    """Replace the newest checkpoint by the previous one if the newest is damaged or missing.
+    """Replace the newest checkpoint with the previous one if the newest is damaged or missing.
 
     Returns:
         A message if a damaged checkpoint was replaced, else empty.
