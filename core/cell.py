@@ -59,8 +59,8 @@ ROWS = "rows.json"  # list of Row
 CASES = "cases.csv"
 SUMMARY = "metrics.json"  # {validation or test: {kind of masks: {metric: value}}}, for `dvc metrics`
 SPLIT = "split.json"  # the split of the training run: ids of train, validation and test
-# by (mirror_agreement or expected_dice), images, coverage, stored_dice: the mean over the most certain test images at
-# each coverage, against original masks
+# by (mirror_agreement or expected_dice), images, coverage, stored_dice: mean Dice of the most confident test images
+# against original masks
 RISK = "risk_coverage.csv"
 ROC = "roc.csv"  # fpr, tpr, threshold of the test split's pixels against original masks
 # low, high, predicted, observed, pixels: mean predicted probability and observed lung frequency of the test split's

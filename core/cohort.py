@@ -12,7 +12,7 @@ from core.errors import UserError
 from core.files import read_json, sha256, write_file
 
 MANIFEST = "manifest.csv"
-COHORT = "cohort.json"  # name, description, synthetic; of one shard of a cohort also `shard`, "i/N"
+COHORT = "cohort.json"  # name, description, synthetic; for one shard also `shard`, "i/N"
 PASSED = "passed.json"  # in the output of validate, only after success; preprocess requires it
 
 # One row per image. Unknown strings are empty, unknown numbers missing.
@@ -27,13 +27,13 @@ COLUMNS: dict[str, str] = {
     "bit_depth": "Int64",  # of the stored file: 8 or 16
     "mask_width": "Int64",
     "mask_height": "Int64",
-    "mask_binary": "boolean",  # every source mask has at most two values, the lower of them 0
-    "lung_fraction": "Float64",  # share of the mask's picture that is lung, 0 to 1
-    # Areas of the 16 largest 8-connected components as shares of the mask's picture, largest first, separated by
-    # spaces: "0.1432 0.1288 3.8e-06". Empty for no mask or an empty one. Validate counts the large ones.
+    "mask_binary": "boolean",  # no source mask has a value other than 0 and its maximum
+    "lung_fraction": "Float64",  # share of the mask image that is lung, 0 to 1
+    # Areas of the 16 largest 8-connected components as shares of the mask image, largest first, separated by
+    # spaces: "0.1432 0.1288 3.8e-06". Empty if the mask is missing or empty. Validate counts the large ones.
     "component_fractions": "string",
     "image_sha256": "string",  # of the file's bytes
-    "pixel_sha256": "string",  # of the decoded pixels: equal for two encodings of one picture
+    "pixel_sha256": "string",  # of the decoded pixels: equal for two encodings of one image
     "mask_sha256": "string",  # of the combined mask's file
     "age": "Float64",  # years
     "sex": "string",  # F, M
@@ -53,7 +53,7 @@ def read_lines(folder: Path) -> pd.DataFrame:
 
 
 def write_lines(folder: Path, rows: pd.DataFrame) -> None:
-    """Write the rows of :func:`read_lines`, of one manifest or of several, sorted by site and id."""
+    """Write rows from :func:`read_lines`, of one or several manifests, sorted by site and id."""
     frame = rows.sort_values(["site", "id"])
     with write_file(folder / MANIFEST) as partial:
         frame.to_csv(partial, index=False)
@@ -77,11 +77,11 @@ def read_manifest(folder: Path) -> pd.DataFrame:
 
 
 def require_whole(folder: Path, record: str, merge: str) -> None:
-    """Raise UserError if a step's output is that of one shard, which only shards and the merge may read.
+    """Raise UserError if a step's output is a single shard; only shard runs and the merge may read it.
 
     Args:
         folder: output of ingest or preprocess.
-        record: its JSON file, in which a shard says that it is one.
+        record: name of its JSON file; a shard has the key ``shard``.
         merge: the module of the merge, for the message.
     """
     if (folder / record).is_file() and (shard := read_json(folder / record).get("shard")):
@@ -89,7 +89,7 @@ def require_whole(folder: Path, record: str, merge: str) -> None:
 
 
 def require_pass(validation: Path, raw: Path) -> None:
-    """Raise UserError unless ``validation`` is a successful validation of exactly the cohort in ``raw``."""
+    """Raise UserError unless ``validation`` records a successful validation of the cohort in ``raw``."""
     if not (validation / PASSED).is_file():
         raise UserError(
             f"{validation}: {raw} has not passed validation; run the validate step and correct what it names"
@@ -109,7 +109,7 @@ class Arrays:
         card: the cohort's ``name``, ``synthetic`` and ``description``.
 
     Raises:
-        UserError: a file is missing, damaged, or does not match the manifest; or the arrays are those of one shard.
+        UserError: a file is missing, damaged, or does not match the manifest; or the arrays are a single shard.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -21,7 +21,7 @@ UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIS
 
 
 class UnwritableError(UserError):
-    """A file or folder that this user may not write."""
+    """This user cannot write a file or folder."""
 
 
 @contextmanager
@@ -39,7 +39,10 @@ def explain_full_disk(target: Path) -> Iterator[None]:
 
 @contextmanager
 def explain_unwritable(target: Path) -> Iterator[None]:
-    """Turn an error inside the block, which only makes ``target`` or a lock beside it, into an UnwritableError."""
+    """Turn an :data:`UNWRITABLE` error inside the block into an UnwritableError, and a full disk into a UserError.
+
+    The block must only create ``target`` or its lock file.
+    """
     try:
         with explain_full_disk(target):
             yield
@@ -71,7 +74,11 @@ def exclusive(target: Path) -> Iterator[None]:
 
 @contextmanager
 def write_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path next to ``path``; if the block succeeds, it replaces ``path`` atomically."""
+    """Yield a temporary path next to ``path``; if the block succeeds, it replaces ``path`` atomically.
+
+    Raises:
+        UserError: ``path`` cannot be written, or the disk is full.
+    """
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     with explain_unwritable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,6 +99,9 @@ def write_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder next to ``path``; if the block succeeds, it replaces ``path``, else it is removed.
 
     Only one process at a time may write ``path`` (:func:`exclusive`). Remains of a killed run are removed.
+
+    Raises:
+        UserError: another process is writing ``path``, it cannot be written, or the disk is full.
     """
     with exclusive(path):
         for stale in path.parent.glob(f".{path.name}.partial-*"):

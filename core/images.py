@@ -17,7 +17,7 @@ from core.png import Chunk, decode_grey
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PALETTE = 3  # colour type (PNG specification, 11.2.2 IHDR)
 MOST_BYTES_A_PIXEL = 8  # RGBA with 16 bits per channel, the widest PNG format
-# Calls per row and column take longer than libpng in smaller pictures.
+# In smaller images, NumPy calls per row and column take longer than libpng.
 LEAST_FAST = 1 << 20  # pixels
 
 # The callers decode one image per thread; OpenCV's threads would compete with them.
@@ -25,15 +25,15 @@ cv2.setNumThreads(1)
 
 
 class ImageError(UserError):
-    """An unusable picture: one line with the file's name and the problem."""
+    """An unusable image: one line with the file's name and the problem."""
 
 
 class TooLargeError(ImageError):
-    """A picture of more pixels than are allowed, refused before it is decoded."""
+    """An image with more pixels than allowed; it is refused before decoding."""
 
 
 def check_pixels(width: int, height: int, name: str, most: int) -> None:
-    """Raise :class:`TooLargeError` for a picture of more than ``most`` pixels."""
+    """Raise :class:`TooLargeError` for an image with more than ``most`` pixels."""
     if width * height > most:
         raise TooLargeError(
             f"{name}: {width} x {height} pixels are more than the {most / 1e6:g} megapixels allowed; "
@@ -62,7 +62,7 @@ def check_png(data: bytes, name: str, max_pixels: int | None = None) -> Header:
     Args:
         data: the whole file.
         name: name of the file in messages.
-        max_pixels: largest width x height, as a few kilobytes can unpack to gigabytes; None: no limit.
+        max_pixels: largest width x height, because a few kilobytes can decompress to gigabytes; None: no limit.
 
     Raises:
         ImageError: the file is empty, not a PNG, truncated, damaged or too large.
@@ -121,7 +121,7 @@ def decode(data: bytes, name: str, max_pixels: int | None = None) -> tuple[np.nd
         The pixels, uint8 or uint16 (H, W), not rescaled (except from fewer than 8 bits to 0 to 255), and the header.
 
     Raises:
-        ImageError: as :func:`check_png`; or the picture has colour or transparent parts.
+        ImageError: as :func:`check_png`; or the image has colour or transparent parts.
     """
     header, chunks = _check(data, name, max_pixels)
     if header.width * header.height >= LEAST_FAST and (grey := decode_grey(data, chunks)) is not None:
@@ -149,12 +149,12 @@ def foreground(pixels: np.ndarray) -> np.ndarray:
 
 
 def is_binary(pixels: np.ndarray) -> bool:
-    """Return whether a mask has at most two values, the lower of them 0."""
+    """Return whether a mask has no value other than 0 and its maximum."""
     return bool(((pixels == 0) | (pixels == pixels.max())).all())
 
 
 def pixel_sha256(pixels: np.ndarray) -> str:
-    """Return the SHA-256 of a picture's shape, dtype and pixels, independent of the file's encoding."""
+    """Return the SHA-256 of an image's shape, dtype and pixels, independent of the file's encoding."""
     digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype.name}".encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()

@@ -19,7 +19,7 @@ def code_files(places: Iterable[str], root: Path = ROOT) -> dict[str, str]:
     """Return the SHA-256 of source files by name, 64 hexadecimal digits each.
 
     Args:
-        places: Python files, and folders with all their Python files, relative to ``root``.
+        places: Python files, or folders of which all Python files are included, relative to ``root``.
         root: the project's folder.
     """
     found: dict[str, str] = {}
@@ -41,7 +41,7 @@ class Inputs:
     """Digests of files, code and parameters at the start of a step.
 
     Args:
-        files: the input files, by the names in the record.
+        files: the input files by their names in the record.
         code: the ``places`` of :func:`code_files`.
         params: the step's section of the parameters.
         read: reads that section again from its file; None if the section was passed as a value.
@@ -83,10 +83,10 @@ class Inputs:
         return {"params": params, "manifest": manifest, "files": self.files, "code": self.code}
 
     def require_unchanged(self, title: str) -> None:
-        """Check that the inputs did not change, because DVC would record the result with the changed inputs.
+        """Check that no input changed since the step began: DVC would record the result with the changed inputs.
 
         Raises:
-            UserError: an input changed since the step began; each change is one line.
+            UserError: an input changed; each change is one line.
         """
         if changes := self.changed():
             raise UserError(
@@ -102,7 +102,7 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 
 
 def read_record(path: Path, step: str) -> dict[str, Any]:
-    """Read a record of :meth:`Inputs.record`.
+    """Read a record that :meth:`Inputs.record` returned.
 
     Raises:
         UserError: the file is missing or not such a record.
@@ -118,7 +118,7 @@ def read_record(path: Path, step: str) -> dict[str, Any]:
 
 
 def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Return nested values by dotted names, such as ``augmentation.rotation``."""
+    """Flatten nested values to dotted names, such as ``augmentation.rotation``."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         found |= flat(value, f"{before}{key}.") if isinstance(value, dict) else {before + key: value}

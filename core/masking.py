@@ -14,19 +14,19 @@ _PARAMETER = re.compile(
 )
 
 
-_TOKEN = re.compile(r"://[^/:@\s]+@(?![^/\s]*\*{3}@)")  # not the user of a password that is hidden already
+_TOKEN = re.compile(r"://[^/:@\s]+@(?![^/\s]*\*{3}@)")  # skips a user whose password is already hidden
 
 
 def mask_address(address: str) -> str:
     """Return an address without its password or token, in the user part and in the query."""
-    # A password may hold anything, "@", "/" and spaces too: up to the last "@" all of it may be the password.
+    # A password may contain any character, even "@", "/" and spaces, so everything up to the last "@" is hidden.
     address = re.sub(r"(://[^/:@]*(?:@[^/:]*)?):.*@", rf"\1:{HIDDEN}@", address, flags=re.DOTALL)
-    # A user part without a colon is a token, as of a Git host.
+    # A user part without a colon is a token, as in a Git host's URL.
     return _PARAMETER.sub(rf"\1{HIDDEN}", _TOKEN.sub(f"://{HIDDEN}@", address))
 
 
 def mask(text: str) -> str:
-    """Return text with the passwords and tokens of all addresses in it hidden; rather too much than too little."""
+    """Hide the passwords and tokens of all addresses in a text; when in doubt, it hides too much."""
     for name in ADDRESSES:
         if address := os.environ.get(name):
             text = text.replace(address, mask_address(address))

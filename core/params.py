@@ -175,7 +175,7 @@ class RegisterParams(Section):
 
 
 class ShadowParams(Section):
-    """What ``defunet serve --shadow`` must have seen of a challenger."""
+    """What ``defunet serve --shadow`` must have measured for a challenger."""
 
     agreement: Fraction = Field(description="least mean Dice between the masks of challenger and champion")
     at_least: Annotated[int, Field(ge=1)] = Field(description="least number of pictures that both have answered")
@@ -208,7 +208,7 @@ class SignatureParams(Section):
 
 
 class RegistryParams(Section):
-    """Only the sections for the registry, so that a mistake in another section cannot block a rollback."""
+    """The sections for the registry, read alone so that a mistake in another section cannot block a rollback."""
 
     model_config = ConfigDict(extra="ignore")
 

@@ -1,7 +1,7 @@
 """Decode the plain grey PNGs of X-ray machines faster than libpng: libdeflate inflates, NumPy undoes the row filters.
 
-A stream is taken only if it inflates to exactly the picture's size with the right Adler-32, and every filter type is
-valid. Anything else is left to libpng, so that what is refused, and in which words, is decided in one place.
+This decoder accepts a stream only if it inflates to exactly the image's size with the correct Adler-32 and every filter
+type is valid. libpng decodes or refuses everything else, so that one place decides what is refused.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import numpy as np
 from deflate import DeflateError, zlib_compress, zlib_decompress
 
 SUB, UP, AVERAGE, PAETH = 1, 2, 3, 4  # filter types (PNG specification, 9.2); 0 is none
-# Chunks that change no grey value, whatever they hold. Any other one, for instance of an animation, is left to libpng.
+# Chunks that never change a grey value. libpng decodes a PNG with any other chunk, for example an animation.
 HARMLESS = {b"tEXt", b"zTXt", b"iTXt", b"tIME", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"eXIf"}
-WINDOW_32K = 0x78  # first byte of a zlib stream; libdeflate does not hold a stream to a smaller window
+WINDOW_32K = 0x78  # first byte of a zlib stream; libdeflate does not enforce a smaller window
 MOST_INFLATION = 1032  # deflate's largest ratio: 258 bytes from two bits
 MOST_PIXELS, MOST_SIDE = 1 << 30, 1 << 20  # OpenCV's limits
-BLOCK = 1024  # rows at a time, which bounds the memory
+BLOCK = 1024  # rows at a time, to limit the memory
 LINES = 32  # rows at a time that stay in the processor's cache
 
 
 class Chunk(NamedTuple):
-    """A chunk of a PNG: its kind, and where its body lies in the file."""
+    """A chunk of a PNG: its type, and the byte offsets of its body in the file, without ``end``."""
 
     kind: bytes
     start: int
@@ -64,7 +64,7 @@ def decode_grey(data: bytes, chunks: list[Chunk]) -> np.ndarray | None:
 
 
 def _body(chunks: list[Chunk]) -> list[Chunk] | None:
-    """Return the chunks of pixels; None if others stand between them, or a chunk is not known to be harmless."""
+    """Return the IDAT chunks; None if they are not contiguous, or another chunk is not :data:`HARMLESS`."""
     places = [place for place, chunk in enumerate(chunks) if chunk.kind == b"IDAT"]
     if not places or places[-1] - places[0] >= len(places):
         return None
@@ -77,8 +77,8 @@ def _unfilter(raw: np.ndarray, dtype: np.dtype[np.unsignedinteger]) -> np.ndarra
     """Undo the filters of all rows.
 
     Args:
-        raw: uint8 (H, 1 + W * bytes of a pixel), each row after its filter type, pixels with their high byte first;
-            overwritten, as the pixels take its memory.
+        raw: uint8 (H, 1 + W * bytes per pixel): per row the filter type, then the pixels, big-endian. It is
+            overwritten: the result uses its memory.
         dtype: uint8 or uint16.
 
     Returns:
@@ -88,8 +88,8 @@ def _unfilter(raw: np.ndarray, dtype: np.dtype[np.unsignedinteger]) -> np.ndarra
     if filters.max() > PAETH:
         return None
     height, width = len(raw), (raw.shape[1] - 1) // dtype.itemsize
-    # In the same memory: a block's pixels end before the next block begins. The bytes of a pixel can change places
-    # first, because filters treat them apart from each other.
+    # In place: a block's pixels end before the next block begins. Bytes can be swapped before the filters are undone,
+    # because filters treat the bytes of a pixel separately.
     pixels = raw.reshape(-1)[: height * width * dtype.itemsize].view(dtype).reshape(height, width)
     for start in range(0, height, LINES):
         block = slice(start, start + LINES)
@@ -115,10 +115,10 @@ def _runs(filters: np.ndarray) -> Iterable[tuple[int, int, bool]]:
 
 
 def _undo_sub(pixels: np.ndarray, numbers: np.ndarray) -> None:
-    """Add up the differences to the pixel on the left, from left to right, of the rows of these ``numbers``."""
+    """Undo Sub in the rows ``numbers``, in place: add up the differences from left to right."""
     for start in range(0, len(numbers), BLOCK):
         part = numbers[start : start + BLOCK]
-        # One addition serves a column of all rows; transposed, its bytes lie side by side.
+        # One addition handles a column of all rows; after transposition its bytes are contiguous.
         turned = np.asarray(cv2.transpose(pixels[part]))
         for left, column in pairwise(turned.view(np.uint8)):
             np.add(left, column, out=column)
@@ -126,7 +126,7 @@ def _undo_sub(pixels: np.ndarray, numbers: np.ndarray) -> None:
 
 
 def _undo_one_by_one(pixels: np.ndarray, filters: np.ndarray, first: int, last: int) -> None:
-    """Undo Average and Paeth, in which each byte depends on the one before: Pillow does it, in C."""
+    """Undo Average and Paeth, in place, with Pillow's C code: each byte depends on the one before."""
     from PIL import Image
 
     mode = "L" if pixels.dtype == np.uint8 else "I;16"

@@ -39,11 +39,11 @@ def git_state(root: Path = ROOT) -> tuple[str | None, bool]:
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """Return what ``git`` prints in a folder.
+    """Return the standard output of ``git`` in a folder.
 
     Raises:
-        OSError: there is no ``git``.
-        subprocess.CalledProcessError: it failed, as in a folder that is in no repository.
+        OSError: ``git`` is not installed.
+        subprocess.CalledProcessError: ``git`` failed, for example outside a repository.
     """
     return subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=True).stdout
 
@@ -66,13 +66,13 @@ def pinned_md5(source: str) -> str | None:
 
 
 def pinned_source(pin: Path = Path("data.dvc")) -> str | None:
-    """Return where the cohort in ``data.dvc`` was imported from: a path or an ``s3://`` address; None if nowhere."""
+    """Return where the cohort in ``data.dvc`` was imported from: a path or an ``s3://`` address; None if it was not."""
     imported = (read_yaml(pin) or {}).get("deps") if pin.exists() else None
     return str(imported[0]["path"]) if imported else None
 
 
 def hardware() -> dict[str, Any]:
-    """Return the CPU's name, the number of logical cores, the memory in GiB and the GPU's name or None."""
+    """Return ``cpu``, the CPU's name; ``cores``, logical; ``memory_gib``; and ``gpu``, the GPU's name or None."""
     import torch
 
     return {

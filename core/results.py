@@ -22,7 +22,7 @@ class Row(TypedDict):
     ``label``, ``sex`` (:data:`SEXES`) and ``age`` (:data:`AGES`) are one value or ``all``; at most one of label, sex
     and age is not ``all``. ``masks`` is ``original`` or ``dilated``. ``few`` is True for fewer than :data:`FEW` images.
     ``hd95`` and ``assd`` are in pixels at the network's size, ``stored_hd95`` and ``stored_assd`` in pixels of the
-    stored picture. ``soft_dice_batch2`` is the soft Dice of consecutive batches of 2 images, mean over batches. Only
+    stored image. ``soft_dice_batch2`` is the soft Dice of consecutive batches of 2 images, mean over batches. Only
     overlap metrics, ``auc`` and ``soft_dice`` have pooled values.
     """
 
@@ -60,7 +60,7 @@ class Row(TypedDict):
     soft_dice_batch2: float | None
 
 
-# Keys that rows of an earlier version lack, and their defaults.
+# Keys that rows of earlier releases lack, and their defaults.
 ADDED: dict[str, object] = {
     **{"sex": "all", "age": "all", "few": False},
     **dict.fromkeys((*METRICS[10:], "soft_dice_batch2")),

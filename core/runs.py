@@ -16,7 +16,7 @@ TIMES = ("seconds", "images_per_second")  # per epoch; in MLflow and in RUN's ``
 def read_run(model: Path) -> dict[str, Any]:
     """Return ``run.json`` of a trained cell, empty if it is missing or belongs to other weights.
 
-    DVC does not track the file, so that equal training runs have equal outputs. So after `dvc pull` there is none, and
+    DVC does not track the file, so that equal training runs have equal outputs. After `dvc pull` the file is missing;
     after `dvc checkout` it may belong to other weights.
 
     Args:

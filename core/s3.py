@@ -31,7 +31,7 @@ from core.masking import mask
 SCHEME = "s3://"
 BROKEN_OFF = (
     *(IncompleteReadError, ReadTimeoutError, ResponseStreamingError, FlexibleChecksumError),
-    *(RetriesExceededError, S3ValidationError),  # a transfer's own
+    *(RetriesExceededError, S3ValidationError),  # raised by s3transfer
 )
 FAILURES = (BotoCoreError, ClientError, S3DownloadFailedError, *BROKEN_OFF)
 BAD_CREDENTIALS = (
@@ -41,7 +41,7 @@ BAD_CREDENTIALS = (
     "InvalidToken",
     "InvalidClientTokenId",
 )
-# The permissions of operations whose permission has another name.
+# Permissions of the operations whose permission is not named after them.
 RIGHTS = {
     "HeadObject": "s3:GetObject and s3:ListBucket",  # without ListBucket a missing object is a 403
     "HeadBucket": "s3:ListBucket",
@@ -53,7 +53,7 @@ RIGHTS = {
     "DeleteObjects": "s3:DeleteObject",
 }
 CHANGED = "changed during the download; run again"
-ENCRYPTED = ("SSEKMSKeyId", "SSECustomerAlgorithm")  # such an object's ETag is no MD5 of its content
+ENCRYPTED = ("SSEKMSKeyId", "SSECustomerAlgorithm")  # the ETag of such an object is not the MD5 of its content
 
 
 def is_s3(place: str) -> bool:
@@ -85,15 +85,15 @@ def make_client(connections: int) -> Any:
 
 
 def is_missing(error: ClientError) -> bool:
-    """Tell an object or a bucket that is not there from other answers of S3."""
+    """Return whether S3 reports that an object or bucket does not exist."""
     return error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound", "NoSuchBucket")
 
 
 def damage(client: Any, bucket: str, key: str, about: dict[str, Any], path: Path) -> str:
     """Return how a downloaded file differs from its object; empty if no check fails.
 
-    The object's SHA-256 decides if it has one, else the ETag: the MD5 of the content, or for a multipart
-    upload that of its parts' MD5s, for which S3 is asked how long the parts were.
+    The check uses the object's SHA-256 if it has one, else its ETag: the MD5 of the content, or for a multipart upload
+    the MD5 of its parts' MD5s. The sizes of the parts come from S3.
 
     Args:
         client: see :func:`make_client`.
@@ -103,7 +103,7 @@ def damage(client: Any, bucket: str, key: str, about: dict[str, Any], path: Path
         path: the file.
 
     Raises:
-        BotoCoreError, ClientError: S3 could not be asked.
+        BotoCoreError, ClientError: a request for the size of a part failed.
     """
     size = path.stat().st_size
     if size != about["ContentLength"]:
@@ -128,7 +128,7 @@ def damage(client: Any, bucket: str, key: str, about: dict[str, Any], path: Path
     # Parts of different lengths, which few tools write: ask for each.
     sizes = [first, *(_part_size(client, bucket, key, about["ETag"], number) for number in range(2, count + 1))]
     if sum(sizes) != size:
-        return ""  # a server without the sizes of parts: only the total size was checked
+        return ""  # the server does not report the sizes of parts: only the total size was checked
     return "" if multipart_etag(path, sizes) == etag else "its parts' MD5s are not its ETag"
 
 
@@ -161,7 +161,7 @@ def concerns_one_object(error: Exception) -> bool:
 
 
 def explain(error: Exception, called: str) -> UserError:
-    """Return one of :data:`FAILURES` in one line: what is wrong with ``called`` and what to do."""
+    """Convert one of :data:`FAILURES` to one line: what is wrong with ``called`` and how to fix it."""
     if isinstance(error, ClientError):
         code, message = error.response["Error"]["Code"], error.response["Error"].get("Message", "")
         if code in BAD_CREDENTIALS:

@@ -1,4 +1,4 @@
-"""Shards: the parts in which a step works on a cohort, ``1/4`` to ``4/4``."""
+"""Shards: the parts of a cohort that a step can process separately, ``1/4`` to ``4/4``."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from core.errors import UserError
 
 # The option of a step's command; empty: no shard.
 ShardOption = Annotated[str, typer.Option("--shard", metavar="I/N", help="Only part I of N, for the step's merge.")]
-MOST = 256  # a merge opens a file of each
+MOST = 256  # a merge opens a file of each shard
 
 
 @dataclass(frozen=True, order=True)
 class Shard:
-    """One part of so many.
+    """One part of a cohort.
 
     Attributes:
         of: the number of parts, 1 to :data:`MOST`.
-        number: which of them, 1 to ``of``.
+        number: number of this part, 1 to ``of``.
     """
 
     of: int
@@ -33,7 +33,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Return the shard that ``text`` names, for example ``2/4``; raises UserError if it names none."""
+        """Return the shard that ``text`` names, for example ``2/4``; raises UserError if ``text`` is not a shard."""
         match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
         if match and 1 <= int(match[1]) <= int(match[2]) <= MOST:
             return cls(int(match[2]), int(match[1]))
@@ -49,7 +49,7 @@ class Shard:
             whole: the folder of the whole output, where the later steps look for it.
 
         Raises:
-            UserError: ``text`` names no shard, or the part would take the place of the whole.
+            UserError: ``text`` is not a shard, or ``out`` is the folder of the whole output.
         """
         if not text:
             return None
@@ -67,19 +67,19 @@ class Shard:
         return f"{self.number}/{self.of}"
 
     def has(self, site: str, identity: str) -> bool:
-        """Tell whether an X-ray belongs to this shard."""
+        """Return whether an X-ray belongs to this shard."""
         return number_of(site, identity, self.of) == self.number
 
     def range_of(self, count: int) -> range:
-        """Return this shard's share of ``count`` items in a row: shards in order give all of them in order."""
+        """Return the positions of this shard's share of ``count`` items; all shards in order cover them in order."""
         return range(count * (self.number - 1) // self.of, count * self.number // self.of)
 
 
 def number_of(site: str, identity: str, of: int) -> int:
     """Return the number, 1 to ``of``, of the shard to which an X-ray belongs.
 
-    Only the site and the id count, so that shards need no coordination, and an X-ray stays in its shard when others are
-    added to the cohort.
+    The number depends only on the site and the id. So shards need no coordination, and an X-ray stays in its shard when
+    others are added to the cohort.
     """
     digest = hashlib.sha256(f"{site}/{identity}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % of + 1
@@ -89,10 +89,10 @@ def require_all(parts: Mapping[Path, str]) -> list[Path]:
     """Return the parts in the order of their shards.
 
     Args:
-        parts: what each part says of itself, ``i/N``, by its folder; empty: it is not a part.
+        parts: the recorded shard of each folder, ``i/N``; empty if it has none.
 
     Raises:
-        UserError: a folder is not a part, or the folders are not all the shards of one number, each once.
+        UserError: a folder is not a shard, or the folders are not the shards 1/N to N/N, each once.
     """
     for folder, text in parts.items():
         if not text:

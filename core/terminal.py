@@ -1,4 +1,4 @@
-"""What a terminal shows: progress bars, the epochs of a training run, and tables that fit its width."""
+"""Terminal output: progress bars, the epochs of a training run, and tables that fit the width."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# The interval of reading the loss, which waits for the device.
+# Seconds between reads of the loss; each read waits for the device.
 REFRESH_SECONDS = 1.0
 SILENT_SECONDS = 30.0  # after which a progress display without a terminal prints again
 
@@ -31,7 +31,7 @@ def epoch_line(row: dict[str, float], epochs: int) -> str:
 
 
 def seconds(count: float) -> str:
-    """Return a number of seconds, for example ``40 s``, ``4 min 12 s`` or ``1 h 02 min``."""
+    """Format a duration in seconds, for example ``40 s``, ``4 min 12 s`` or ``1 h 02 min``."""
     left = max(0, round(count))
     if left < 60:
         return f"{left} s"
@@ -40,7 +40,7 @@ def seconds(count: float) -> str:
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    """Return text with control characters as their escapes, so that text from elsewhere cannot steer a terminal.
+    """Return text with control characters as their escapes, so that untrusted text cannot control the terminal.
 
     Args:
         text: the text.
@@ -57,18 +57,18 @@ def say(text: str) -> None:
 
     Control characters other than line breaks are printed as their escapes.
     """
-    with suppress(OSError, ValueError):  # a closed output is no reason to lose the line
+    with suppress(OSError, ValueError):  # print the line even if standard output is closed
         sys.stdout.flush()
     print(printable(text, lines=True), file=sys.stderr, flush=True)
 
 
 def loading(what: str) -> None:
-    """Say what is being loaded, before the imports and files that take seconds."""
+    """Print what is being loaded, before imports and files that take seconds."""
     say(f"loading {what} ...")
 
 
 def console(width: int, *, markup: bool = True) -> Console:
-    """Return a console as wide as the terminal; without one COLUMNS characters wide, or else ``width``.
+    """Return a console as wide as the terminal; without a terminal, as wide as COLUMNS, else ``width``.
 
     Args:
         width: characters.
@@ -81,7 +81,7 @@ def console(width: int, *, markup: bool = True) -> Console:
 
 
 def fit(table: Table, console: Console, dispensable: Sequence[str]) -> Table:
-    """Drop columns of a table until it fits the console, because truncated figures are useless.
+    """Drop columns of a table until it fits the console, because truncated numbers are useless.
 
     Args:
         table: the table; it is modified.
@@ -105,7 +105,7 @@ def fit(table: Table, console: Console, dispensable: Sequence[str]) -> Table:
 def progress(label: str, total: int, in_bytes: bool) -> Iterator[Callable[[int], None]]:
     """Yield a function that advances a progress display on standard error.
 
-    Without a terminal it is a line at each tenth of the total, and after :data:`SILENT_SECONDS` without one.
+    Without a terminal, a line is printed at each tenth of the total, and after :data:`SILENT_SECONDS` without output.
     """
     if sys.stderr.isatty():
         from rich import progress as bars
@@ -163,14 +163,14 @@ class Terminal:
         self.epochs, self.steps, self.images, self.since, self.shown = 0, 0, 0, 0.0, 0.0
 
     def start(self, epochs: int, steps: int, first_epoch: int, stage: str) -> None:
-        """Open the bar, or print the opening line."""
+        """Print the opening line; on a terminal, open the bar."""
         self.stop()
         resumed = first_epoch and not self.epochs  # a later stage of the same process is not a resumed run
         self.epochs, self.steps, self.since, self.images = epochs, steps, time.monotonic(), 0
         if sys.stdout.isatty():
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            # The bar takes the width that the figures leave, so that 80 columns suffice; the title is above it.
+            # The bar takes the width that the figures leave, so 80 columns suffice. The title is above it.
             columns = (BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn())
             figures = TextColumn("{task.fields[figures]}")
             self.bar = Progress(*columns, figures, console=self.console, expand=True)
@@ -181,7 +181,7 @@ class Terminal:
         self._print(f"{self.title}: {what} of {steps} batches{where}")
 
     def step(self, epoch: int, step: int, images: int, loss: Callable[[], float]) -> None:
-        """Move the bar; read the loss at most once in :data:`REFRESH_SECONDS`."""
+        """Advance the bar; read the loss at most once per :data:`REFRESH_SECONDS`."""
         self.images += images
         now = time.monotonic()
         if self.bar is None:

@@ -14,21 +14,20 @@ _HALF = (int(np.float32(0.5).view(np.int32)) - _LEAST) >> _DIGITS
 BINS = 2 * _HALF + 1
 _LOWER = ((np.arange(_HALF + 1, dtype=np.int32) << _DIGITS) + np.int32(_LEAST)).view(np.float32).astype(np.float64)
 _LOWER[0] = 0
-EDGES = np.concatenate([_LOWER, 1 - _LOWER[::-1]])  # float64 (BINS + 1,), 0 to 1, of the bins
-Counts = npt.NDArray[np.int64]  # (2, BINS): pixels that are not lung, and pixels that are, by probability
+EDGES = np.concatenate([_LOWER, 1 - _LOWER[::-1]])  # edges of the bins, float64 (BINS + 1,), 0 to 1
+Counts = npt.NDArray[np.int64]  # (2, BINS): number of background and of lung pixels, by probability
 
 
 def class_histogram(probabilities: np.ndarray, masks: np.ndarray) -> Counts:
     """Count pixels by class and probability.
 
     Args:
-        probabilities: float of any shape, 0 to 1, taken as float32.
+        probabilities: float of any shape, 0 to 1, converted to float32.
         masks: uint8 or bool of that shape, 0 or 1.
 
     Returns:
-        int64 (2, :data:`BINS`): row 0 counts pixels that are not lung, row 1 lung pixels. Bin ``i`` has the
-        probabilities from ``EDGES[i]`` to ``EDGES[i + 1]``, and bins are monotonic in the probability. Histograms of
-        several pictures can be added.
+        int64 (2, :data:`BINS`): row 0 counts background pixels, row 1 lung pixels. Bin ``i`` has the probabilities from
+        ``EDGES[i]`` to ``EDGES[i + 1]``. Histograms of several images can be added.
     """
     rated = np.ravel(probabilities).astype(np.float32, copy=False)
     bits = np.minimum(rated, 1 - rated).view(np.int32)  # 1 - p is exact for p of 0.5 or more

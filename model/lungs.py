@@ -13,17 +13,18 @@ UNSURE = (0.25, 0.75)  # range of uncertain probabilities
 
 
 def halves(mask: Mask) -> tuple[Mask, Mask]:
-    """Split a mask into the lung on the picture's left side and the one on its right side.
+    """Split a mask into the lung on the image's left side and the one on its right side.
 
-    The two largest components that are side by side are the two lungs; other components belong to the nearer one. Lungs
-    that touch are cut at the narrowest column between them. A single lung is assigned by the position of its centre.
+    If the two largest components are side by side, they are the two lungs, and other components belong to the nearer
+    one. Lungs that touch are cut at the narrowest column between them. Otherwise the position of each component's
+    centre decides.
 
     Args:
         mask: uint8 (H, W), nonzero is lung.
 
     Returns:
-        Two disjoint masks, uint8 (H, W), 0 or 1, whose union is the mask. The mirrored mask gives the mirrored masks,
-        swapped; for touching lungs up to the column of the cut.
+        Two disjoint masks, uint8 (H, W), 0 or 1, whose union is the mask. A mirrored mask gives the mirrored results,
+        swapped; for touching lungs, the column of the cut may differ.
     """
     count, labels, stats, centroids = cv2.connectedComponentsWithStats((mask > 0).astype(np.uint8), connectivity=8)
     middle = (mask.shape[1] - 1) / 2
@@ -48,7 +49,7 @@ def halves(mask: Mask) -> tuple[Mask, Mask]:
 
 
 def _beside(stats: np.ndarray, order: np.ndarray) -> tuple[int, int] | None:
-    """Return the two largest components, if their columns share less than half of the narrower's; else None."""
+    """Return the two largest components if they overlap in less than half of the narrower's columns, else None."""
     if len(order) < 2:
         return None
     a, b = int(order[0]), int(order[1])
@@ -59,7 +60,7 @@ def _beside(stats: np.ndarray, order: np.ndarray) -> tuple[int, int] | None:
 
 
 def _bridge(mask: Mask) -> float | None:
-    """Return the column at which touching lungs are cut, or None without a valley between two large enough parts."""
+    """Return the column at which touching lungs are cut; None without a deep valley between two large parts."""
     profile = np.count_nonzero(mask, axis=0).astype(np.float64)
     used = np.flatnonzero(profile)
     if len(used) == 0:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 COUNTS = ("tp", "fp", "fn", "tn")
 OVERLAP = ("dice", "accuracy", "jaccard", "precision", "recall", "f1", "paper_iou")
 
-RESAMPLED_AT_ONCE = 1_000_000  # values in a batch of the bootstrap's resamples; an array of them has 8 MB
+RESAMPLED_AT_ONCE = 1_000_000  # values per batch of bootstrap resamples; an array of them has 8 MB
 
 Floats = npt.NDArray[np.float64]
 
@@ -176,8 +176,8 @@ def dice_interval(counts: dict[str, Floats], *, pooled: bool, resamples: int, se
 class PairedDifference(NamedTuple):
     """Difference in Dice between two networks on the same images, -1 to 1.
 
-    ``difference`` is the mean over images, NaN without images. ``interval`` are the ends of its 95 % interval, ``None``
-    for fewer than two images.
+    ``difference`` is the mean over images, NaN without images. ``interval`` is its 95 % interval, low and high,
+    ``None`` for fewer than two images.
     """
 
     difference: float
@@ -187,7 +187,7 @@ class PairedDifference(NamedTuple):
 def paired_difference(first: Floats, second: Floats, *, resamples: int, seed: int) -> PairedDifference:
     """Return the mean over images of ``first - second`` with its paired bootstrap interval (percentile method).
 
-    Both values of an image stay together in every resample (``scipy.stats.bootstrap`` with ``paired=True``; Efron and
+    Each resample keeps the two values of an image together (``scipy.stats.bootstrap`` with ``paired=True``; Efron and
     Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13), so that the difficulty of an X-ray cancels out. The
     interval covers the variance of images, not of training seeds, and is too narrow for few images (Hesterberg, What
     Teachers Should Know About the Bootstrap, 2015).

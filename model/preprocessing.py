@@ -61,7 +61,7 @@ def standardise(image: Image, size: int, interpolation: str, percentiles: tuple[
 
 
 def resize_mask(mask: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
-    """Resize a mask to a square of ``size`` pixels; a pixel is 1 if at least half of its area is.
+    """Resize a mask to a square of ``size`` pixels; a pixel is 1 if at least half of its area is lung.
 
     Args:
         mask: uint8 (H, W), 0 or 1.

@@ -15,7 +15,7 @@ def risk_coverage(confidence: Floats, quality: Floats) -> dict[str, Floats]:
     the risk of an image.
 
     Args:
-        confidence: float64 (N,), higher is more confident; ties are in their order.
+        confidence: float64 (N,), higher is more confident; ties keep their order.
         quality: float64 (N,), 0 to 1.
 
     Returns:

@@ -1,7 +1,7 @@
 """Exact distances between the outlines of two masks, by k-d trees.
 
 A mask's outline is the pixels that binary erosion with a cross removes: those with one of their four neighbours outside
-the mask or the picture. Definitions and results are as in MONAI.
+the mask or the image. Definitions and results are as in MONAI.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Gap(NamedTuple):
     Attributes:
         to_truth: float64 (P,), from each outline pixel of the prediction to the nearest of the truth.
         to_prediction: float64 (G,), from each outline pixel of the truth to the nearest of the prediction.
-        diagonal: of the picture; no distance in it is longer.
+        diagonal: the image's diagonal in pixels, the upper limit of distances.
     """
 
     to_truth: Floats
@@ -46,7 +46,7 @@ class Gap(NamedTuple):
     def hd95(self) -> float:
         """Return the larger of the two directed 95th percentiles of the distances.
 
-        0 for two empty masks; the picture's diagonal if one is empty, so that an empty prediction is never better than
+        0 for two empty masks; the image's diagonal if one is empty, so that an empty prediction is never better than
         a bad one. Source: Huttenlocher, Klanderman and Rucklidge, "Comparing Images Using the Hausdorff Distance",
         IEEE TPAMI 15(9), 1993; the percentile as in MONAI.
         """
@@ -81,7 +81,7 @@ class Gap(NamedTuple):
 
 
 def tolerance_at(tolerance: float, shape: tuple[int, ...]) -> float:
-    """Convert a tolerance in pixels of a 512-pixel picture to pixels of a picture of ``shape`` (H, W).
+    """Convert a tolerance in pixels of a 512-pixel image to pixels of an image of ``shape`` (H, W).
 
     It is ``tolerance * sqrt(H * W) / 512``.
     """
@@ -124,14 +124,14 @@ def _outline(mask: np.ndarray) -> Floats:
 def _nearest(points: Floats, others: Floats) -> Floats:
     from scipy.spatial import cKDTree
 
-    # Balancing does not pay for a tree with one query.
+    # Balancing is not worthwhile for a tree with one query.
     tree = cKDTree(others, balanced_tree=False, compact_nodes=False)
     distances: Floats = tree.query(points)[0]
     return distances
 
 
 def surface_distances(predicted: np.ndarray, masks: np.ndarray) -> dict[str, Floats]:
-    """Measure how far the outlines of every image are apart.
+    """Return the distances between the outlines of two masks of every image.
 
     Args:
         predicted: uint8 or bool (N, H, W), 0 or 1.
@@ -139,6 +139,9 @@ def surface_distances(predicted: np.ndarray, masks: np.ndarray) -> dict[str, Flo
 
     Returns:
         float64 (N,), pixels: ``hd95`` (:meth:`Gap.hd95`) and ``assd`` (:meth:`Gap.assd`).
+
+    Raises:
+        ValueError: the shapes differ.
     """
     gaps = [gap(p, g) for p, g in zip(predicted, masks, strict=True)]
     return {"hd95": np.array([each.hd95() for each in gaps]), "assd": np.array([each.assd() for each in gaps])}

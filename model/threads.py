@@ -7,7 +7,7 @@ The number of threads depends on the machine: its cores, the process's affinity 
 depend on the load, because another number of threads changes the order of summation and so the weights.
 
 The wait policy does not change results. By default an idle OpenMP thread spins for milliseconds and takes the core from
-other threads, even of the same process: next to one busy process, training is several times slower. Passive threads
+other threads, even of the same process: with one other busy process, training is several times slower. Passive threads
 sleep at once, which is best on a busy machine, but waking them costs a third of the speed on an idle one. So the policy
 depends on the load at the start: passive, or a short spin, which on an idle machine is as fast as a long one and does
 little harm if other processes start later. ``python -m benchmarks.waiting`` measures this.
@@ -84,7 +84,7 @@ def settle(processes: int | None = None) -> Threads:
             settings = PASSIVE
             waiting, waiting_reason = "passive", "a single thread waits for none"
         else:
-            # Do not sample again: now this process or its siblings cause the load.
+            # Do not sample again: the load may now come from this process or its siblings.
             by = _sampler()
             settings = {name: mine[name] for name in PASSIVE if name in mine and by} or _watched(count)
             busy = settings == PASSIVE
@@ -156,7 +156,7 @@ def _watched(count: int) -> dict[str, str]:
 def free(allowed: Collection[int], statistics: Path = STATISTICS) -> float:
     """Return the number of idle CPUs over the next :data:`SAMPLE` seconds, while this process sleeps.
 
-    All of them if the system has no statistics.
+    Returns the number of all CPUs if the system has no statistics.
 
     Args:
         allowed: numbers of the CPUs.

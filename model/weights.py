@@ -16,7 +16,7 @@ def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
     """Write a state dict as safetensors; equal weights give equal bytes.
 
     Raises:
-        OSError: the file cannot be written (safetensors' own writer would raise another type).
+        OSError: the file cannot be written (safetensors' own writer raises another type).
     """
     from safetensors.torch import save
 

@@ -24,20 +24,20 @@ def champion_uri(params: Path = Path("params.yaml")) -> str:
     """Return the URI of the champion of the model in ``register.model``.
 
     Args:
-        params: the parameter file; if it is missing, as outside the project, the default name is used.
+        params: the parameter file; if it is missing, for example outside the project, the default name is used.
 
     Raises:
-        UserError: the sections register and promotion of the file are invalid.
+        UserError: the file's sections for the registry are invalid.
     """
     name = read_registry_params(params).register_.model if params.exists() else MODEL
     return f"models:/{name}@{CHAMPION}"
 
 
 def signatures(params: Path = Path("params.yaml")) -> str:
-    """Return ``registry.signatures`` of a parameter file, ``auto`` if there is no file, or none with that section.
+    """Return ``registry.signatures`` of a parameter file; ``auto`` if the file or the section is missing.
 
     Raises:
-        UserError: the file is no YAML, or its section registry is invalid.
+        UserError: the file is not valid YAML, or its section ``registry`` is invalid.
     """
     values = read_yaml(params) if params.exists() else None
     if not isinstance(values, dict) or "registry" not in values:
@@ -46,8 +46,8 @@ def signatures(params: Path = Path("params.yaml")) -> str:
 
 
 def wide_console() -> Console:
-    """Return a console with the terminal's width, without a terminal that of COLUMNS or else :data:`WIDTH`.
+    """Return a console as wide as the terminal; without a terminal, as wide as COLUMNS, else :data:`WIDTH`.
 
-    It prints "[...]" as it is: names, tags and reasons come from the registry.
+    Markup is off, because names, tags and reasons from the registry may contain "[...]".
     """
     return console(WIDTH, markup=False)

@@ -33,10 +33,9 @@ def fetch(uri: str, to: Path, mark: str = "", signatures: str = AUTO) -> Path:
     """Return a package's folder; a registered version is downloaded first.
 
     Args:
-        uri: ``models:/name@alias``, ``models:/name/3``, or a local folder, which is returned unchanged, or the folder
-            of an MLflow model, whose package is returned.
-        to: parent folder of the downloads. A version that is already there is not downloaded again, since versions
-            are immutable.
+        uri: ``models:/name@alias``, ``models:/name/3``, the folder of a package, or the folder of an MLflow model with
+            a package in it.
+        to: parent folder of the downloads. A version in it is not downloaded again, because versions are immutable.
         mark: name of an empty file to add to a new download; empty adds none.
         signatures: as for :func:`registry.seal.verify`.
 
@@ -53,7 +52,7 @@ def fetch(uri: str, to: Path, mark: str = "", signatures: str = AUTO) -> Path:
     with answered(uri), explain_full_disk(to):
         version = version_of(client, name, asked["alias"]) if asked["alias"] else asked["version"]
         found = client.get_model_version(name, version)
-        # Another registry may have another model of this name and version, so the folder's name has the source's id.
+        # Another registry may have another model with this name and version, so the folder's name has the source's id.
         folder = to / name / f"{found.version}-{found.source.rpartition('/')[2]}"
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(_lock(folder)):

@@ -1,8 +1,8 @@
 """The history of champion decisions: one MLflow run per decision in the experiment ``<model>-promotions``.
 
-The champion is defined only by the alias. A decision is recorded before the alias moves and closed after it. For a
-decision that was never closed, the next decision shows whether the alias moved, because it recorded the champion that
-it found; for the last decision the alias itself shows it.
+The alias alone defines the champion. A decision is recorded before the alias moves and closed afterwards. If a decision
+was never closed, the next decision shows whether the alias moved, because it recorded the champion that it found. For
+the last decision, the alias itself shows it.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Decision:
         who: user and host.
         kind: promote or rollback.
         state: intended, done, failed or refused.
-        previous: the champion before the decision, None for none.
+        previous: the champion before the decision; None: no champion.
         version: the version to become champion.
         forced: whether a failed gate was overridden.
         reason: the reason given by the user.
-        figures: the gate's main figures by name, Dice from 0 to 1.
+        figures: the gate's main values by name, Dice from 0 to 1.
         closed: whether the state is recorded in the registry, and not inferred from the next decision.
     """
 
@@ -67,7 +67,7 @@ def actor() -> str:
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
-        user = f"user {os.getuid()}"  # a container's user need not have a name
+        user = f"user {os.getuid()}"  # a container's user may have no name
     run = os.environ.get("KUBEFLOW_RUN_ID")
     return f"{user}@{socket.gethostname()}" + (f", Kubeflow run {run}" if run else "")
 
@@ -122,7 +122,7 @@ def write(
             client.log_metric(decision.id, key, value)
         client.log_dict(decision.id, {**asdict(decision), "model": name, "gate": details}, JSON)
         client.log_text(decision.id, text, MARKDOWN)
-        # Last: a run without this tag, from a process that died, does not count as a decision.
+        # Set last: a run without this tag, from a killed process, does not count as a decision.
         client.set_tag(decision.id, "decision.state", state)
         if state == REFUSED:
             client.set_terminated(decision.id, "FINISHED")
@@ -174,7 +174,7 @@ def read(client: MlflowClient, name: str, champion: int | None) -> list[Decision
 
 
 def _decision(run: Any) -> Decision | None:
-    """Return the decision of a run; None for a run that somebody else made there, with one warning line."""
+    """Return the decision of a run; None, with a warning, for a run that is not a decision."""
     try:
         return _decision_of(run)
     except (KeyError, ValueError) as error:
@@ -220,8 +220,8 @@ def _settled(decisions: list[Decision], champion: int | None) -> list[Decision]:
 def line_of_champions(decisions: list[Decision], champion: int | None) -> list[int]:
     """Return the stack of champions for rollbacks, the current champion last.
 
-    A promotion pushes its version, a rollback pops the last one. So repeated rollbacks go further back, and none
-    restores a version that was rolled back. A champion that was set by hand counts as promoted.
+    A promotion pushes its version, and a rollback pops the last one. So repeated rollbacks go further back, and none
+    restores a version that was rolled back. A manually set champion counts as promoted.
     """
     line: list[int] = []
     for each in sorted((each for each in decisions if each.state == DONE), key=lambda each: each.number):
@@ -243,14 +243,14 @@ def rolled_back(decisions: list[Decision], champion: int | None) -> dict[int, De
 
     Args:
         decisions: the history.
-        champion: the version that has the alias now; one that was set by hand counts as promoted.
+        champion: the version that has the alias now; a manually set champion counts as promoted.
     """
     gone: dict[int, Decision] = {}
     for each in sorted((each for each in decisions if each.state == DONE), key=lambda each: each.number):
         if each.kind == ROLLBACK and each.previous is not None:
             gone[each.previous] = each
         elif each.previous is not None:
-            gone.pop(each.previous, None)  # it was champion when this was decided
+            gone.pop(each.previous, None)  # it was champion at the time of this decision
         gone.pop(each.version, None)
     if champion is not None:
         gone.pop(champion, None)

@@ -56,11 +56,11 @@ class Fact:
 
 
 def lineage(params: Params, number: int | None, file: Path = Path(PARAMS)) -> tuple[Version, list[Fact]]:
-    """Verify every recorded property of a version; does not change the working tree.
+    """Verify every recorded property of a version, without changing the working tree.
 
     Args:
         params: all parameters; only the model's name and ``registry`` are used.
-        number: the version's number; None is the challenger.
+        number: the version's number; None: the challenger.
         file: the current parameter file.
 
     Raises:
@@ -86,7 +86,7 @@ def lineage(params: Params, number: int | None, file: Path = Path(PARAMS)) -> tu
 
 
 def _git(*arguments: str) -> str | None:
-    """Return git's output, None if the command fails or there is no git."""
+    """Return git's output; None if the command fails or git is not installed."""
     try:
         return git(Path(), *arguments)
     except (OSError, subprocess.CalledProcessError):
@@ -151,7 +151,7 @@ def _yaml(text: str) -> Any:
 
 
 def _in_cache(md5: str) -> Path | None:
-    """Return the path of an MD5 in DVC's cache, None if it is not there; for a folder only its ``.dir`` file counts."""
+    """Return the path of an MD5 in DVC's cache, None if it is missing; of a folder, only its ``.dir`` file counts."""
     try:
         done = subprocess.run(["dvc", "cache", "dir"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -161,10 +161,10 @@ def _in_cache(md5: str) -> Path | None:
 
 
 def _parameters(version: Version, commit: str | None, file: Path, folder: Path) -> Fact:
-    """Look for the parameters' hash at the version's commit, then in the whole history, then in the current file.
+    """Search the parameters' hash at the version's commit, then in the whole history, then in the current file.
 
-    Other sections than ``train`` may change after training, with a new evaluation and registration. Then the section
-    ``train`` at the training's commit must equal the one recorded in the package, and another commit may have the hash.
+    Sections other than ``train`` may change after training, before a new evaluation and registration. Then section
+    ``train`` at the commit of training must equal the one in the package, and another commit may have the hash.
     """
     says = version.tags.get("params.hash", "")
     if not says:
@@ -223,7 +223,7 @@ def _code(version: Version, commit: str | None, folder: Path) -> Fact:
         return Fact("code", shown, False, False, "its package does not say which files these are")
     there = [_code_at(commit, list(record["code"])) for record in records]
     if there[0] == says[0] and there[1] != says[1]:
-        # The evaluation may be later than the training, with the current code.
+        # The evaluation may be later than training, with the current code.
         now = code_digest(code_files([name for name in records[1]["code"] if (ROOT / name).exists()]))
         if now == says[1]:
             found = f"training's files at {commit[:8]} and evaluation's files here have these hashes"

@@ -1,10 +1,10 @@
-"""The lock under which a model's champion moves, held by one process at a time on any machine.
+"""The lock for changing a model's champion, held by one process at a time across machines.
 
-MLflow sets an alias unconditionally, but its database gives the name of an experiment only once, and keeps it when the
-experiment is deleted. To take the lock, a process creates the experiment ``<model>-promotion-lock-<number>`` with the
-next number; to release it, it deletes the experiment. A number is only taken when all lower ones are, so that the
-lowest number that is neither released nor expired holds the lock (Lamport's bakery algorithm, with the database as the
-source of numbers). Ages come from the server's time stamps, so that the clocks of clients do not matter.
+MLflow sets an alias unconditionally, but experiment names are unique in its database, even after an experiment is
+deleted. To take the lock, a process creates the experiment ``<model>-promotion-lock-<number>`` with the next number; to
+release it, it deletes the experiment. A number is only taken when all lower ones are. So the lowest number that is
+neither released nor expired holds the lock (Lamport's bakery algorithm, with the database as the source of numbers).
+Ages come from the server's timestamps, so that the clients' clocks do not matter.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from registry import answered, history
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# Seconds in which a holder's request may still arrive or be repeated: MLflow's attempts, their timeouts and pauses.
+# Seconds in which a holder's request may still arrive or be retried: MLflow's attempts, timeouts and pauses.
 LATE = 60.0 * (1 + 3) + 30
 DESCRIPTION = "The right to move a model's champion, held for moments by one promotion. See docs/registry.md."
 NOTE = "mlflow.note.content"  # the tag that MLflow's pages show as an experiment's description
@@ -85,8 +85,8 @@ def promotion_lock(
         client: the MLflow client.
         name: the registered model.
         lease: seconds after which a lock expires.
-        moved: locks whose decision the champion shows. Their holders have nothing left to write, so that these count
-            only for :data:`LATE` seconds, in which a lost request may be repeated.
+        moved: locks whose decision already moved the champion. Their holders have nothing left to write, so these
+            locks expire after :data:`LATE` seconds, in which a lost request may be retried.
 
     Raises:
         UserError: another process holds the lock, or the registry does not answer.
@@ -110,7 +110,7 @@ def promotion_lock(
 
 
 def tickets(client: MlflowClient, name: str) -> list[Ticket]:
-    """Return all locks for the champion of ``name`` that were not released, expired ones too."""
+    """Return all locks for the champion of ``name`` that were not released, including expired ones."""
     from mlflow.entities import ViewType
 
     return _tickets(client, name, ViewType.ACTIVE_ONLY)
@@ -168,8 +168,8 @@ def _held(client: MlflowClient, name: str, token: str, lease: float, moved: Coll
     if not ours:
         raise UserError(f"{name}: somebody removed the lock of this process; nothing was changed: run again")
     first = min(ours, key=lambda each: each.number)
-    # A lower number is created earlier. It is not if `mlflow gc` removed the names between this process's request and
-    # another's: then both find an earlier lock, and neither holds it.
+    # A lower number is created earlier, unless `mlflow gc` removed the names between this process's request and
+    # another's. Then both processes find an earlier lock, and neither holds it.
     earlier = [
         each for each in every if each.token != token and (each.number < first.number or each.created < first.created)
     ]

@@ -20,7 +20,7 @@ UNDER_WAY = "under way"
 
 @dataclass(frozen=True)
 class Listed:
-    """A version in the list.
+    """A version of the registered model.
 
     Attributes:
         version: its number.
@@ -88,7 +88,7 @@ def decisions(params: RegistryParams) -> list[history.Decision]:
 
 
 def _number(value: str) -> float | None:
-    """Return a tag's number, None if it is no finite number: anyone may edit a tag."""
+    """Return a tag's number; None if it is not a finite number, because anyone may edit a tag."""
     try:
         number = float(value)
     except ValueError:

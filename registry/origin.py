@@ -1,4 +1,4 @@
-"""Lineage tags of a version, from the records in its files and not from the state at registration."""
+"""Lineage tags of a version, from the records in its files and not from the working tree at registration."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from core.params import Params, params_hash
 from core.runs import read_run
 from model.weights import WEIGHTS
 
-# Parameters of train that were added later, with what trainings did before.
+# Parameters of train that were added later, with the behaviour of earlier training runs.
 ADDED = {"start_from": "random"}
 
 
 def origin_tags(model: Path, evaluation: Path, cohort: Arrays, params: Params) -> dict[str, str]:
     """Return code, data and parameters of a trained and evaluated cell as tags of its version.
 
-    ``git.commit`` and ``git.dirty`` are from the training run, ``unknown`` if they are not recorded
-    (:func:`core.runs.read_run`), as for a model from `dvc pull`. ``image`` and ``kubeflow.run`` are the environment
+    ``git.commit`` and ``git.dirty`` are from the training run; ``unknown`` if they are not recorded
+    (:func:`core.runs.read_run`), for example after `dvc pull`. ``image`` and ``kubeflow.run`` are the environment
     variables IMAGE and KUBEFLOW_RUN_ID, else ``none``.
 
     Args:

@@ -1,4 +1,4 @@
-"""The model packages that come with the project, in ``pretrained/``."""
+"""The model packages shipped with the project, in ``pretrained/``."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def names() -> list[str]:
 
 
 def named(model: str) -> str:
-    """Return the folder of ``pretrained`` or ``pretrained/NAME``, from any current folder; another model unchanged.
+    """Return the folder of ``pretrained`` or ``pretrained/NAME``, from any current folder; other models are unchanged.
 
-    A package at that very path in the current folder goes first.
+    A package at this path in the current folder takes precedence.
 
     Raises:
         UserError: there is no such package.
@@ -42,7 +42,7 @@ def named(model: str) -> str:
 def model_or_default(model: str | None) -> str:
     """Return the model that a user named, else the registry's champion, else the pretrained package.
 
-    One line says when and why the pretrained package is taken.
+    A note is printed if the pretrained package is used.
 
     Raises:
         UserError: there is no such pretrained package, or the registry does not answer.
@@ -58,7 +58,7 @@ def model_or_default(model: str | None) -> str:
         if any(CHAMPION in each.aliases for each in versions):
             return champion
     if DEFAULT not in names():
-        return champion  # whose error says what to do
+        return champion  # its error names the fix
     way = "`defunet promote`" if has_store() else "`make run`, then `defunet promote`"
     say(
         f"note: no version is {CHAMPION} yet ({way} makes one); {PRETRAINED}/{DEFAULT} is used meanwhile, for research "

@@ -1,4 +1,4 @@
-"""Digests and signatures of a package: what is registered is what is loaded, byte for byte."""
+"""Digests and signatures of a package, which ensure that the loaded files are the registered ones."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from core.files import sha256, write_json
 from core.terminal import say
 
 DIGESTS = "digests.json"  # the SHA-256 of every other file, by its path in the package
-SIGNATURE = "package.sig"  # of the whole package, as the `model_signing` command makes and verifies it
+SIGNATURE = "package.sig"  # of the whole package, in the format of the `model_signing` command
 PACKAGE_TAG = "package.sha256"  # a version's tag with the SHA-256 of DIGESTS
 SIGNED_TAG = "package.signed"  # a version's tag: true if the package was signed
-# Variables: files with elliptic-curve keys in PEM; KEYLESS signs by the platform's identity (OpenID Connect).
+# Environment variables: PEM files of elliptic-curve keys; KEYLESS signs with the platform's OpenID Connect identity.
 SIGNING_KEY, VERIFYING_KEY = "DEFUNET_SIGNING_KEY", "DEFUNET_VERIFYING_KEY"
 KEYLESS = "keyless"
-# Files with certificates in PEM, separated as in PATH: the signer's, then the intermediate ones; the roots.
+# PEM files of certificates, separated as in PATH. Signing: the signer's, then intermediate ones. Verifying: the roots.
 SIGNING_CERTIFICATES, VERIFYING_CERTIFICATES = "DEFUNET_SIGNING_CERTIFICATES", "DEFUNET_VERIFYING_CERTIFICATES"
 VERIFYING_IDENTITY = "DEFUNET_VERIFYING_IDENTITY"  # "IDENTITY ISSUER" of a keyless signer
 VERIFIED_BY = (VERIFYING_KEY, VERIFYING_CERTIFICATES, VERIFYING_IDENTITY)  # the first that is set is used
@@ -39,15 +39,13 @@ def seal(package: Path) -> str:
 
 
 def verify(package: Path, expected: str = "", signatures: str = AUTO) -> None:
-    """Compare a package with its digests, and with its signature if one is asked for.
-
-    Where ``signatures`` is ``auto``, the variable ``DEFUNET_SIGNATURES`` decides, if it is set.
+    """Check a package's digests and, depending on ``signatures``, its signature.
 
     Args:
         package: the folder.
-        expected: the SHA-256 that the registry has for it; empty: unknown.
-        signatures: ``require``, ``warn``, ``off``, or ``auto``: ``require`` where a variable says what to verify with,
-            else ``off``.
+        expected: SHA-256 of the package in the registry; empty: unknown.
+        signatures: ``require``, ``warn``, ``off`` or ``auto``. ``auto`` is the value of ``DEFUNET_SIGNATURES``, else
+            ``require`` if a key, certificates or an identity to verify with are configured, else ``off``.
 
     Raises:
         UserError: a file is missing, altered or not in the digests; the signature is missing or wrong.
@@ -69,7 +67,7 @@ def verify(package: Path, expected: str = "", signatures: str = AUTO) -> None:
 
 
 def _files(package: Path) -> list[Path]:
-    """Return the files that digests cover; hidden files are marks of this machine, and no code is taken from them."""
+    """Return the files that digests cover. Hidden files are local marks and are never loaded."""
     found = (path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     return [path for path in found if path.name not in (DIGESTS, SIGNATURE) and not path.name.startswith(".")]
 
@@ -112,7 +110,7 @@ def _sign(package: Path, key: str) -> None:
             config.use_sigstore_signer(use_ambient_credentials=True)
         elif certificates := _files_in(SIGNING_CERTIFICATES):
             first, *chain = certificates
-            # The library reads no empty chain, and a certificate may stand in its own.
+            # model_signing rejects an empty chain; a certificate may be in its own chain.
             config.use_certificate_signer(
                 private_key=key, signing_certificate=first, certificate_chain=chain or [first]
             )
@@ -126,7 +124,7 @@ def _sign(package: Path, key: str) -> None:
 
 
 def check_signature(package: Path) -> None:
-    """Verify the signature of a package; raises UserError if it is missing or wrong, or nothing verifies it."""
+    """Verify a package's signature; raises UserError if it is missing or wrong, or nothing verifies it."""
     signature = package / SIGNATURE
     if not can_verify():
         ways = f"{VERIFYING_KEY}, {VERIFYING_CERTIFICATES} or {VERIFYING_IDENTITY}"
@@ -151,5 +149,5 @@ def check_signature(package: Path) -> None:
     config.set_ignore_unsigned_files(True)  # the digests cover them
     try:
         config.verify(package, signature)
-    except Exception as error:  # its errors have no common base class
+    except Exception as error:  # model_signing's errors have no common base class
         raise UserError(f"{package}: its signature is not by what {variable} names; do not use it") from error

@@ -1,7 +1,7 @@
-"""How a version did beside the champion on pictures of production: counts in the tags of the version.
+"""Agreement of a version in shadow with the champion on production images, counted in the version's tags.
 
-A service that runs a version in shadow (:mod:`serving.http.shadow`) has one tag, which it overwrites; the sum over all
-tags that name the same champion is what the promotion gate asks for.
+Each service that runs a version in shadow (:mod:`serving.http.shadow`) has one tag, which it overwrites. The promotion
+gate uses the sum over all tags that name the same champion.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ PREFIX = "shadow."
 
 
 class Agreement(BaseModel):
-    """What one service has counted, or the sum over services.
+    """The counts of one service, or their sum over services.
 
     Attributes:
-        against: version number of the champion that gave the other answer.
-        pictures: number of pictures that both have answered.
-        dice: sum over these pictures of the Dice between the two masks, 0 to ``pictures``.
-        errors: number of pictures that only the champion has answered.
-        withdrawn: why the version's canary was taken back; empty if it was not.
+        against: version number of the champion.
+        pictures: number of images that both versions segmented.
+        dice: sum over these images of the Dice between the two masks, 0 to ``pictures``.
+        errors: number of images that only the champion segmented.
+        withdrawn: why the version's canary was withdrawn; empty if it was not.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,7 +40,7 @@ class Agreement(BaseModel):
 
     @property
     def mean(self) -> float | None:
-        """Mean Dice over the pictures, None without any."""
+        """Mean Dice over the images, None without images."""
         return self.dice / self.pictures if self.pictures else None
 
     def __add__(self, other: Agreement) -> Agreement:
@@ -61,7 +61,7 @@ def write(client: MlflowClient, name: str, version: str, service: str, counted: 
         name: the registered model.
         version: the version in shadow.
         service: identifies the service's process; part of the tag's key.
-        counted: what the service has counted since it started.
+        counted: the service's counts since it started.
 
     Raises:
         UserError: the registry does not answer or refuses.
@@ -71,7 +71,7 @@ def write(client: MlflowClient, name: str, version: str, service: str, counted: 
 
 
 def read(tags: Mapping[str, str], champion: int) -> Agreement:
-    """Return the sum of all services' counts against one champion; a tag of another form counts nothing."""
+    """Return the sum of all services' counts against one champion; invalid tags are ignored."""
     total = Agreement(against=champion)
     for key, value in tags.items():
         if not key.startswith(PREFIX):
@@ -79,7 +79,7 @@ def read(tags: Mapping[str, str], champion: int) -> Agreement:
         try:
             counted = Agreement.model_validate_json(value)
         except ValidationError:
-            continue  # set by hand or by another release
+            continue  # set manually or by another release
         if counted.against == champion and counted.dice <= counted.pictures:
             total += counted
     return total

@@ -74,7 +74,7 @@ def read_versions(client: MlflowClient, name: str) -> list[Version]:
 
 
 def read_version(client: MlflowClient, name: str, number: int | None) -> Version:
-    """Return one version of a model; None is the challenger.
+    """Return one version of a model; ``number`` None: the challenger.
 
     Raises:
         UserError: there is no such model or version, or the registry does not answer.
@@ -105,7 +105,7 @@ class TrainedOn:
 
     Attributes:
         data_md5: MD5 of the cohort in ``data.dvc``.
-        manifest_sha256: SHA-256 of the raw cohort's manifest, which has the hash of every image and mask.
+        manifest_sha256: SHA-256 of the raw cohort's manifest, which contains the hash of every image and mask.
         ids: ids of the images in the training and validation splits.
         splits_sha256: :func:`splits_digest` of all three splits.
     """
@@ -128,7 +128,7 @@ def trained_on(client: MlflowClient, version: Version) -> TrainedOn:
     manifest, ids = version.tags.get(MANIFEST_TAG), None
     if (run := _run(client, version)) is not None:
         for given in run.inputs.dataset_inputs:
-            # Inputs of the newest training attempt come first; each has the manifest of its cohort.
+            # The inputs of the newest training attempt are first; each has the manifest of its cohort.
             manifest = manifest or _in_json(given.dataset.source).get("manifest.sha256")
         ids = _training_ids(client, version.run_id)
     return TrainedOn(None if pinned == "not pinned" else pinned, manifest, ids, version.tags.get(SPLITS_TAG))
@@ -155,7 +155,7 @@ def _in_json(text: str) -> dict[str, Any]:
 
 
 def _training_ids(client: MlflowClient, run_id: str) -> frozenset[str] | None:
-    """Return the ids of the images that a run's evaluation calls training or validation, None without one."""
+    """Return the training and validation ids from a run's evaluation; None if the run has none."""
     with answered(f"run {run_id}"), tempfile.TemporaryDirectory() as folder:
         kept = {file.path for file in client.list_artifacts(run_id, "evaluation")}
         if (name := f"evaluation/{SPLIT}") not in kept:

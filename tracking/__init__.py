@@ -1,1 +1,1 @@
-"""MLflow tracking: the store, the run of each training run, and unsent records."""
+"""MLflow tracking: the store, the MLflow run of each training run, and unsent records."""

@@ -1,4 +1,4 @@
-"""A thread that sends a record during training, so that a server that is down or hangs never delays it."""
+"""Send a record in a thread during training, so that a server that is down or hangs never delays training."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from core.errors import UserError
 from tracking.send import send, tell
 from tracking.store import is_lasting, is_local, reason, store_name
 
-# Seconds to wait for a server's first answer at the start, and while no request succeeds at the end.
+# Seconds to wait for a server's first response at the start, and for the next successful request at the end.
 START, PATIENCE, TICK = 30.0, 15.0, 0.1
-PAUSES = (1.0, 30.0)  # seconds between attempts that fail: the first, and the longest to which it doubles
-EVERY = 15.0  # seconds after which system metrics are sent, where no epoch ends
+PAUSES = (1.0, 30.0)  # seconds after a failed attempt: the first pause, which doubles up to the second
+EVERY = 15.0  # seconds after which system metrics are sent if no epoch ends
 
 
 class BackgroundSender:
@@ -21,9 +21,9 @@ class BackgroundSender:
 
     Attributes:
         folder: the record.
-        earlier: the others, not sent yet; each is removed once it is.
-        run_id: MLflow's run; None before it was found or made.
-        trouble: why the last attempt failed.
+        earlier: unsent records of earlier runs; each is removed once it has been sent.
+        run_id: id of the MLflow run; None until it has been found or created.
+        trouble: the error of the last attempt; None if it succeeded.
         sent: whether the whole record has been sent.
     """
 
@@ -37,10 +37,10 @@ class BackgroundSender:
         self._thread = threading.Thread(target=self._work, name="MLflow", daemon=True)
 
     def start(self) -> None:
-        """Send what there is; return when it has gone, or when waiting is no use.
+        """Start the thread, and wait until the first attempt succeeds, fails or times out (:data:`START`).
 
         Raises:
-            UserError: the settings are wrong: the address, the credentials, the database's file.
+            UserError: the settings are wrong: the address, the credentials or the database file.
         """
         self._thread.start()
         answered = self._answered.wait(None if is_local() else START)
@@ -54,15 +54,15 @@ class BackgroundSender:
             self._tell_down()
 
     def wake(self) -> None:
-        """Say that there is more to send."""
+        """Notify the thread of new data to send."""
         self._wake.set()
 
     def finish(self) -> bool:
-        """Wait while requests go through, and a little where none does; tell whether all has been sent."""
+        """Wait while requests succeed, at most :data:`PATIENCE` without a success; return whether all was sent."""
         self._ending.set()
         self._wake.set()
         count, patience = self._requests, PATIENCE
-        # Counted, not read from a clock: who is stopped meanwhile (a suspended job, a laptop) waits on afterwards.
+        # Count ticks instead of reading a clock, so that a suspended process still waits after it resumes.
         while self._thread.is_alive() and patience > 0:
             self._thread.join(TICK)
             patience = PATIENCE if self._requests != count else patience - TICK
@@ -80,13 +80,13 @@ class BackgroundSender:
                 self.sent = whole
                 self._answered.set()
                 self._send_earlier()
-            # Any error of MLflow is printed, and the training continues.
+            # Any MLflow error is printed, and training continues.
             except Exception as error:
                 self.trouble = error
                 self._answered.set()
                 if self._started and not self._down:
                     self._tell_down()
-                # An end that comes in a long pause is tried at once, then every second.
+                # If training ends during a long pause, try again at once, then every second.
                 _ = self._over.wait(PAUSES[0]) if whole else self._ending.wait(pause)
                 pause = min(2 * pause, PAUSES[1])
             else:

@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 
 
 def find_run(client: MlflowClient, folder: Path) -> str | None:
-    """Return the id of the run that trained the model in ``folder``, None where this store does not know it.
+    """Return the id of the MLflow run that trained the model in ``folder``; None if this store does not have it.
 
-    A model that came from a DVC remote says nothing of its run (:func:`core.runs.read_run`), one out of a
-    container may have been tracked elsewhere. A run that the training run could not create because the server was
-    down, and that was made since (:func:`tracking.unsent.send_unsent`), is found by its mark.
+    A model from a DVC remote has no record of its run (:func:`core.runs.read_run`), and a model from a container may
+    have been tracked in another store. If the server was down during training, the run was created later
+    (:func:`tracking.unsent.send_unsent`) and is found by its mark.
+
+    Raises:
+        UserError: the store does not answer.
     """
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
@@ -35,7 +38,7 @@ def find_run(client: MlflowClient, folder: Path) -> str | None:
         if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
             raise UserError(f"MLflow: {first_line(error)}; check MLFLOW_TRACKING_URI and run again") from error
         return None
-    # A run that someone has deleted takes nothing more.
+    # A deleted run accepts no more data.
     return run_id if run.info.lifecycle_stage == "active" else None
 
 

@@ -1,4 +1,4 @@
-"""The MLflow store of a clone, where no server is named: ``mlflow.db`` and ``mlruns`` in the project's folder."""
+"""The local MLflow store, used if no server is named: ``mlflow.db`` and ``mlruns`` in the project's folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 DATABASE, ARTIFACTS = "mlflow.db", "mlruns"
-# The columns in which MLflow stores addresses of artifacts.
+# Tables and columns in which MLflow stores artifact addresses.
 ADDRESSES = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -22,9 +22,12 @@ ADDRESSES = (
 
 
 def workspace(here: Path | None = None) -> Path:
-    """Return the folder whose store is used: this one, or for an experiment in a folder of DVC's the workspace.
+    """Return the folder whose store is used: ``here``, or the workspace for an experiment in a temporary DVC folder.
 
     ``dvc exp run --temp`` and ``--queue`` run in ``.dvc/tmp/exps/...`` of the workspace, which DVC deletes afterwards.
+
+    Args:
+        here: the folder; None: the current folder.
     """
     here = (here or Path.cwd()).resolve()
     for folder in here.parents:
@@ -34,16 +37,16 @@ def workspace(here: Path | None = None) -> Path:
 
 
 def adopt(root: Path) -> str | None:
-    """Make the store of a renamed or copied clone its own: MLflow stores absolute paths of artifacts.
+    """Update the absolute artifact paths in the store of a renamed or copied clone.
 
     Args:
-        root: the folder that holds ``mlflow.db`` and ``mlruns``.
+        root: the folder with ``mlflow.db`` and ``mlruns``.
 
     Returns:
-        What was done, in one line; None where there was nothing to do.
+        A note in one line; None if nothing was changed, or DVC ran the experiment in a temporary folder.
 
     Raises:
-        UserError: the database came here without its artifacts.
+        UserError: the database was copied without its artifacts.
     """
     file = root / DATABASE
     if not file.exists():
@@ -62,12 +65,12 @@ def adopt(root: Path) -> str | None:
         # If two steps start at once, the second finds no old address.
         _readdress(store, f"{made_in / ARTIFACTS}/", f"{root / ARTIFACTS}/")
     if workspace(made_in) == root.resolve():
-        return None  # an experiment that DVC ran in a folder of its own has made it
+        return None  # DVC ran the experiment in a temporary folder
     return f"note: {file} came from {made_in}; the addresses of its artifacts now name {root / ARTIFACTS}"
 
 
 def _made_in(store: Connection) -> Path | None:
-    """Return the folder in which MLflow made the database, from its first experiment; None if that does not tell."""
+    """Return the folder in which MLflow created the database, from its first experiment; None if unknown."""
     from sqlalchemy import String, column, inspect, select, table
 
     if not inspect(store).has_table("experiments"):
@@ -83,7 +86,7 @@ def _readdress(store: Connection, old: str, new: str) -> None:
 
     found = inspect(store)
     for name, field in ADDRESSES:
-        # Of another version of MLflow's a table may lack the column.
+        # Other MLflow versions may lack the table or the column.
         if not found.has_table(name) or field not in (each["name"] for each in found.get_columns(name)):
             continue
         address = column(field, String)

@@ -1,4 +1,4 @@
-"""The record of one training run: plain files next to its checkpoint with everything for MLflow."""
+"""The record of one training run: everything to log to MLflow, in plain files next to the checkpoint."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 from core.errors import UserError
 
-FOLDERS = "mlflow-*"  # a record's folder; the star is the mark by which MLflow's run is found (its tag TRAINING)
-# In this folder. ABOUT: training (the mark), fingerprint, experiment, name, tags, params, datasets (by context),
+FOLDERS = "mlflow-*"  # folder of a record; the star stands for the mark, which is the tag TRAINING of the MLflow run
+# Files in this folder. ABOUT: training (the mark), fingerprint, experiment, name, tags, params, datasets (by context),
 # start_time and end_time (milliseconds since 1970), status (MLflow's), KEPT.
 ABOUT = "record.json"
-KEPT = "kept"  # true once the run's process has ended without having sent the whole record
+KEPT = "kept"  # true if the run's process ended before the whole record was sent
 # JSON lines {time, step, values}. Steps of HISTORY are epochs from 1, and 0 for the whole run.
 HISTORY, SYSTEM = "history.jsonl", "system.jsonl"
 ARTIFACTS = "training"  # files that are logged as artifacts under this name at the end
@@ -22,12 +22,12 @@ RUNNING, FINISHED = "RUNNING", "FINISHED"  # a failed or killed run may still re
 
 
 def now() -> int:
-    """Return the time as MLflow counts it: milliseconds since 1970."""
+    """Return the current time as in MLflow: milliseconds since 1970."""
     return int(time.time() * 1000)
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Return what a record's ABOUT says; :class:`UserError` where there is no record, or a damaged one."""
+    """Return the content of a record's ABOUT; raises UserError if the record is missing or damaged."""
     try:
         about: dict[str, Any] = json.loads((folder / ABOUT).read_text())
         if FOLDERS.replace("*", about["training"]) != folder.name:
@@ -40,16 +40,16 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def append(file: Path, step: int, values: dict[str, float]) -> None:
-    """Add a line to HISTORY or SYSTEM; a kill loses no more than this line.
+    """Append a line to HISTORY or SYSTEM; a kill loses at most this line.
 
     Raises:
-        OSError: it cannot be written, for instance because the disk is full.
+        OSError: the line cannot be written, for example because the disk is full.
     """
     line = json.dumps({"time": now(), "step": step, "values": values}) + "\n"
     with file.open("ab+") as out:
         if out.tell():
             out.seek(-1, os.SEEK_END)
-            if out.read(1) != b"\n":  # a kill or a full disk has cut the last line off
+            if out.read(1) != b"\n":  # a kill or a full disk truncated the last line
                 line = "\n" + line
         out.write(line.encode())
         out.flush()
@@ -57,6 +57,6 @@ def append(file: Path, step: int, values: dict[str, float]) -> None:
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
-    """Return the lines of HISTORY or SYSTEM, oldest first, without those that were cut off."""
+    """Return the lines of HISTORY or SYSTEM, oldest first, without truncated ones."""
     found = file.read_bytes().splitlines() if file.exists() else []
     return [json.loads(line) for line in found if line.endswith(b"}}")]

@@ -1,4 +1,4 @@
-"""The MLflow run of one training run: tracked values are written to a record and sent from there (docs/tracking.md)."""
+"""The MLflow run of a training run: values are written to a record, which is sent to MLflow (docs/tracking.md)."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ if TYPE_CHECKING:
 def describe(
     cell: Cell, experiment: str, config: dict[str, Any], fingerprint: str, cohort: Arrays, splits: dict[str, list[str]]
 ) -> dict[str, Any]:
-    """Return what a record holds from the start: experiment, name, tags, parameters and data sets.
+    """Return the initial content of a record: experiment, name, fingerprint, tags, parameters and data sets.
 
-    Where a platform has started an MLflow run for the step (MLFLOW_RUN_ID), that is the parent.
+    If a platform has started an MLflow run for the step (MLFLOW_RUN_ID), it becomes the parent run.
 
     Args:
-        cell: names the run.
-        experiment: MLflow's experiment.
-        config: what is logged as parameters.
-        fingerprint: an unfinished run with the same fingerprint is resumed.
-        cohort: whose manifest's rows become MLflow's data sets, by digest.
-        splits: the ids of each data set, by its name.
+        cell: the cell, which names the run.
+        experiment: name of the MLflow experiment.
+        config: the parameters to log.
+        fingerprint: identifies the training run; an unfinished run with the same fingerprint is resumed.
+        cohort: the arrays; their manifest's rows become MLflow data sets, recorded by digest.
+        splits: image ids of each data set by its name.
     """
     import mlflow.data
     from mlflow.data.code_dataset_source import CodeDatasetSource
@@ -91,16 +91,16 @@ def describe(
 
 
 class TrackedRun:
-    """An MLflow run that ends as FINISHED, FAILED or, if interrupted, KILLED; a resumed training run continues it.
+    """The MLflow run of a training run. It ends as FINISHED, FAILED or, if interrupted, KILLED; a resume continues it.
 
     Args:
-        about: what :func:`describe` returns.
+        about: result of :func:`describe`.
         checkpoints: folder of the checkpoint and of the record.
-        remote: ``s3://bucket/prefix`` that gets a copy of both; empty: none does.
+        remote: ``s3://bucket/prefix`` with a copy of both, for messages; empty: no copy.
     """
 
     def __init__(self, about: dict[str, Any], checkpoints: Path, remote: str = "") -> None:
-        # The mark is on disk before the run is created with it, so that a kill leaves no run without a record.
+        # The mark is on disk before the MLflow run is created, so that a kill leaves no run without a record.
         self._about = {"training": uuid.uuid4().hex, "start_time": now(), **about}
         self._checkpoints, self._place = checkpoints, remote or str(checkpoints)
 
@@ -108,9 +108,9 @@ class TrackedRun:
         """Start a run, or resume the unfinished one of a killed training run.
 
         Raises:
-            UserError: what MLFLOW_TRACKING_URI says can never work. A server that is down is no error.
+            UserError: the address or the credentials are wrong. A server that is down is not an error.
         """
-        # MLflow's client reads its limits from the environment alone. The background sender retries by itself.
+        # MLflow's client reads its limits only from the environment. The background sender does its own retries.
         os.environ.setdefault(RETRIES, "0")
         os.environ.setdefault(TIMEOUT, "10")
         earlier = self._earlier()
@@ -132,7 +132,7 @@ class TrackedRun:
         """Return the unsent records of earlier training runs; adopt the mark of the one that this run resumes."""
         found = []
         for folder in sorted(self._checkpoints.glob(FOLDERS)):
-            if not (folder / ABOUT).exists():  # a kill came while it was removed
+            if not (folder / ABOUT).exists():  # a kill interrupted its removal
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
             try:
@@ -141,34 +141,34 @@ class TrackedRun:
                 tell(f"warning: {error}")
                 continue
             found.append(folder)
-            # A finished run whose record is not marked as kept was killed while it sent the end.
+            # A finished run whose record is not marked as kept was killed while it sent the last data.
             unfinished = about["status"] != FINISHED or not about.get(KEPT)
             if about["fingerprint"] == self._about["fingerprint"] and unfinished:
                 self._about |= {name: about[name] for name in ("training", "start_time")}
         return found + self._left_by_others()
 
     def _left_by_others(self) -> list[Path]:
-        """Return the unsent records of other trainings of the cell that have ended; others may still go on."""
+        """Return the unsent records of the cell's other training runs that have finished; others may still run."""
         found = []
         for folder in sorted(self._checkpoints.parent.glob(f"*/{FOLDERS}")):
             if folder.parent != self._checkpoints:
-                with suppress(UserError):  # damaged, or sent and removed just now: its own training tells
+                with suppress(UserError):  # damaged, or just sent and removed; its own training run reports it
                     about = read(folder)
                     found += [folder] if about["status"] == FINISHED and about.get(KEPT) else []
         return found
 
     @property
     def record(self) -> dict[str, str | None]:
-        """What ``run.json`` says of the tracking: the run, its mark, and where records lie if they were not sent."""
+        """The tracking fields of ``run.json``: MLflow run id, mark, and the record's folder (removed once sent)."""
         run_id, mark = self._sender.run_id, self._about["training"]
         return {"mlflow_run_id": run_id, "mlflow_training": mark, "mlflow_records": str(self.folder)}
 
     def log_epoch(self, row: dict[str, float]) -> None:
-        """Log one row of the history as metrics; its step is the epoch, from 1, and each is logged once."""
+        """Log one row of the history as metrics. The step is the epoch, from 1; each epoch is logged once."""
         self._log(int(row["epoch"]), {name: value for name, value in row.items() if name != "epoch"})
 
     def finish(self, out: Path, history: list[dict[str, float]], best: dict[str, float]) -> None:
-        """Log the best epoch's figures and ``out``'s small files."""
+        """Log the best epoch, the training seconds by image size, and the small files of ``out`` as artifacts."""
         values = {"best_epoch": best["epoch"], "best_validation_dice": best["validation_dice"]}
         for size in {int(row["size"]) for row in history}:
             spent = sum(row["seconds"] for row in history if row["size"] == size)
@@ -190,7 +190,7 @@ class TrackedRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the run with the status of the training run; print how to send what could not be sent."""
+        """End the run with the training run's status; if data is unsent, print the command that sends it."""
         self._system.stop()
         status = FINISHED if kind is None else "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
         end = now()

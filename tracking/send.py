@@ -1,4 +1,4 @@
-"""Send the record of a training run to MLflow: everything that its run lacks, and nothing twice."""
+"""Send the record of a training run to MLflow: everything that the MLflow run lacks, nothing twice."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 AT_ONCE = 500  # metrics in one request
-CONTEXT = "mlflow.data.context"  # MLflow's tag for what a data set was used for
+CONTEXT = "mlflow.data.context"  # MLflow's tag for the use of a data set
 
 
 def send(folder: Path, went_through: Callable[[], object] = lambda: None) -> str:
-    """Send what the MLflow run of a record lacks, and return the run's id.
+    """Send everything that a record's MLflow run lacks, and return the run's id.
 
-    MLflow itself is asked what the run has, so that a lost answer, a kill, a second sender or another store behind the
-    address double nothing and lose nothing.
+    The run's content is read from MLflow first. So nothing is lost or logged twice after a lost response, a kill, with
+    a second sender, or if the address leads to another store.
 
     Args:
         folder: the record.
-        went_through: is called after each request.
+        went_through: called after each request.
 
     Raises:
-        UserError, MlflowException, OSError, SQLAlchemyError: not all could be sent; the next call sends the rest.
+        UserError, MlflowException, OSError, SQLAlchemyError: a request failed; the next call sends the rest.
     """
     from mlflow.exceptions import MlflowException
 
@@ -58,7 +58,7 @@ def _find(client: MlflowClient, about: dict[str, Any]) -> Run:
     if not found:
         client.create_run(experiment, about["start_time"], about["tags"] | {TRAINING: mark}, about["name"])
         found = client.search_runs([experiment], marked)
-    # A lost answer may have created a run: of several, keep the one with metrics.
+    # A request whose response was lost may have created a run: of several, keep the one with most metrics.
     kept = max(found, key=lambda run: len(run.data.metrics))
     for other in found:
         if other is not kept and not other.data.metrics:
@@ -67,7 +67,7 @@ def _find(client: MlflowClient, about: dict[str, Any]) -> Run:
 
 
 def _lacking(client: MlflowClient, run: Run, about: dict[str, Any], folder: Path) -> Iterator[Callable[[], object]]:
-    """Yield the requests that give a run what it lacks, its end last."""
+    """Yield the requests that log what a run lacks; its end time is last."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
     has, run_id, status, end = run.data, run.info.run_id, about["status"], about["end_time"]
@@ -92,7 +92,7 @@ def _lacking(client: MlflowClient, run: Run, about: dict[str, Any], folder: Path
     ]
     for first in range(0, len(metrics), AT_ONCE):
         yield partial(log, metrics=metrics[first : first + AT_ONCE])
-    # A run that has its end has the files, too.
+    # A run with its end time already has the files.
     if status != RUNNING and (status, end) != (run.info.status, run.info.end_time):
         for file in sorted((folder / ARTIFACTS).glob("*")):
             yield partial(client.log_artifact, run_id, str(file), ARTIFACTS)
@@ -100,8 +100,8 @@ def _lacking(client: MlflowClient, run: Run, about: dict[str, Any], folder: Path
 
 
 def tell(message: str) -> None:
-    """Print a message as one line next to the training's own."""
+    """Print a message in one line on standard error."""
     say(" ".join(message.split()))
 
 
-_tell_once = cache(tell)  # what is refused is refused again at every call
+_tell_once = cache(tell)  # a refused record is refused again at every call

@@ -1,4 +1,4 @@
-"""MLflow, as every step uses it: one run for each trained cell, from its first epoch to its registered version."""
+"""The MLflow store that all steps use: its address, the client, and readable errors."""
 
 from __future__ import annotations
 
@@ -23,75 +23,75 @@ if TYPE_CHECKING:
 
 LOCAL_STORE = "sqlite:///mlflow.db"
 REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[1-9][0-9]*))")
-TRAINING = "training"  # the tag with the mark by which a training run finds its MLflow run
-# A server with S3 behind it sends its clients to S3 directly, by the address that the server uses. A client that cannot
-# reach this address would retry for minutes, so that all files go through the server.
+TRAINING = "training"  # tag with the mark that links an MLflow run to its training run
+# An MLflow server with artifacts in S3 sends clients to S3 directly, at the address that the server uses. A client that
+# cannot reach it would retry for minutes. So all files go through the server.
 DIRECT = ("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD")
-MANAGED = ("databricks", "uc")  # Databricks' stores, whose addresses may be one word
+MANAGED = ("databricks", "uc")  # Databricks' stores, whose address may have no scheme
 RETRIES, TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
-# How often a request is repeated, with growing pauses, and how many seconds it may take: MLflow's own 7 and 120 let a
-# server that hangs hold a step for a quarter of an hour. The first question is small, later ones carry models.
+# Retries of a request, with growing pauses, and its timeout in seconds. With MLflow's defaults, 7 and 120, a server
+# that hangs blocks a step for a quarter of an hour. The first request is small; later ones upload models.
 PATIENCE = {RETRIES: "3", TIMEOUT: "60"}
 FIRST_TIMEOUT = 10
 BAD_REQUEST = 400
-NEVER = (BAD_REQUEST, 401, 403)  # what a server answers to settings that no waiting puts right
+NEVER = (BAD_REQUEST, 401, 403)  # HTTP status codes for wrong settings, which retries do not fix
 
 
-# The run of a step that a platform has started (Kubeflow's MLflow plugin). MLflow would log into it, and end it.
+# Run of a step, started by a platform (Kubeflow's MLflow plugin). MLflow would log into it, and end it.
 STEP_RUN = "MLFLOW_RUN_ID"
 
 
 def store_name() -> str:
-    """Return the store's address as it may be shown: without the password that it may hold."""
+    """Return the store's address for display, without a password."""
     if own_store() and workspace() == Path.cwd():
         return LOCAL_STORE
     return mask_address(store_address())
 
 
 def store_address() -> str:
-    """Return the address of the store that MLFLOW_TRACKING_URI names, else of the clone's own, by its full path.
+    """Return the address in MLFLOW_TRACKING_URI, else the local store's, with its absolute path.
 
-    MLflow keeps one connection per address, even if the current folder changes.
+    The path is absolute because MLflow keeps one connection per address, even if the current folder changes.
     """
     own = f"sqlite:///{workspace() / DATABASE}"
     return own if own_store() else os.environ["MLFLOW_TRACKING_URI"]
 
 
 def own_store() -> bool:
-    """Return whether the store is the clone's own. MLflow sets MLFLOW_TRACKING_URI itself when a URI is set."""
+    """Return whether the clone's local store is used; MLflow itself sets MLFLOW_TRACKING_URI to its address."""
     return os.environ.get("MLFLOW_TRACKING_URI") in (None, "", LOCAL_STORE, f"sqlite:///{workspace() / DATABASE}")
 
 
 def has_store() -> bool:
-    """Return whether MLFLOW_TRACKING_URI names a store, or the clone's own database exists."""
+    """Return whether MLFLOW_TRACKING_URI names a store, or the clone's local database exists."""
     return not own_store() or (workspace() / DATABASE).exists()
 
 
 def first_line(error: BaseException) -> str:
-    """Return an error's first line without passwords, its type where it says nothing."""
+    """Return an error's first line without passwords; the error's type if it has no message."""
     line = (mask(str(error)).strip().splitlines() or [type(error).__name__])[0]
-    # Of a connection that did not come about there is one reason, deep in three libraries' words.
+    # A failed connection has one cause, nested in the messages of three libraries.
     refused = re.search(r"Max retries exceeded .*\[Errno -?\d+\] ([\w ]+)", line)
     return f"cannot be reached ({refused[1]})" if refused else line
 
 
 def connect(experiment: str | None = None, *, existing: bool = False) -> MlflowClient:
-    """Return a client of the store that MLFLOW_TRACKING_URI names, else the local database.
+    """Return a client of the store in MLFLOW_TRACKING_URI, else of the local database.
+
+    The connection is checked with retries, within a minute. MLflow reads its limits only from the environment
+    (MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT), so the first call sets those that are unset to
+    :data:`PATIENCE` for this process.
 
     Args:
-        experiment: made the active one, and created where it does not exist.
-        existing: refuse a local database that is not there, which MLflow would create: who reads needs what is in it.
-
-    A server is asked whether it is there: repeatedly, with pauses, and within a minute. The environment's
-    MLFLOW_HTTP_REQUEST_MAX_RETRIES and MLFLOW_HTTP_REQUEST_TIMEOUT hold where they are set; MLflow reads nothing else,
-    so the first call sets them for the process (:data:`PATIENCE`).
+        experiment: experiment to make active; it is created if it does not exist. None: no experiment.
+        existing: True raises UserError if the local database does not exist; otherwise MLflow creates it.
 
     Raises:
-        UserError: the store cannot be reached.
+        UserError: the address is invalid, or the store cannot be reached.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.pop(STEP_RUN, None)  # each step names the run that it logs to
+    os.environ.pop(STEP_RUN, None)  # each step sets the run that it logs to
     for name in DIRECT:
         os.environ.setdefault(name, "false")
     timeout = None if TIMEOUT in os.environ else FIRST_TIMEOUT
@@ -100,12 +100,12 @@ def connect(experiment: str | None = None, *, existing: bool = False) -> MlflowC
     import mlflow
     from sqlalchemy.exc import SQLAlchemyError
 
-    # Its notes on tables it creates and threads it starts drown the steps' own lines; warnings stay.
+    # MLflow's info messages on tables and threads would hide the steps' own lines; warnings remain.
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # one line for each attempt
     uri = store_address()
-    # A store that is named by its full path is taken as it is.
+    # A store named by its absolute path is not adopted.
     named = os.environ.get("MLFLOW_TRACKING_URI") not in (None, "", LOCAL_STORE)
     if "://" not in uri and not uri.startswith(MANAGED) and "MLFLOW_ALLOW_FILE_STORE" not in os.environ:
         raise UserError(f"MLflow, {uri}: no address; say MLFLOW_TRACKING_URI=http://host:5000 or sqlite:///mlflow.db")
@@ -131,23 +131,23 @@ def connect(experiment: str | None = None, *, existing: bool = False) -> MlflowC
 
 
 def _ask(client: MlflowClient, uri: str, timeout: int | None) -> None:
-    """Ask the store whether it is there, a server for ``timeout`` seconds (None: as the environment says)."""
+    """Check the connection to the store; ``timeout`` is in seconds for a server, None: as in the environment."""
     if not uri.startswith(("http://", "https://")):
         client.search_experiments(max_results=1)
         return
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request_safe
 
-    # The client itself has no argument for the time.
+    # MlflowClient has no argument for the timeout.
     where, what = get_default_host_creds(uri), {"max_results": 1}
     http_request_safe(where, "/api/2.0/mlflow/experiments/search", "POST", json=what, timeout=timeout)
 
 
 def make_experiment(client: MlflowClient, title: str, **tags: str) -> str:
-    """Return an experiment's id; create it if needed, with its artifacts next to the clone's own database.
+    """Return an experiment's id; create it if needed, for a local store with its artifacts next to the database.
 
-    MLflow would put them into the present folder, which an experiment of DVC's does not outlive. A server decides
-    itself.
+    By default MLflow stores artifacts in the current folder, which DVC deletes after ``dvc exp run --temp``. A server
+    chooses the place of its artifacts itself.
     """
     from mlflow.exceptions import MlflowException
 
@@ -159,11 +159,11 @@ def make_experiment(client: MlflowClient, title: str, **tags: str) -> str:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    return str(client.get_experiment_by_name(title).experiment_id)  # made by another step at the same moment
+    return str(client.get_experiment_by_name(title).experiment_id)  # another step created it at the same time
 
 
 def _database_file(uri: str) -> Path | None:
-    """Return the file of an SQLite database; None for a server, and for an address that names no plain file."""
+    """Return the file of an SQLite database; None for a server or an address without a plain file."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -178,18 +178,18 @@ def _database_file(uri: str) -> Path | None:
 
 @contextmanager
 def _alone_with_new(file: Path | None) -> Iterator[None]:
-    """Hold a lock while MLflow creates the tables of an SQLite database: of two processes at once, one would fail."""
+    """Hold a lock while MLflow creates the tables of an SQLite database: two processes at once would conflict."""
     lock = None if file is None else file.with_name(f".{file.name}.lock")
     if file is None or lock is None or (file.exists() and not lock.exists()):
         yield
         return
     with FileLock(lock):
         yield
-        lock.unlink(missing_ok=True)  # the tables are there: who waits for the lock, and who comes later, finds them
+        lock.unlink(missing_ok=True)  # the tables exist now, for processes that wait for the lock and for later ones
 
 
 def is_local() -> bool:
-    """Tell a database file from a server."""
+    """Return whether the store is an SQLite file and not a server."""
     return store_name().startswith(LOCAL_STORE.partition(":")[0])
 
 
@@ -199,7 +199,7 @@ def reason(error: BaseException) -> str:
 
 
 def is_lasting(error: BaseException) -> bool:
-    """Tell a mistake in the settings, which no waiting puts right, from a server that is down."""
+    """Return whether an error is a wrong setting, which retries do not fix, and not a server that is down."""
     from mlflow.exceptions import MlflowException
 
     cause = error.__cause__ or error
@@ -210,7 +210,7 @@ def is_lasting(error: BaseException) -> bool:
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Turn MLflow's own errors inside the block into a :class:`UserError` that names the store or the model."""
+    """Turn an MlflowException inside the block into a :class:`UserError` that names ``what``, a store or a model."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -223,7 +223,7 @@ def explained(what: str) -> Iterator[None]:
 
 @contextmanager
 def answered(what: str) -> Iterator[None]:
-    """Turn MLflow's errors inside the block, those of its file transfers too, into a :class:`UserError`."""
+    """Turn MLflow's errors inside the block, also those of file transfers, into a :class:`UserError`."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -231,13 +231,13 @@ def answered(what: str) -> Iterator[None]:
         with explained(what):
             yield
     except (OSError, Boto3Error, BotoCoreError, ClientError) as error:
-        here = getattr(error, "filename", None)  # a file of this machine, which is no server's fault
+        here = getattr(error, "filename", None)  # a local file, so the server is not at fault
         check = here or "MLFLOW_TRACKING_URI, the server and the store behind it"
         raise UserError(f"MLflow, {what}: {first_line(error)}; check {check}, then run again") from error
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested parameters as MLflow shows them: ``augmentation.rotation`` and so on."""
+    """Flatten nested parameters to dotted names, such as ``augmentation.rotation``."""
     result: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""System metrics during training: processor, memory, disk, network, GPUs."""
+"""System metrics during training: CPU, memory, disk, network and GPUs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ SECONDS = 5.0
 
 
 class SystemMetrics:
-    """Measures what MLflow's own system metrics measure, and writes it to a file wherever the server is.
+    """Collects MLflow's system metrics and writes them to a file, independent of the server.
 
     Args:
         file: SYSTEM of a record.
-        since: the start of the training run, milliseconds since 1970. A step is the number of :data:`SECONDS` since
-            then, so that a run that resumes elsewhere, from an older copy of the file, repeats no step.
+        since: start of the training run, milliseconds since 1970. A step is the number of :data:`SECONDS` since then,
+            so that a run that resumes on another machine, from an older copy of the file, repeats no step.
     """
 
     def __init__(self, file: Path, since: int) -> None:
@@ -29,11 +29,11 @@ class SystemMetrics:
         self._thread = threading.Thread(target=self._work, name="system metrics", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End; nothing is written afterwards."""
+        """Stop the thread; nothing is written afterwards."""
         self._over.set()
         self._thread.join()
 
@@ -52,7 +52,7 @@ class SystemMetrics:
             try:
                 append(self._file, step, {f"system/{name}": float(value) for name, value in figures.items()})
             except OSError:
-                return  # the disk is full: the next checkpoint says so
+                return  # the disk is full; the next checkpoint reports it
 
 
 def _monitors() -> list[BaseMetricsMonitor]:
@@ -66,6 +66,6 @@ def _monitors() -> list[BaseMetricsMonitor]:
     for kind in (GPUMonitor, ROCMMonitor):
         try:
             return [*monitors, kind()]
-        except (ImportError, RuntimeError):  # its library or its card is not there
+        except (ImportError, RuntimeError):  # the library or the GPU is missing
             continue
     return monitors

@@ -25,27 +25,27 @@ def command(place: str) -> str:
 
 
 def send_unsent(model: Path) -> None:
-    """Send a model's unsent record, if it is here; raise :class:`UserError` if MLflow does not answer."""
+    """Send a model's unsent record if it is on this machine; raises UserError if MLflow does not answer."""
     kept = read_run(model).get("mlflow_records")
     if kept is not None and (Path(kept) / ABOUT).is_file():
         _send(Path(kept), kept)
 
 
 def send_records(place: str) -> list[str]:
-    """Send every record below ``place``; what is sent twice is logged once.
+    """Send every record below ``place``; sending a record twice logs it once.
 
-    The record of a finished training run is removed when it has been sent; others are kept.
+    The record of a finished training run is removed after it has been sent; others are kept.
 
     Args:
         place: a record, a folder (of checkpoints), or ``s3://bucket/prefix``.
 
     Returns:
-        The ids of the runs that have them now.
+        The ids of the MLflow runs.
 
     Raises:
-        UserError: there is no such place, a training run is writing there, MLflow or S3 cannot be reached.
+        UserError: ``place`` does not exist, a training run is writing there, or MLflow or S3 cannot be reached.
     """
-    if place.startswith("s3://"):  # core.s3 takes a while to import
+    if place.startswith("s3://"):  # importing core.s3 takes time
         return _send_from_s3(place)
     folder = Path(place)
     if not folder.exists():
@@ -68,7 +68,7 @@ def _send_from_s3(url: str) -> list[str]:
         for folder in [key.parent for key in keys if key.match(f"{FOLDERS}/{ABOUT}")]:
             own = [key for key in keys if key.is_relative_to(folder)]
             with TemporaryDirectory() as scratch:
-                copy = Path(scratch) / "cell" / folder.name  # its lock file is in the scratch folder, too
+                copy = Path(scratch) / "cell" / folder.name  # so that its lock file is in the scratch folder too
                 for key in own:
                     path = copy / key.relative_to(folder)
                     path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def _send_from_s3(url: str) -> list[str]:
 
 
 def _send(folder: Path, called: str) -> str:
-    """Send one record as :func:`send_records` does, and print it; no training run may be writing to it."""
+    """Send one record, print the result, and return the run's id; raises UserError if a training run is writing it."""
     over = read(folder)["status"] == FINISHED
     with nullcontext() if over else exclusive(folder.parent), answered(called):
         run_id = send(folder)

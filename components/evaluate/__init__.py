@@ -32,7 +32,7 @@ def evaluate(
 ) -> list[Row]:
     """Score a cell and write its rows, cases, curves and overlays; ``docs/evaluation.md`` defines the metrics.
 
-    Images are processed in batches; per image only one row of metrics stays in memory.
+    Images are processed in batches; only one row of metrics per image stays in memory.
 
     Args:
         cell: network, scenario and seed.
@@ -67,16 +67,16 @@ def evaluate_shard(
     out: Path,
     reread: Callable[[], EvaluateParams] | None = None,
 ) -> int:
-    """Score a shard's share of the batches of each split, for :func:`components.evaluate.merge.merge`.
+    """Score one shard of the batches of each split, for :func:`components.evaluate.merge.merge`.
 
     Args:
-        cell: as for :func:`evaluate`, as are the other arguments that both have.
+        cell: this and the other common arguments are as for :func:`evaluate`.
         arrays: output of preprocess.
         raw: output of ingest.
         split: the scenario's split.
         model: output of train.
         params: section ``evaluate`` of ``params.yaml``.
-        shard: the shard. Its share is of whole batches, so that the network sees the same ones without shards.
+        shard: the shard. It has whole batches, so that batches are the same as without shards.
         out: output folder (:mod:`components.evaluate.parts`).
         reread: reads ``params`` again from its file.
 
@@ -100,7 +100,7 @@ def _begin(
     reread: Callable[[], EvaluateParams] | None,
     shard: Shard | None = None,
 ) -> tuple[Work, Iterator[SplitScores]]:
-    """Check the inputs and load the network; return them with an iterator that scores split after split."""
+    """Check the inputs and load the network; return the inputs, and an iterator that scores split after split."""
     import torch
 
     from model.inference.predictor import Predictor
@@ -108,7 +108,7 @@ def _begin(
     opened = cohort, ids = Arrays(arrays), read_split(split, cell.scenario)
     stored = StoredMasks(raw, cohort, arrays, params)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.backends.cudnn.allow_tf32 = False  # figures do not depend on the machine (docs/training.md, On a GPU)
+    torch.backends.cudnn.allow_tf32 = False  # results do not depend on the machine (docs/training.md, On a GPU)
     try:
         predictor = Predictor.load(model, device)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -23,7 +23,7 @@ def main(
 ) -> None:
     """Score a trained network on the splits of the parameters, and draw overlays of test images.
 
-    With --shard, score a part of the batches of each split; the merge makes the tables, curves and overlays.
+    With --shard, score a part of the batches of each split; the merge writes the tables, curves and overlays.
     """
 
     def reread() -> EvaluateParams:

@@ -39,7 +39,7 @@ def reliability_sums(probabilities: np.ndarray, masks: np.ndarray, bins: int = B
         float64 (3, bins): number of pixels, sum of their probabilities, number of lung pixels.
     """
     sums = np.zeros((3, bins))
-    for image, mask in zip(probabilities, masks, strict=True):  # one at a time, since float64 copies are large
+    for image, mask in zip(probabilities, masks, strict=True):  # one at a time, because float64 copies are large
         place = np.minimum((image.ravel() * bins).astype(np.intp), bins - 1)
         for total, weights in zip(sums, (None, image.ravel(), mask.ravel()), strict=True):
             total += np.bincount(place, weights, bins)

@@ -1,4 +1,4 @@
-"""The end of an evaluation: rows, files and MLflow, from scores that one process or several have accumulated."""
+"""Finish an evaluation: write rows and files and log to MLflow, from the scores of one or several processes."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ ROC_POINTS = 201
 
 
 def finish(work: Work, scored: Iterable[SplitScores], out: Path) -> list[Row]:
-    """Summarise the scores of a cell, write the output of evaluate, and log it to the run of the training.
+    """Summarise a cell's scores, write the output of evaluate, and log it to the cell's MLflow run.
 
     Args:
         work: the inputs.
-        scored: the scores of each of ``work.splits``, in that order; taken one after the other, so that an iterator
-            need not hold all of them.
+        scored: the scores of each of ``work.splits``, in this order. They are consumed one by one, so an iterator need
+            not hold all of them.
         out: output folder.
 
     Returns:
         The rows of ``rows.json``.
 
     Raises:
-        UserError: an input changed in the meantime, or MLflow cannot be reached.
+        UserError: an input changed during the evaluation, or MLflow cannot be reached.
     """
     client = connect()
     send_unsent(work.model)
     run_id = find_run(client, work.model)
     cases: list[pd.DataFrame] = []
     rows: list[Row] = []
-    for name, found in zip(work.splits, scored, strict=True):  # the last of them is test
+    for name, found in zip(work.splits, scored, strict=True):  # the last split is test
         for kind, scores in found.scores.items():
             cases.append(scores.cases)
             rows += summarise(scores, work.cell, work.params.bootstrap, work.params.seed)
@@ -78,7 +78,7 @@ def finish(work: Work, scored: Iterable[SplitScores], out: Path) -> list[Row]:
 
 
 def _log(client: MlflowClient, run_id: str, out: Path, rows: list[Row], risk: dict[str, float]) -> None:
-    """Log the metrics and files of an evaluation to the MLflow run of the training."""
+    """Log the metrics and files of an evaluation to the cell's MLflow run."""
     from mlflow.entities import Metric
 
     figures = {

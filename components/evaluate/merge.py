@@ -27,7 +27,7 @@ def merge(
     out: Path,
     reread: Callable[[], EvaluateParams] | None = None,
 ) -> list[Row]:
-    """Merge the shards of an evaluation to the very folder that evaluate writes without shards, and log it to MLflow.
+    """Merge the shards of an evaluation into the files that evaluate writes without shards, and log it to MLflow.
 
     Args:
         parts: outputs of :func:`components.evaluate.evaluate_shard`, one for each shard, in any order.
@@ -36,14 +36,14 @@ def merge(
         split: the scenario's split, ``<scenario>.json``.
         model: output of train.
         params: section ``evaluate`` of ``params.yaml``.
-        out: output folder, as of :func:`components.evaluate.evaluate`.
-        reread: reads ``params`` again from its file, to detect an edit in the meantime.
+        out: output folder, as in :func:`components.evaluate.evaluate`.
+        reread: reads ``params`` again from its file, to detect an edit during the merge.
 
     Returns:
         The rows of ``rows.json``.
 
     Raises:
-        UserError: the parts are not all shards of one number; one was scored from other weights, arrays, split or
+        UserError: the parts are not the shards 1/N to N/N; one was scored from other weights, arrays, split or
             parameters, or with other code, or is damaged; or MLflow cannot be reached.
     """
     work = Work.of(cell, arrays, split, model, params, reread)
@@ -58,7 +58,7 @@ def main(
     out: cli.Out,
     params: cli.ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Merge the shards of an evaluation to the folder that evaluate writes without shards."""
+    """Merge the shards of an evaluation into the folder that evaluate writes without shards."""
 
     def reread() -> EvaluateParams:
         return read_params(params).evaluate

@@ -18,7 +18,7 @@ from core.files import write_json
 from core.results import DIFFERENCE_COLOURS, FIGURE_COLOURS
 
 OPACITY = 0.45
-LEAST_SIDE = 256  # pixels; smaller pictures are enlarged, so that a browser does not blur them
+LEAST_SIDE = 256  # pixels; smaller images are enlarged, so that a browser does not blur them
 
 Regions = list[tuple[np.ndarray, tuple[int, int, int]]]  # masks, bool (H, W), with their colour, RGB 0 to 255
 
@@ -79,7 +79,7 @@ def write_regions(path: Path, regions: Regions) -> None:
 
 @dataclass(frozen=True)
 class Shown:
-    """The masks for the overlays, collected while a split is processed; their number does not depend on the split's.
+    """The masks for the overlays, collected while a split is processed; their number is limited.
 
     Attributes:
         worst: number of worst images to draw, and of best images.
@@ -111,14 +111,14 @@ class Shown:
         self._drop()
 
     def extend(self, masks: Mapping[int, tuple[float, np.ndarray]]) -> None:
-        """Add the masks that another process has kept of other images, and drop those that will not be drawn."""
+        """Add the masks that another process kept for other images, and drop those that will not be drawn."""
         self.masks.update(masks)
         self._drop()
 
     def _drop(self) -> None:
         up = sorted(self.masks, key=lambda position: (self.masks[position][0], position))
         down = sorted(self.masks, key=lambda position: (-self.masks[position][0], position))
-        # The best that are not among the worst are among the first 2 * worst.
+        # The best images that are not among the worst are among the first 2 * worst.
         needed = {*up[: self.worst], *down[: 2 * self.worst], *self.figure}
         for position in set(self.masks) - needed:
             del self.masks[position]

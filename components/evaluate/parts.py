@@ -1,12 +1,12 @@
-"""A shard's scores as files, exact to the last digit, so that the merge gives the bytes of one evaluation.
+"""A shard's scores as files, at full precision, so that the merge gives the same bytes as one evaluation.
 
 A part has ``part.json`` ({shard, cell, and the record of the inputs as in ``scored.json``}), and for each split
 ``<split>-<kind>.parquet`` with the cases against each kind of masks, and ``<split>.npz``:
 
 - ``people-<kind>`` (G, 4) and ``histograms-<kind>`` int64 (G, 2, BINS): the pixels of each site, label, sex and age
   group;
-- ``batches`` float64 (B, 3, bins): the sums of the reliability diagram of each batch, whose order decides the last
-  digits of their total;
+- ``batches`` float64 (B, 3, bins): the sums of each batch for the reliability diagram; the order of addition
+  determines the last digits of the total;
 - ``positions`` int64 (M,), ``dice`` float64 (M,) and ``masks`` uint8 (M, S, S): the masks that may be drawn.
 """
 
@@ -43,7 +43,7 @@ def write_part(work: Work, shard: Shard, scored: Iterable[SplitScores], out: Pat
         out: output folder; an earlier one is replaced.
 
     Raises:
-        UserError: an input changed in the meantime.
+        UserError: an input changed during the evaluation.
     """
     images = 0
     with write_folder(out) as folder:
@@ -76,7 +76,7 @@ def require_parts(work: Work, parts: list[Path]) -> list[Path]:
     """Return the parts in the order of their shards.
 
     Raises:
-        UserError: they are not all shards of one number, or one was scored from other inputs or with other code.
+        UserError: they are not the shards 1/N to N/N, or one was scored from other inputs or with other code.
     """
     infos = {folder: _info(folder) for folder in distinct(parts)}
     order = require_all({folder: info["shard"] for folder, info in infos.items()})
@@ -96,7 +96,7 @@ def _info(folder: Path) -> dict[str, Any]:
 
 
 def read_parts(work: Work, order: list[Path]) -> Iterator[SplitScores]:
-    """Yield the scores of each split, accumulated over the parts in their order."""
+    """Yield the scores of each split, accumulated over the parts in order; raises UserError if a part is damaged."""
     for name in work.splits:
         found = SplitScores.of(work.cohort, work.params, name, work.ids[name])
         for folder in order:

@@ -14,11 +14,11 @@ def risk_curves(cases: pd.DataFrame) -> pd.DataFrame:
     """Return the risk-coverage curves for all confidence measures, concatenated.
 
     Args:
-        cases: cases of the test images against original masks; ties are in their order.
+        cases: cases of the test images against original masks; ties keep their order.
 
     Returns:
         ``by``, one of :data:`CONFIDENCES`; ``images``, the number of most confident images; ``coverage``, their share,
-        above 0 to 1; ``stored_dice``, their mean.
+        above 0 to 1; ``stored_dice``, their mean Dice.
     """
     curves = []
     dice = cases["stored_dice"].to_numpy(np.float64)

@@ -52,7 +52,7 @@ class Scores:
             probabilities: float32 (N, H, W), 0 to 1.
             predicted: post-processed masks, uint8 (N, H, W), 0 or 1.
             masks: ground truth of this kind, uint8 (N, H, W), 0 or 1.
-            more: further metrics by name, float64 (N,), such as those at the stored size; missing ones are NaN.
+            more: further metrics by name, float64 (N,), for example at the stored size; missing ones are NaN.
         """
         frame = manifest[["id", "site", "label", "sex", "age"]].reset_index(drop=True)
         frame["age"] = frame["age"].to_numpy(np.float64, na_value=np.nan)
@@ -82,7 +82,7 @@ class Scores:
         )
 
     def _rated(self, person: tuple[str, ...], pixels: Counts) -> float:
-        """Add an image's histogram to the one of its group; return the image's ROC area."""
+        """Add an image's histogram to its group's; return the area under the image's ROC curve."""
         self._add(person, pixels)
         return auc_of(pixels)
 
@@ -106,7 +106,7 @@ class Scores:
         return self._histograms
 
     def extend(self, cases: pd.DataFrame, histograms: Mapping[tuple[str, ...], Counts]) -> None:
-        """Add the cases and histograms of further images, as another process has accumulated them."""
+        """Add the cases and histograms of other images, accumulated by another process."""
         if len(cases):
             self._parts.append(cases)
         for person, pixels in histograms.items():

@@ -1,4 +1,4 @@
-"""Score at the stored size of each picture, at which its mask was drawn and predictions are used."""
+"""Score at each image's stored size, at which its mask was drawn and predictions are used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from model.preprocessing import dilate
 from model.surface import gap, tolerance_at
 
 STORED = ("stored_dice", "stored_hd95", "stored_assd", "nsd2", "nsd4")
-TOLERANCES = {"nsd2": 2.0, "nsd4": 4.0}  # pixels of a 512-pixel picture
+TOLERANCES = {"nsd2": 2.0, "nsd4": 4.0}  # pixels of a 512-pixel image
 
 
 class StoredMasks:
@@ -30,7 +30,7 @@ class StoredMasks:
         params: parameters of the post-processing.
 
     Raises:
-        UserError: ``raw`` is not a cohort, or not the one of the arrays.
+        UserError: ``raw`` is not a cohort, or not the cohort of the arrays.
     """
 
     def __init__(self, raw: Path, cohort: Arrays, arrays: Path, params: EvaluateParams) -> None:

@@ -42,13 +42,13 @@ class SplitScores:
 
     @classmethod
     def of(cls, cohort: Arrays, params: EvaluateParams, name: str, ids: list[str]) -> SplitScores:
-        """Return the results of no image yet, for the split ``name`` of the images ``ids``."""
+        """Return empty results for the split ``name`` with the images ``ids``."""
         shown = Shown.of(cohort.manifest.iloc[cohort.rows(ids)], params.worst, params.figure_images)
         return cls({kind: Scores(name, kind) for kind in cohort.masks}, shown)
 
     @property
     def reliability(self) -> np.ndarray:
-        """The sums over all pixels, added batch after batch: the order decides their last digits."""
+        """The sums over all pixels, float64 (3, bins), added in order, because the order determines the last digits."""
         total = np.zeros((3, BINS))
         for sums in self.batches:
             total += sums
@@ -73,7 +73,7 @@ def score_split(
         stored: the masks at their stored size, with the parameters.
         name: name of the split.
         ids: ids of its images.
-        shard: score only this shard's share of the split's batches, which are those without shards.
+        shard: score only this shard's batches; batches are the same as without shards.
 
     Raises:
         UserError: the network returns NaN or infinity, or a stored mask cannot be read.

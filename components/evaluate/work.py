@@ -1,4 +1,4 @@
-"""What an evaluation starts from: the cell, its data, and the digests of all that decides its figures."""
+"""The inputs of an evaluation: the cell, its data, and the digests of everything that determines the results."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CODE = (
 
 @dataclass(frozen=True)
 class Work:
-    """The inputs of an evaluation, of a shard of it, or of the merge.
+    """The inputs of an evaluation, of one of its shards, or of the merge.
 
     Attributes:
         cell: network, scenario and seed.
@@ -50,7 +50,7 @@ class Work:
         model: output of train.
         params: section ``evaluate`` of ``params.yaml``.
         cohort: the arrays.
-        ids: the ids of the images by split, of all three.
+        ids: image ids of train, validation and test.
         inputs: the digests.
     """
 
@@ -77,14 +77,14 @@ class Work:
         """Check the inputs of an evaluation and take their digests.
 
         Args:
-            cell: as for :func:`components.evaluate.evaluate`, as are all up to ``reread``.
+            cell: this and the arguments up to ``reread`` are as for :func:`components.evaluate.evaluate`.
             arrays: output of preprocess.
             split: the scenario's split.
             model: output of train.
             params: section ``evaluate`` of ``params.yaml``.
             reread: reads ``params`` again from its file.
-            opened: the arrays and the split, if they are read already.
-            trained: the preprocessing of the network's input; None does not compare it with the arrays'.
+            opened: the arrays and the split, if they have already been read.
+            trained: the preprocessing of the network's input; None: it is not compared with the arrays'.
 
         Raises:
             UserError: model or data are missing or do not match, or the weights, arrays or split differ from the record
@@ -100,7 +100,7 @@ class Work:
 
     @property
     def splits(self) -> list[str]:
-        """The splits to score, in the order of the results; the last of them is test."""
+        """The splits to score, in the order of the results; the last one is test."""
         return [name for name in SPLITS if name in self.params.splits]
 
     @property

@@ -68,12 +68,12 @@ def ingest(
         params: section ``ingest`` of ``params.yaml``.
         out: output folder, written atomically.
         data_md5: MD5 that pins the source, empty for an unpinned one; None reads ``data.dvc``.
-        shard: write only the X-rays of this shard, for :func:`components.ingest.merge.merge`, and read no others. A
-            shard without X-rays writes a manifest of a header alone.
+        shard: read and write only the X-rays of this shard, for :func:`components.ingest.merge.merge`. A shard without
+            X-rays writes a manifest with only a header.
 
     Raises:
         UserError: the source cannot be read, matches no known layout, or has unusable files. All are listed; for a
-            shard all that belong to its X-rays or to none.
+            shard, those that belong to its X-rays or to no X-ray.
     """
     with write_folder(out) as partial, open_source(source, out, part=shard is not None) as files:
         whole = _survey(source, files)
@@ -103,7 +103,7 @@ def ingest(
 
 
 def _listing(found: Survey, files: Source) -> str:
-    """Return the SHA-256 of the names and sizes of all X-rays' files: shards of one cohort must have seen the same."""
+    """Return the SHA-256 of the names and sizes of all X-rays' files, which must be equal in all shards of a cohort."""
     lines = [f"{name} {files.files[name].size}\n" for case in found.cases for name in case.files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

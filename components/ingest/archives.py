@@ -48,8 +48,8 @@ def open_zip(file: Path | IO[bytes], size: int, called: str, stack: ExitStack) -
         The files by name.
 
     Raises:
-        UserError: not a ZIP; or it has names that lead outside of it, links, encrypted files or duplicate names, or
-            unpacks to more than :data:`MOST_INFLATION` times its size. All such members are listed.
+        UserError: not a ZIP; or it has names that lead outside of it, links, encrypted files or duplicate names (all
+            are listed), or unpacks to more than :data:`MOST_INFLATION` times its size.
     """
     try:
         archive = stack.enter_context(zipfile.ZipFile(file))

@@ -12,7 +12,7 @@ from components.ingest.readings import Reading, read_montgomery, read_shenzhen
 from core.shard import Shard
 
 LABELS = {"0": "normal", "1": "abnormal"}
-JUNK = ("thumbs.db", "desktop.ini", "readme", "readme.txt", "readme.md")  # files of file managers and publishers
+JUNK = ("thumbs.db", "desktop.ini", "readme", "readme.txt", "readme.md")  # files from file managers and publishers
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Survey:
 def survey(names: Iterable[str], layouts: Sequence[Layout] = LAYOUTS) -> Survey:
     """Group the files of a source into X-rays with their masks and readings.
 
-    Only the names of a file and its nearest folders count, so a cohort may be at any depth and in several parts.
+    Only the names of a file and its nearest folders matter, so a cohort may be at any depth and in several parts.
 
     Args:
         names: paths relative to the source, with forward slashes.

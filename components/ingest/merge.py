@@ -26,16 +26,16 @@ UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOT
 
 
 def merge(parts: Sequence[Path], out: Path) -> IngestResult:
-    """Merge the shards of a cohort to the very folder that one ingest of the whole source writes.
+    """Merge the shards of a cohort into the files that ingest of the whole source writes, byte for byte.
 
-    The pictures are hard links to those of the parts, or copies where the parts are on another file system.
+    Images and masks are hard links to the files of the parts, or copies if hard links are not possible.
 
     Args:
         parts: outputs of ingest, one for each shard, in any order.
         out: output folder, written atomically.
 
     Raises:
-        UserError: the parts are not all shards of one number, of one source in one state, or a part is damaged.
+        UserError: the parts are not the shards 1/N to N/N of one unchanged source, or a part is damaged.
     """
     records = {folder: Record.read(folder) for folder in distinct(parts)}
     order = require_all({folder: record.shard for folder, record in records.items()})
@@ -57,7 +57,7 @@ def merge(parts: Sequence[Path], out: Path) -> IngestResult:
 
 
 def _another(folder: Path, first: Path, field: str) -> str:
-    """Return the message for a part that is of another cohort than the first one."""
+    """Return the message for a part that belongs to another cohort than the first one."""
     if field == "listing_sha256":
         return f"{folder}: the files of its source differ from those that {first} saw; run its shard, or all, again"
     return f"{folder}: of another cohort than {first}, its {field} differs; give the shards of one source"
@@ -87,10 +87,10 @@ def _require_once(order: list[Path], frames: list[pd.DataFrame]) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """Make ``target`` a hard link to a part's file, or a copy where there can be none.
+    """Make ``target`` a hard link to a part's file, or a copy if hard links are not possible.
 
     Raises:
-        UserError: there is no such file.
+        UserError: the file does not exist.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -108,7 +108,7 @@ def main(
     parts: Annotated[list[Path], typer.Argument(help="Outputs of ingest --shard, one for each shard.")],
     out: Out = Path("artifacts/raw"),
 ) -> None:
-    """Merge the shards of a cohort to the folder that ingest without shards writes."""
+    """Merge the shards of a cohort into the folder that ingest writes without shards."""
     result = merge(parts, out)
     images = sum(count.images for count in result.sites.values())
     print(f"{out}: {result.name}, {images} X-rays from {len(parts)} shards")

@@ -63,7 +63,7 @@ class Store:
         return None
 
     def _picture(self, name: str, problems: list[str]) -> tuple[bytes, np.ndarray, int] | None:
-        """Return a picture's bytes, its pixels (H, W) and its bit depth; None if it is unusable."""
+        """Return an image's bytes, its pixels, uint8 or uint16 (H, W), and its bit depth; None if it is unusable."""
         # Size of the largest PNG with max_pixels: incompressible pixels, filter bytes and metadata.
         data = self._read(name, self.max_pixels * (MOST_BYTES_A_PIXEL + 1) + (1 << 20), problems)
         if data is None:
@@ -132,12 +132,12 @@ class Store:
 
 
 def place_of(folder: str, site: str, identity: str) -> str:
-    """Return the path of a picture below the cohort's folder; ``folder`` is ``images`` or ``masks``."""
+    """Return the path of an image or mask below the cohort's folder; ``folder`` is ``images`` or ``masks``."""
     return f"{folder}/{site}/{identity}.png"
 
 
 def component_fractions(mask: np.ndarray) -> str:
-    """Return the areas of a mask's largest 8-connected components as shares of the picture.
+    """Return the areas of a mask's largest 8-connected components as shares of the image.
 
     Args:
         mask: uint8 (H, W) of 0 and 1.

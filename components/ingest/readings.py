@@ -1,4 +1,4 @@
-"""Parse the clinical reading of an X-ray, a few handwritten lines in varying forms."""
+"""Parse the clinical reading of an X-ray, a few lines of text in varying formats."""
 
 from __future__ import annotations
 

@@ -33,9 +33,9 @@ class Record:
         description: a sentence about it.
         source: what it was read from, as the user gave it.
         data_md5: MD5 that pins the source; None if it is not pinned.
-        sites: counts by site, of this shard alone if it is one.
+        sites: counts by site; of a shard, only its own.
         shard: ``i/N`` for a shard; empty, and not in the file, for a whole cohort.
-        listing_sha256: of a shard, the SHA-256 of the names and sizes of all X-rays' files in the source.
+        listing_sha256: for a shard, the SHA-256 of the names and sizes of all X-rays' files in the source.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Record:
             raise UserError(f"{folder / COHORT}: not an output of the ingest step ({error}); run it again") from error
 
     def differs(self, other: Record) -> str:
-        """Return the first field in which two shards of one cohort must agree and do not; empty for none."""
+        """Return the first field of :data:`SAME` in which two shards differ; empty if none does."""
         return next((key for key in SAME if getattr(self, key) != getattr(other, key)), "")
 
 

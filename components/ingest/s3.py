@@ -1,8 +1,8 @@
-"""Download from S3 with boto3's transfers: in parallel, with retries and checksums, finished objects only once.
+"""Download from S3 with s3transfer: in parallel, with retries and checksums; finished objects are not repeated.
 
-Downloads are in ``.download-<hash>`` next to the output until the run has succeeded. The name of a finished file
-has the SHA-256 of its content, which a later run checks. The name also depends on the ETag, so that an object that
-has changed in the bucket is downloaded again.
+Downloads are in ``.download-<hash>`` next to the output until the run succeeds. The name of a finished file has the
+SHA-256 of its content, which a later run checks. The name also depends on the ETag, so that an object that changed in
+the bucket is downloaded again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from core.parallel import parallel
 from core.s3 import FAILURES, concerns_one_object, damage, explain, make_client, split_url
 from core.terminal import progress
 
-RANGE = 16 << 20  # bytes of one request; a large object is downloaded by several requests in parallel
+RANGE = 16 << 20  # bytes per request; a large object is downloaded with several requests in parallel
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Remote:
 
     @property
     def name(self) -> str:
-        """The beginning of its file names in the download folder; it depends on the object's content."""
+        """Prefix of the object's file names in the download folder; it depends on key, ETag and size."""
         return hashlib.sha256(f"{self.key}\n{self.etag}\n{self.size}".encode()).hexdigest()[:32]
 
 
@@ -85,7 +85,7 @@ def _list(client: Any, bucket: str, prefix: str) -> dict[str, Remote]:
         item["Key"].removeprefix(prefix): Remote(item["Key"], item["Size"], item["ETag"])
         for page in pages
         for item in page.get("Contents", [])
-        if not item["Key"].endswith("/")  # an empty object by which S3 consoles show a folder
+        if not item["Key"].endswith("/")  # an empty object with which S3 consoles show a folder
     }
 
 
@@ -142,7 +142,7 @@ class Downloads:
         """Download missing objects. The error of a single object is raised when it is read.
 
         Raises:
-                UserError: S3 cannot be reached or refuses the credentials.
+            UserError: S3 cannot be reached or refuses the credentials.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         for broken_off in self.folder.glob("*.partial*"):

@@ -45,7 +45,7 @@ def open_source(source: str, out: Path, part: bool = False) -> Iterator[Source]:
         elif Path(source).is_dir():
             found = Source(_walk(Path(source)))
         elif Path(source).is_file():
-            found = Source({"": _local(Path(source))})  # without regard to its suffix: DVC may name it `data`
+            found = Source({"": _local(Path(source))})  # any suffix, because DVC may name it `data`
         else:
             raise UserError(f"{source}: not found; give a folder, a ZIP file or s3://bucket/prefix")
         yield _look_into_zips(source, found, stack, part)

@@ -18,7 +18,7 @@ from core.params import PreprocessParams, Scenario
 from core.shard import Shard
 from model.preprocessing import REFERENCE_SIZE, kernel_size
 
-FROZEN = "frozen.csv"  # id, site, label, split: the frozen split, for every scenario without a fold
+FROZEN = "frozen.csv"  # id, site, label, split: the frozen split for all scenarios without a fold
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def write_outputs(
     """Write arrays and splits as :func:`preprocess` does.
 
     Args:
-        raw: the whole cohort, of which its manifest and ``cohort.json`` suffice.
+        raw: the whole cohort; its manifest and ``cohort.json`` suffice.
         params: section ``preprocess`` of ``params.yaml``.
         scenarios: the scenarios to write splits for.
         out: output folder of the arrays.
@@ -110,12 +110,12 @@ def write_outputs(
 def preprocess_shard(raw: Path, params: PreprocessParams, shard: Shard, out: Path) -> int:
     """Write the arrays of a shard's images, for :func:`components.preprocess.merge.merge`.
 
-    ``out`` has the files of :func:`preprocess` for these rows. Its ``arrays.json`` has {shard, and size,
-    interpolation, intensity_percentiles, dilation}. Splits are of the whole cohort, so the merge writes them; it also
-    requires the validation.
+    ``out`` has the files of :func:`preprocess` for these rows. Its ``arrays.json`` has {shard, size, interpolation,
+    intensity_percentiles, dilation}. The merge writes the splits, which need the whole cohort, and checks the
+    validation.
 
     Args:
-        raw: output of ingest for the whole cohort, or for this very shard.
+        raw: output of ingest for the whole cohort or for this shard.
         params: size, interpolation, dilation.
         shard: the shard.
         out: output folder of the arrays; an earlier one is replaced.
@@ -130,7 +130,7 @@ def preprocess_shard(raw: Path, params: PreprocessParams, shard: Shard, out: Pat
     held = read_json(raw / COHORT).get("shard", "")
     if held and held != str(shard):
         raise UserError(f"{raw}: shard {held} of a cohort, not {shard}; give that shard or the whole cohort")
-    # Of a Series, since an empty list would choose columns.
+    # A Series, because an empty list would select columns.
     here = [shard.has(site, identity) for site, identity in zip(manifest["site"], manifest["id"], strict=True)]
     manifest = manifest[pd.Series(here, dtype=bool)].reset_index(drop=True)
     with write_folder(out) as folder:

@@ -29,7 +29,7 @@ def main(
 ) -> None:
     """Write a validated cohort as arrays of one size, and the split of every scenario in the matrix.
 
-    With --shard, write the arrays of one part alone, without validation and splits, which are the merge's.
+    With --shard, write only the arrays of one part; the merge checks the validation and writes the splits.
     """
     choices = read_params(params)
     if part := Shard.option(shard, out, ARRAYS):

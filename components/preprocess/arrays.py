@@ -71,7 +71,7 @@ def _pixels(image: npt.NDArray[Any]) -> str:
 
 
 def parameters(params: PreprocessParams) -> dict[str, Any]:
-    """Return the parameters of the arrays, as ``arrays.json`` has them."""
+    """Return the parameters of the arrays, as in ``arrays.json``."""
     return {
         "size": params.size,
         "interpolation": params.interpolation,
@@ -85,7 +85,7 @@ def write_record(folder: Path, raw: Path, manifest: pd.DataFrame, params: Prepro
 
     Args:
         folder: folder of the arrays.
-        raw: the whole cohort, of which its manifest and ``cohort.json`` suffice.
+        raw: the whole cohort; its manifest and ``cohort.json`` suffice.
         manifest: the rows of the arrays.
         params: section ``preprocess`` of ``params.yaml``.
     """

@@ -22,7 +22,7 @@ from core.inputs import differences
 from core.params import PreprocessParams, Scenario, read_params
 from core.shard import Shard, distinct, number_of, require_all
 
-PICTURE = ["site", "id", "image_sha256", "mask_sha256"]  # columns that tell which pictures a row of the arrays shows
+PICTURE = ["site", "id", "image_sha256", "mask_sha256"]  # columns that identify the image and mask of a row
 
 
 def merge(
@@ -34,23 +34,22 @@ def merge(
     out: Path,
     splits: Path,
 ) -> PreprocessSummary:
-    """Merge the shards of preprocess to the very arrays and splits that it writes without shards.
+    """Merge the shards of preprocess into the arrays and splits that it writes without shards.
 
     Rows are copied one at a time, so that memory does not grow with the cohort.
 
     Args:
         parts: outputs of :func:`components.preprocess.preprocess_shard`, one for each shard, in any order.
-        cohort: the whole raw cohort, of which ``manifest.csv`` and ``cohort.json`` suffice.
+        cohort: the whole raw cohort; ``manifest.csv`` and ``cohort.json`` suffice.
         validation: output of validate for the same cohort.
-        params: section ``preprocess`` of ``params.yaml``; the parts must have been made with the same.
+        params: section ``preprocess`` of ``params.yaml``; the parts must have the same parameters.
         scenarios: the scenarios to write splits for.
         out: output folder of the arrays; an earlier one is replaced.
         splits: output folder of the splits; an earlier one is replaced.
 
     Raises:
-        UserError: the cohort has not passed validation in its current state; the parts are not all shards of one
-            number, were made from other pictures or with other parameters, or are damaged; a split would be empty; or
-            the disk is full.
+        UserError: the cohort has not passed validation in its current state; the parts are not the shards 1/N to N/N,
+            have other images or parameters, or are damaged; a split would be empty; or the disk is full.
     """
     require_whole(cohort, COHORT, "components.ingest.merge")
     require_pass(validation, cohort)
@@ -73,7 +72,7 @@ def _info(folder: Path) -> dict[str, Any]:
 
 
 def _owners(manifest: pd.DataFrame, order: list[Path], shards: list[Shard], cohort: Path) -> list[int]:
-    """Return, for every row of the arrays, which of the parts has it; raises UserError if a part has other rows."""
+    """Return the index in ``order`` of the part with each row; raises UserError if a part has other rows."""
     of = shards[0].of
     owners = np.array(
         [number_of(site, identity, of) - 1 for site, identity in zip(manifest["site"], manifest["id"], strict=True)]
@@ -89,7 +88,7 @@ def _owners(manifest: pd.DataFrame, order: list[Path], shards: list[Shard], coho
 
 
 def _fill(manifest: pd.DataFrame, folder: Path, order: list[Path], owners: list[int], size: int) -> None:
-    """Write the three arrays, each row from its part; the rows of a part are in the order of the whole."""
+    """Write the three arrays, each row from its part; the rows of a part are in the order of the whole cohort."""
     for name in ARRAYS:
         target = folder / f"{name}.npy"
         offset = reserve(target, (len(manifest), size, size)).offset
@@ -133,7 +132,7 @@ def main(
     out: Out = Path("artifacts/arrays"),
     splits: Annotated[Path, typer.Option(help="The folder of the splits.")] = Path("artifacts/splits"),
 ) -> None:
-    """Merge the shards of preprocess to the arrays and splits that it writes without shards."""
+    """Merge the shards of preprocess into the arrays and splits that it writes without shards."""
     choices = read_params(params)
     scenarios = {name: choices.scenarios[name] for name in choices.matrix.scenarios}
     print(merge(parts, cohort, validation, choices.preprocess, scenarios, out, splits).lines(out))

@@ -1,4 +1,4 @@
-"""Train, validation and test splits, stratified by site and label and determined by the pictures' content."""
+"""Train, validation and test splits, stratified by site and label and determined by the images' content."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def apportion(strata: Mapping[tuple[str, str], int], shares: Sequence[float]) ->
     split add up to at most the number of strata.
 
     Args:
-        strata: number of pictures by site and label.
+        strata: number of images by site and label.
         shares: one share per split, above 0, adding up to 1.
 
     Returns:
@@ -57,9 +57,9 @@ def apportion(strata: Mapping[tuple[str, str], int], shares: Sequence[float]) ->
 def freeze(manifest: pd.DataFrame, shares: Mapping[str, float], seed: int) -> dict[str, str]:
     """Return the split of every image, stratified by site and label and independent of the order of the rows.
 
-    Pictures within a stratum are sorted by the SHA-256 of the seed and the picture's hash. So the split depends on the
-    pixels and not on names, and duplicates of a picture are in one split. Duplicates count once, in the stratum of
-    their first id.
+    Images within a stratum are sorted by the SHA-256 of the seed and the image's hash. So the split depends on the
+    pixels and not on names, and duplicates of an image are in one split. Duplicates count once, in the stratum of their
+    first id.
 
     Args:
         manifest: the images with a mask: ``id``, ``site``, ``label``, ``pixel_sha256``.
@@ -75,9 +75,9 @@ def freeze(manifest: pd.DataFrame, shares: Mapping[str, float], seed: int) -> di
 def freeze_fold(manifest: pd.DataFrame, shares: Mapping[str, float], seed: int, fold: Fold) -> dict[str, str]:
     """Return the split of every image in one fold of a cross-validation, stratified by site and label.
 
-    The pictures of all strata are assigned to the folds in turn, in the order of :func:`freeze`. So the sizes of folds
-    differ by at most one picture, also within each stratum. The fold is the test split; the other pictures are split
-    into train and validation in proportion to the shares.
+    The images of all strata are assigned to the folds in turn, in the order of :func:`freeze`. So the sizes of folds
+    differ by at most one image, also within each stratum. The fold is the test split; the other images are split into
+    train and validation in proportion to the shares.
 
     Args:
         manifest: as for :func:`freeze`.
@@ -103,7 +103,7 @@ def freeze_fold(manifest: pd.DataFrame, shares: Mapping[str, float], seed: int, 
 
 
 def _strata(manifest: pd.DataFrame, seed: int) -> dict[tuple[str, str], list[str]]:
-    """Return the hashes of the pictures by site and label, in the seed's order, without duplicates."""
+    """Return the hashes of the images by site and label, in the seed's order, without duplicates."""
     pictures = manifest.sort_values("id").drop_duplicates("pixel_sha256")
     return {
         (str(site), str(label)): sorted(
@@ -115,7 +115,7 @@ def _strata(manifest: pd.DataFrame, seed: int) -> dict[tuple[str, str], list[str
 
 
 def _share_out(strata: Mapping[tuple[str, str], list[str]], shares: Mapping[str, float]) -> dict[str, str]:
-    """Return the split of every picture: the first pictures of a stratum get the first split, and so on."""
+    """Return the split of every image: the first images of a stratum get the first split, and so on."""
     counts = apportion({name: len(group) for name, group in strata.items()}, list(shares.values()))
     return {
         sha: split
@@ -137,7 +137,7 @@ def scenario_split(manifest: pd.DataFrame, frozen: Mapping[str, str], scenario: 
     """Return the ids of a scenario's train, validation and test images, in the manifest's order.
 
     If training and test sites are the same, the frozen split is used. Otherwise all images of the test sites are the
-    test split, and the frozen test part of the training sites is added to train. A test picture is never in train or
+    test split, and the frozen test part of the training sites is added to train. A test image is never in train or
     validation, even if a training site has a duplicate of it.
     """
     split = manifest["id"].map(lambda image: frozen[image])

@@ -29,8 +29,8 @@ class Promotion:
     Attributes:
         name: the registered model.
         version: the version to promote or to roll back to.
-        previous: the champion before, None for none.
-        champion: the champion now, None for none.
+        previous: the previous champion; None: no champion.
+        champion: the champion now; None: no champion.
         line: summary in one line.
         passed: whether the version passed the gate; None without a gate.
         page: the decision as Markdown.
@@ -55,11 +55,11 @@ def promote(
     force: bool = False,
     reason: str = "",
 ) -> Promotion:
-    """Make a version champion if it passes the gate; print every rule with its figures and verdict.
+    """Make a version champion if it passes the gate; print every rule with its values and verdict.
 
     Challenger and champion are downloaded from the registry and scored on the same test images, each with the
     post-processing of its own package. The bounds of the rules are in :class:`core.params.PromotionParams`. Without a
-    champion, only the floor applies and the rule that the version was not rolled back. The decision, also a refusal,
+    champion, only two rules apply: the floor, and that the version was not rolled back. Every decision, even a refusal,
     is recorded in the history (:mod:`registry.history`) and in the version's tags. The alias is set last, so that an
     earlier error does not change the champion.
 
@@ -67,7 +67,7 @@ def promote(
         params: all parameters; the model's name and the gate's bounds are used.
         arrays: the preprocessed cohort.
         splits: folder of the splits; the split of the version's scenario is used.
-        version: the version's number; None is the challenger.
+        version: the version's number; None: the challenger.
         dry_run: compare and print, but change nothing.
         force: promote even if a rule is not met; needs a reason.
         reason: reason for the history.
@@ -128,7 +128,7 @@ def promote(
 
 
 def rollback(params: RegistryParams, *, dry_run: bool = False, reason: str = "") -> Promotion:
-    """Make the previous champion champion again, from the history and without the gate.
+    """Restore the previous champion from the history, without the gate.
 
     A second rollback goes one champion further back. A version that was rolled back is never restored.
 
@@ -158,7 +158,7 @@ def rollback(params: RegistryParams, *, dry_run: bool = False, reason: str = "")
     line = f"{back} is champion again (before: {number or 'none'})"
     page = f"# {line}\n\n- by: {history.actor()}\n- reason: {' '.join(reason.split()) or 'none given'}\n"
     decision = {"kind": history.ROLLBACK, "previous": number, "version": back.number, "reason": reason, "text": page}
-    # A process that died after it had made this champion still holds its lock.
+    # A process that died after it set this champion still holds its lock.
     moved = {each.number for each in decided if each.state == history.DONE and each.version == number}
     with promotion_lock(client, name, params.promotion.lock, moved) as held:
         _move(client, held, champion, decision, None)

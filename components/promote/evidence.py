@@ -41,9 +41,9 @@ def require_same_data(challenger: Version, known: TrainedOn, test: TestSet, arra
 
 
 def doubts_about(champion: Version, known: TrainedOn, test: TestSet) -> list[str]:
-    """Return the reasons why a champion's figures on a test split would not be fair; empty if there are none.
+    """Return the reasons against a fair comparison with a champion on a test split; empty if there are none.
 
-    A champion may be trained on other data, but not on the test images.
+    A champion may have been trained on other data, but not on the test images.
     """
     problem = _leak(known, test)
     return [f"{champion}: {problem}"] if problem else []

@@ -1,4 +1,4 @@
-"""The promotion gate: its rules, with figures and verdicts."""
+"""The promotion gate: its rules, with values and verdicts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Rule:
     Attributes:
         name: short name, as in the version's tags.
         asks: the condition, with its bound.
-        found: the result, with its figures.
+        found: the result, with its values.
         passed: whether the condition is met.
     """
 
@@ -64,7 +64,7 @@ class Gate:
 
     Attributes:
         challenger: the version to promote.
-        champion: the current champion, None for none.
+        champion: the current champion; None: no champion.
         about: facts of the comparison by name, such as test images and splits.
         rules: the evaluated rules.
         groups: the comparison, all images first.
@@ -88,7 +88,7 @@ class Gate:
 
     @property
     def figures(self) -> dict[str, float]:
-        """The main figures, as MLflow metrics."""
+        """The main Dice values, as MLflow metrics."""
         every = self.groups[0]
         named = {"challenger_dice": every.mean, "champion_dice": every.champion_mean, "difference": every.difference}
         if every.interval:
@@ -108,13 +108,13 @@ def judge(
     """Evaluate all rules for a challenger.
 
     Args:
-        challenger: the challenger's figures.
-        champion: the champion's figures on the same images; None if there is none or it cannot be scored.
-        rival: the champion's version, scored or not; None for none.
+        challenger: the challenger's scores.
+        champion: the champion's scores on the same images; None if there is no champion or it cannot be scored.
+        rival: the champion's version, scored or not; None: no champion.
         doubts: reasons against a fair comparison with the champion; empty for none.
         rolled_back: when, by whom and why the challenger was rolled back and not promoted since; else empty.
         params: the bounds.
-        shadow: what services have counted of the challenger beside the champion; None for nothing.
+        shadow: the challenger's agreement with the champion in shadow, from the services; None: no counts.
 
     Returns:
         The rules, and the comparison with all images first.

@@ -9,14 +9,14 @@ from components.promote.gate import Gate, Group
 from core.terminal import fit
 from registry import wide_console
 
-# In a narrower terminal the rules are shown without what they ask for, which docs/registry.md explains.
+# A narrower terminal shows the rules without the column "asks"; docs/registry.md explains them.
 WIDTH_OF_ALL = 110
 DISPENSABLE = ("champion, pooled", "challenger, pooled", "images", "champion")
 VERDICT = {True: "met", False: "NOT MET"}
 
 
 def show(gate: Gate) -> None:
-    """Print every rule with its figures and verdict, and the comparison by site and label."""
+    """Print every rule with its values and verdict, and the comparison by site and label."""
     console = wide_console()
     console.print(f"{gate.challenger} against {gate.champion or 'no champion'}")
     for name, value in gate.about.items():

@@ -69,7 +69,7 @@ class Scored:
 
     @property
     def how(self) -> str:
-        """The contract's post-processing in words."""
+        """The contract's post-processing as text."""
         count = self.contract.largest_components
         mirrored = "mean with the mirrored prediction" if self.contract.flip else "one prediction"
         share = (

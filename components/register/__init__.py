@@ -62,9 +62,9 @@ class RegisteredVersion:
 def register(models: Path, evaluations: Path, arrays: Path, params: Params, out: Path) -> RegisteredVersion:
     """Register the cell of ``register.scenario`` with the best validation Dice (mean over images, original masks).
 
-    Registers the cell's package (:func:`components.register.build`). A version with the same weights
-    and the same figures is not registered a second time. The parameter
-    ``register.challenger`` decides whether it becomes challenger (:func:`components.register.challenger.offer`).
+    The cell's package is registered (:func:`components.register.build.build`), unless a version with the same weights
+    and evaluation exists. ``register.challenger`` decides whether the version becomes challenger
+    (:func:`components.register.challenger.offer`).
 
     Args:
         models: outputs of train, one folder per cell.
@@ -74,7 +74,7 @@ def register(models: Path, evaluations: Path, arrays: Path, params: Params, out:
         out: output file: the version as JSON.
 
     Raises:
-        UserError: a cell or its evaluation is missing, they were made from other parameters, data or weights than
+        UserError: a cell or its evaluation is missing, they come from other parameters, data or weights than
             the current ones (:func:`registry.origin.origin_tags`), or the registry cannot be reached.
     """
     cell, figures = _best(evaluations, params)
@@ -142,7 +142,7 @@ def _register(
     tags: dict[str, str],
     run_id: str | None,
 ) -> tuple[int, str]:
-    """Log a package as a model and register it; return the version's number and the run it belongs to."""
+    """Log a package as an MLflow model and register it; return the version's number and its run's id."""
     import mlflow
 
     with explained(f"run {run_id}"):
@@ -153,7 +153,7 @@ def _register(
     ):
         info = _log_model(package, example, params)
         registered = mlflow.register_model(info.model_uri, name, tags={**tags, "run_id": run.info.run_id})
-    if trained is not None and trained.end_time is not None:  # the end of the training, not of this step
+    if trained is not None and trained.end_time is not None:  # restore the end time of training
         with explained(f"model {name}"):
             client.set_terminated(trained.run_id, trained.status, trained.end_time)
     return int(registered.version), str(run.info.run_id)
@@ -168,7 +168,7 @@ def _best(evaluations: Path, params: Params) -> tuple[Cell, dict[str, Any]]:
             f"{lacking[0]}: it has no validation figures, which determine the best cell; "
             "add validation to evaluate.splits and run the evaluate step again"
         )
-    # Among equals the first in the matrix's order, so that the choice is reproducible.
+    # max returns the first of equals, in the matrix's order, so the choice is reproducible.
     best = max(cells, key=lambda cell: float(figures[cell]["validation"]["original"]["dice"]))
     return best, figures[best]
 

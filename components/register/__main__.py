@@ -1,4 +1,4 @@
-"""``python -m components.register``: offer the best trained cell for production."""
+"""``python -m components.register``: register the best trained cell."""
 
 from dataclasses import asdict
 from pathlib import Path

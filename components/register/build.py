@@ -36,7 +36,7 @@ CODE = "code"
 REQUIREMENTS = "requirements.txt"
 # Requirements of the package's code and engines, pinned without torch's local version (+cpu, +cu128).
 LIBRARIES = ("torch", "numpy", "opencv-python-headless", "safetensors", "pydantic", "onnxruntime", "openvino")
-LOOKED_AT = 100  # maximum number of predicted validation images
+LOOKED_AT = 100  # maximum number of validation images to predict
 TOLERANCE = 0.001  # largest loss of Dice of the fastest engine
 
 
@@ -56,7 +56,7 @@ def build(
         model: output of train.
         evaluation: output of evaluate; its rows become part of the card, its split determines the training and
             validation images.
-        arrays: output of preprocess, as used by both.
+        arrays: output of preprocess, the same for both.
         params: all parameters; those of ``evaluate`` become part of the contract.
         out: output folder: weights, configuration, contract, ONNX file, model card, requirements and code.
         about: values of the card that replace the generated ones, such as ``name``.

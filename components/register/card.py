@@ -1,4 +1,4 @@
-"""The model card (Mitchell et al. 2019, "Model Cards for Model Reporting"), generated from the run's figures."""
+"""The model card (Mitchell et al. 2019, "Model Cards for Model Reporting"), generated from the run's results."""
 
 from __future__ import annotations
 

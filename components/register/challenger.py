@@ -1,4 +1,4 @@
-"""The challenger: find a version that is registered already, and decide whether the alias moves."""
+"""The challenger: find an equal registered version, and decide whether the alias moves."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SAME = ("weights.sha256", "evaluation.rows_sha256")  # two versions with equal t
 
 
 def registered_already(client: MlflowClient, name: str, tags: Mapping[str, str]) -> Version | None:
-    """Return the newest version with the weights and figures of ``tags``, None if there is none.
+    """Return the newest version with the same weights and evaluation as ``tags``, None if there is none.
 
-    If ``tags`` are of a clean commit, versions with uncommitted changes do not count: their lineage cannot be
-    verified. If they are of a signed package, versions without a signature do not count.
+    If ``tags`` have a clean commit, versions with uncommitted changes do not count, because their lineage cannot be
+    verified. If ``tags`` are of a signed package, unsigned versions do not count.
 
     Raises:
         UserError: the registry does not answer.

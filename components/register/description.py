@@ -1,4 +1,4 @@
-"""The model card as the description of a version, and what the registry's pages say of model and experiment."""
+"""Descriptions in MLflow: the model card for a version, and short texts for the model and the experiment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 LONGEST = 5000  # characters of a description in MLflow's database
-# Sections of the card in the order of their use on the registry's page; ``Use`` speaks of the package's folder.
+# Sections of the card in a description, in this order. ``Use`` is left out: it is about the package's folder.
 SECTIONS = (
     "How good it is",
     "How well it knows that",
@@ -34,7 +34,7 @@ NOTE = "mlflow.note.content"
 
 
 def abridged(card: str) -> str:
-    """Return a card in Markdown without its front matter, and with as many sections as a description can have."""
+    """Return a card in Markdown without front matter, with as many sections as fit in :data:`LONGEST`."""
     text = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL).strip()
     head, *rest = re.split(r"^## ", text, flags=re.MULTILINE)
     found = {name: body for name, _, body in (section.partition("\n") for section in rest)}
@@ -47,7 +47,7 @@ def abridged(card: str) -> str:
 
 
 def describe_version(client: MlflowClient, name: str, number: int, card: str, experiment: str) -> None:
-    """Set the descriptions of a version, and of its model and experiment where they have none.
+    """Set the description of a version, and those of its model and experiment if they have none.
 
     Args:
         client: the MLflow client.

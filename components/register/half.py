@@ -1,4 +1,4 @@
-"""Half the size of a package: weights in float16, stored once and read by PyTorch and by the ONNX file."""
+"""Halve the size of a package: weights in float16, stored once for PyTorch and the ONNX file."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from model.weights import WEIGHTS
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
 
-PREFIX = "network."  # of the weights' names in an exported file, see model.inference.export.AnySize
+PREFIX = "network."  # prefix of the weights' names in an exported file, see model.inference.export.AnySize
 LENGTH_BYTES = 8  # a safetensors file begins with the length of its header, little-endian
 
 
 def stored_in_half(weights: Path) -> bool:
-    """Return whether a safetensors file holds its floats as float16."""
+    """Return whether a safetensors file has float16 weights."""
     return any(entry["dtype"] == "F16" for _, entry in _header(weights)[1].items())
 
 
 def halve(weights: Path, out: Path) -> None:
-    """Write a safetensors file with every float rounded to float16; integers stay.
+    """Write a safetensors file with every float rounded to float16; integers do not change.
 
     Raises:
         OverflowError: a weight is too large for float16.
@@ -39,10 +39,10 @@ def halve(weights: Path, out: Path) -> None:
 
 
 def share_weights(onnx_file: Path) -> None:
-    """Let an ONNX file read its weights from the safetensors file beside it, and cast them to float32.
+    """Make an ONNX file read its weights from the safetensors file next to it, and cast them to float32.
 
     ONNX calls this external data: a file's name, an offset and a length for each weight
-    (https://onnx.ai/onnx/repo-docs/ExternalData.html), which are those in the header of the safetensors file
+    (https://onnx.ai/onnx/repo-docs/ExternalData.html). They come from the header of the safetensors file
     (https://huggingface.co/docs/safetensors, "Format").
 
     Args:
@@ -85,7 +85,7 @@ def _external(name: str, own: TensorProto, offset: int, length: int, kind: int) 
 
 
 def _header(weights: Path) -> tuple[int, dict[str, dict[str, Any]]]:
-    """Return where a safetensors file's data begins, and ``dtype``, ``shape`` and ``data_offsets`` by name."""
+    """Return the byte offset of a safetensors file's data, and ``dtype``, ``shape`` and ``data_offsets`` by name."""
     with weights.open("rb") as file:
         length = int.from_bytes(file.read(LENGTH_BYTES), "little")
         entries = json.loads(file.read(length))

@@ -12,7 +12,7 @@ from model.inference.package import load
 
 
 class LungSegmentation(PythonModel):  # type: ignore[misc]
-    """Segments a grey chest X-ray of any size and range, at its size."""
+    """Segments a grey chest X-ray of any size and range, at its original size."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Open the package; its contract defines pre- and post-processing."""

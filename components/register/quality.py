@@ -16,12 +16,12 @@ from core.errors import UserError
 from model.inference.package import PERCENTILES
 from model.inference.quality import COVERAGE, Quality, calibrate, doubts
 
-POOR = 0.9  # Dice below which a mask should be looked at
+POOR = 0.9  # Dice below which a mask needs review
 COLUMNS = ("split", "masks", "dice", "stored_dice", "mirror_agreement", "expected_dice")
 
 
 def fit_quality(evaluation: Path, kind: str, *, flip: bool) -> tuple[Quality, dict[str, Any]]:
-    """Return the calibration on a cell's validation images, and how well it holds on its test images.
+    """Return the calibration on a cell's validation images, and its accuracy on the test images.
 
     Args:
         evaluation: output of evaluate.
@@ -30,8 +30,8 @@ def fit_quality(evaluation: Path, kind: str, *, flip: bool) -> tuple[Quality, di
 
     Returns:
         The calibration; and ``images``, ``mean_error`` (mean absolute error), ``spearman``, ``auroc`` of Dice below
-        :data:`POOR`, ``poor`` (number of such images), ``coverage`` (share of images above the bound) and ``aimed``,
-        by test site and for ``all``. A figure that is not defined is None.
+        :data:`POOR`, ``poor`` (number of such images), ``coverage`` (share of images not below the bound) and
+        ``aimed`` (intended coverage), by test site and for ``all``. An undefined value is None.
 
     Raises:
         UserError: the evaluation has no validation images, or lacks a column.
@@ -57,7 +57,7 @@ def _doubt(cases: pd.DataFrame, flip: bool) -> npt.NDArray[np.float64]:
 
 
 def _dice(cases: pd.DataFrame) -> npt.NDArray[np.float64]:
-    """Return the Dice at the stored size, as ``predict`` writes masks, where it is known."""
+    """Return the Dice at the stored size, at which ``predict`` writes masks; at the network's size if unknown."""
     return cases["stored_dice"].fillna(cases["dice"]).to_numpy(np.float64)
 
 
@@ -70,7 +70,7 @@ def _measured(
     poor = dice < POOR
     both = 0 < poor.sum() < len(dice)
     varied = len(dice) > 2 and np.ptp(doubt) > 0 and np.ptp(dice) > 0
-    # The area under the ROC curve is Mann and Whitney's U over the number of pairs.
+    # The area under the ROC curve is Mann and Whitney's U divided by the number of pairs.
     pairs = int(poor.sum() * (~poor).sum())
     figures = {
         "images": len(dice),

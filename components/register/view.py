@@ -1,4 +1,4 @@
-"""Fit the weights that tell a frontal chest X-ray and its orientation: least squares on changed training pictures."""
+"""Fit the weights that recognise a frontal chest X-ray and its orientation, by ridge regression."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ from model.inference.view import (
 )
 
 Values = npt.NDArray[np.float32]
-PICTURES = 640  # drawn from the training pictures, with augmentation
-OTHERS = 1280  # of no chest
+PICTURES = 640  # images drawn from the training images, with augmentation
+OTHERS = 1280  # images without a chest
 AXES = 32  # principal components
 RIDGE = 1e-2
 FOLDS = 3
-SHARES = (0.5, 0.3, 0.2)  # weights of upright pictures, of their other changes, and of pictures of no chest
-WORK = 2 * SIDE  # side of the pictures that are augmented, pixels
+SHARES = (0.5, 0.3, 0.2)  # weights of upright images, of their other changes, and of images without a chest
+WORK = 2 * SIDE  # side of the augmented images, pixels
 MARGIN = 0.2
-UNUSUAL, BEYOND = 5.0, 0.65  # percentile of the likeness of training pictures, and how far below it a limit lies
-MIRRORED, CLEARLY = 95.0, 0.6  # percentile of their mirrored scores, and how far above it
+UNUSUAL, BEYOND = 5.0, 0.65  # percentile of the training images' likeness, and how far below it the limit is
+MIRRORED, CLEARLY = 95.0, 0.6  # percentile of their mirrored scores, and how far above it the limit is
 
-NO_LIMIT = 9.0  # above all scores and likenesses: of a single training picture nothing is held out
+NO_LIMIT = 9.0  # above all scores and likenesses; used for a single training image, of which none can be held out
 
 
 def fit_view(images: npt.NDArray[np.uint8], seed: int = 0) -> Viewer:
     """Fit the weights and limits of :class:`model.inference.view.Viewer`.
 
-    The score separates upright pictures with dark lungs from their seven other changes and from pictures of no chest;
-    ridge regression on +1 and -1, with the classes weighted alike. A second one separates pictures from their mirror
-    images. Limits are those of training pictures that a fit without them has not seen, in :data:`FOLDS` folds.
+    The first score separates upright images with dark lungs from their seven other changes and from images without a
+    chest: ridge regression on +1 and -1, with the classes weighted by :data:`SHARES`. The second score separates images
+    from their mirror images. Limits come from training images that were held out of a fit, in :data:`FOLDS` folds.
 
     Args:
-        images: the training pictures, standardised, uint8 (N, S, S).
-        seed: of the augmentation and of the pictures of no chest.
+        images: the training images, standardised, uint8 (N, S, S).
+        seed: seed of the augmentation and of the images without a chest.
     """
     chance = np.random.default_rng(seed)
     small = [cv2.resize(image, (WORK, WORK), interpolation=cv2.INTER_AREA) for image in images]
     rows = np.resize(chance.permutation(len(small)), max(PICTURES, len(small)))
-    # The first of each picture is the picture itself.
+    # The first row of each image is the image without augmentation.
     seen = [
         features(small[row] if number < len(small) else augmented(small[row], chance))
         for number, row in enumerate(rows)
@@ -66,7 +66,7 @@ def fit_view(images: npt.NDArray[np.uint8], seed: int = 0) -> Viewer:
     for number in range(FOLDS):
         held = rows % FOLDS == number
         if held.all() or not held.any():
-            continue  # there is but one training picture
+            continue  # there is only one training image
         viewer = Viewer(_weights(drawn.of(~held)), Limits(0, 0, 0, 0))
         for vector in drawn.changes[held & whole, 0]:
             likeness.append(viewer.likeness(vector))
@@ -81,13 +81,13 @@ def fit_view(images: npt.NDArray[np.uint8], seed: int = 0) -> Viewer:
 
 
 class _Drawn(NamedTuple):
-    """Features of what was drawn for a fit.
+    """Features of the images for a fit.
 
     Attributes:
-        changes: float32 (N, 8, LENGTH), of the pictures with each of the variants.
+        changes: float32 (N, 8, LENGTH), of the images in each variant.
         mirrored: float32 (N, LENGTH), of their mirror images.
-        others: float32 (M, LENGTH), of pictures of no chest.
-        swapped: bool (N,), whether a picture counts as its mirror image where sides do not matter.
+        others: float32 (M, LENGTH), of images without a chest.
+        swapped: bool (N,), whether the mirror image is used where sides do not matter.
     """
 
     changes: Floats
@@ -101,7 +101,7 @@ class _Drawn(NamedTuple):
 
 def _weights(drawn: _Drawn) -> dict[str, Floats]:
     upright = drawn.changes[:, 0]
-    # A picture may be mirrored: that changes neither what it shows nor how it stands.
+    # Mirroring changes neither the type nor the orientation of an image, so both sides are used.
     either = np.where(drawn.swapped[:, None], drawn.mirrored, upright)
     parts = [either, drawn.changes[:, 1:].reshape(-1, LENGTH), drawn.others]
     means = [part.mean(0) for part in parts]
@@ -127,14 +127,14 @@ def _ridge(parts: list[Floats], targets: tuple[int, ...], shares: tuple[float, .
 
 
 def _signed(axes: Floats) -> Floats:
-    """Return the components with their largest value positive: their sign is arbitrary."""
+    """Return the components with their largest value positive, because their sign is arbitrary."""
     largest = np.abs(axes).argmax(1)
     signs: Floats = np.sign(axes[np.arange(len(axes)), largest])
     return axes * signs[:, None]
 
 
 def augmented(picture: Picture, chance: np.random.Generator) -> Picture:
-    """Return a picture, uint8 (S, S), as another machine or pose may give it: turned a little, framed, brighter."""
+    """Return an image, uint8 (S, S), as from another machine or pose: rotated a little, framed, brighter."""
     side = picture.shape[0]
     middle = (side - 1) / 2
     scale, aspect = chance.uniform(0.75, 1.25), chance.uniform(0.9, 1.1)
@@ -160,7 +160,7 @@ def stretched(values: Values) -> Picture:
 
 
 def no_chests(pictures: list[Picture], count: int, chance: np.random.Generator) -> Iterator[Picture]:
-    """Yield pictures of no upright chest, uint8: clouds, shapes, lines, parts and tiles of the training pictures."""
+    """Yield images without an upright chest, uint8: clouds, shapes, lines, parts and tiles of the training images."""
     kinds: list[Callable[[Values, np.random.Generator], Values]] = [_clouds, _tiles, _part, _shapes, _lines, _between]
     for number in range(count):
         picture = pictures[chance.integers(len(pictures))]
@@ -212,7 +212,7 @@ def _as_taken(drawn: Values, chance: np.random.Generator) -> Values:
 
 
 def _between(picture: Values, chance: np.random.Generator) -> Values:
-    """Return a picture turned by about 45 degrees, or one half of it, drawn out."""
+    """Return an image rotated by about 45 degrees, or one half of it, stretched."""
     side = picture.shape[0]
     if chance.random() < 0.5:
         half = picture[:, : side // 2] if chance.random() < 0.5 else picture[:, side // 2 :]

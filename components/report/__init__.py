@@ -1,4 +1,4 @@
-"""The report step: tables and figures of all evaluations next to the paper's, as a web page and as Markdown."""
+"""The report step: tables and charts of all evaluations, with the paper's results, as a web page and as Markdown."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def report(
         arrays: output of preprocess.
         splits: one split per scenario, ``<scenario>.json``.
         out: output folder, written atomically; an earlier report is replaced.
-        cells: the cells of the report; ``None`` takes all in ``evaluations``, also those of an earlier matrix.
+        cells: the cells of the report; ``None``: all in ``evaluations``, including those of an earlier matrix.
         resamples: number of bootstrap resamples for the comparison of networks.
         seed: seed of that bootstrap.
         mixed: accept cells with different parameters, data or code.

@@ -24,13 +24,13 @@ class Overlay:
         path: PNG of the coloured regions, transparent elsewhere.
         xray: PNG of the X-ray, grey.
         kind: ``worst``, ``best`` or ``figure`` (Figures 5 and 6).
-        id: of the X-ray.
-        site: of the X-ray.
-        label: of the X-ray.
-        dice: against the original mask, 0 to 1; ``None`` where it is not defined.
-        hd95: against the original mask, pixels at the size of evaluation; ``None`` where it is not defined.
-        width: of the picture, pixels.
-        height: of the picture, pixels.
+        id: the X-ray's id.
+        site: the X-ray's site.
+        label: the X-ray's label.
+        dice: Dice against the original mask, 0 to 1; ``None`` if undefined.
+        hd95: HD95 against the original mask, pixels at the network's size; ``None`` if undefined.
+        width: width of both PNGs in pixels.
+        height: height of both PNGs in pixels.
     """
 
     path: Path
@@ -46,7 +46,7 @@ class Overlay:
 
 
 def read_overlays(evaluation: Path) -> list[Overlay]:
-    """Read the overlays of a cell; raises UserError if the list or a picture is missing or invalid."""
+    """Read the overlays of a cell; raises UserError if the list or an image is missing or invalid."""
     path = evaluation / OVERLAYS
     values = read_json(path)
     overlays = []

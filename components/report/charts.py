@@ -1,4 +1,4 @@
-"""What all charts of the page share: specifications for Vega-Lite, colours by network, and the libraries that draw."""
+"""Shared parts of the page's charts: Vega-Lite specifications, colours by network, and JavaScript libraries."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from markupsafe import Markup
 from components.report import paper
 
 SERIES = 9  # number of colours in the page's style sheet, --s0, --s1 ...
-# The layer whose marks have a title and a value for the mouse and the keyboard; templates/charts.js knows the name.
+# Name of the layer whose marks show a title and a value on hover and focus; templates/charts.js uses it.
 MARKS = "marks"
 VENDOR = Path(__file__).parent / "vendor"
-# vega-interpreter is published as a module only. A script of the page is none, so its two outer lines are replaced.
+# vega-interpreter is only published as an ES module, but the page uses plain scripts. So two lines are replaced.
 _IMPORT = "import { ascending, isString, DisallowedObjectProperties } from 'vega-util';"
 _EXPORT = "export { expression as expressionInterpreter };"
 
@@ -34,7 +34,11 @@ class Chart:
 
 
 def libraries() -> Markup:
-    """Return the JavaScript of Vega, Vega-Lite and the interpreter of expressions, with their licences."""
+    """Return the JavaScript of Vega, Vega-Lite and vega-interpreter, with their licences.
+
+    Raises:
+        ValueError: vega-interpreter is of an unknown version.
+    """
     licences = (VENDOR / "LICENSES.txt").read_text(encoding="utf-8")
     vega, lite, interpreter = (
         (VENDOR / name).read_text(encoding="utf-8")
@@ -46,7 +50,7 @@ def libraries() -> Markup:
     interpreter = interpreter.replace(_IMPORT, "const { ascending, isString, DisallowedObjectProperties } = vega;")
     interpreter = interpreter.replace(_EXPORT, "return expression;")
     parts = (f"/*\n{licences}*/", vega, lite, f"const expressionInterpreter = (() => {{\n{interpreter}\n}})();")
-    # Browsers look for a map of the source if told of one.
+    # Browsers would request the source maps.
     lines = (line for line in "\n".join(parts).splitlines() if not line.startswith("//# sourceMappingURL="))
     return Markup("\n".join(lines))  # noqa: S704 - files of this repository
 
@@ -57,9 +61,9 @@ def colour_number(network: str) -> int:
 
 
 def table(frame: pd.DataFrame) -> alt.InlineData:
-    """Return a frame as data of a chart by columns, the shortest form, with numbers of five digits.
+    """Return a frame as a chart's data by columns, the shortest form, with numbers of five significant digits.
 
-    The page's script turns it into rows. CSV, which Vega reads too, it reads with ``eval``.
+    The page's script converts it to rows. Vega can also read CSV, but uses ``eval`` for it.
     """
     columns: dict[str, Any] = {}
     for name in frame:
@@ -72,12 +76,12 @@ def table(frame: pd.DataFrame) -> alt.InlineData:
 
 
 def by_row(values: Sequence[str]) -> str:
-    """Return the expression of the value that belongs to the column ``row``; a long table need not repeat it."""
+    """Return a Vega expression that selects from ``values`` by column ``row``; a long table need not repeat them."""
     return f"{json.dumps(values, ensure_ascii=False)}[datum.row]"
 
 
 def by_network(networks: Sequence[str], *, legend: bool = True) -> alt.Color:
-    """Return the encoding of the column ``network`` as colour; ``legend`` adds one if there are several networks."""
+    """Return the encoding of column ``network`` as colour; ``legend`` adds a legend if there are several networks."""
     scale = alt.Scale(
         domain=[paper.name(name) for name in networks],
         range=[f"var(--s{colour_number(name)})" for name in networks],
@@ -87,7 +91,7 @@ def by_network(networks: Sequence[str], *, legend: bool = True) -> alt.Color:
 
 
 def finish(title: str, text: str, chart: alt.LayerChart, height: int) -> Chart:
-    """Return the chart with its text alternative, as wide as its place on the page and ``height`` pixels high."""
+    """Return the chart with its text alternative, as wide as its container and ``height`` pixels high."""
     sized = chart.properties(width="container", height=height, description=text)
     with alt.data_transformers.enable(consolidate_datasets=False):
         spec: dict[str, Any] = sized.to_dict()

@@ -1,4 +1,4 @@
-"""Charts of lines: learning, ROC and reliability curves."""
+"""Line charts: learning, ROC and reliability curves."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ APART, RISE = 0.05, 0.005  # least distance of two points of a ROC curve, shares
 
 @dataclass(frozen=True)
 class _Line:
-    """One line of a chart: its network, its name and its points, with the columns that the encodings name."""
+    """One line of a chart: its network, name and points; the points have the columns of the encodings."""
 
     network: str
     name: str
@@ -100,7 +100,7 @@ def roc_curves(scenario: str, cells: Sequence[Evaluated], results: Results) -> l
 
 
 def _thinned(roc: pd.DataFrame, right: float, bottom: float) -> pd.DataFrame:
-    """Return the points of a ROC curve up to ``right``, without those that are almost on the one before them."""
+    """Return the points of a ROC curve up to ``right``, without points that almost coincide with the previous one."""
     curve = roc.dropna().rename(columns={"fpr": "x", "tpr": "y"})
     curve = curve[curve["x"] <= right]
     points = list(zip(curve["x"], curve["y"], strict=True))
@@ -113,7 +113,7 @@ def _thinned(roc: pd.DataFrame, right: float, bottom: float) -> pd.DataFrame:
 
 
 def reliability_curve(scenario: str, cells: Sequence[Evaluated], results: Results) -> Chart:
-    """Return observed over predicted probability, one line a cell."""
+    """Return the chart of observed over predicted probability, one line per cell."""
     known = [(data, data.reliability) for data in cells if data.reliability is not None]
     lines = []
     for data, bins in known:
@@ -148,12 +148,12 @@ def _lines(
 
     Args:
         lines: the lines.
-        x: encoding.
-        y: encoding.
-        said: a point's title and value, in two lines, as an expression; ``datum.name`` is the line's name.
-        diagonal: a dotted line from 0, 0 to 1, 1.
-        dots: the points are drawn.
-        reached: an expression, whether the mouse and the keyboard reach a point.
+        x: encoding of the x axis.
+        y: encoding of the y axis.
+        said: Vega expression of a point's title and value, in two lines; ``datum.name`` is the line's name.
+        diagonal: True adds a dotted line from (0, 0) to (1, 1).
+        dots: True draws the points.
+        reached: Vega expression, true for points that respond to hover and focus.
     """
     frame = pd.concat([line.points.assign(row=row) for row, line in enumerate(lines)], ignore_index=True)
     colour = by_network(list(dict.fromkeys(line.network for line in lines)))
@@ -163,7 +163,7 @@ def _lines(
         curve = curve.encode(
             strokeDash=dash.legend(title=None, orient="bottom", symbolType="stroke", symbolStrokeWidth=2)
         )
-    # Without a mark of its own a point is a large one, which the style sheet shows under the mouse and the focus.
+    # Without dots a point is a large invisible mark, which the style sheet shows on hover and focus.
     points = alt.Chart().mark_point(
         filled=True, size=45 if dots else 110, opacity=1 if dots else 0, clip=not dots, strokeWidth=0
     )

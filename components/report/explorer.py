@@ -1,4 +1,4 @@
-"""One table of all test metrics, one line per group of images, to sort and filter."""
+"""One sortable, filterable table of all test metrics, one line per group of images."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from core.cell import Cell
 
 METRICS = ("dice", "hd95", "assd", "jaccard", "precision", "recall", "auc")
 HEADS = ("Network", "Scenario", "Site", "Group", "Masks", "Aggregation")
-MOST = 1500  # lines; a line is about 660 bytes of the page
+MOST = 1500  # lines; each adds about 660 bytes to the page
 REDUCTIONS = {"per_image": "per image", "pooled": "pooled"}
 
 
 def explorer_table(results: Results, masks: str) -> Table:
-    """Return all test metrics by network, scenario, site, group, masks and aggregation, filtered by ``masks`` at first.
+    """Return all test metrics by network, scenario, site, group, masks and aggregation.
 
-    A group is a label, a sex or an age. A scenario that is tested on one site has its lines under that site alone.
-    With several seeds a line with their mean is before the lines of the seeds; of more than :data:`MOST` lines the
-    single seeds are left out.
+    A group is a label, a sex or an age. A scenario with one test site has lines only for that site. With several seeds,
+    a line with their mean precedes the lines of the seeds; above :data:`MOST` lines, those of single seeds are omitted.
+
+    Args:
+        results: all rows.
+        masks: initial filter of column "Masks", a key of :data:`components.report.tables.MASKS`.
     """
     lines: list[Line] = []
     for scenario in results.scenarios:

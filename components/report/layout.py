@@ -23,7 +23,7 @@ def scenario_title(scenario: str) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of figures, with the numbers of its footnotes."""
+    """One column of values, with the numbers of its footnotes."""
 
     label: str
     notes: tuple[int, ...] = ()
@@ -34,14 +34,14 @@ class Figure:
     """The content of one table cell.
 
     Attributes:
-        value: our figure; ``None`` if undefined or not evaluated.
+        value: our value; ``None`` if undefined or not evaluated.
         digits: number of decimals.
-        paper: the paper's figure.
+        paper: the paper's value.
         interval: ends of the 95 % confidence interval.
         deviation: standard deviation over seeds, if ``value`` is their mean.
         notes: numbers of the footnotes.
         signed: True for a difference, printed with its sign.
-        text: text to print instead of a figure.
+        text: text to print instead of a value.
         few: True if there are too few images for a reliable interval or deviation.
     """
 
@@ -58,7 +58,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Line:
-    """One row of a table: the texts of its head columns, then its figures; ``seed``: it has one of several seeds."""
+    """One row of a table: the texts of its head columns, then its values; ``seed``: it is for one of several seeds."""
 
     heads: tuple[str, ...]
     figures: list[Figure]
@@ -69,7 +69,7 @@ class Line:
 class Group:
     """Lines of a table with a common heading, which may be empty.
 
-    ``alone``: only the paper's figures; ``seed``: only one of several seeds.
+    ``alone``: it has only the paper's values; ``seed``: it is for one of several seeds.
     """
 
     title: str
@@ -82,8 +82,8 @@ class Group:
 class Table:
     """A table.
 
-    ``spans`` are headings over several columns of figures: (text, number of columns). ``filters`` are the initial
-    filters by head column; ``None`` is a table without filters.
+    ``spans`` are headings over several columns of values: (text, number of columns). ``filters`` are the initial
+    filters by head column; ``None``: no filters.
     """
 
     id: str
@@ -98,7 +98,7 @@ class Table:
 
     @property
     def few(self) -> str:
-        """The legend of the marker for few images; empty if no figure has the marker."""
+        """The legend of the marker for few images; empty if no value has the marker."""
         marked = any(figure.few for group in self.groups for line in group.lines for figure in line.figures)
         return FEW_NOTE if marked else ""
 
@@ -128,7 +128,7 @@ class Results:
             tested = {(row["site"], row["label"]) for row in test if row["sex"] == row["age"] == "all"}
             people = dict.fromkeys((row["site"], row["sex"], row["age"]) for row in test)
             if len({site for site, _ in tested} - {"all"}) == 1:
-                # With one site, the lines over all sites would repeat its lines.
+                # With one site, the lines over all sites would be equal to its lines.
                 tested = {(site, label) for site, label in tested if site != "all"}
                 people = {place: None for place in people if place[0] != "all"}
             self.people[data.cell] = [(site, sex, age) for site, sex, age in people if (sex, age) != ("all", "all")]
@@ -153,7 +153,7 @@ class Results:
         return self._rows.get((cell, split, site, label, sex, age, masks, reduction))
 
     def defined(self, metrics: Iterable[str]) -> tuple[str, ...]:
-        """Return the metrics that any row has; rows of earlier versions lack newer metrics."""
+        """Return the metrics that at least one row has; rows of earlier releases lack newer metrics."""
         rows: list[dict[str, object]] = [dict(row) for row in self._rows.values()]
         return tuple(metric for metric in metrics if any(row[metric] is not None for row in rows))
 

@@ -32,9 +32,9 @@ _HISTORY = ("epoch", "size", "learning_rate", "train_loss", "train_dice", "valid
 class Evaluated:
     """The outputs of one cell: rows, cases (one per image and kind of masks), curves, overlays and config.
 
-    ``run`` is ``run.json`` for a stored study, else empty, because a report has nothing that differs between two
-    equal runs. For a stored study ``roc``, ``overlays``, ``trained`` (train's ``provenance.json``) and ``scored``
-    (evaluate's ``scored.json``) are empty, and ``reliability`` is ``None`` if an earlier version wrote no bins.
+    ``run`` is ``run.json`` for a stored study, else empty, because a report has no values that differ between equal
+    runs. For a stored study ``roc``, ``overlays``, ``trained`` (train's ``provenance.json``) and ``scored``
+    (evaluate's ``scored.json``) are empty, and ``reliability`` is ``None`` if an earlier release wrote no bins.
     """
 
     cell: Cell
@@ -192,7 +192,7 @@ def _read_csv(path: Path, columns: tuple[str, ...], step: str, types: dict[str, 
     missing = [column for column in columns if column not in frame]
     if missing:
         raise UserError(f"{path}: columns missing: {', '.join(missing)}; run the {step} step again")
-    texts = {"id", *TEXTS} - {"age"}  # age is a number for an image, a group for a row
+    texts = {"id", *TEXTS} - {"age"}  # an image's age is a number, a row's is a group
     for column in columns:
         if column not in texts and not pd.api.types.is_numeric_dtype(frame[column]) and frame[column].notna().any():
             raise UserError(f"{path}: column {column} has a value that is not a number; run the {step} step again")

@@ -1,4 +1,4 @@
-"""The tables of the paper for the page, with each of the paper's figures once."""
+"""The paper's tables for the page, with each of the paper's values once."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ THEIRS_ONCE = "Each figure is ours; the paper’s is with the one that is scored
 
 
 def paper_once(table: Table) -> Table:
-    """Return a table of the paper's with each of its figures once.
+    """Return one of the paper's tables with each of the paper's values once.
 
-    It stays in the first group, which is scored most like the paper, and of Dice and soft Dice with the soft one.
+    The value remains in the first group, which is scored most like the paper. The paper's Dice is shown with soft Dice
+    if the table has it, else with Dice.
     """
     labels = [column.label for column in table.columns]
     soft = any(label == LABELS[name] for name in SOFT for label in labels)

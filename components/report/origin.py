@@ -10,10 +10,10 @@ from core.inputs import flat
 
 
 def require_one_origin(cells: list[Evaluated]) -> None:
-    """Check that the figures of the cells can be compared.
+    """Check that the results of the cells are comparable.
 
     Raises:
-        UserError: an evaluation is of other weights than the model's, or cells differ in parameters, cohort or code;
+        UserError: an evaluation used other weights than the model's, or cells differ in parameters, cohort or code;
             every difference is one line with the cells.
     """
     names = [data.cell.folder.as_posix() for data in cells]

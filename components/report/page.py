@@ -24,10 +24,10 @@ from core.cohort import Arrays
 from core.results import DIFFERENCE_COLOURS, FIGURE_COLOURS
 from core.templating import environment as templates
 
-# The contact sheet gets what the rest of the page leaves of this size, bytes.
+# Size of the page in bytes; the contact sheet uses what the rest of the page leaves.
 LIMIT = 3_000_000
 PICTURES = 1_000_000  # bytes for the worst and best cases
-_SHEET = "/* the contact sheet */"  # its place in the page, whose size decides how large it may be
+_SHEET = "/* the contact sheet */"  # placeholder; the size of the rendered page determines the size of the sheet
 
 # Views of the case viewer: colour of each region, RGB 0 to 255; missing regions are not drawn.
 TRUTH, PREDICTION = (86, 180, 233), (230, 159, 0)
@@ -56,13 +56,13 @@ def _environment() -> Environment:
 
 
 def render_markdown(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair]) -> str:
-    """Return ``results.md``: the tables; equal runs give equal text."""
+    """Return ``results.md``, the tables in Markdown; equal runs give equal text."""
     return _environment().get_template("results.md.j2").render(**_shared(cohort, cells, pairs))
 
 
 def render_page(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair], arrays: Arrays) -> str:
-    """Return ``index.html``, one self-contained page; ``arrays`` has the X-rays of the cohort."""
-    # Not above: what altair takes to load, the tools that only read a report need not wait for.
+    """Return ``index.html``, one self-contained page; ``arrays`` are the X-rays for the contact sheet."""
+    # Imported here because altair is slow to import, and tools that only read a report do not need it.
     from components.report import charts, curves, spread
 
     shared = _shared(cohort, cells, pairs)
@@ -95,7 +95,7 @@ def render_page(cohort: Cohort, cells: list[Evaluated], pairs: list[Pair], array
             rankings=[chart for chart in rankings if chart],
             distributions=spread.dice_distributions(by_scenario, ranked, places),
             curves={name: curves.learning_curves(name, found, results) for name, found in by_scenario.items()},
-            rocs=[chart for part in zip(*rocs, strict=True) for chart in part],  # the corners below the whole curves
+            rocs=[chart for part in zip(*rocs, strict=True) for chart in part],  # enlarged corners below the curves
             explorer=explorer_table(results, masks),
             reliability=[curves.reliability_curve(name, found, results) for name, found in by_scenario.items()],
             calibration=calibration_table(cells, results),

@@ -15,7 +15,7 @@ from core.cell import CASES, Cell
 from core.errors import UserError
 from model.metrics import mean_of, paired_difference
 
-REFERENCE = "defu_net"  # the paper's network, which it claims is better than the others
+REFERENCE = "defu_net"  # the paper's network, which the paper claims is better than the others
 MASKS = ("original", "dilated")
 BETTER, WORSE, NEITHER = "better", "worse", "no difference shown"
 

@@ -1,4 +1,4 @@
-"""The pictures of the page: Figures 5 and 6 and the worst and best cases, embedded as data URIs."""
+"""The images of the page: Figures 5 and 6 and the worst and best cases, embedded as data URIs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from components.report.load import Evaluated
 from core.cell import Cell
 from core.files import sha256
 
-XRAY_QUALITY = 85  # of WebP, in percent; only for the grey X-ray, never for a region
+XRAY_QUALITY = 85  # WebP quality in percent, only for the grey X-ray and never for a region
 
 FIGURE_NUMBERS = {"shenzhen": "Figure 5", "montgomery": "Figure 6"}
 
@@ -58,14 +58,14 @@ def within(found: dict[str, list[Gallery]], most: int) -> dict[str, list[Gallery
 
 
 class Places:
-    """Where the page has the picture of a test image, for the dots of the charts.
+    """Link targets on the page for test images, for the dots of the charts.
 
-    A place is ``case-<number>``, a picture of the galleries with the prediction, or ``tile-<number>``, an X-ray of the
-    contact sheet (:mod:`components.report.sheet`). Without galleries the page has no viewer, and no place is known.
+    A target is ``case-<number>``, a gallery image with the prediction, or ``tile-<number>``, an X-ray of the contact
+    sheet (:mod:`components.report.sheet`). Without galleries the page has no viewer, and no targets.
 
     Args:
-        galleries: of all cells.
-        tiles: ids of the contact sheet's X-rays, in its order.
+        galleries: the galleries of all cells.
+        tiles: ids of the contact sheet's X-rays, in the order of the sheet.
     """
 
     def __init__(self, galleries: list[Gallery], tiles: list[str]) -> None:
@@ -80,16 +80,16 @@ class Places:
         self._tiles = {id: f"tile-{number}" for number, id in enumerate(tiles)} if galleries else {}
 
     def number(self, overlay: Overlay) -> int:
-        """Return the number of a picture of the galleries."""
+        """Return the number of a gallery image."""
         return self._numbers[overlay.path]
 
     def of(self, cells: list[Cell], id: str) -> str:
-        """Return the place of a test image: of the first of the cells that has it in its gallery, else of the sheet."""
+        """Return a test image's target: in the gallery of the first cell that has it, else in the sheet, else empty."""
         found = (self._cases[cell, id] for cell in cells if (cell, id) in self._cases)
         return next(found, self._tiles.get(id, ""))
 
     def worst(self, cell: Cell) -> str:
-        """Return the place of a cell's worst image; empty if it has no gallery."""
+        """Return the target of a cell's worst image; empty if it has no gallery."""
         return self._worst.get(cell, "")
 
 
@@ -113,7 +113,7 @@ class XRays:
 
 
 def picture(overlay: Overlay) -> str:
-    """Return the regions as a data URI of the PNG, because a lossy format would change their colours."""
+    """Return the regions as the data URI of a PNG, because a lossy format would change their colours."""
     return f"data:image/png;base64,{base64.b64encode(overlay.path.read_bytes()).decode('ascii')}"
 
 
@@ -154,7 +154,7 @@ def galleries(cells: list[Evaluated], results: Results) -> dict[str, list[Galler
         worst = [item for item in ranked if item.kind == "worst"]
         best = [item for item in reversed(ranked) if item.kind == "best"]
         images = len({item.id for item in worst + best})
-        if images < len(worst) + len(best):  # a small split: each image is in one of the two rows
+        if images < len(worst) + len(best):  # a small split: show each image in only one of the two rows
             worst, best = worst[: images - images // 2], best[: images // 2]
         if worst or best:
             scenario = scenario_title(data.cell.scenario)

@@ -67,7 +67,7 @@ def _places(results: Results, cell: Cell, metrics: tuple[str, ...]) -> list[Line
 
 
 def _mean_places(parts: list[list[Line]]) -> list[Line]:
-    """Return the mean over seeds of every site and label that all seeds have; the number of images is not averaged."""
+    """Return the means over seeds for every site and label that all seeds have; the image count is not averaged."""
     by_place = [{line.heads: line for line in part} for part in parts]
     lines = []
     for first in parts[0]:

@@ -13,9 +13,9 @@ from core.inputs import flat
 
 
 def run_line(data: Evaluated, results: Results) -> dict[str, Any]:
-    """Return one line of the table of runs; it has no values that differ between equal runs."""
+    """Return one line of the table of runs, without values that differ between equal runs."""
     history = data.history
-    # The weights that are kept are those of the best epoch at the full size.
+    # The final weights are those of the best epoch at the full size.
     full = history[history["size"] == history["size"].max()]
     return {
         "network": results.named(data.cell),

@@ -1,4 +1,4 @@
-"""The contact sheet: small X-rays of all test images in one picture, for the dots whose case is in no gallery."""
+"""The contact sheet: thumbnails of test X-rays in one image, for dots whose case is in no gallery."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import cv2
 import numpy as np
 from markupsafe import Markup
 
-SIDES = (128, 96, 64, 48)  # of one X-ray, pixels: the largest that fits
-QUALITY = 75  # of WebP, in percent
-LONGEST = 16_383  # side of a WebP picture, pixels
+SIDES = (128, 96, 64, 48)  # side of one X-ray in pixels; the largest that fits is used
+QUALITY = 75  # WebP quality in percent
+LONGEST = 16_383  # largest side of a WebP image, pixels
 
 
 def sheet_rules(images: np.ndarray, most: int) -> Markup:
     """Return the CSS rules of the contact sheet, class ``sheet``; empty if even the smallest X-rays are too large.
 
-    The sheet is as square as it can be, row by row; ``--tile-columns`` and ``--tile-rows`` are its numbers of X-rays.
+    The sheet is as square as possible and filled row by row; ``--tile-columns`` and ``--tile-rows`` give its shape.
 
     Args:
         images: uint8 (N, side, side), grey.
-        most: bytes that the rules may have.
+        most: maximum length of the rules in bytes.
     """
     if not len(images):
         return Markup()

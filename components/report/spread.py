@@ -1,4 +1,4 @@
-"""Charts that compare: networks ranked by test Dice, and the Dice of every test image."""
+"""Comparison charts: networks ranked by test Dice, and the Dice of every test image."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from components.report.pictures import Places
 from components.report.tables import Headline
 from components.report.text import figure_text
 
-STEP = 50  # height of a strip with its name, pixels
-# A strip has at most about so many dots, among them the lowest: the page does not grow with the cohort.
+STEP = 50  # height of a strip and its name, pixels
+# Approximate maximum number of dots per strip, including the lowest, so that the page does not grow with the cohort.
 MOST_DOTS, LOWEST = 600, 50
-ABOVE, BELOW = 0.75, 0.35  # room above the middle of the first strip and below that of the last, in strips
+ABOVE, BELOW = 0.75, 0.35  # space above the middle of the first strip and below the middle of the last, in strips
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class _Strip:
 
     @property
     def dots(self) -> pd.DataFrame:
-        """The images with a dot: all, or the lowest and an even sample by id, the same one for every network."""
+        """The images with a dot: all, or the lowest and an even sample by id, which is the same for every network."""
         if len(self.cases) <= MOST_DOTS:
             return self.cases
         ids = np.sort(self.cases["id"].to_numpy(str))
@@ -47,14 +47,14 @@ class _Strip:
 
 
 def best_first(found: Sequence[Headline]) -> list[Headline]:
-    """Return the networks of a scenario by test Dice, the highest first; those without one are last."""
+    """Return the networks of a scenario by test Dice, highest first; networks without Dice are last."""
     return sorted(found, key=lambda item: math.inf if item.dice.value is None else -item.dice.value)
 
 
 def ranking(scenario: str, ranked: Sequence[Headline], masks: str, results: Results, places: Places) -> Chart | None:
-    """Return the chart of the networks of a scenario, best first and marked; ``None`` for fewer than two with a Dice.
+    """Return the chart of a scenario's networks, with the best first and marked; ``None`` for fewer than two with Dice.
 
-    The line is the 95 % bootstrap interval or, of several seeds, mean plus and minus standard deviation. A dot leads
+    The line is the 95 % bootstrap interval or, for several seeds, mean plus and minus standard deviation. A dot links
     to the worst image of the network's first seed.
 
     Args:
@@ -62,7 +62,7 @@ def ranking(scenario: str, ranked: Sequence[Headline], masks: str, results: Resu
         ranked: its networks, see :func:`best_first`.
         masks: the masks of the Dice, original or dilated.
         results: all results.
-        places: where the pictures are.
+        places: link targets of the images.
     """
     known = [item for item in ranked if item.dice.value is not None]
     if len(known) < 2:
@@ -109,8 +109,8 @@ def dice_distributions(
     """Return charts of the test images' Dice against original masks by scenario, one strip per network and site.
 
     An image's Dice is its mean over seeds. The bar is the interquartile range and the tick the median. All scenarios
-    share the range of the axis; scenarios without images are omitted. A dot leads to its X-ray. Of many images a
-    sample has dots (:data:`MOST_DOTS`).
+    share the range of the axis; scenarios without images are omitted. A dot links to its X-ray. With more than
+    :data:`MOST_DOTS` images, only a sample has dots.
     """
     strips = {name: found for name, cells in by_scenario.items() if (found := _strips(cells, ranked[name]))}
     lowest = min((float(strip.cases["dice"].iloc[0]) for found in strips.values() for strip in found), default=0.0)
@@ -118,7 +118,7 @@ def dice_distributions(
 
 
 def drawn(by_scenario: dict[str, list[Evaluated]], ranked: dict[str, list[Headline]]) -> tuple[list[str], bool]:
-    """Return the ids of all images that have a dot, sorted, and whether others have none."""
+    """Return the sorted ids of all images with a dot, and whether some images have none."""
     strips = [strip for name, cells in by_scenario.items() for strip in _strips(cells, ranked[name])]
     ids = sorted({str(id) for strip in strips for id in strip.dots["id"]})
     return ids, any(len(strip.dots) < len(strip.cases) for strip in strips)
@@ -184,7 +184,7 @@ def _across(name: str, title: str, scale: alt.Scale) -> alt.X:
 
 
 def _down(name: str, count: int) -> alt.Y:
-    """Return the axis of the strips from top to bottom: a strip's name is above it, so that all have the full width."""
+    """Return the strips' y axis, top to bottom, without labels; a strip's name is above it."""
     scale = alt.Scale(domain=[-ABOVE, count - 1 + BELOW], reverse=True, nice=False, zero=False)
     return alt.Y(name, type="quantitative", axis=None, scale=scale)
 
@@ -194,14 +194,14 @@ def _height(count: int) -> int:
 
 
 def _dots(size: int) -> alt.Chart:
-    """Return the layer of dots that lead somewhere; ``said`` is their title and value, ``to`` where they lead."""
+    """Return the layer of dots with links: column ``said`` has their title and value, column ``to`` the link target."""
     dots = alt.Chart().mark_point(filled=True, size=size, opacity=1, stroke="var(--surface)", strokeWidth=0.7)
     named: alt.Chart = dots.encode(tooltip="said:N", description="said:N").properties(name=MARKS)
     return named
 
 
 def _names(count: int) -> alt.Chart:
-    """Return the layer of the strips' names, above each at the left, the first of the ranking bold."""
+    """Return the layer of the strips' names, above each strip at the left; the best network's is bold."""
     weight = alt.ExprRef("indexof(datum.head, '★') < 0 ? 400 : 700")
     text = alt.Chart().mark_text(
         align="left", baseline="bottom", dy=-15, fontSize=12, fill="var(--ink)", fontWeight=weight, aria=False

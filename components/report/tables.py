@@ -16,7 +16,7 @@ from core.results import Row
 MASKS = {"dilated": "dilated masks", "original": "original masks"}
 REDUCTIONS = {"pooled": "pooled over pixels", "per_image": "mean over images"}
 
-# The paper's most likely scoring is first. In every row of its Tables II and III, F1 is below the harmonic mean of
+# The most likely scoring of the paper is first. In every row of its Tables II and III, F1 is below the harmonic mean of
 # precision and recall, as for means over images or batches of two, but not for pooled pixels.
 VARIANTS = (("dilated", "per_image"), ("original", "per_image"), ("dilated", "pooled"), ("original", "pooled"))
 
@@ -53,7 +53,7 @@ THEIRS_BESIDE = "Each figure is ours, the paper’s with it."
 class Headline:
     """Test Dice of one network: mean over images against one kind of masks, then over seeds.
 
-    ``key`` is the project's name of the network, ``network`` the name to print; ``seeds`` is their number.
+    ``key`` is the project's name of the network, ``network`` the name to print; ``seeds`` is the number of seeds.
     """
 
     key: str
@@ -95,7 +95,7 @@ def figure_of(row: Row | None, metric: str, theirs: float | None = None, notes: 
 
 
 def mean_figure(figures: Sequence[Figure]) -> Figure:
-    """Return mean and standard deviation over seeds; undefined if one seed's figure is undefined."""
+    """Return mean and standard deviation over seeds; undefined if one seed's value is undefined."""
     values = [figure.value for figure in figures if figure.value is not None]
     first, few = figures[0], any(figure.few for figure in figures)
     if len(values) < len(figures):
@@ -106,8 +106,8 @@ def mean_figure(figures: Sequence[Figure]) -> Figure:
 def seed_lines(results: Results, per_seed: list[tuple[Cell, list[Figure]]], more: tuple[str, ...] = ()) -> list[Line]:
     """Return one line per seed; with several seeds the first line is their mean and standard deviation.
 
-    Then only the mean has the paper's figures, because the paper does not name its seed. ``more`` are the texts of
-    the head columns after the network's name.
+    Then only the mean has the paper's values, because the paper does not name its seed. ``more`` are the texts of the
+    head columns after the network's name.
     """
     if len(per_seed) == 1:
         return [Line((results.named(cell), *more), figures) for cell, figures in per_seed]
@@ -126,13 +126,13 @@ def _theirs(metric: str) -> str:
 
 
 def mixed_table(results: Results, split: str) -> Table:
-    """Return Table I (``train``), II (``validation``) or III (``test``): scenario mixed, with the paper's figures."""
+    """Return Table I (``train``), II (``validation``) or III (``test``): scenario mixed, with the paper's values."""
     numeral, what = {"train": ("I", "training"), "validation": ("II", "validation"), "test": ("III", "test")}[split]
     soft = results.defined(SOFT)
     metrics = ("dice", *soft, "accuracy", "jaccard", "paper_iou", "precision", "recall", "f1", "auc")
     notes = _Notes()
     columns = [Column(LABELS[metric], notes.number(split, "*", metric)) for metric in metrics]
-    # The scored splits are a parameter: a network without rows of this split counts as not in this run.
+    # Splits to score are a parameter: a network without rows of this split counts as not in this run.
     here = [
         network
         for network in results.networks("mixed")
@@ -245,7 +245,7 @@ def trained_masks(cells: Sequence[Evaluated]) -> str:
 def bounds(cells: Sequence[Evaluated]) -> dict[str, float]:
     """Return by scenario the Dice of the original masks against the dilated ones, mean over test images.
 
-    It is about the best score against dilated masks for a network that was trained on original masks.
+    This is approximately the best score against dilated masks for a network trained on original masks.
     """
     found = {}
     for data in cells:

@@ -10,18 +10,18 @@ from typing import Any
 
 
 def figure_text(value: float | None, digits: int = 4, signed: bool = False) -> str:
-    """Return a figure for the tables, a difference with its sign, an undefined figure as a dash."""
+    """Format a value for the tables: a difference with its sign, an undefined value as a dash."""
     if value is None or math.isnan(value):
         return "–"
     text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
-    # A difference that is rounded to 0 still has its sign, to show whether an interval includes 0.
+    # A difference that rounds to 0 keeps its sign, to show whether an interval includes 0.
     return (text if value else text.lstrip("+-")).replace("-", "−")
 
 
 def digits_for(values: Iterable[float]) -> int:
-    """Return how many digits after the point, at least 4, show that no value but 0 is 0.
+    """Return the smallest number of decimals, 4 to 8, with which no value other than 0 is printed as 0.
 
-    The end of an interval that just excludes 0 must not be printed as 0; what 8 digits do not show is rounding.
+    The end of an interval that just excludes 0 must not be printed as 0. Smaller values are rounding errors.
     """
     defined = [abs(value) for value in values if value and not math.isnan(value)]
     return next((n for n in range(4, 8) if all(round(value, n) for value in defined)), 8)
@@ -49,7 +49,7 @@ def moment(text: Any) -> str:
 
 
 def parts(text: str) -> list[str]:
-    """Return the parts of a name between which a line may break: after a comma or a scenario's arrow."""
+    """Split a name where a line may break: after a comma or a scenario's arrow."""
     return re.split("(?<=[,→]) ", text)
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from model.training.batches import MappedSubset, Subset
     from model.training.loop import Monitor, Result, Trainer
 
-# The code that decides which weights a training ends with, as dvc.yaml names it.
+# The code that determines the weights of a training run, as in dvc.yaml.
 CODE = (
     "components/train",
     "model/networks",
@@ -51,17 +51,21 @@ CODE = (
     "core/cohort.py",
 )
 
-# In the environment: a finished result of this very training, begun since this time (UTC, ISO 8601), is taken, as that
-# of an attempt whose pod was lost after its end. "0": whenever it was begun.
+# Environment variable: reuse a finished result of the same training run that started at or after this time (UTC,
+# ISO 8601), for example if an attempt's pod was lost after it finished. "0": any time.
 TAKES = "TRAIN_TAKES_SINCE"
-COLLAPSED = 0.01  # validation Dice below which a network marks nothing
-DIGITS = 12  # of the fingerprint, which name the folder of a training's states
+COLLAPSED = 0.01  # validation Dice below which a network predicts almost no lung
+DIGITS = 12  # digits of the fingerprint in the name of the folder of checkpoints
 HASHED_AT_ONCE = 256  # images
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where a trained cell is and how it did on its validation split."""
+    """The result of a training run.
+
+    ``validation_dice`` is the best epoch's, pooled over the pixels of all images, 0 to 1. ``best_epoch`` counts from 1.
+    ``resumed_from`` is the number of epochs before a resume, 0 for an uninterrupted run.
+    """
 
     folder: Path
     validation_dice: float
@@ -81,30 +85,30 @@ def train(
     remote: str = "",
     reread: Callable[[], TrainParams] | None = None,
 ) -> TrainResult:
-    """Train a cell and write its weights, the network's configuration, the history and the MLflow run's id.
+    """Train a cell and write its weights, configuration, history, provenance and run record.
 
     A killed training run that is started again with the same arguments resumes from its last checkpoint; on the CPU it
-    ends with exactly the weights of an uninterrupted run. Started by ``torchrun``, its processes share every batch. If
-    another run of the same training is active, it waits and takes that run's result, or resumes if that run dies.
+    gives exactly the weights of an uninterrupted run. Under ``torchrun``, the processes share every batch. If another
+    process is already training the same run, this one waits and copies its result, or resumes if it dies.
 
     Args:
-        cell: which network, scenario and seed.
-        arrays: the preprocessed cohort.
+        cell: network, scenario and seed.
+        arrays: output of preprocess.
         split: the scenario's frozen split, ``<scenario>.json``.
         params: the recipe.
-        experiment: MLflow's experiment.
-        out: the folder to write: ``weights.safetensors``, ``config.json``, ``history.csv``, ``provenance.json``,
+        experiment: name of the MLflow experiment.
+        out: output folder for ``weights.safetensors``, ``config.json``, ``history.csv``, ``provenance.json`` and
             ``run.json``.
-        checkpoints: the folder of the cell's states, kept outside ``out`` so that they outlive a failed attempt. Each
-            training has a folder of its own in it, named by the digest of parameters, data, split and code.
-        remote: ``s3://bucket/prefix`` that gets a copy of the folder, from which another machine can resume.
-        reread: reads ``params`` again from its file, so that an edit during the training is noticed.
+        checkpoints: folder of the cell's checkpoints, outside ``out`` so that they survive a failed attempt. Each
+            training run has a subfolder, named by the digest of parameters, data, split and code.
+        remote: ``s3://bucket/prefix`` for a copy of the subfolder, from which another machine can resume.
+        reread: reads ``params`` again from its file, to detect an edit during training.
 
     Raises:
-        UserError: parameters, arrays, split or code changed during the training, the network is unknown, the data do
-            not fit, the model to start from cannot be used, the loss is not a number, the disk or the GPU's memory is
-            full, a folder cannot be written, or what MLFLOW_TRACKING_URI names can never work. A tracking server that
-            is down is no error: see docs/tracking.md.
+        UserError: parameters, arrays, split or code changed during training, the network is unknown, the data do not
+            match, the model to start from cannot be used, the loss is not finite, the disk or the GPU's memory is
+            full, a folder cannot be written, or MLflow's address or credentials are wrong. A tracking server that is
+            down is not an error (docs/tracking.md).
     """
     settled = settle()
     import torch
@@ -199,7 +203,7 @@ def train(
                 warn = ChangeWarning(title, inputs)
                 progress = Progress(sum(stage.epochs for stage in params.plan(cohort.info["size"])))
                 trainer = make(Terminal(title, [tracked.log_epoch, lambda _: send(), progress, warn]))
-                # A kill may have come between an epoch's state and its record.
+                # A kill may have come between an epoch's checkpoint and its record.
                 for row in trainer.state["history"] if trainer.state else []:
                     tracked.log_epoch(row)
                 precision = str(trainer.precision.dtype).removeprefix("torch.")
@@ -211,7 +215,7 @@ def train(
             except TrainingError as error:
                 raise UserError(f"{title}: {error}") from error
             progress.finish()
-            world.leave()  # only this process writes and uploads; the others would wait for it
+            world.leave()  # only this process writes and uploads; the others need not wait
             record = {
                 **tracked.record,
                 "commit": commit,
@@ -249,7 +253,7 @@ def train(
             keep_result(out, checkpoints)
             best = result.history[result.best_epoch]
             tracked.finish(out, result.history, best)
-            # After its result is safe, so that the same training, started again, begins anew.
+            # Only after the result is safe; the same run, started again, then trains from the beginning.
             remove_states(checkpoints)
             send()
         dice = best["validation_dice"]
@@ -264,7 +268,7 @@ def train(
 
 @contextmanager
 def _copied(url: str, checkpoints: Path, fingerprint: str, result: bool) -> Iterator[Callable[[], None]]:
-    """Download the checkpoint, and a ``result``, if ``url`` names a place in S3; yield what uploads the newest one."""
+    """Download the checkpoint, with ``result`` also the result, if ``url`` is not empty; yield the upload function."""
     if not url:
         yield lambda: None
         return
@@ -277,7 +281,7 @@ def _copied(url: str, checkpoints: Path, fingerprint: str, result: bool) -> Iter
 
 
 def _follow(make: Callable[[Monitor], Trainer]) -> Result:
-    """Train as one of the other ranks; rank 0 alone tracks, writes and reports errors."""
+    """Train as a rank other than 0; only rank 0 tracks, writes and reports errors."""
     from model.training.loop import Silent, TrainingError
 
     try:
@@ -287,7 +291,7 @@ def _follow(make: Callable[[Monitor], Trainer]) -> Result:
 
 
 def _fingerprint(config: dict[str, Any], subsets: Mapping[str, Subset | MappedSubset]) -> str:
-    """Return what two runs share only if they would end with the same weights: configuration and every pixel."""
+    """Return the SHA-256 of the configuration, the ids and all pixels; it identifies a training run."""
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for subset in subsets.values():
         digest.update("\n".join(subset.ids).encode())

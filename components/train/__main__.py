@@ -33,9 +33,9 @@ def main(
 ) -> None:
     """Train a network on a scenario's training split; a killed run resumes from its last checkpoint."""
     choices = read_params(params)
-    if "RANK" not in os.environ:  # else this command has started torchrun, and has done so before
+    if "RANK" not in os.environ:  # with RANK set, torchrun started this process and the checks are done
         if processes > 1:
-            # torchrun would print the traceback of each of its processes after the one line that helps.
+            # Checked here because torchrun would add a traceback for each of its processes.
             require_shares(choices, processes)
         loading(f"PyTorch, to train {network} {scenario} seed {seed}")
         if processes > 1:
@@ -59,7 +59,7 @@ def main(
 
 
 def _become_torchrun(processes: int) -> None:
-    """Replace this process by torchrun, which starts this command once for each process of the training."""
+    """Replace this process with torchrun, which starts this command once per training process."""
     import torch
 
     gpus = torch.cuda.device_count()

@@ -1,4 +1,4 @@
-"""Where checkpoints lie. Imported before torch, whose threads :mod:`model.threads` sets first."""
+"""Locations of checkpoints. This module does not import torch, because :mod:`model.threads` must run first."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from core.s3 import is_s3, split_url
 
 
 def places(checkpoints: str, cell: Cell, local: Path) -> tuple[Path, str]:
-    """Return the local folder of a cell's states, and ``s3://bucket/prefix`` of their copies where there are any.
+    """Return the local folder of a cell's checkpoints, and the ``s3://bucket/prefix`` of their copies, empty for none.
 
     Args:
-        checkpoints: a folder or ``s3://bucket/prefix``, of all cells.
+        checkpoints: folder or ``s3://bucket/prefix`` of the checkpoints of all cells.
         cell: the cell.
-        local: where the local states of all cells lie if ``checkpoints`` is in S3.
+        local: local folder for the checkpoints of all cells if ``checkpoints`` is in S3.
 
     Raises:
         UserError: no bucket is named.

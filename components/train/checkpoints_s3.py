@@ -23,33 +23,33 @@ from core.terminal import say
 from model.training.checkpoint import STATE, CheckpointError, load_state
 from tracking.record import FOLDERS
 
-CONNECTIONS = 8  # parts of a state that are sent at the same time
-FINGERPRINT = "fingerprint"  # the metadata that says which training a stored state is of
+CONNECTIONS = 8  # parts of a checkpoint that are uploaded in parallel
+FINGERPRINT = "fingerprint"  # metadata key that identifies the training run of a stored file
 
 
 @dataclass
 class Remote:
-    """The states of one training under ``s3://bucket/prefix``, copies of what lies in a local folder.
+    """Copies of a training run's checkpoint, records and result under ``s3://bucket/prefix``.
 
     Attributes:
-        url: ``s3://bucket/prefix`` of this very training.
-        folder: the local states.
-        fingerprint: of the training.
+        url: ``s3://bucket/prefix`` of this training run.
+        folder: the local folder of checkpoints.
+        fingerprint: identifies the training run.
     """
 
     url: str
     folder: Path
     fingerprint: str
-    _sent: dict[str, int] = field(default_factory=dict)  # when what was sent last was written, nanoseconds
+    _sent: dict[str, int] = field(default_factory=dict)  # mtime of the uploaded version by file name, nanoseconds
 
     def fetch(self, result: bool = False) -> None:
-        """Bring the state of this training here, unless one lies here already; with ``result`` its result too.
+        """Download this run's checkpoint and records, with ``result`` also its result; skip with a local checkpoint.
 
         Raises:
-            UserError: S3 cannot be asked. Starting afresh instead could throw away hours.
+            UserError: S3 cannot be reached (a fresh start could lose hours of training), or a download is damaged.
         """
         try:
-            with suppress(CheckpointError):  # damaged, and so is the one before it: that in S3 takes its place
+            with suppress(CheckpointError):  # both local checkpoints are damaged: use the one in S3
                 if load_state(self.folder, self.fingerprint) is not None:
                     return
             client = self._client()
@@ -74,14 +74,14 @@ class Remote:
             print(f"checkpoints: took up what {self.url} holds of this training", flush=True)
 
     def _names(self, client: Any, start: str) -> list[str]:
-        """Return the names in S3 that begin so."""
+        """Return the names in S3 with the prefix ``start``."""
         bucket, prefix = self._place(start)
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
         return [key.removeprefix(self._place("")[1]) for key in keys]
 
     def _fetch(self, client: Any, name: str, folder: Path) -> bool:
-        """Bring a file of this training into a folder, if there is one, and check that it came whole."""
+        """Download a file of this training run to a folder and check it; return whether the file exists."""
         about = self._head(client, name)
         if about is None or about["Metadata"].get(FINGERPRINT) != self.fingerprint:
             return False
@@ -104,14 +104,14 @@ class Remote:
     def sending(self) -> Iterator[Callable[[], None]]:
         """Yield a function that uploads the newest checkpoint in a background thread, so that no epoch waits for S3.
 
-        Where checkpoints are written faster than they are uploaded, only the newest is sent. The last one is uploaded
+        If checkpoints are written faster than they are uploaded, only the newest is uploaded. The last one is uploaded
         before the block is left, also after an error.
         """
         last: Future[None] | None = None
 
         def send() -> None:
             nonlocal last
-            # One that has not begun yet will find the newest state by itself.
+            # A waiting upload will read the newest checkpoint when it starts.
             if last is None or last.running() or last.done():
                 last = thread.submit(self.send)
 
@@ -122,14 +122,14 @@ class Remote:
                 thread.submit(self.send).result()
 
     def send(self) -> None:
-        """Upload the local state. A failure is one warning and does not end the training; the next state is tried."""
+        """Upload the local files that changed; a failure is a warning, and the next call tries again."""
         try:
             client = self._client()
             others = [path for kind in (FOLDERS, RESULT) for path in self.folder.glob(f"{kind}/**/*")]
             files = [path for path in others if path.is_file() and path.name[0] != "."]
             for name in (*sorted(path.relative_to(self.folder).as_posix() for path in files), STATE):
                 try:
-                    # Open, it stays one and the same file, while the training puts its next state in its place.
+                    # The open file does not change when training replaces it with the next checkpoint.
                     file = (self.folder / name).open("rb")
                 except FileNotFoundError:
                     continue

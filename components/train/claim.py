@@ -1,4 +1,4 @@
-"""One process at a time trains one training; another one of the very same training waits for it."""
+"""Claims: only one process at a time executes a training run; another process with the same run waits."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from core.files import explain_unwritable, write_json
 from core.s3 import explain, is_missing, make_client, split_url
 from core.terminal import say
 
-HOLDER = "running.json"  # who trains: host, processes (its process namespace), pid, since
-POLL = 2.0  # seconds between two looks at a claim that another process holds
-# A claim in S3 is renewed while its process lives. One that was not for STALE seconds is taken over.
+HOLDER = "running.json"  # the holder: host, processes (the PID namespace), pid, since
+POLL = 2.0  # seconds between checks of a claim that another process holds
+# Seconds. A claim in S3 is renewed every RENEW; without renewal for STALE it may be taken over.
 RENEW, STALE = 10.0, 45.0
 
 
 def _me() -> dict[str, Any]:
-    """Return who this process is, as far as another one can tell whether it still lives."""
+    """Return the identity of this process, from which others can check whether it is alive."""
     with suppress(OSError):  # systems that are not Linux
         return _holder(str(Path("/proc/self/ns/pid").readlink()))
     return _holder("")
@@ -43,7 +43,7 @@ def _holder(processes: str) -> dict[str, Any]:
 
 
 def describe(holder: dict[str, Any]) -> str:
-    """Return a holder in words."""
+    """Return a holder as text."""
     if not holder:
         return "another process"
     return f"{holder['host']}, process {holder['pid']}, since {holder['since']}"
@@ -51,15 +51,15 @@ def describe(holder: dict[str, Any]) -> str:
 
 @contextmanager
 def claimed(folder: Path, url: str, waiting: Callable[[str], None]) -> Iterator[bool]:
-    """Hold the claim on a training inside the block; yield whether another run of the same training held it before.
+    """Hold the claim on a training run inside the block; yield whether this process had to wait for another one.
 
     Args:
-        folder: the training's states. The lock next to it ends with its process, in any case.
-        url: ``s3://bucket/prefix`` of their copies, which other machines share; empty: there are none.
-        waiting: called every :data:`POLL` seconds while another process holds the claim, with who that is.
+        folder: the run's checkpoints. The lock file next to it is released when its process ends, in any case.
+        url: ``s3://bucket/prefix`` of their copies, shared with other machines; empty: no copies.
+        waiting: called with the holder as text every :data:`POLL` seconds while another process holds the claim.
 
     Raises:
-        UserError: the folder cannot be written, or S3 cannot be asked.
+        UserError: the folder cannot be written, or S3 cannot be reached.
     """
     with ExitStack() as stack:
         with explain_unwritable(folder):
@@ -77,7 +77,7 @@ def claimed(folder: Path, url: str, waiting: Callable[[str], None]) -> Iterator[
 
 
 def _wait(take: Callable[[], bool], holder: Callable[[], dict[str, Any]], waiting: Callable[[str], None]) -> bool:
-    """Call ``take`` until it succeeds; return whether it did not at once."""
+    """Call ``take`` until it succeeds; return whether it failed at first."""
     waited = False
     while not take():
         waited = True
@@ -95,7 +95,7 @@ def _try(lock: FileLock) -> bool:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """Return who holds a local claim; empty in the moment in which it changes hands."""
+    """Return the holder of a local claim; empty while the claim passes from one process to another."""
     with suppress(OSError, ValueError):
         return dict(json.loads((folder / HOLDER).read_text()))
     return {}
@@ -103,25 +103,27 @@ def _read(folder: Path) -> dict[str, Any]:
 
 @dataclass
 class Lease:
-    """A claim as an object in S3, made and renewed by conditional writes.
+    """A claim as an object in S3, created and renewed by conditional writes.
 
-    It is no more than a courtesy: two runs that both hold it, because one was cut off from S3 for :data:`STALE`
-    seconds, write the same states of the same training.
+    It is advisory. If a process loses S3 for :data:`STALE` seconds, two may hold the claim; both then write the same
+    checkpoints of the same training run.
 
     Attributes:
-        url: ``s3://bucket/prefix`` of the training.
-        holder: who held it at the last look.
+        url: ``s3://bucket/prefix`` of the training run.
+        holder: the holder at the last check.
     """
 
     url: str
     holder: dict[str, Any] = field(default_factory=dict)
-    _etag: str = ""  # of the object that this process has written last; empty: none
+    _etag: str = ""  # ETag of this process's last write; empty: no claim held
 
     def take(self) -> bool:
-        """Take the claim if it is free or its holder has died; return whether this process holds it.
+        """Take the claim if it is free or its holder has died; return whether it was taken.
+
+        A claim that cannot be written counts as taken, with a warning.
 
         Raises:
-            UserError: S3 cannot be reached, or there is no such bucket.
+            UserError: S3 cannot be reached, or the bucket does not exist.
         """
         client = make_client(1)
         try:
@@ -135,7 +137,7 @@ class Lease:
         except ClientError as error:
             if error.operation_name != "PutObject":
                 raise explain(error, self.url) from error
-            # The states cannot be uploaded either; the training continues, and each upload warns.
+            # Checkpoints cannot be uploaded either; training continues, and each upload warns.
             say(f"warning: {self.url}: no claim can be written ({error}); another run of this training would not wait")
             return True
         except BotoCoreError as error:
@@ -144,7 +146,7 @@ class Lease:
 
     @contextmanager
     def renewed(self) -> Iterator[None]:
-        """Renew the claim in a thread inside the block, and give it back afterwards."""
+        """Renew the claim in a thread inside the block, and release it afterwards."""
         over = threading.Event()
         thread = threading.Thread(target=self._renew, args=(over,), name="claim", daemon=True)
         thread.start()
@@ -169,7 +171,7 @@ class Lease:
         try:
             answer = client.put_object(**self._place, Body=json.dumps(_me()).encode(), **condition)
         except ClientError as error:
-            # 412 and 409: somebody else was there first. 404: it is there no more.
+            # 412 and 409: another process was first. 404: the object was deleted.
             if error.response["ResponseMetadata"]["HTTPStatusCode"] in (404, 409, 412):
                 return False
             raise
@@ -180,7 +182,7 @@ class Lease:
         here = _me()
         if all(self.holder.get(key) == here[key] for key in ("host", "processes")):
             return not psutil.pid_exists(int(self.holder["pid"]))
-        # S3's own clock says how old it is.
+        # The claim's age by S3's clock.
         now = parsedate_to_datetime(found["ResponseMetadata"]["HTTPHeaders"]["date"])
         return bool((now - found["LastModified"]).total_seconds() > STALE)
 
@@ -199,7 +201,7 @@ class Lease:
 
 @contextmanager
 def _absent() -> Iterator[None]:
-    """Leave the block where the object is there no more, since its holder has given it back."""
+    """Leave the block if the object no longer exists, because its holder has released the claim."""
     try:
         yield
     except ClientError as error:
@@ -208,7 +210,7 @@ def _absent() -> Iterator[None]:
 
 
 def require_bucket(client: Any, url: str) -> None:
-    """Tell a mistaken name at the start: later, what cannot be sent ends nothing; raises UserError, ClientError."""
+    """Check the bucket at the start, because later upload failures are only warnings; raises UserError, ClientError."""
     try:
         client.head_bucket(Bucket=split_url(url)[0])
     except ClientError as error:

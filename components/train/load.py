@@ -1,4 +1,4 @@
-"""The images of a training run: in memory, or read from the arrays' files where they would take too much of it."""
+"""The images of a training run: in memory, or read from the arrays' files if they are too large."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from core.cohort import Arrays
 if TYPE_CHECKING:
     from model.training.batches import MappedSubset, Subset
 
-# Share of the memory that is free at the start up to which images stay in memory: the network needs the rest.
+# Maximum share of the free memory for images in memory; the network needs the rest.
 SHARE = 1 / 16
-GROUP = Path("/sys/fs/cgroup")  # of a container, version 2
+GROUP = Path("/sys/fs/cgroup")  # cgroup v2 of a container
 
 
 def load_images(
     cohort: Arrays, ids: dict[str, list[str]], masks: str, resident: str
 ) -> dict[str, Subset | MappedSubset]:
-    """Return the images and masks of some splits. Where they are does not change a training's weights.
+    """Return the images and masks of some splits. In memory or mapped, the weights are the same.
 
     Args:
-        cohort: the arrays, one byte a pixel: 704 images of 512 x 512 with their masks are 370 MB.
-        ids: the images of each split.
+        cohort: the arrays, one byte per pixel: 704 images of 512 x 512 with their masks are 370 MB.
+        ids: image ids of each split.
         masks: kind of the masks, original or dilated.
         resident: ``always`` in memory, ``never``, or ``auto``: if all of them take at most :data:`SHARE` of
             :func:`free_memory`.
@@ -44,7 +44,7 @@ def load_images(
 
 
 def free_memory() -> int:
-    """Return the bytes that this process may still take: what the machine has free, or its container if that is less.
+    """Return the free memory of the machine or of the container, whichever is less, in bytes.
 
     Source: ``memory.max`` and ``memory.current`` in the Linux kernel's documentation of cgroup v2.
     """

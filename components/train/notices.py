@@ -1,4 +1,4 @@
-"""Messages of a training run besides its epochs: it waits for another run; its parameters have changed."""
+"""Messages of a training run other than epochs: it waits for another process, or its parameters changed."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from core.inputs import Inputs
 if TYPE_CHECKING:
     from model.training.distributed import DistributedContext
 
-WAITING, TRAINING = "waiting", "training"  # what process 0 tells the others at the start
+WAITING, TRAINING = "waiting", "training"  # messages from rank 0 to the others at the start
 
 
 @dataclass
 class Waiting:
-    """Prints once which process runs the same training, and lets the other ranks wait without a time limit."""
+    """Prints once which process executes the same training run, and keeps the other ranks waiting without a timeout."""
 
     title: str
     world: DistributedContext
     told: bool = False
 
     def __call__(self, holder: str) -> None:
-        """Tell who trains, the first time, and the other processes that it is not their turn yet."""
+        """Print the holder on the first call, and tell the other ranks to wait."""
         if not self.told:
             self.told = True
             what = "waiting for its result, or to resume if it dies"
@@ -33,14 +33,14 @@ class Waiting:
 
 @dataclass
 class ChangeWarning:
-    """Warns once, after the epoch in which it is seen, that the parameters' file was edited."""
+    """Warns once, after an epoch, that the parameter file was edited."""
 
     title: str
     inputs: Inputs
     told: bool = False
 
     def __call__(self, _row: dict[str, float]) -> None:
-        """Look at the parameters' file after an epoch."""
+        """Check the parameter file after an epoch."""
         if not self.told and (changes := self.inputs.changed_params()):
             self.told = True
             text = f"{'; '.join(changes)}; put it back before it ends, or its result is refused"

@@ -1,6 +1,6 @@
-"""Progress of a training for Kubeflow Trainer, which shows it as ``status.trainerStatus`` of the TrainJob.
+"""Report progress to Kubeflow Trainer, which shows it as ``status.trainerStatus`` of the TrainJob.
 
-Trainer asks for it by three variables in the pods: an address, the file of a certificate and the file of a token.
+Trainer sets three environment variables in the pods: a server URL, a certificate file and a token file.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ SERVER, CERTIFICATE, TOKEN = (
     "KUBEFLOW_TRAINER_SERVER_CA_CERT",
     "KUBEFLOW_TRAINER_SERVER_TOKEN",
 )
-TIMEOUT = 10  # seconds of one request
+TIMEOUT = 10  # seconds per request
 NAMES = ("train_loss", "validation_loss", "validation_dice", "images_per_second")
 
 
 class Progress:
-    """Reports every epoch where Trainer asks for it; a failed report is one warning and delays nothing.
+    """Reports epochs if Trainer's server URL is set. The first failed report is a warning; none delays training.
 
     Args:
-        epochs: of all stages together.
+        epochs: number of epochs of all stages together.
     """
 
     def __init__(self, epochs: int) -> None:
@@ -38,20 +38,20 @@ class Progress:
         self._last: threading.Thread | None = None
 
     def __call__(self, row: dict[str, float]) -> None:
-        """Report an epoch: a row of the history."""
+        """Report an epoch; ``row`` is its row of the history."""
         done = int(row["epoch"])
         self._seconds, self._counted = self._seconds + row["seconds"], self._counted + 1
         left = round(self._seconds / self._counted * (self._epochs - done))
         self._report(100 * done // self._epochs, left, {name: row[name] for name in NAMES} | {"epoch": done})
 
     def finish(self) -> None:
-        """Report the end, which early stopping may bring before the last epoch."""
+        """Report the end, which early stopping may reach before the last epoch."""
         self._report(100, 0, {})
         if self._last is not None:
             self._last.join(TIMEOUT)
 
     def _report(self, percent: int, left: int, metrics: dict[str, float]) -> None:
-        # Where one report is still under way, the next epoch's is as good.
+        # While a report is in progress, skip this one; the next epoch reports again.
         if os.environ.get(SERVER) and (percent == 100 or self._last is None or not self._last.is_alive()):
             status: dict[str, Any] = {"progressPercentage": percent, "estimatedRemainingSeconds": left}
             if metrics:
@@ -66,7 +66,7 @@ class Progress:
         address = os.environ[SERVER]
         try:
             headers = {"Content-Type": "application/json"}
-            if token := os.environ.get(TOKEN):  # read again each time: it is renewed
+            if token := os.environ.get(TOKEN):  # read each time, because the token is renewed
                 headers["Authorization"] = f"Bearer {Path(token).read_text().strip()}"
             context = ssl.create_default_context(cafile=os.environ.get(CERTIFICATE)) if "https" in address else None
             body = json.dumps({"trainerStatus": status}).encode()

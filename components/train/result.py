@@ -1,4 +1,4 @@
-"""The result of a training run next to its states: a run that waited for it copies it instead of training."""
+"""A copy of a training run's result next to its checkpoints, for a process that waited for it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ FILES = (WEIGHTS, CONFIG, PROVENANCE, HISTORY, RUN)
 
 
 def keep_result(out: Path, checkpoints: Path) -> None:
-    """Copy a training's result to the folder of its states; a kill leaves the old copy or the new one."""
-    for stale in checkpoints.glob(f".{RESULT}-*"):  # of a killed run
+    """Copy a training run's result to its folder of checkpoints, before the checkpoints are removed."""
+    for stale in checkpoints.glob(f".{RESULT}-*"):  # left by a killed run
         shutil.rmtree(stale)
     with tempfile.TemporaryDirectory(prefix=f".{RESULT}-", dir=checkpoints) as temporary:
         copy = Path(temporary) / RESULT
@@ -32,7 +32,7 @@ def keep_result(out: Path, checkpoints: Path) -> None:
 
 
 def has_result(checkpoints: Path, since: str | None = None) -> bool:
-    """Return whether there is a result, of a training begun since a time (UTC, ISO 8601) if one is said."""
+    """Return whether there is a result; with ``since`` (UTC, ISO 8601), of a run started at or after this time."""
     run = checkpoints / RESULT / RUN
     return run.exists() and (since is None or str(read_json(run)["started"]) >= since)
 
@@ -45,7 +45,7 @@ def copy_result(kept: Path, out: Path) -> None:
 
 
 def read_result(out: Path) -> dict[str, Any]:
-    """Return the fields of ``TrainResult``, without its folder, of a training's output."""
+    """Return the fields of ``TrainResult``, except ``folder``, from the output of train."""
     run, history = read_json(out / RUN), pd.read_csv(out / HISTORY)
     dice = history.set_index("epoch")["validation_dice"][run["best_epoch"]]
     counts = {name: int(run[name]) for name in ("epochs", "best_epoch", "resumed_from")}
@@ -53,14 +53,14 @@ def read_result(out: Path) -> dict[str, Any]:
 
 
 def speed(history: list[dict[str, float]]) -> dict[str, float]:
-    """Return the seconds of training of all epochs, and images a second."""
+    """Return the training seconds of all epochs, and the images per second."""
     seconds = sum(row["seconds"] for row in history)
     images = sum(row["images_per_second"] * row["seconds"] for row in history)
     return {"training_seconds": round(seconds, 3), "images_per_second": round(images / seconds, 2)}
 
 
 def stages(history: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Return what each stage cost: its size, epochs, seconds of training and speed."""
+    """Return size, epochs, training seconds and images per second of each stage."""
     costs = []
     for size, rows in groupby(history, key=lambda row: row["size"]):
         epochs = list(rows)

@@ -1,4 +1,4 @@
-"""The weights that a training starts from: a pretrained package's, a registered version's, or a trained model's."""
+"""Initial weights from a pretrained package, a registered version, or a trained model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from registry.pretrained import named
 if TYPE_CHECKING:
     from torch import nn
 
-RANDOM = "random"  # of train.start_from: no model
+RANDOM = "random"  # value of train.start_from for random weights
 ARCHITECTURE = ("network", "width", "in_channels", "norm", "options")
 
 
@@ -26,11 +26,11 @@ def start_from(model: str, network: nn.Module, config: dict[str, Any]) -> str:
     Args:
         model: ``pretrained``, ``pretrained/NAME``, ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, or the folder of a
             package or of an output of train.
-        network: gets the weights; stored float16 becomes float32.
-        config: the network's configuration, of which :data:`ARCHITECTURE` must be the model's.
+        network: the network to load the weights into; float16 weights become float32.
+        config: the network's configuration; its :data:`ARCHITECTURE` must equal the model's.
 
     Raises:
-        UserError: there is no such model, its files are damaged, or it is of another architecture.
+        UserError: the model does not exist, its files are damaged, or its architecture differs.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -51,7 +51,7 @@ def start_from(model: str, network: nn.Module, config: dict[str, Any]) -> str:
 
 
 def _folder(model: str, scratch: Path) -> Path:
-    """Return the folder of the weights; packages are compared with their digests."""
+    """Return the folder of the weights; packages are checked against their digests."""
     if (Path(model) / PROVENANCE).is_file() and not (Path(model) / SCORED).exists():
-        return Path(model)  # of train, which writes no package
+        return Path(model)  # output of train, which is not a package
     return fetch(model, scratch)

@@ -48,9 +48,9 @@ def validate(raw: Path, params: ValidateParams, out: Path, publish: str | None =
         raw: output of ingest.
         params: the bounds of the expectations (:func:`components.validate.suite.expectations`).
         out: output folder; an earlier one is replaced.
-        publish: a folder or ``s3://bucket/prefix`` to which the Data Docs are copied, also if the validation fails. For
-            a pod, whose files are lost if it fails: the error names this copy and the cohort's source instead of paths
-            in the pod. Empty: no copy. None: no copy, and the error names ``raw`` and ``out``.
+        publish: folder or ``s3://bucket/prefix`` for a copy of the Data Docs, also if validation fails. It is for pods,
+            whose files are lost on failure: the error names the copy and the cohort's source instead of paths in the
+            pod. Empty: no copy. None: no copy, and the error names ``raw`` and ``out``.
 
     Raises:
         UserError: there is no manifest, ``raw`` is one shard of a cohort, or expectations failed; all are listed with
@@ -74,7 +74,7 @@ def validate(raw: Path, params: ValidateParams, out: Path, publish: str | None =
             },
         )
         if not failed:
-            # Only facts of the cohort: if it passes other bounds as well, DVC does not rerun preprocess.
+            # Only facts of the cohort, so that DVC does not rerun preprocess if it also passes other bounds.
             write_json(partial / PASSED, {"manifest_sha256": sha256(raw / MANIFEST), **counts})
     copied = copy(out / DOCS.parent, publish, sha256(out / RESULT)[:12]) if publish else ""
     if failed:

@@ -1,4 +1,4 @@
-"""Great Expectations' Data Docs: readable without a network, small, and copied to where they can be opened."""
+"""Great Expectations' Data Docs: make them readable offline, remove unused files, and copy them."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def copy(docs: Path, place: str, name: str) -> str:
             bucket, prefix = split_url(target)
             client = make_client(1)
             for path in (path for path in docs.rglob("*") if path.is_file()):
-                # With a content type a browser shows the page instead of saving it.
+                # With a content type, a browser shows the page instead of downloading it.
                 kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
                 key = f"{prefix}/{path.relative_to(docs)}"
                 client.put_object(Bucket=bucket, Key=key, Body=path.read_bytes(), ContentType=kind)

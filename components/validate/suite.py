@@ -21,7 +21,7 @@ def table(raw: Path, manifest: pd.DataFrame, large_component: float) -> pd.DataF
 
     Additional columns: ``size`` and ``mask_size`` ("512x512"), ``pairing`` (``paired``, ``unpaired``, or ``incomplete``
     for a mask without measurements or measurements without a mask), ``large_components`` (number of the mask's
-    components that cover at least the share ``large_component`` of the picture), ``image_exists`` and ``mask_exists``.
+    components that cover at least the share ``large_component`` of the image), ``image_exists`` and ``mask_exists``.
     Great Expectations skips ``None`` in all per-row expectations except those about null.
     """
     frame = manifest.astype(object).where(manifest.notna() & (manifest != "").fillna(True), None)

@@ -1,4 +1,4 @@
-"""Choose the fastest engine for a package's network: timed briefly, and cached per machine."""
+"""Choose the fastest engine for a package's network by a short timing, cached per machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def choose(
     """Choose an engine, start it, and return it with the reason.
 
     Args:
-        names: names of two engines or more, in the order of timing.
+        names: names of at least two engines, in the order of timing.
         exact: names of the preferred engines.
         make: starts an engine.
         key: everything that their speed depends on: machine, threads, libraries, network, size.
@@ -38,7 +38,7 @@ def choose(
 
 
 def pick(names: Sequence[str], times: dict[str, float]) -> str:
-    """Return the first name whose time is within a factor of :data:`GAIN` of the least; pass preferred names first."""
+    """Return the first name whose time is within a factor :data:`GAIN` of the minimum; pass preferred names first."""
     most = GAIN * min(times.values())
     return next(name for name in names if times.get(name, np.inf) <= most)
 
@@ -53,15 +53,15 @@ def describe(taken: str, names: Sequence[str], times: dict[str, float]) -> str:
 def measure(
     names: Sequence[str], make: Callable[[str], Engine], side: int, made: dict[str, Engine] | None = None
 ) -> dict[str, float]:
-    """Return each engine's CPU time for one picture in ms, the minimum over several rounds.
+    """Return each engine's CPU time for one image in ms, the minimum over several rounds.
 
-    Engines alternate, every other round in reverse order. Other processes hardly affect the minimum CPU time. After
-    :data:`SECONDS` no more measurement starts: a large network is timed once, and the last engines perhaps not at all.
+    Engines alternate, every other round in reverse order. Other processes hardly affect the minimum CPU time. No
+    measurement starts after :data:`SECONDS`: a large network is timed once, and the last engines may not be timed.
 
     Args:
         names: names of the engines.
         make: starts an engine.
-        side: side of the pictures in pixels.
+        side: side of the images in pixels.
         made: filled with the started engines.
     """
     made = {} if made is None else made
@@ -72,7 +72,7 @@ def measure(
         if found and time.process_time() > until:
             return found
         made[name] = make(name)
-        until = until or time.process_time() + SECONDS  # the first engine has to start anyway
+        until = until or time.process_time() + SECONDS  # without the start of the first engine, which is needed anyway
         found[name] = _milliseconds(made[name], picture)
     for number in range(ROUNDS):
         for name in list(names) if number % 2 == 0 else list(names)[::-1]:

@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 
 def to_array(images: Pictures) -> npt.NDArray[np.float32]:
-    """Return the network's input: float32 (N, 1, S, S), 0 to 1."""
-    # NumPy's division by a scalar rounds as PyTorch's.
+    """Convert images, uint8 (N, S, S), to the network's input, float32 (N, 1, S, S), 0 to 1."""
+    # NumPy's division by a scalar rounds like PyTorch's.
     return images[:, None].astype(np.float32) / np.float32(255)
 
 
@@ -83,7 +83,7 @@ class TorchEngine(Plain):
         """See :class:`Engine`."""
         if not self.compiled:
             return self.predictor.probabilities(images, BATCH)
-        # Each new shape is compiled for seconds, so only two are used. Tracing is not thread-safe.
+        # Compiling a shape takes seconds, so only two are used. Tracing is not thread-safe.
         result = np.empty(images.shape, np.float32)
         with self.lock:
             for part in _full_batches(images):
@@ -109,7 +109,7 @@ class OnnxEngine(Plain):
             options.add_free_dimension_override_by_name(side, _side(folder))
         try:
             self.session = onnxruntime.InferenceSession(str(folder / file), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its errors have no common base class
+        except Exception as error:  # ONNX Runtime's errors have no common base class
             raise RuntimeError(f"{file}: {error}") from error
         (given,) = self.session.get_inputs()
         self.given = given.name
@@ -126,7 +126,7 @@ class OnnxEngine(Plain):
 class OpenVinoEngine(Plain):
     """OpenVINO on the CPU, compiled for one size and batches of 1, and for :data:`BATCH` after :meth:`ready`.
 
-    Dynamic shapes take twice as long, and 8-bit integers are not faster than float32.
+    Dynamic shapes take twice as long, and int8 is not faster than float32.
 
     Args:
         folder: the package.
@@ -162,7 +162,7 @@ class OpenVinoEngine(Plain):
         """See :class:`Engine`."""
         if BATCH not in self.models:
             self.models[BATCH] = self.compiled(BATCH)
-            self.own = threading.local()  # earlier requests have only the model for one image
+            self.own = threading.local()  # existing requests are only for the model of one image
 
     def probabilities(self, images: Pictures) -> Probabilities:
         """See :class:`Engine`; call :meth:`ready` before :data:`BATCH` images or more."""
@@ -233,7 +233,7 @@ def _fastest(folder: Path, threads: int | None, order: Sequence[str]) -> Engine:
         before = _torch_threads()
         engine, reason = choose(timed, EXACT, lambda each: ENGINES[each][1](folder, threads, each), key, _side(folder))
         if before and ENGINES[engine.name][0] != "torch":
-            sys.modules["torch"].set_num_threads(before)  # the timing has set the engine's number
+            sys.modules["torch"].set_num_threads(before)  # the timing has changed it
         engine.ready()
     engine.reason = reason
     if missing:
@@ -257,7 +257,7 @@ def _versions(names: Sequence[str]) -> str:
     for library in sorted({ENGINES[name][0] for name in names}):
         try:
             found[library] = version(library)
-        except PackageNotFoundError:  # built by hand, or installed under another name
+        except PackageNotFoundError:  # built from source, or installed under another name
             found[library] = "?"
     return ", ".join(f"{library} {number}" for library, number in found.items())
 

@@ -53,7 +53,7 @@ def export(network: nn.Module, out: Path, in_channels: int = 1, *, fold: bool = 
     batch, height, width = EXAMPLE
     device = next(network.parameters()).device
     example = torch.zeros(batch, in_channels, height, width, device=device)
-    # The exporter warns of every value it reads while tracing; the parity tests show that this is safe.
+    # The exporter warns about every value that it reads while tracing; the parity tests show that this is safe.
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(

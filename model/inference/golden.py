@@ -1,4 +1,4 @@
-"""A package's self-test: an artificial picture with the probabilities that its network gives to it."""
+"""A package's self-test: a synthetic image and the network's probabilities for it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from model.inference.engine import Engine, Pictures, Probabilities
 
 PICTURE, EXPECTED = "golden.png", "golden-probabilities.png"
 STEPS = 65535  # probabilities are stored as 16-bit grey values
-# bfloat16 differs from float32 by up to 0.005 on average; another network, or other weights, by far more.
+# Mean difference. bfloat16 differs from float32 by up to 0.005, other weights by far more.
 TOLERANCE = 0.02
 
 
 def draw(size: int) -> Pictures:
-    """Return an artificial chest, uint8 (size, size): two dark lungs in a bright body, and no patient's picture."""
+    """Return a synthetic chest X-ray, uint8 (size, size): two dark lungs in a bright body."""
     y, x = np.mgrid[0:size, 0:size] / size
     body = 150 + 50 * y + 12 * np.sin(40 * y) * np.cos(25 * x)
     for centre in (0.3, 0.7):
@@ -27,7 +27,7 @@ def draw(size: int) -> Pictures:
 
 
 def write(folder: Path, engine: Engine, size: int) -> None:
-    """Write the picture and an engine's probabilities for it into a package.
+    """Write the image and an engine's probabilities for it into a package.
 
     Args:
         folder: the package.
@@ -41,10 +41,11 @@ def write(folder: Path, engine: Engine, size: int) -> None:
 
 
 def check(folder: Path, engine: Engine) -> None:
-    """Compare an engine's probabilities with those that the package carries, if it carries any.
+    """Compare an engine's probabilities with those in the package, if it has any.
 
     Raises:
-        ValueError: they differ by more than :data:`TOLERANCE` on average: the engine's file is not of these weights.
+        ValueError: they differ by more than :data:`TOLERANCE` on average, so the engine's file has other weights; or an
+            image is damaged.
     """
     if not (folder / PICTURE).exists():
         return

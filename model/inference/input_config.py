@@ -16,7 +16,7 @@ class InputConfig:
     intensity_percentiles: tuple[float, float]
 
     def difference(self, info: Mapping[str, Any]) -> str:
-        """Return the difference between this and the preprocessing of arrays as text; empty for none.
+        """Describe how the preprocessing of arrays differs; empty if it does not.
 
         Args:
             info: content of the arrays' ``arrays.json``.

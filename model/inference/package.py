@@ -30,16 +30,16 @@ BINS = 16  # bins of the histogram of grey values 0 to 255
 class Training:
     """Statistics of the standardised training images at the network's size.
 
-    Every row has the values at :data:`PERCENTILES` over the images: minimum, 1, 5, 25, 50, 75, 95, 99, maximum.
+    Each list has the values at :data:`PERCENTILES` over the images: minimum, 1, 5, 25, 50, 75, 95, 99, maximum.
 
     Attributes:
         images: number of training images.
-        histogram: :data:`BINS` rows: the share of an image's pixels, 0 to 1, in each sixteenth of 0 to 255.
+        histogram: :data:`BINS` lists: the share of an image's pixels, 0 to 1, in each sixteenth of 0 to 255.
         mean: mean of an image's grey values, 0 to 255.
         deviation: standard deviation of an image's grey values, 0 to 255.
         lung_area: area of the mask as a share of the image, 0 to 1.
-        left_area: the same for the lung on the picture's left side, the patient's right lung.
-        right_area: the same for the lung on the picture's right side.
+        left_area: the same for the lung on the image's left side, the patient's right lung.
+        right_area: the same for the lung on the image's right side.
         symmetry: smaller / larger of the two areas, 0 to 1.
         solidity: lung area / area of the two lungs' convex hulls, 0 to 1.
         uncertain: share of an image's pixels with a probability of 0.25 to 0.75, over the validation images.
@@ -72,17 +72,16 @@ class Contract:
         interpolation: a key of :data:`model.preprocessing.INTERPOLATION`.
         intensity_percentiles: percentiles of the grey values that become 0 and 255; the input may have any range.
         polarity: ``lungs dark``.
-        minimum_size: pixels; an image with a shorter side than this is smaller than what the network takes, or than all
-            that it was trained on.
+        minimum_size: pixels; the network's input size, or the shortest side of the training images if that is smaller.
         threshold: probability from which a pixel is lung.
         flip: whether probabilities are the mean with the mirrored prediction of the mirrored image.
         largest_components: components of a mask that are kept; 0 keeps all.
         least_component: share of the largest component's area, 0 to 1, below which another one is dropped.
         fill_holes: whether holes of a mask become lung.
-        engines: what ``auto`` chooses from: those whose Dice on the validation images lay within 0.001
-            of float32's when the package was built.
-        training: what the training images look like.
-        view: limits of what tells a frontal chest X-ray and its orientation; None in packages without it.
+        engines: the engines that ``auto`` may choose: when the package was built, their Dice on the validation images
+            was within 0.001 of float32's.
+        training: statistics of the training images.
+        view: thresholds to recognise a frontal chest X-ray and its orientation; None in packages without them.
         quality: relation between doubt and error, for the expected Dice of a mask; None in packages without it.
     """
 
@@ -129,10 +128,10 @@ class Segmentation:
     Attributes:
         mask: uint8 (H, W), 1 is lung.
         probabilities: lung probabilities, float32 (H, W), 0 to 1.
-        view: how the X-ray shows the chest, and what was put right before the network saw it.
-        expected_dice: the mask's Dice as expected without a reader's mask, and its lower bound, 0 to 1
-            (:mod:`model.inference.quality`); None if the package has no calibration, the picture does not look like a
-            frontal chest X-ray, or the threshold is another one than the contract's.
+        view: whether it is a frontal chest X-ray, and how it was corrected before prediction.
+        expected_dice: the mask's Dice, estimated without ground truth, and its lower bound, 0 to 1
+            (:mod:`model.inference.quality`); None if the package has no calibration, the image does not look like a
+            frontal chest X-ray, or the threshold differs from the contract's.
     """
 
     mask: npt.NDArray[np.uint8]
@@ -163,12 +162,12 @@ class Package:
     def segment(self, images: Sequence[Image], threshold: float | None = None) -> list[Segmentation]:
         """Segment X-rays in batches.
 
-        A picture that is turned, inverted or widely framed is put right before the network sees it; its mask and
-        probabilities have its own orientation.
+        An image that is rotated, inverted or has a wide border is corrected before prediction. Its mask and
+        probabilities match the original image.
 
         Args:
             images: uint8, uint16 or float (H, W) each, any size and range, lungs dark.
-            threshold: least probability of a lung pixel; None is the contract's.
+            threshold: least probability of a lung pixel; None: the contract's.
 
         Raises:
             ValueError: an image is not two-dimensional, is empty, or has values that are not finite.
@@ -194,7 +193,7 @@ class Package:
             return [None] * len(found)
         masks = to_masks(found, contract.threshold, *self._rule)
         doubts = doubts_of(plain, mirrored, masks, contract.threshold)
-        # A frontal chest X-ray has lungs: an empty mask is wrong, however sure it is.
+        # A frontal chest X-ray has lungs: an empty mask is wrong, however confident it is.
         return [
             contract.quality.estimate(float(doubt)) if mask.any() else (0.0, 0.0)
             for mask, doubt in zip(masks, doubts, strict=True)
@@ -206,7 +205,7 @@ class Package:
         return contract.largest_components, contract.least_component, contract.fill_holes
 
     def _seen(self, image: Image) -> tuple[Pictures, View]:
-        """Return the network's input, uint8 (S, S), for an image that was put right, and how it was seen."""
+        """Return the network's input, uint8 (S, S), for the corrected image, and the image's view."""
         picture, view = self._standardised(image), View()
         if self.viewer is None:
             return picture, view
@@ -235,7 +234,7 @@ class Package:
 
 
 def both_ways(engine: Engine, images: Pictures, *, flip: bool) -> tuple[Probabilities, Probabilities | None]:
-    """Return the probabilities of images, and those of the mirrored images, mirrored back; None without ``flip``.
+    """Return the probabilities of images, and those of their mirror images, mirrored back (None without ``flip``).
 
     Args:
         engine: the engine.

@@ -21,7 +21,7 @@ def to_masks(
         threshold: least probability of a lung pixel.
         largest_components: maximum number of 8-connected components, largest first; 2 keeps two lungs, 0 is no limit.
         least_component: components below this share of the largest component's area, 0 to 1, are dropped; 0 drops none.
-        fill_holes: whether holes are filled: 4-connected background regions that do not touch the picture's border.
+        fill_holes: whether holes are filled: 4-connected background regions that do not touch the image's border.
 
     Returns:
         uint8 (N, H, W), 0 or 1.
@@ -40,7 +40,7 @@ def _keep_largest(mask: npt.NDArray[np.uint8], keep: int, least: float) -> npt.N
     if count <= 2:
         return mask
     areas = stats[1:, cv2.CC_STAT_AREA]
-    # A stable sort: of equally large components the first in row order, so that the choice is reproducible.
+    # The stable sort keeps equally large components in row order, so the choice is reproducible.
     order = np.argsort(-areas, kind="stable")[: keep or None]
     order = order[areas[order] >= least * areas.max()]
     if len(order) == count - 1:
@@ -52,7 +52,7 @@ def _keep_largest(mask: npt.NDArray[np.uint8], keep: int, least: float) -> npt.N
 
 
 def _filled(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    # Flood fill from a corner of a background frame reaches all pixels outside of the mask's holes.
+    # Flood fill from the corner of a background frame reaches all background except holes.
     reached = np.pad(mask, 1)
     cv2.floodFill(reached, None, (0, 0), (2,))
     filled: npt.NDArray[np.uint8] = (reached[1:-1, 1:-1] != 2).astype(np.uint8)

@@ -65,8 +65,8 @@ class Predictor:
 
         Args:
             images: as :func:`model.preprocessing.standardise` returns them.
-            batch_size: how many go through the network at once.
-            flip: take the mean with the mirrored prediction of the mirrored image, for twice the time.
+            batch_size: number of images per forward pass.
+            flip: average with the mirrored prediction of the mirrored image, for twice the time.
         """
         result = np.empty(images.shape, np.float32)
         for part in batches(len(images), batch_size):
@@ -83,7 +83,7 @@ class Predictor:
         Their mean is the result of :meth:`probabilities` with ``flip``.
 
         Args:
-            images: uint8 (N, size, size), all of which go through the network at once.
+            images: uint8 (N, size, size), processed in one forward pass.
 
         Returns:
             float32 (N, size, size) each, 0 to 1.

@@ -1,11 +1,10 @@
-"""How good a mask probably is: its Dice, estimated without a reader's mask, and a lower bound.
+"""Estimate a mask's Dice without ground truth, with a lower bound.
 
-The *doubt* about a mask is the mean of two shortfalls from 1: that of the Dice which its own probabilities expect
-(:func:`model.metrics.expected_dice`), and that of the agreement between the prediction and the mirrored prediction of
-the mirrored picture. On validation pictures, with readers' masks, the mean error (1 - Dice) per mean doubt gives a
-scale, and the estimate is 1 - scale x doubt. The lower bound is split-conformal with the normalised score
-error / (scale x doubt): Papadopoulos et al., "Inductive Confidence Machines for Regression", ECML 2002; Lei et al.,
-"Distribution-Free Predictive Inference for Regression", JASA 113, 2018.
+The *doubt* about a mask is the mean of 1 - expected Dice (:func:`model.metrics.expected_dice`) and 1 - agreement
+between the prediction and the mirrored prediction of the mirrored image. The scale is the mean error (1 - Dice) divided
+by the mean doubt on the validation images. The estimate is 1 - scale x doubt. The lower bound is split-conformal with
+the normalised score error / (scale x doubt): Papadopoulos et al., "Inductive Confidence Machines for Regression", ECML
+2002; Lei et al., "Distribution-Free Predictive Inference for Regression", JASA 113, 2018.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from model.metrics import agreement, expected_dice
 
 Floats = npt.NDArray[np.float64]
 
-COVERAGE = 0.9  # share of pictures like the validation pictures whose Dice lies above the bound
-LEAST_DOUBT = 1e-4  # no mask is beyond doubt
+COVERAGE = 0.9  # share of images, drawn like the validation images, whose Dice is not below the bound
+LEAST_DOUBT = 1e-4  # lower limit, so that no mask is certain
 
 
 @dataclass(frozen=True)
@@ -29,9 +28,9 @@ class Quality:
     """The relation between doubt and error; part of the contract.
 
     Attributes:
-        scale: mean error of the validation pictures divided by their mean doubt.
+        scale: mean error of the validation images divided by their mean doubt.
         bound: the bound is 1 - ``bound`` x ``scale`` x doubt.
-        images: number of validation pictures.
+        images: number of validation images.
         expected: their expected Dice at :data:`model.inference.package.PERCENTILES`; empty in packages of earlier
             releases.
     """
@@ -51,8 +50,8 @@ def doubts(expected: Floats, agreed: Floats | None) -> Floats:
     """Return the doubt about each mask, float64 (N,), above 0 to 1.
 
     Args:
-        expected: the Dice that the probabilities expect, 0 to 1.
-        agreed: the agreement of both predictions, 0 to 1; None where there is no mirrored prediction.
+        expected: the expected Dice, float64 (N,), 0 to 1.
+        agreed: the agreement of both predictions, float64 (N,), 0 to 1; None without a mirrored prediction.
     """
     shortfall = 1 - expected if agreed is None else ((1 - expected) + (1 - agreed)) / 2
     return np.maximum(shortfall, LEAST_DOUBT)
@@ -63,7 +62,7 @@ def doubts_of(plain: np.ndarray, mirrored: np.ndarray | None, masks: np.ndarray,
 
     Args:
         plain: probabilities, float32 (N, S, S), 0 to 1.
-        mirrored: those of the mirrored pictures, mirrored back; None without.
+        mirrored: those of the mirrored images, mirrored back; None without a mirrored prediction.
         masks: the post-processed masks of their mean, uint8 (N, S, S), 0 or 1.
         threshold: least probability of a lung pixel.
     """
@@ -74,16 +73,16 @@ def doubts_of(plain: np.ndarray, mirrored: np.ndarray | None, masks: np.ndarray,
 
 
 def calibrate(doubt: Floats, dice: Floats) -> Quality:
-    """Return the relation between doubt and error on pictures with readers' masks.
+    """Return the relation between doubt and error on images with ground truth.
 
-    With fewer than nine pictures no finite bound has the coverage; the largest score stands in for it then.
+    With fewer than nine images no finite bound reaches :data:`COVERAGE`; then the largest score is used.
 
     Args:
-        doubt: of each picture, (N,), above 0.
-        dice: of each mask, (N,), 0 to 1.
+        doubt: doubt about each mask, float64 (N,), above 0.
+        dice: Dice of each mask, float64 (N,), 0 to 1.
 
     Raises:
-        ValueError: there is no picture.
+        ValueError: there are no images.
     """
     if not len(dice):
         raise ValueError("no picture to calibrate on")

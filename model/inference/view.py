@@ -1,8 +1,8 @@
-"""Tell from a picture whether it is a frontal chest X-ray, and how it must be turned to stand upright with dark lungs.
+"""Recognise a frontal chest X-ray, and the rotation and inversion that make it upright with dark lungs.
 
-A picture's features are histograms of oriented gradients (Dalal and Triggs, "Histograms of Oriented Gradients for Human
-Detection", CVPR 2005) with signed gradients, and a reduced picture. Quarter turns, inversion and mirroring permute
-them, so that all variants of a picture cost one computation. The register step fits the weights
+An image's features are histograms of oriented gradients (Dalal and Triggs, "Histograms of Oriented Gradients for Human
+Detection", CVPR 2005) with signed gradients, and a reduced image. Quarter turns, inversion and mirroring only permute
+or negate features, so they are computed once per image. The register step fits the weights
 (:mod:`components.register.view`).
 """
 
@@ -22,13 +22,13 @@ VIEW = "view.safetensors"
 SIDE, CELL, BINS = 64, 8, 12  # pixels, pixels, orientations: a quarter turn is BINS / 4 orientations
 REDUCED = 16  # pixels
 GRADIENTS, GREY = 4.0, 0.3  # weights of the two kinds of features, so that both have about the same variance
-EPSILON = 1e-2  # of gradients that are no noise
+EPSILON = 1e-2  # added to the gradients' energy, so that noise is not amplified
 FLAT = 6  # grey levels, of 255, by which a border may vary
 QUARTERS = 4
 TINY = 1e-6  # pixels
-DISTANT = 2.0  # weight of the distance beside the score
+DISTANT = 2.0  # weight of the distance in the likeness
 
-# The number of each pixel's cell.
+# The cell number of each pixel, int64 (SIDE, SIDE).
 CELLS = np.add.outer(np.arange(SIDE) // CELL * (SIDE // CELL), np.arange(SIDE) // CELL)
 
 Array = npt.NDArray[Any]
@@ -37,7 +37,7 @@ Picture = npt.NDArray[np.uint8]
 
 
 class Variant(NamedTuple):
-    """A change of a picture: quarter turns counter-clockwise, as :func:`numpy.rot90` counts, then inversion."""
+    """A change of an image: quarter turns counter-clockwise, as in :func:`numpy.rot90`, then inversion."""
 
     turns: int
     inverted: bool
@@ -47,7 +47,7 @@ VARIANTS = tuple(Variant(turns, inverted) for inverted in (False, True) for turn
 
 
 class Features(NamedTuple):
-    """Features of a square picture.
+    """Features of a square image.
 
     Attributes:
         gradients: float32 (SIDE / CELL, SIDE / CELL, BINS), normalised over each cell's neighbourhood.
@@ -58,19 +58,19 @@ class Features(NamedTuple):
     grey: Floats
 
     def changed(self, variant: Variant) -> Features:
-        """Return the features of the changed picture."""
+        """Return the features of the changed image."""
         shift = -variant.turns * BINS // QUARTERS + (BINS // 2 if variant.inverted else 0)
         gradients = np.roll(np.rot90(self.gradients, variant.turns), shift, axis=-1)
         grey = np.rot90(self.grey, variant.turns)
         return Features(gradients, -grey if variant.inverted else grey)
 
     def mirrored(self) -> Features:
-        """Return the features of the picture's mirror image."""
+        """Return the features of the mirrored image."""
         order = (BINS // 2 - np.arange(BINS)) % BINS
         return Features(self.gradients[:, ::-1, order], self.grey[:, ::-1])
 
     def vector(self) -> Floats:
-        """Return float32 (:data:`LENGTH`,)."""
+        """Return the weighted features, float32 (:data:`LENGTH`,)."""
         return np.concatenate([self.gradients.ravel() * GRADIENTS, self.grey.ravel() * GREY]).astype(np.float32)
 
 
@@ -78,12 +78,12 @@ LENGTH = (SIDE // CELL) ** 2 * BINS + REDUCED**2
 
 
 def features(picture: Picture) -> Features:
-    """Return the features of a standardised picture, uint8 (S, S)."""
-    values = picture.astype(np.float32)  # rounded, a picture and its inverse would differ
+    """Return the features of a standardised image, uint8 (S, S)."""
+    values = picture.astype(np.float32)  # with rounding, an image and its inverse would differ
     small = cv2.resize(values, (SIDE, SIDE), interpolation=cv2.INTER_AREA) / 255
     across, down = cv2.Sobel(small, cv2.CV_32F, 1, 0), cv2.Sobel(small, cv2.CV_32F, 0, 1)
     size, angle = cv2.cartToPolar(across, down)
-    # A gradient between two orientations belongs to both, by its distance from each.
+    # A gradient between two orientations counts for both, weighted by its distance from each.
     below, share = np.divmod(angle * (BINS / (2 * np.pi)), 1)
     first = below.astype(np.intp) % BINS
     histogram = _histogram(first, size * (1 - share)) + _histogram((first + 1) % BINS, size * share)
@@ -103,7 +103,7 @@ def _histogram(orientation: npt.NDArray[np.intp], weight: Floats) -> Floats:
 
 
 class Border(NamedTuple):
-    """Shares of a picture's sides, 0 to 1, that are flat: a border of one grey value without any picture."""
+    """The flat border of an image, of one grey value: shares of its height or width, 0 to 1."""
 
     top: float
     bottom: float
@@ -112,13 +112,13 @@ class Border(NamedTuple):
 
     @property
     def outside(self) -> float:
-        """The border's share of the picture's area, 0 to 1."""
+        """The border's share of the image's area, 0 to 1."""
         return 1 - (1 - self.top - self.bottom) * (1 - self.left - self.right)
 
     def box(self, shape: tuple[int, ...]) -> tuple[slice, slice]:
-        """Return the rows and columns of an image of this shape that are inside."""
+        """Return the rows and columns inside the border of an image of this shape."""
         height, width = shape
-        # Rounded down, so that at least one row and column is left; the shares are exact but for their last bits.
+        # Rounded down, so that at least one row and column remain; TINY absorbs the rounding error of the shares.
         top, bottom = (int(share * height + TINY) for share in (self.top, self.bottom))
         left, right = (int(share * width + TINY) for share in (self.left, self.right))
         return slice(top, height - bottom), slice(left, width - right)
@@ -128,7 +128,7 @@ NO_BORDER = Border(0, 0, 0, 0)
 
 
 def border_of(picture: Picture) -> Border:
-    """Return the flat border of a standardised picture, uint8 (S, S); none if the whole picture is flat."""
+    """Return the flat border of a standardised image, uint8 (S, S); no border if the whole image is flat."""
     low, high = picture.astype(np.int16).min, picture.astype(np.int16).max
     flat = [high(axis=axis) - low(axis=axis) <= FLAT for axis in (1, 0)]
     if flat[0].all() or flat[1].all():
@@ -138,13 +138,13 @@ def border_of(picture: Picture) -> Border:
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a package's views, in its contract.
+    """Thresholds for views, in a package's contract.
 
     Attributes:
         likeness: least likeness of a frontal chest X-ray.
-        margin: by how much a change's score must exceed the unchanged picture's before the picture is changed.
-        mirrored: score from which a picture is called mirrored.
-        border: largest share of a training picture's area, 0 to 1, that was flat border.
+        margin: an image is changed only if its score rises by at least this much.
+        mirrored: least score of a mirrored image.
+        border: largest share of flat border in a training image's area, 0 to 1.
     """
 
     likeness: float
@@ -155,14 +155,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class View:
-    """How a picture shows its chest.
+    """The framing, orientation and type of an image.
 
     Attributes:
-        border: what is cut off before anything else; :data:`NO_BORDER` if it is no larger than in training.
-        change: the change that makes it upright with dark lungs.
-        frontal: whether it then is a frontal chest X-ray.
-        mirrored: whether its heart is on the picture's left.
-        likeness: to the training pictures: the score less :data:`DISTANT` times the distance, about -3 to 1.
+        border: the border that is cropped first; :data:`NO_BORDER` if it is no larger than in training.
+        change: the change that makes the image upright with dark lungs.
+        frontal: whether the changed image is a frontal chest X-ray.
+        mirrored: whether the heart is on the left side of the changed image.
+        likeness: likeness to the training images: score minus :data:`DISTANT` times distance, about -3 to 1.
     """
 
     border: Border = NO_BORDER
@@ -173,17 +173,17 @@ class View:
 
     @property
     def as_it_is(self) -> bool:
-        """Return whether nothing must be put right."""
+        """Whether the image needs no correction."""
         return self.border == NO_BORDER and self.change == VARIANTS[0]
 
     def put_right(self, image: Array) -> Array:
         """Return an image, (H, W), without its border, upright and with dark lungs."""
         upright = self.upright(image)
-        # Unsigned values have no negative.
+        # Unsigned integers cannot be negated.
         return upright.max() - upright if self.change.inverted else upright
 
     def upright(self, plane: Array) -> Array:
-        """Return a mask or probabilities of the image as :meth:`put_right` turns and cuts it."""
+        """Crop and rotate a mask or probabilities of the image, (H, W), as :meth:`put_right` does."""
         return np.ascontiguousarray(np.rot90(plane[self.border.box(plane.shape)], self.change.turns))
 
     def upright_shape(self, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -193,11 +193,11 @@ class View:
         return (width, height) if self.change.turns % 2 else (height, width)
 
     def put_back(self, plane: Array, shape: tuple[int, ...]) -> Array:
-        """Return a mask or probabilities of the image put right in the place of the image; the border is 0.
+        """Map a mask or probabilities of the corrected image back to the original image; the border is 0.
 
         Args:
-            plane: (h, w).
-            shape: height and width of the image.
+            plane: mask or probabilities, (h, w).
+            shape: height and width of the original image.
         """
         back = np.rot90(plane, -self.change.turns)
         if self.border == NO_BORDER:
@@ -208,12 +208,15 @@ class View:
 
 
 class Viewer:
-    """Looks at pictures.
+    """Recognises the view of images.
 
     Args:
         weights: ``mean``, ``upright`` and ``mirrored``, float32 (:data:`LENGTH`,) each; ``centre``, the mean features
-            of upright training pictures, and ``axes``, their (K, :data:`LENGTH`) principal components.
+            of upright training images, and ``axes``, their (K, :data:`LENGTH`) principal components.
         limits: see :class:`Limits`.
+
+    Raises:
+        ValueError: a weight is missing or has another shape.
     """
 
     def __init__(self, weights: dict[str, Floats], limits: Limits) -> None:
@@ -242,7 +245,7 @@ class Viewer:
         return float((vector - self.weights["mean"]) @ self.weights[of])
 
     def distance(self, vector: Floats) -> float:
-        """Return the share of the features' norm, 0 to 1, that the training pictures' components do not explain."""
+        """Return the share of the features' norm, 0 to 1, that the training images' components do not explain."""
         beyond = vector - self.weights["centre"]
         within = self.weights["axes"] @ beyond
         return float(np.sqrt(max(0.0, float(beyond @ beyond - within @ within)) / max(1e-6, float(vector @ vector))))
@@ -252,19 +255,19 @@ class Viewer:
         return self.score(vector) - DISTANT * self.distance(vector)
 
     def border(self, picture: Picture) -> Border:
-        """Return the border that is cut off: one with a larger share of the picture than any in training."""
+        """Return the border to crop: the flat border if its share of the area exceeds that of all training images."""
         found = border_of(picture)
         return found if found.outside > self.limits.border else NO_BORDER
 
     def look(self, picture: Picture) -> View:
-        """Look at a standardised picture, uint8 (S, S), of which the border has been cut off."""
+        """Return the view of a standardised image, uint8 (S, S), whose border has been cropped."""
         seen = features(picture)
         vectors = [seen.changed(variant).vector() for variant in VARIANTS]
         scores = [self.score(vector) for vector in vectors]
         best = int(np.argmax(scores))
         limits = self.limits
         if scores[best] < scores[0] + limits.margin or self.likeness(vectors[best]) < limits.likeness:
-            best = 0  # what is not sure is left as it is
+            best = 0  # without enough evidence, do not change the image
         likeness = self.likeness(vectors[best])
         return View(
             change=VARIANTS[best],

@@ -25,7 +25,7 @@ class DualEncoder(SegmentationNetwork):
         width: factor of the channel counts 64, 128, 256, 512 and, at the bottom, ``bottom``.
         in_channels: number of input channels.
         inception: whether there is an encoder of inception blocks.
-        recurrent: whether there is an encoder of blocks; the stem is always there.
+        recurrent: whether there is an encoder of blocks; the stem always exists.
         bottom: channels at the bottom at width 1.
 
     Raises:

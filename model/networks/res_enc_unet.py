@@ -54,7 +54,7 @@ class ResEncUNet(SegmentationNetwork):
         for block in self.encoders[1:]:
             old = cast(UnetResBlock, block).conv3.conv
             new = nn.Conv2d(old.in_channels, old.out_channels, 1, bias=False)
-            nn.init.kaiming_normal_(new.weight, a=0.01)  # as DynUNet's initialisation
+            nn.init.kaiming_normal_(new.weight, a=0.01)  # as DynUNet initialises it
             block.conv3 = nn.Sequential(EverySecond(), new)
 
     def logits(self, x: Tensor) -> Tensor:

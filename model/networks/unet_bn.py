@@ -8,8 +8,8 @@ from model.networks.unet import UNet
 class UNetBN(UNet):
     """The plain U-Net of :mod:`model.networks.unet` with BatchNorm.
 
-    31,036,481 trainable parameters at width 1. All other networks of the paper have BatchNorm and its U-Net has not, so
-    differences to the U-Net may be an effect of BatchNorm. This network separates the two effects.
+    31,036,481 trainable parameters at width 1. All other networks of the paper have BatchNorm, but its U-Net does not.
+    So their differences from the U-Net may come from BatchNorm. This network separates the two effects.
     """
 
     norm = True

@@ -2,7 +2,7 @@
 
 :meth:`Augmenter.draw` draws the random parameters of a whole batch on the CPU, from a generator that depends only on
 the seed and the step; :meth:`Augmenter.apply` then runs without synchronisation. So a resumed run is reproducible, and
-several processes that share a batch see the same pictures as one process.
+several processes that share a batch get the same images as one process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FRAME = 0.3  # maximum width of a frame, share of the side
 BLOBS = 3  # maximum number of local opacities
 BLOB_SIDE = (0.03, 0.15)  # their standard deviations, share of the side
 BLOB_GREY = 0.5  # maximum brightening at the centre of one, share of the grey range
-VEIL_GREY = 0.6  # maximum brightening of the veil at the picture's bottom, share of the grey range
+VEIL_GREY = 0.6  # maximum brightening of the veil at the image's bottom, share of the grey range
 VEIL_TOP = (0.3, 0.8)  # upper edge of the veil, share of the height
 ARM_WIDTH = (0.03, 0.12)  # width of the air between arm and chest, and of the arm, share of the side
 ARM_SLANT = 0.3  # maximum sideways shift of an arm from top to bottom, share of the width
@@ -108,7 +108,7 @@ class Augmenter:
         angle, shear = torch.deg2rad(either[:, 0] * p.rotation), torch.deg2rad(either[:, 1] * p.shear)
         scale, stretch = 1 + either[:, 2] * p.zoom, (1 + either[:, 3] * p.aspect).sqrt()
         flip = torch.where(r[:, 6] < p.flip, -1.0, 1.0)
-        # In pixels, so that a rotation does not shear a picture that is not square.
+        # In pixels, so that a rotation does not shear an image that is not square.
         forward = torch.zeros(count, 3, 3, dtype=torch.float64)
         cos, sin, tan = angle.cos(), angle.sin(), shear.tan()
         across, down = scale / stretch, scale * stretch
@@ -194,7 +194,7 @@ class Augmenter:
         return torch.einsum("nb,nbh,nbw->nhw", on["blob_grey"], down, across).unsqueeze(1)
 
     def _veil(self, images: Tensor, masks: Tensor, on: Draw) -> Tensor:
-        """Brighten the lower part of the picture smoothly, and blacken its lower edge up to the lungs.
+        """Brighten the lower part of the image smoothly, and blacken its lower edge up to the lungs.
 
         Underexposed lower lungs are as bright as the abdomen; some films have a black strip at the bottom.
         """
@@ -207,10 +207,10 @@ class Augmenter:
         return torch.where(cut[:, None, :, None], 0, brightened)
 
     def _arm(self, images: Tensor, masks: Tensor, on: Draw) -> Tensor:
-        """Draw an arm, and air between it and the chest, at one side, never over a lung: dark, but not lung."""
+        """Draw an arm at one side, with dark air between it and the chest, never over a lung."""
         ys, xs = self._places()
         columns = masks[:, 0].amax(1) > 0
-        # Distance from the arm's side of the picture.
+        # Distance from the arm's side of the image.
         inward = torch.where(on["arm_left"][:, None], xs, 1 - xs)
         free = torch.where(columns, inward, 1).amin(1)[:, None, None]
         edge = on["arm_at"][:, None] + on["arm_slant"][:, None] * (ys - 0.5)
@@ -222,7 +222,7 @@ class Augmenter:
         return torch.where((here & (behind < air + arm)).unsqueeze(1), grey.unsqueeze(1), images)
 
     def _frame(self, images: Tensor, masks: Tensor, on: Draw) -> Tensor:
-        """Cover the picture's edges up to a random width, but never a lung, as collimators do."""
+        """Cover the image's edges up to a random width, but never a lung, as collimators do."""
         height, width = self.size
         ys, xs = torch.arange(height, device=self.device), torch.arange(width, device=self.device)
         rows, columns = masks[:, 0].amax(2) > 0, masks[:, 0].amax(1) > 0
@@ -241,7 +241,7 @@ class Augmenter:
         return torch.where(hidden.unsqueeze(1), on["frame_grey"].view(-1, 1, 1, 1), images)
 
     def _label(self, images: Tensor, draw: Draw) -> None:
-        """Draw letters into the upper third of the selected pictures, in place."""
+        """Draw letters into the upper third of the selected images, in place."""
         height, width = self.size
         for row in draw["labelled"].nonzero()[:, 0].tolist():
             picture = self.labels[int(draw["label"][row])]
@@ -273,7 +273,7 @@ def _blur(images: Tensor, sigma: Tensor, largest: float) -> Tensor:
 
 
 def _labels(side: int) -> list[np.ndarray]:
-    """Return pictures of letters, float32 (h, w), 0 to 1, with a height of about ``side`` / 20, bright or inverted."""
+    """Return images of letters, float32 (h, w), 0 to 1, with a height of about ``side`` / 20, bright or inverted."""
     pictures = []
     for number, text in enumerate(LABELS):
         scale = side / 400

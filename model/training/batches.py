@@ -1,4 +1,4 @@
-"""The images of a training run, resident on the training device or read from mapped files, and their order."""
+"""The images of a training run, in memory or read from memory-mapped files, and their order."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import Tensor
 
 # A cohort is stored on the GPU if it takes at most this share of the free memory.
 RESIDENT_SHARE = 0.25
-REDUCED_AT_ONCE = 64  # pictures per batch, to limit the memory of float copies
+REDUCED_AT_ONCE = 64  # images at a time, to limit the memory of float copies
 
 
 class Rows:
     """Some rows of a memory-mapped array, read from the file when they are indexed.
 
-    The system's page cache holds what was read, in memory that no other program needs.
+    The system's page cache keeps rows that were read, in memory that no other program needs.
 
     Args:
         array: uint8 (M, H, W), memory-mapped, in C order.
@@ -40,11 +40,11 @@ class Rows:
         return found
 
     def expect(self, at: np.ndarray) -> None:
-        """Have the system start to read some rows, so that indexing them soon does not wait for the disk."""
+        """Ask the system to prefetch some rows, so that indexing them does not wait for the disk."""
         mapped: mmap.mmap | None = self.array._mmap  # type: ignore[attr-defined]
         if mapped is None or not hasattr(mmap, "MADV_WILLNEED"):
             return
-        # The map starts at a page before the array, which numpy.memmap hides.
+        # numpy.memmap maps from an allocation boundary before the array; this is the array's offset in the map.
         before = self.array.offset % mmap.ALLOCATIONGRANULARITY
         length = int(np.prod(self.array.shape[1:]))
         for row in self.rows[at].tolist():
@@ -55,7 +55,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Subset:
-    """Some images of a cohort; a reproducible run needs the same order.
+    """Some images of a cohort; equal runs need the same order.
 
     Attributes:
         images: uint8 (N, H, W), 0 to 255.
@@ -73,7 +73,7 @@ class Subset:
 
 @dataclass(frozen=True)
 class MappedSubset:
-    """A :class:`Subset` that stays in its files."""
+    """A :class:`Subset` whose arrays stay in memory-mapped files."""
 
     images: Rows
     masks: Rows
@@ -84,7 +84,7 @@ class MappedSubset:
 
 
 class Pictures(Protocol):
-    """A subset at the size of a stage, from which batches are taken."""
+    """A subset from which batches of one size are taken."""
 
     def __len__(self) -> int: ...
 
@@ -92,7 +92,7 @@ class Pictures(Protocol):
         """Return images and masks, uint8 (n, H, W) each on the training device, of ``rows``, int64 (n,) on the CPU."""
 
     def expect(self, rows: Tensor) -> None:
-        """Prepare for a batch of ``rows``, which comes next."""
+        """Prefetch the next batch, ``rows``, int64 (n,) on the CPU."""
 
 
 def pictures(subset: Subset | MappedSubset, device: torch.device, size: int | None = None) -> Pictures:
@@ -101,12 +101,12 @@ def pictures(subset: Subset | MappedSubset, device: torch.device, size: int | No
 
 
 class Mapped:
-    """A subset in its files; each batch is read, and downscaled, when it is asked for.
+    """A memory-mapped subset; each batch is read and downscaled on request.
 
     Args:
         subset: images and masks of one size.
         device: the training device.
-        size: side to downscale to in pixels; None or their own side does not resize.
+        size: side to downscale to in pixels; None, or the images' own side, does not resize.
     """
 
     def __init__(self, subset: MappedSubset, device: torch.device, size: int | None = None) -> None:
@@ -126,7 +126,7 @@ class Mapped:
         return images, masks
 
     def expect(self, rows: Tensor) -> None:
-        """Have the system read the next batch while this one is trained on."""
+        """Prefetch the next batch while the network processes the current one."""
         for each in (self.images, self.masks):
             each.expect(rows.numpy())
 
@@ -140,7 +140,7 @@ class Resident:
     Args:
         subset: images and masks of one size.
         device: the training device.
-        size: side to downscale to in pixels; None or their own side does not resize.
+        size: side to downscale to in pixels; None, or the images' own side, does not resize.
     """
 
     def __init__(self, subset: Subset, device: torch.device, size: int | None = None) -> None:
@@ -171,13 +171,13 @@ class Resident:
 
 @torch.no_grad()
 def reduce(pictures: Tensor, size: int, device: torch.device, *, mask: bool = False) -> Tensor:
-    """Downscale pictures by area averaging.
+    """Downscale images or masks by area averaging.
 
     Args:
         pictures: uint8 (N, H, W): 0 to 255, or 0 or 1 for masks.
         size: side of the result in pixels, at most H and W.
         device: device of the computation.
-        mask: a pixel is 1 if at least half of its area is, as in :func:`model.preprocessing.resize_mask`.
+        mask: a pixel is 1 if at least half of its area is lung, as in :func:`model.preprocessing.resize_mask`.
 
     Returns:
         uint8 (N, size, size) on ``device``.

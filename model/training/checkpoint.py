@@ -1,7 +1,7 @@
 """Checkpoints: the full state of a training run, from which a killed run resumes exactly.
 
-The newest two are kept. Each is a ZIP archive of torch with a CRC-32 of every record, which torch writes but does not
-check; here it is checked before a checkpoint is used.
+The newest two are kept. Each is a ZIP archive from torch.save with a CRC-32 of every record. torch does not check it;
+this module does before it uses a checkpoint.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class CheckpointError(Exception):
     """A checkpoint cannot be read.
 
     Attributes:
-        reason: why, without the path.
+        reason: the reason, without the path.
     """
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -63,7 +63,7 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
 
 
 def _keep_previous(folder: Path) -> None:
-    """Give the newest checkpoint a second name, so that one of its own name exists at any moment."""
+    """Keep the newest checkpoint as the previous one; with hard links, a newest one exists at any moment."""
     newest, spare = folder / STATE, folder / f".{PREVIOUS}.partial"
     if not newest.exists():
         return
@@ -77,10 +77,10 @@ def _keep_previous(folder: Path) -> None:
 
 
 def restore_state(folder: Path) -> str:
-    """Put the checkpoint before the newest one in its place if that is damaged or missing.
+    """Replace the newest checkpoint with the previous one if the newest is damaged or missing.
 
     Returns:
-        What is wrong with the newest one and what was done; empty if nothing was.
+        A message if a damaged checkpoint was replaced, else empty.
     """
     newest, before = folder / STATE, folder / PREVIOUS
     try:
@@ -89,14 +89,14 @@ def restore_state(folder: Path) -> str:
         was_there = newest.exists()
         before.replace(newest)
     except OSError:
-        return ""  # a disk that cannot be read is no damage: load_state says what is wrong
+        return ""  # an unreadable disk is not damage: load_state reports it
     # Without hard links, a kill between the two renames of save_state leaves no newest one: nothing is lost.
     return f"{newest}: damaged ({damage}); the checkpoint before it is used" if was_there else ""
 
 
 def remove_states(folder: Path) -> None:
     """Remove the checkpoints, so that the same run starts from the beginning."""
-    for name in (PREVIOUS, STATE):  # in this order: without the newest one, the one before it would be used
+    for name in (PREVIOUS, STATE):  # in this order: without a newest one, the previous one would be used
         (folder / name).unlink(missing_ok=True)
 
 

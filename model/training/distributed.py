@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-PART = 64 << 20  # bytes of a file that are sent at a time
+PART = 64 << 20  # bytes of a file per broadcast
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class DistributedContext:
     def leave(self) -> None:
         """Wait for the other processes and destroy the process group, if there is one."""
         self.wait()
-        if dist.is_available() and dist.is_initialized():  # torchrun makes a group of one process too
+        if dist.is_available() and dist.is_initialized():  # torchrun also creates a group for a single process
             dist.destroy_process_group()
 
     def share(self, rows: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class DistributedContext:
         return values
 
     def agree_on(self, text: str) -> str:
-        """Return rank 0's text, since files or settings that each rank reads may differ."""
+        """Return rank 0's text, because files and settings may differ between ranks."""
         if self.size == 1:
             return text
         box = [text]
@@ -88,7 +88,7 @@ class DistributedContext:
         return box[0]
 
     def copy_file(self, path: Path) -> None:
-        """Give every rank rank 0's file, or its absence, since nodes may have disks of their own."""
+        """Copy rank 0's file to all ranks, or delete it there if rank 0 has none: nodes may not share a disk."""
         if self.size == 1:
             return
         mine = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
@@ -114,7 +114,7 @@ class DistributedContext:
             partial.replace(path)
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """Return the network with gradients of the whole batch."""
+        """Wrap the network so that its gradients are those of the whole batch."""
         if self.size == 1:
             return network
         devices = [self.device] if self.device.type == "cuda" else None

@@ -45,7 +45,7 @@ class Monitor(Protocol):
 
 
 class Silent:
-    """A monitor that prints nothing, for all ranks except 0."""
+    """A monitor that reports nothing, for all ranks except 0."""
 
     def start(self, epochs: int, steps: int, first_epoch: int, stage: str) -> None:
         """Do nothing."""
@@ -67,7 +67,7 @@ class Result:
     Attributes:
         weights: the state dict of the last stage's epoch with the lowest validation loss, on the CPU.
         history: one row per epoch; ``dice`` is pooled over the pixels of all images (Eq. 3).
-        best_epoch: the epoch of the weights, counted from 0 over all stages.
+        best_epoch: epoch of the weights, counted from 0 over all stages.
         resumed_from: number of epochs before a resume; 0 for an uninterrupted run.
         seconds: time of all attempts, for killed ones up to their last checkpoint.
     """
@@ -80,10 +80,10 @@ class Result:
 
 
 class Trainer:
-    """One run. :meth:`run` may be called in a new process after a kill and ends with the same weights.
+    """One training run. :meth:`run` may be called in a new process after a kill and gives the same weights.
 
-    Stages have increasing sizes (progressive resizing). A stage starts from the best weights of the one before, with a
-    new optimiser, schedule and average of the weights.
+    Stages have increasing sizes (progressive resizing). Each stage starts from the previous one's best weights, with
+    a new optimiser, schedule and average of the weights.
 
     Args:
         network: network with initial weights; it is moved to the device and modified in place.
@@ -152,7 +152,7 @@ class Trainer:
         self.before = result.seconds
         try:
             while True:
-                # A run that was killed after a stage's last epoch only has to finish the stage.
+                # If a run was killed after a stage's last epoch, no epoch of the stage is left.
                 self._train_stage(result, best_loss, done, last=done if complete else self.stages[self.number].epochs)
                 if self.number + 1 == len(self.stages):
                     break

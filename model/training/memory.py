@@ -21,8 +21,8 @@ def keep_freed_memory() -> bool:
     """Make malloc reuse freed memory for the next step; return whether this is possible (glibc on Linux).
 
     A step on the CPU allocates and frees gigabytes in large blocks. By default glibc returns them to the system, which
-    clears the pages again for the next step: a seventh of a step's CPU time (``python -m benchmarks.allocation``). With
-    this setting the process holds the memory of its largest step until it ends.
+    must clear the pages for the next step: a seventh of a step's CPU time (``python -m benchmarks.allocation``). With
+    this setting the process keeps the memory of its largest step until it ends.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

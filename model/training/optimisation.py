@@ -1,4 +1,4 @@
-"""The optimiser, the learning rate's schedule, the average of the weights and BatchNorm's statistics."""
+"""The optimiser, the learning rate schedule, the average of the weights, and BatchNorm recalibration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from model.training.recipe import TrainParams
 
 
 def make_optimizer(network: nn.Module, params: TrainParams) -> torch.optim.Optimizer:
-    """Return Adam or AdamW in its fused form; only kernels of convolutions decay, biases and norms never."""
+    """Return fused Adam or AdamW; weight decay applies to convolution kernels, not to biases and norms."""
     kernels = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": kernels, "weight_decay": params.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -45,9 +45,9 @@ class Schedule:
 
             self.cosine = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         else:
-            # As in Keras, which the authors used, the rate drops in the patience-th epoch without an
-            # improvement of 1e-4 (PyTorch lets one more pass), so that it can drop before early stopping, for which any
-            # improvement counts, ends the run.
+            # As in Keras, which the authors used, the rate drops in the patience-th epoch without an improvement of
+            # 1e-4 (PyTorch waits one more epoch). So it can drop before early stopping, for which any improvement
+            # counts.
             self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
                 optimizer,
                 factor=params.plateau.factor,
@@ -121,7 +121,7 @@ class Average:
 def recalibrate(network: nn.Module, inputs: Iterable[Tensor]) -> None:
     """Recompute the running mean and variance of every BatchNorm as plain means over ``inputs``.
 
-    During training these lag behind the weights and describe augmented images (Izmailov et al. 2018, section 3.2).
+    The statistics from training lag behind the weights and are of augmented images (Izmailov et al. 2018, section 3.2).
 
     Args:
         network: the network; it is set to evaluation mode.

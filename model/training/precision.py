@@ -32,9 +32,9 @@ def choose_precision(name: str, world: DistributedContext) -> Precision:
 
     ``auto`` is bfloat16 on a GPU that supports it. On a CPU with bfloat16 instructions, steps of a reference network
     are timed in both precisions, because without matrix units bfloat16 is often slower; it must be at least
-    :data:`GAIN` times as fast. The choice depends on the machine and not on the trained network: for a network with
-    steps of a few milliseconds it would be random, and equal runs would differ. The measurement is cached in the user's
-    cache folder. With several processes rank 0 decides.
+    :data:`GAIN` times as fast. The choice does not depend on the trained network: timings of a small network are noisy,
+    and equal runs would differ. The measurement is cached in the user's cache folder. With several processes rank 0
+    decides.
 
     Args:
         name: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
@@ -60,7 +60,7 @@ def choose_precision(name: str, world: DistributedContext) -> Precision:
 def measure_gain() -> float:
     """Return the speedup of a training step on the CPU in bfloat16 over float32.
 
-    The step is of DEFU-Net at a quarter of its width on two pictures of 128 pixels, with one thread. The precisions
+    The step trains DEFU-Net at a quarter of its width on two images of 128 pixels, with one thread. The precisions
     alternate, after one warm-up step each. The minimum CPU time of each counts, because other processes increase the
     time, most of all with several threads.
     """

@@ -77,7 +77,7 @@ class Augmentation(Section):
 
 
 class Stage(Section):
-    """A stage of a training run at one picture size."""
+    """A stage of a training run at one image size."""
 
     size: Annotated[int, Field(ge=16, multiple_of=16)] = Field(description="side of the square, pixels")
     epochs: Annotated[int, Field(ge=1)]

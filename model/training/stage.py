@@ -1,4 +1,4 @@
-"""One stage of a training run: epochs at one picture size, with its own optimiser and schedule."""
+"""One stage of a training run: epochs at one image size, with their own optimiser and schedule."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Prepared:
         if self.device.type == "cuda":
             # All steps of a stage have the same shapes, so that cuDNN searches for the fastest kernels once.
             torch.backends.cudnn.benchmark = True
-        # Make the average before wrapping, so that it is of the plain network.
+        # Create the average before wrapping, so that it copies the plain network.
         self.average = Average(self.network, params.ema)
         if params.activation_checkpointing:
             checkpoint_activations(self.network)
@@ -73,7 +73,7 @@ class StageTrainer:
     Args:
         prepared: the network.
         params: the recipe with the epochs, learning rate and batch size of this stage.
-        size: side of the pictures in pixels, at most that of the subsets, which are downscaled by area.
+        size: side of the images in pixels, at most that of the subsets, which are downscaled by area averaging.
         train: training images.
         validation: images for the choice of the epoch, the learning rate schedule and early stopping.
         seed: seed of the order of images and the augmentation.
@@ -128,7 +128,7 @@ class StageTrainer:
         self.scaler.load_state_dict(state["scaler"])
 
     def epoch(self, epoch: int, number: int, monitor: StepMonitor) -> dict[str, float]:
-        """Train and score one epoch.
+        """Train for one epoch and score the validation images.
 
         Args:
             epoch: number of the epoch in the stage, from 0.
