@@ -30,12 +30,16 @@ def once(file: str, key: str, measure: Callable[[], T], sound: Callable[[Any], b
         sound: returns whether a cached value is valid, since the file may be damaged.
     """
     path = cache_folder() / file
-    with suppress(OSError):  # the cache cannot be written: measure without it
+    lock = FileLock(path.with_name(f".{file}.lock"))
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # If several runs start together, one measures and the others wait for its value.
-        with FileLock(path.with_name(f".{file}.lock")):
-            return _once(path, key, measure, sound)
-    return measure()
+        lock.acquire()  # if several runs start together, one measures and the others wait for its value
+    except OSError:  # the cache cannot be written
+        return measure()
+    try:
+        return _once(path, key, measure, sound)
+    finally:
+        lock.release()
 
 
 def _once(path: Path, key: str, measure: Callable[[], T], sound: Callable[[Any], bool]) -> T:

@@ -174,7 +174,7 @@ class Bucket:
         except (BotoCoreError, ClientError) as error:
             raise explain(error, self.url) from error
         except Boto3Error as error:
-            raise UserError(f"{self.url}: broke off again and again ({error}); run again") from error
+            raise UserError(f"{self.url}: the transfer failed after all retries ({error}); run again") from error
 
 
 def main(url: str, arguments: list[str]) -> int:

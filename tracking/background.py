@@ -93,7 +93,7 @@ class BackgroundSender:
                 self.trouble, pause = None, PAUSES[0]
                 if self._down and not self._over.is_set():
                     self._down = False
-                    tell(f"MLflow, {store_name()}: is back; what was kept meanwhile has been sent")
+                    tell(f"MLflow, {store_name()}: is back; the records of the meantime have been sent")
                 if not whole:
                     self._wake.wait(EVERY)
 
@@ -105,7 +105,7 @@ class BackgroundSender:
             send(self.earlier[-1], self._count)
             folder = self.earlier.pop()
             shutil.rmtree(folder, ignore_errors=True)
-            tell(f"MLflow, {store_name()}: what an earlier training had left in {folder} has been sent")
+            tell(f"MLflow, {store_name()}: the records of an earlier training run in {folder} have been sent")
 
     def _tell_down(self) -> None:
         if not self._over.is_set():

@@ -14,6 +14,7 @@ from core.cell import HISTORY as HISTORY_CSV
 from core.cell import RUN, Cell
 from core.errors import UserError
 from core.files import write_json
+from core.inputs import flat
 from core.provenance import git_state
 from model.weights import CONFIG
 from tracking.background import BackgroundSender
@@ -32,7 +33,7 @@ from tracking.record import (
     read,
 )
 from tracking.send import tell
-from tracking.store import RETRIES, STEP_RUN, TIMEOUT, flat, reason, store_name
+from tracking.store import RETRIES, STEP_RUN, TIMEOUT, reason, store_name
 from tracking.system import SystemMetrics
 from tracking.unsent import command
 

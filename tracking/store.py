@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from filelock import FileLock
@@ -108,7 +108,9 @@ def connect(experiment: str | None = None, *, existing: bool = False) -> MlflowC
     # A store named by its absolute path is not adopted.
     named = os.environ.get("MLFLOW_TRACKING_URI") not in (None, "", LOCAL_STORE)
     if "://" not in uri and not uri.startswith(MANAGED) and "MLFLOW_ALLOW_FILE_STORE" not in os.environ:
-        raise UserError(f"MLflow, {uri}: no address; say MLFLOW_TRACKING_URI=http://host:5000 or sqlite:///mlflow.db")
+        raise UserError(
+            f"MLflow, {uri}: not an address; set MLFLOW_TRACKING_URI=http://host:5000 or sqlite:///mlflow.db"
+        )
     mlflow.set_tracking_uri(uri)
     file = _database_file(uri)
     if existing and file is not None and not file.exists():
@@ -234,14 +236,3 @@ def answered(what: str) -> Iterator[None]:
         here = getattr(error, "filename", None)  # a local file, so the server is not at fault
         check = here or "MLFLOW_TRACKING_URI, the server and the store behind it"
         raise UserError(f"MLflow, {what}: {first_line(error)}; check {check}, then run again") from error
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested parameters to dotted names, such as ``augmentation.rotation``."""
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            result |= flat(value, f"{prefix}{key}.")
-        else:
-            result[f"{prefix}{key}"] = value
-    return result

@@ -13,7 +13,7 @@ from components.report import paper
 from components.report.cases import Overlay, read_overlays
 from components.report.rows import TEXTS, read_rows
 from core.cell import CASES, HISTORY, PROVENANCE, RELIABILITY, ROC, ROWS, SCORED, Cell
-from core.cohort import SPLITS, read_manifest, read_split
+from core.cohort import read_manifest, read_split
 from core.errors import UserError
 from core.files import read_json
 from core.inputs import read_record
@@ -156,21 +156,12 @@ def load_cohort(arrays: Path, splits: Path, cells: list[Evaluated]) -> Cohort:
             unpaired=sum(site["unpaired"] for site in info["sites"].values()),
             manifest=read_manifest(arrays),
             splits={
-                scenario: _read_scenario(splits / f"{scenario}.json")
+                scenario: read_split(splits / f"{scenario}.json")
                 for scenario in sorted({data.cell.scenario for data in cells}, key=scenario_order)
             },
         )
     except KeyError as error:
         raise UserError(f"{arrays / 'arrays.json'}: lacks {error}; run the preprocess step again") from error
-
-
-def _read_scenario(path: Path) -> dict[str, list[str]]:
-    try:
-        return read_split(path)
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: not a split with {', '.join(SPLITS)} ({error}); run the preprocess step again"
-        ) from error
 
 
 def _read_object(path: Path) -> dict[str, Any]:

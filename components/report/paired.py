@@ -190,9 +190,9 @@ def _caption(reference: str, lines: list[Pair]) -> str:
         )
         sentences.append(f"Not all were tested on the same images; the common ones count: {counts}.")
     sentences += _about_seeds(reference, lines)
-    sentences.append("The interval tells the chance in the images and not that in the training.")
+    sentences.append("The interval covers the choice of the images, not the randomness of training.")
     if min(pair["n_images"] for pair in lines) < FEW_IMAGES:
-        sentences.append("Of so few images it is somewhat too narrow.")
+        sentences.append("With so few images it is somewhat too narrow.")
     if len(lines) > 1:
         sentences.append(
             f"{_in_words(len(lines))} comparisons with no correction for their number: one may exclude 0 by chance."

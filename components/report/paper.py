@@ -97,7 +97,7 @@ ACROSS: dict[str, dict[str, dict[str, float]]] = {
 IOU_NOTE = (
     "The paper’s “IOU” column is no Jaccard index: it is (1 + AC) / 2 to within 0.0007 on all 21 rows of Tables I to "
     "III, which is what its Eq. 4 gives when the sums run over the channel axis of length 1. “paper’s IOU” here is "
-    "computed that same way, for comparison only; the true Jaccard index stands in a column of its own."
+    "computed that same way, for comparison only; the true Jaccard index has its own column."
 )
 AUC_NOTE = (
     "The paper’s AUC for training and validation differ by at most 0.0006 in every row, most likely because one "

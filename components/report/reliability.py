@@ -49,7 +49,7 @@ def calibration_table(cells: Sequence[Evaluated], results: Results) -> Table:
         "Expected calibration error",
         "Mean distance between predicted probability and observed share of lung over all test pixels, in "
         f"{_bins(cells)} bins of equal width; 0 is best. Most pixels lie far from any outline: it is small "
-        "where a network is sure of those.",
+        "if a network is certain about those.",
         ("Network",),
         [Column(scenario_title(scenario)) for scenario in results.scenarios],
         [Group("", lines)],

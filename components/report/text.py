@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from core.terminal import seconds
+
 
 def figure_text(value: float | None, digits: int = 4, signed: bool = False) -> str:
     """Format a value for the tables: a difference with its sign, an undefined value as a dash."""
@@ -27,16 +29,9 @@ def digits_for(values: Iterable[float]) -> int:
     return next((n for n in range(4, 8) if all(round(value, n) for value in defined)), 8)
 
 
-def duration(seconds: float | None) -> str:
+def duration(took: float | None) -> str:
     """Return seconds as text: ``48 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    if seconds is None:
-        return "–"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return "–" if took is None else seconds(took)
 
 
 def moment(text: Any) -> str:

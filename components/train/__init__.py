@@ -32,6 +32,7 @@ from model import networks
 from model.threads import settle
 from model.training.recipe import TrainParams
 from model.weights import CONFIG
+from registry.seal import AUTO
 from tracking.run import TrackedRun, describe
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def train(
     checkpoints: Path,
     remote: str = "",
     reread: Callable[[], TrainParams] | None = None,
+    signatures: str = AUTO,
 ) -> TrainResult:
     """Train a cell and write its weights, configuration, history, provenance and run record.
 
@@ -103,6 +105,7 @@ def train(
             training run has a subfolder, named by the digest of parameters, data, split and code.
         remote: ``s3://bucket/prefix`` for a copy of the subfolder, from which another machine can resume.
         reread: reads ``params`` again from its file, to detect an edit during training.
+        signatures: as for :func:`registry.seal.verify`, of the package that ``train.start_from`` names.
 
     Raises:
         UserError: parameters, arrays, split or code changed during training, the network is unknown, the data do not
@@ -144,7 +147,7 @@ def train(
         "cohort": cohort.card,
     }
     if params.start_from != RANDOM:
-        config["started_from"] = start_from(params.start_from, network, config)
+        config["started_from"] = start_from(params.start_from, network, config, signatures)
     files = {"images": arrays / "images.npy", "masks": arrays / f"masks-{params.masks}.npy", "split": split}
     inputs = Inputs(files, CODE, params, reread)
     title = f"train {cell.network} {cell.scenario} seed {cell.seed}"

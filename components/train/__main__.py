@@ -55,6 +55,7 @@ def main(
         states,
         remote,
         lambda: read_params(params).train,
+        choices.registry.signatures,
     )
 
 
@@ -65,7 +66,7 @@ def _become_torchrun(processes: int) -> None:
     gpus = torch.cuda.device_count()
     if 0 < gpus < processes:
         raise UserError(
-            f"--processes {processes}: this machine has {gpus} GPU(s), and each process takes one; say fewer"
+            f"--processes {processes}: this machine has {gpus} GPU(s), and each process needs one; use fewer processes"
         )
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     sys.stdout.flush()

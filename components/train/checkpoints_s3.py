@@ -69,9 +69,9 @@ class Remote:
         except (BotoCoreError, ClientError) as error:
             raise explain(error, self.url) from error
         except Boto3Error as error:
-            raise UserError(f"{self.url}: broke off again and again ({error}); run again") from error
+            raise UserError(f"{self.url}: the transfer failed after all retries ({error}); run again") from error
         if found:
-            print(f"checkpoints: took up what {self.url} holds of this training", flush=True)
+            print(f"checkpoints: continue from those in {self.url}", flush=True)
 
     def _names(self, client: Any, start: str) -> list[str]:
         """Return the names in S3 with the prefix ``start``."""
@@ -89,7 +89,7 @@ class Remote:
         path.parent.mkdir(parents=True, exist_ok=True)
         client.download_file(*self._place(name), str(path))
         if trouble := damage(client, *self._place(name), about, path):
-            raise UserError(f"{self.url}/{name}: came damaged ({trouble}); run again")
+            raise UserError(f"{self.url}/{name}: the download is damaged ({trouble}); run again")
         return True
 
     def _load(self, folder: Path) -> None:

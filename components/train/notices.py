@@ -27,7 +27,7 @@ class Waiting:
         if not self.told:
             self.told = True
             what = "waiting for its result, or to resume if it dies"
-            print(f"{self.title}: another run of this very training is under way ({holder}): {what}", flush=True)
+            print(f"{self.title}: another process is running this same training ({holder}): {what}", flush=True)
         self.world.agree_on(WAITING)
 
 

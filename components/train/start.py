@@ -20,7 +20,7 @@ RANDOM = "random"  # value of train.start_from for random weights
 ARCHITECTURE = ("network", "width", "in_channels", "norm", "options")
 
 
-def start_from(model: str, network: nn.Module, config: dict[str, Any]) -> str:
+def start_from(model: str, network: nn.Module, config: dict[str, Any], signatures: str) -> str:
     """Load the weights of a trained model into a network, and return the SHA-256 of their file.
 
     Args:
@@ -28,6 +28,7 @@ def start_from(model: str, network: nn.Module, config: dict[str, Any]) -> str:
             package or of an output of train.
         network: the network to load the weights into; float16 weights become float32.
         config: the network's configuration; its :data:`ARCHITECTURE` must equal the model's.
+        signatures: as for :func:`registry.seal.verify`.
 
     Raises:
         UserError: the model does not exist, its files are damaged, or its architecture differs.
@@ -36,7 +37,7 @@ def start_from(model: str, network: nn.Module, config: dict[str, Any]) -> str:
     from safetensors.torch import load_file
 
     with TemporaryDirectory() as scratch:
-        folder = _folder(named(model), Path(scratch))
+        folder = _folder(named(model), Path(scratch), signatures)
         theirs = read_json(folder / CONFIG)
         differing = [name for name in ARCHITECTURE if theirs.get(name) != config[name]]
         if differing:
@@ -50,8 +51,8 @@ def start_from(model: str, network: nn.Module, config: dict[str, Any]) -> str:
         return sha256(folder / WEIGHTS)
 
 
-def _folder(model: str, scratch: Path) -> Path:
+def _folder(model: str, scratch: Path, signatures: str) -> Path:
     """Return the folder of the weights; packages are checked against their digests."""
     if (Path(model) / PROVENANCE).is_file() and not (Path(model) / SCORED).exists():
         return Path(model)  # output of train, which is not a package
-    return fetch(model, scratch)
+    return fetch(model, scratch, signatures=signatures)

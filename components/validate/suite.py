@@ -71,7 +71,7 @@ def expectations(params: ValidateParams) -> list[Expectation]:
         ),
         gxe.ExpectColumnValuesToBeUnique(column="id", **named("unique_id", "no two images have the same id")),
         gxe.ExpectColumnValuesToBeUnique(
-            column="pixel_sha256", **named("no_duplicate_image", "no picture is there twice under two names")
+            column="pixel_sha256", **named("no_duplicate_image", "no image occurs twice under two names")
         ),
         gxe.ExpectColumnValuesToBeInSet(
             column="site", value_set=params.sites, **named("allowed_site", f"site is one of {', '.join(params.sites)}")
@@ -89,7 +89,7 @@ def expectations(params: ValidateParams) -> list[Expectation]:
         gxe.ExpectColumnValuesToBeInSet(
             column="pairing",
             value_set=["paired", "unpaired"],
-            **named("paired_or_unpaired", "the image has a mask and all that is known of one, or neither"),
+            **named("paired_or_unpaired", "the image has a mask and all values of a mask, or none of them"),
         ),
         gxe.ExpectColumnPairValuesToBeEqual(
             column_A="size",

@@ -54,7 +54,7 @@ def choose_precision(name: str, world: DistributedContext) -> Precision:
         gain += once(CACHE, key, measure_gain, lambda value: isinstance(value, float))
     ratio = float(world.agree(gain))
     taken = torch.bfloat16 if ratio >= GAIN else torch.float32
-    return Precision(taken, f"a step in bfloat16 is {ratio:.2f} times as fast as in float32, {GAIN} is asked for")
+    return Precision(taken, f"a step in bfloat16 is {ratio:.2f} times as fast as in float32; {GAIN} is required")
 
 
 def measure_gain() -> float:

@@ -87,7 +87,7 @@ def test_the_same_one_waits_and_takes_the_result(untrained: Project) -> None:
     two = untrained.start(untrained.train_line("--out", "second"))
     held(one, two)
     host = os.uname().nodename
-    assert f"another run of this very training is under way ({host}, process {one.pid}, since " in two.output
+    assert f"another process is running this same training ({host}, process {one.pid}, since " in two.output
     assert "waiting for its result, or to resume if it dies" in two.output
     ended = [job.wait([]) for job in (one, two)]
     assert [done.returncode for done in ended] == [0, 0], ended

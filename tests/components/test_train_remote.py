@@ -47,9 +47,7 @@ def test_another_machine_goes_on_from_s3(prepared: Project, bucket: Bucket, tmp_
 
     shutil.copy(one.root / "mlflow.db", other.root / "mlflow.db")  # one tracking server, two machines
     printed = other.do(other.train_line("--checkpoints", url))
-    assert (
-        f"checkpoints: took up what {url}/{CELL.folder.as_posix()}/{states(one).name} holds of this training" in printed
-    )
+    assert f"checkpoints: continue from those in {url}/{CELL.folder.as_posix()}/{states(one).name}" in printed
     assert "resuming after epoch" in printed
     assert (other.model / WEIGHTS).read_bytes() == (alone.model / WEIGHTS).read_bytes()
     (run,) = other.runs()

@@ -16,7 +16,7 @@ from core.files import read_json, sha256
 from model.networks import build
 from model.weights import CONFIG, WEIGHTS
 from registry import pretrained
-from registry.seal import seal
+from registry.seal import AUTO, seal
 from tests.conftest import Project, Trained, refused
 from tests.registry.registered import BETTER, NAME
 
@@ -76,16 +76,16 @@ def test_packages_and_versions_are_started_from(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", three.store)
     config = config_of(three.model)
     network = network_of(config)
-    digest = start_from(f"models:/{NAME}/{BETTER}", network, config)  # type: ignore[arg-type]
+    digest = start_from(f"models:/{NAME}/{BETTER}", network, config, AUTO)  # type: ignore[arg-type]
     assert digest == three.client().get_model_version(NAME, str(BETTER)).tags["weights.sha256"]
     folder = tmp_path / "shelf/one"
     shutil.copytree(package, folder / "artifacts/package")
     monkeypatch.setattr(pretrained, "FOLDER", folder.parent)
-    start_from("pretrained/one", network, config)  # type: ignore[arg-type]
+    start_from("pretrained/one", network, config, AUTO)  # type: ignore[arg-type]
     seal(folder / "artifacts/package")
     (folder / "artifacts/package" / CONFIG).write_text("{}")
     with pytest.raises(UserError, match=r"config\.json is not the file that was registered"):
-        start_from("pretrained/one", network, config)  # type: ignore[arg-type]
+        start_from("pretrained/one", network, config, AUTO)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -99,6 +99,11 @@ def test_packages_and_versions_are_started_from(
 def test_what_cannot_be_started_from_is_one_line(project: Project, name: str, told: str) -> None:
     project.write_params(train={"start_from": name})
     assert told in refused(project.call(project.train_line()))
+
+
+def test_a_package_without_a_required_signature_is_refused(project: Project, package: Path) -> None:
+    project.write_params(train={"start_from": str(package)}, registry={"signatures": "require"})
+    assert "signature" in refused(project.call(project.train_line()))
 
 
 def test_another_architecture_is_named(project: Project, tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def assert_told_of_the_gap(server: Server, warnings: str) -> None:
     assert re.fullmatch(
         rf"warning: MLflow, {server.url}: .*; training continues, its records are kept in "
         rf"checkpoints/{CELL.folder}/[0-9a-f]{{12}}/mlflow-\w+ and sent when the server is back\n"
-        rf"MLflow, {server.url}: is back; what was kept meanwhile has been sent\n",
+        rf"MLflow, {server.url}: is back; the records of the meantime have been sent\n",
         warnings,
     ), warnings
 

@@ -108,7 +108,7 @@ def test_the_docs_can_be_read_without_scripts(raw: Path, tmp_path: Path) -> None
     pages = linked_pages(docs)
     assert len(pages) >= 2
     assert all(page.is_file() for page in pages)
-    assert "no picture is there twice under two names" in pages[0].read_text()
+    assert "no image occurs twice under two names" in pages[0].read_text()
     assert ".partial-" not in "".join(page.read_text() for page in [docs, *pages])
 
 
@@ -299,7 +299,7 @@ def test_the_docs_open_in_a_browser(browser: Browser, raw: Path, tmp_path: Path)
     visit = browser()
     visit.page.goto(index.as_uri())
     visit.page.get_by_role("link", name="the result").click()
-    assert "no picture is there twice under two names" in visit.page.inner_text("body")
+    assert "no image occurs twice under two names" in visit.page.inner_text("body")
 
 
 def test_a_failure_in_a_pod_names_where_the_docs_open(raw: Path, tmp_path: Path) -> None:

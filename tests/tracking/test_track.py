@@ -195,7 +195,7 @@ def test_an_address_without_a_password_is_shown_as_it_is(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("address", "told"),
     [
-        ("nonsense", "nonsense: no address; say MLFLOW_TRACKING_URI=http://host:5000 or sqlite:///mlflow.db"),
+        ("nonsense", "nonsense: not an address; set MLFLOW_TRACKING_URI=http://host:5000 or sqlite:///mlflow.db"),
         ("http://127.0.0.1:1", "http://127.0.0.1:1: cannot be reached (Connection refused); check MLFLOW_TRACKING_URI"),
     ],
 )
@@ -251,7 +251,7 @@ def test_a_damaged_record_does_not_end_a_training(untrained: Project) -> None:
     done = untrained.call(untrained.train_line())
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("not the record of a training") == 2
-    assert "what an earlier training had left in" in done.stderr
+    assert "the records of an earlier training run in" in done.stderr
     assert files(folder) == {"result", "mlflow-x", "mlflow-y"}
     assert len(untrained.runs()) == 2
 
