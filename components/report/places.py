@@ -32,8 +32,8 @@ def stored_table(results: Results, scenario: str) -> Table:
         STORED_METRICS,
         f"stored-{scenario}",
         f"{scenario_title(scenario)}: at the stored size, and soft",
-        "Test images, mean over images. The mask is drawn at the stored image’s size and compared with the stored mask. "
-        "NSD: share of both outlines that is right to within 2 or 4 pixels of a 512-pixel image. "
+        "Test images, mean over images. The mask is drawn at the stored size and compared with the stored mask. NSD: "
+        "share of both outlines that is right to within 2 or 4 pixels of a 512-pixel image. "
         "Soft Dice: of an image’s probabilities at the network’s size (the paper’s Eq. 2).",
     )
 
