@@ -6,7 +6,7 @@ import numpy as np
 
 from core.images import ImageError, check_pixels
 
-LEAST_SIDE = 16  # pixels; too small for a chest, and the networks halve an image four times
+LEAST_SIDE = 16  # pixels; the networks halve an image four times
 COLOUR_TOLERANCE = 8  # grey levels by which the channels of a grey JPEG may differ, from rounding
 
 
@@ -23,5 +23,5 @@ def grey_of(channels: np.ndarray, name: str) -> np.ndarray:
     tolerance = COLOUR_TOLERANCE * int(np.iinfo(channels.dtype).max) // 255
     if (wide.max(axis=2) - wide.min(axis=2)).max(initial=0) > tolerance:
         raise ImageError(f"{name}: a colour picture, not a grey X-ray; save it as grey, or remove it")
-    # Green has the largest weight in a JPEG's luminance.
+    # Green has the largest weight in the luminance of a JPEG.
     return np.ascontiguousarray(channels[..., 1])
