@@ -123,7 +123,7 @@ def _chart(found: Drift, reference: Reference, name: str) -> str:
 
 
 def write_gauges(found: Drift, file: Path) -> None:
-    """Write gauges in Prometheus' text format: each device's alarm, pictures and stability indices.
+    """Write gauges in Prometheus' text format: each device's alarm, number of images and stability indices.
 
     Raises:
         UserError: the file cannot be written.

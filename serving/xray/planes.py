@@ -11,14 +11,14 @@ COLOUR_TOLERANCE = 8  # grey levels by which the channels of a grey JPEG may dif
 
 
 def check_size(width: int, height: int, name: str, most: int) -> None:
-    """Refuse a picture, by what its header says, that is too large to decode or too small to show a chest."""
+    """Raise ImageError if a header's size, in pixels, is too large to decode (over ``most``) or too small for a chest."""
     check_pixels(width, height, name, most)
     if min(width, height) < LEAST_SIDE:
         raise ImageError(f"{name}: {width} x {height} pixels are too few to show a chest; at least {LEAST_SIDE} a side")
 
 
 def grey_of(channels: np.ndarray, name: str) -> np.ndarray:
-    """Return the grey values (H, W) of a grey picture stored as RGB (H, W, 3); raises ImageError on colour."""
+    """Return the grey values (H, W) of a grey image stored as RGB (H, W, 3); raises ImageError on colour."""
     wide = channels.astype(np.int32)
     tolerance = COLOUR_TOLERANCE * int(np.iinfo(channels.dtype).max) // 255
     if (wide.max(axis=2) - wide.min(axis=2)).max(initial=0) > tolerance:
