@@ -11,7 +11,7 @@ COLOUR_TOLERANCE = 8  # grey levels by which the channels of a grey JPEG may dif
 
 
 def check_size(width: int, height: int, name: str, most: int) -> None:
-    """Raise ImageError if a header's size, in pixels, is too large to decode (over ``most``) or too small for a chest."""
+    """Raise ImageError if an image's size by its header is above ``most`` pixels, or too small to show a chest."""
     check_pixels(width, height, name, most)
     if min(width, height) < LEAST_SIDE:
         raise ImageError(f"{name}: {width} x {height} pixels are too few to show a chest; at least {LEAST_SIDE} a side")
