@@ -281,7 +281,7 @@ def _groups(observed: Sequence[Observed]) -> Iterator[Group]:
 def psi(values: Floats, percentiles: Sequence[float]) -> float:
     """Return the population stability index of values against the training images' percentiles.
 
-    The index is the sum over bins of (seen - expected) ln(seen / expected). The training images' quartiles divide the
+    The index is the sum over bins of (seen - expected) ln(seen / expected). The training images' quartiles separate the
     bins. Below 0.1 is usually taken as no change, above 0.25 as a large one. An empty bin counts as half a value.
     Source: Siddiqi, "Credit Risk Scorecards", 2006.
 
