@@ -1,8 +1,8 @@
-"""What it saves on a CPU to keep freed memory from step to step (:func:`model.training.memory.keep_freed_memory`).
+"""CPU time saved by keeping freed memory between steps (:func:`model.training.memory.keep_freed_memory`).
 
     python -m benchmarks.allocation --size 256 --width 0.25
 
-Each measurement is a process of its own, in turns with and without, because the setting holds for a whole process.
+Each measurement runs in a new process, alternately with and without, because the setting applies to a whole process.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SIDES = {"returned": False, "kept": True}
 
 
 def measure(network: str, size: int, width: float, batch: int, steps: int, kept: bool) -> dict[str, float]:
-    """Return the processor seconds of a training step, in the process and in the system, and page faults."""
+    """Return the CPU seconds of a training step, in user mode and in the system, and its page faults."""
     if kept and not keep_freed_memory():
         raise UserError("the C library has no mallopt: nothing to compare")
     torch.set_num_threads(1)

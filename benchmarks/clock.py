@@ -1,4 +1,4 @@
-"""The clocks of the measurements of training."""
+"""Clocks for measurements of training and inference."""
 
 from __future__ import annotations
 
@@ -9,33 +9,32 @@ import torch
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done all it was given."""
+    """Wait until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def own_seconds(device: torch.device) -> float:
-    """Return a reading, seconds, of the clock that other programs disturb least; call :func:`synchronise` before.
+    """Return the seconds of the clock that other programs disturb least; call :func:`synchronise` before.
 
-    With one thread on a CPU it is the time for which this process computed: where nothing else runs, the time that
-    passed. Several threads wait for one another, computing or not, so that their sum says little: with them, and on a
-    GPU, it is the time that passed.
+    With one thread on a CPU this is the process's CPU time, which equals wall time on an idle machine. With several
+    threads, which may spin while they wait for one another, and on a GPU, this is wall time.
     """
     return time.process_time() if counts_processor_time(device) else time.perf_counter()
 
 
 def counts_processor_time(device: torch.device) -> bool:
-    """Return whether :func:`own_seconds` is other than the clock on the wall."""
+    """Return whether :func:`own_seconds` is CPU time, not wall time."""
     return device.type == "cpu" and torch.get_num_threads() == 1
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast one turn of a loop was.
+    """The speed of one turn of a loop.
 
     Attributes:
-        rate: images a second by the clock on the wall.
-        own_rate: images a second by :func:`own_seconds`.
+        rate: images per second of wall time.
+        own_rate: images per second of :func:`own_seconds`.
     """
 
     rate: float
@@ -43,7 +42,7 @@ class Speed:
 
 
 class Stopwatch:
-    """Measures one turn from its making to :meth:`stop`."""
+    """Measures one turn, from its creation to :meth:`stop`."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -51,7 +50,7 @@ class Stopwatch:
         self.wall, self.own = time.perf_counter(), own_seconds(device)
 
     def stop(self, images: int) -> Speed:
-        """Return the speed at which ``images`` images were trained on."""
+        """Return the speed of a turn that processed ``images`` images."""
         synchronise(self.device)
         wall, own = time.perf_counter() - self.wall, own_seconds(self.device) - self.own
         return Speed(images / wall, images / own)

@@ -1,4 +1,4 @@
-"""Images to measure with: computed X-rays, so that a measurement needs no data set, or a preprocessed cohort."""
+"""Images for measurements: synthetic X-rays, which need no data set, or a preprocessed cohort."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from model.training.batches import Subset
 from tools.sample import draw_xray
 from tools.sample.machines import MACHINES
 
-SAMPLE_SIDE = 320  # of the sample's pictures at scale 1, pixels, about
+SAMPLE_SIDE = 320  # approximate side of the sample's images at scale 1, pixels
 
 
 def drawn(params: Params, size: int, train: int, validation: int) -> tuple[Subset, Subset]:
-    """Return computed X-rays of both machines by turns, preprocessed as the pipeline does: training and validation."""
+    """Return training and validation sets of synthetic X-rays, alternately of both sites, preprocessed as usual."""
     images, masks, ids = [], [], []
     low, high = params.preprocess.intensity_percentiles
     sites = list(MACHINES)
     for number in range(train + validation):
-        # At the least scale the anatomy is still drawn whole; nothing is gained by drawing more than is kept.
+        # Draw no larger than needed; at the minimum scale the anatomy is still complete.
         xray = draw_xray(sites[number % 2], number // 2 + 1, seed=1, scale=max(0.3, size / SAMPLE_SIDE))
         grey = xray.picture if xray.picture.ndim == 2 else xray.picture[..., 0]
         images.append(standardise(grey, size, params.preprocess.interpolation, (low, high)))
@@ -33,10 +33,10 @@ def drawn(params: Params, size: int, train: int, validation: int) -> tuple[Subse
 
 
 def preprocessed(folder: Path, masks: str, train: int, validation: int) -> tuple[Subset, Subset]:
-    """Return images of a preprocessed cohort in a fixed random order: training and validation.
+    """Return training and validation sets of a preprocessed cohort, in a fixed random order.
 
     Raises:
-        UserError: the folder is no such cohort, or has fewer images than are asked for.
+        UserError: the folder is not a preprocessed cohort, or has too few images.
     """
     cohort = Arrays(folder)
     if len(cohort.images) < train + validation:

@@ -1,4 +1,4 @@
-"""What a prediction costs: ``python -m benchmarks.cost`` counts and times every network and writes results/cost.csv."""
+"""Cost of a prediction: ``python -m benchmarks.cost`` counts and times every network and writes results/cost.csv."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ CPU = torch.device("cpu")
 
 
 def gigamacs(network: nn.Module, size: int) -> float:
-    """Return how many 10^9 multiplications with addition one picture takes.
+    """Return the 10^9 multiply-accumulates of one prediction.
 
-    PyTorch's own count of the operations of convolutions and matrix products, halved; what is done value by value
-    (activations, norms, pooling) is not counted.
+    This is half of PyTorch's count of FLOPs of convolutions and matrix products. Element-wise operations, norms and
+    pooling are not counted.
 
     Args:
-        network: takes one channel.
-        size: side of the picture in pixels.
+        network: a network with one input channel.
+        size: side of the image in pixels.
     """
     counter = FlopCounterMode(display=False)
     with counter, torch.inference_mode():
@@ -44,14 +44,14 @@ def gigamacs(network: nn.Module, size: int) -> float:
 
 
 def milliseconds(networks: dict[str, nn.Module], size: int, rounds: int) -> dict[str, list[float]]:
-    """Return the time of one eager prediction of one picture, of every network once a round after one unmeasured.
+    """Return the milliseconds of one eager prediction of one image, for every network and round, after one warm-up.
 
-    With one thread it is the time of the processor, which other programs hardly disturb, else that of the clock.
+    With one thread this is CPU time, which other programs hardly disturb, else wall time.
 
     Args:
-        networks: in evaluation.
-        size: side of the picture in pixels.
-        rounds: measured.
+        networks: the networks by name, in evaluation mode.
+        size: side of the image in pixels.
+        rounds: number of measured rounds.
     """
     found: dict[str, list[float]] = {name: [] for name in networks}
     picture = torch.rand(1, 1, size, size, generator=torch.Generator().manual_seed(0))
@@ -66,14 +66,14 @@ def milliseconds(networks: dict[str, nn.Module], size: int, rounds: int) -> dict
 
 
 def measure(names: Iterable[str], size: int, width: float, rounds: int, where: str) -> pd.DataFrame:
-    """Return a line a network: see :func:`tools.publish.measured.read_cost`.
+    """Return one row per network, as :func:`tools.publish.measured.read_cost` describes.
 
     Args:
-        names: of the networks.
-        size: side of the picture in pixels.
+        names: names of the networks.
+        size: side of the image in pixels.
         width: share of the paper's channels.
-        rounds: of the clock.
-        where: on what it runs.
+        rounds: number of measured rounds.
+        where: name of the hardware.
     """
     torch.manual_seed(0)
     networks = {name: build(name, width).eval() for name in names}

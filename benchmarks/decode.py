@@ -1,9 +1,9 @@
-"""How long decoding a PNG takes with Pillow, with OpenCV and now: ``python -m benchmarks.decode [FILES]``.
+"""Time to decode a PNG with Pillow, with OpenCV and with the pipeline: ``python -m benchmarks.decode [FILES]``.
 
-All decode the same bytes in turns within one run, on one thread, because only the ratio means anything on a machine
-that does other things too. OpenCV's side and ours check all checksums of the file first, as the pipeline does; Pillow
-does it by itself. Without files, two computed X-rays of the publishers' sizes are drawn, with adaptive row filters as
-in the sample cohort; one of them also with each filter alone, since some filters cannot be undone in NumPy.
+All three decode the same bytes alternately within one run, on one thread: on a shared machine only ratios are
+meaningful. For OpenCV and the pipeline the time includes the check of the file's checksums; Pillow does this itself.
+Without files, two synthetic X-rays of the publishers' sizes are drawn, with adaptive row filters as in the sample
+cohort. One of them is also measured with each filter alone: NumPy undoes some filters, Pillow the others.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ FILTERS = {
     "Average": cv2.IMWRITE_PNG_FILTER_AVG,
     "Paeth": cv2.IMWRITE_PNG_FILTER_PAETH,
 }
-MODES = ("L", "I;16")  # Pillow's, of grey with 8 and 16 bits
+MODES = ("L", "I;16")  # Pillow's modes of grey images with 8 and 16 bits
 
 
 @dataclass(frozen=True)
 class Group:
-    """PNGs that are measured together: the name of the group, and their bytes."""
+    """PNGs that are measured together: the group's name and the files' bytes."""
 
     name: str
     files: list[bytes]
@@ -75,7 +75,7 @@ def read_groups(places: list[Path]) -> list[Group]:
     """Return the PNGs of files and folders, grouped by folder, size and bit depth.
 
     Raises:
-        UserError: there is none, or one is not a grey PNG of 8 or 16 bits.
+        UserError: there is no PNG, or one is not a grey PNG of 8 or 16 bits.
     """
     found: dict[str, list[bytes]] = {}
     for place in places:
@@ -96,7 +96,7 @@ def read_groups(places: list[Path]) -> list[Group]:
 
 
 def draw_groups(scale: float) -> list[Group]:
-    """Return a computed X-ray of each site with adaptive filters, and the one of 16 bits with each filter alone."""
+    """Return a synthetic X-ray of each site with adaptive filters, and the 16-bit one with each filter alone."""
     groups = []
     for site, bits in (("montgomery", 16), ("shenzhen", 8)):
         picture = draw_xray(site, 1, 0, scale).picture
@@ -117,11 +117,11 @@ def _encode(picture: np.ndarray, choice: tuple[int, ...]) -> bytes:
 
 
 def measure(group: Group, rounds: int) -> dict[str, Any]:
-    """Return what each way takes for a picture, round by round, and whether all of them give equal pixels.
+    """Return the time per image of each decoder and round, and whether all decoders give equal pixels.
 
-    The order changes from turn to turn, so that what drifts favours none.
+    The order changes between turns, so that drift favours no decoder.
     """
-    equal = all(len({_told(way(data)) for way in WAYS.values()}) == 1 for data in group.files)  # this warms up, too
+    equal = all(len({_told(way(data)) for way in WAYS.values()}) == 1 for data in group.files)  # also warms up
     taken: dict[str, dict[str, list[float]]] = {way: {"processor": [], "wall": []} for way in WAYS}
     for number in range(rounds):
         sums = {way: [0.0, 0.0] for way in WAYS}
@@ -153,7 +153,7 @@ def _told(pixels: np.ndarray) -> tuple[Any, ...]:
 
 
 def table(figures: dict[str, Any]) -> Table:
-    """Return the figures of :func:`measure` of all groups as a table."""
+    """Return the figures of :func:`measure` for all groups as a table."""
     shown = Table(title="Decoding, ms of processor time a picture: medians over rounds", title_justify="left")
     columns = ["pictures", "number", "MB", *WAYS, "Pillow / now", "by the wall clock", "OpenCV / now", "equal"]
     for name in columns:

@@ -1,4 +1,4 @@
-"""What a machine can compute and move, and what a training step asks of it."""
+"""Roofline: a machine's compute rate and memory bandwidth, and the work of a training step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.clock import own_seconds, synchronise
 
-MEASURED_SECONDS = 0.5  # about how long each rate is measured
+MEASURED_SECONDS = 0.5  # approximate time to measure each rate
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Machine:
     """Measured rates.
 
     Attributes:
-        matrix: FLOP/s of a large matrix product, by the name of the dtype; on a GPU also "tf32", in which cuDNN may
-            compute convolutions of float32.
-        bandwidth: bytes a second of a large copy, those read and those written.
+        matrix: FLOP/s of a large matrix product, by the name of the dtype; on a GPU also "tf32", which cuDNN may use
+            for float32 convolutions.
+        bandwidth: bytes per second of a large copy, read and written.
     """
 
     matrix: dict[str, float]
@@ -33,12 +33,12 @@ class Machine:
 
 @dataclass(frozen=True)
 class Work:
-    """What one step asks for: forward pass, backward pass, and the optimiser's memory traffic.
+    """The work of one step: forward pass, backward pass, and the optimiser's memory traffic.
 
     Attributes:
-        flops: of convolutions and matrix products, 2 for a multiplication with its addition.
+        flops: FLOPs of convolutions and matrix products; a multiply-accumulate counts as 2.
         bytes: ESTIMATED memory traffic: each operation reads its inputs and writes its outputs once. Caches and fused
-            operations make it less.
+            operations reduce it.
     """
 
     flops: int
@@ -46,12 +46,12 @@ class Work:
 
     @property
     def intensity(self) -> float:
-        """FLOPs a byte."""
+        """FLOPs per byte."""
         return self.flops / self.bytes
 
 
 def _fastest(work: Callable[[], Any], device: torch.device, seconds: float) -> float:
-    """Return the seconds of the fastest of many runs: what disturbs one only ever makes it slower."""
+    """Return the seconds of the fastest of many runs, because disturbances only make a run slower."""
     work()
     synchronise(device)
     best, end, runs = float("inf"), time.perf_counter() + seconds, 0
@@ -67,7 +67,7 @@ def measure_machine(device: torch.device, quick: bool = False) -> Machine:
     """Measure a device's rates for matrix products and copies."""
     cuda = device.type == "cuda"
     seconds = 0.05 if quick else MEASURED_SECONDS
-    # Large enough that starting the work takes no noticeable time and, for the copy, that no cache holds it.
+    # Large enough that the launch overhead is negligible, and that the copy fits into no cache.
     side = 8192 if cuda else 256 if quick else 1536
     count = (2**30 if cuda else 2**22 if quick else 2**27) // 4
     matrix = {}
@@ -88,7 +88,7 @@ def measure_machine(device: torch.device, quick: bool = False) -> Machine:
 
 
 class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the bytes of the tensors that operations read and write; views move nothing."""
+    """Adds up the bytes of the tensors that operations read and write; views count as 0."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -110,14 +110,14 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def measure_work(network: nn.Module, batch_size: int, size: int, precision: torch.dtype, average: bool) -> Work:
-    """Count what a training step asks for, on the "meta" device, where shapes are computed and nothing else.
+    """Count the work of a training step on the "meta" device, which computes only shapes.
 
     Args:
-        network: it is moved to the "meta" device and loses its weights.
-        batch_size: images.
-        size: their side, pixels.
-        precision: of autocast; as that does, the counted network computes in it from end to end.
-        average: whether a moving average of the weights is kept.
+        network: the network; it is moved to the "meta" device and loses its weights.
+        batch_size: number of images.
+        size: side of the images in pixels.
+        precision: dtype of autocast; the counted network uses it for all operations.
+        average: whether the step updates a moving average of the weights.
     """
     weights = sum(parameter.numel() for parameter in network.parameters())
     network = network.to("meta", precision).train()
@@ -125,19 +125,19 @@ def measure_work(network: nn.Module, batch_size: int, size: int, precision: torc
     traffic = _Traffic()
     with traffic, FlopCounterMode(display=False) as counter:
         network(images).float().sum().backward()
-    # Adam reads a weight, its gradient and two moments and writes three of these; the average reads two, writes one.
+    # Adam reads a weight, its gradient and two moments, and writes three values; the average reads two and writes one.
     return Work(counter.get_total_flops(), traffic.bytes + 4 * weights * (7 + 3 * average))
 
 
 def bound(machine: Machine, work: Work, precision: str, seconds: float) -> dict[str, Any]:
-    """Compare a step's measured seconds with the least that the machine's rates allow.
+    """Compare a step's measured seconds with the lower bound from the machine's rates (roofline model).
 
     Returns:
-        ``balance``: FLOPs a byte at which the machine computes and moves for equally long; ``least_seconds`` of the
-        step; ``achieved``: FLOP/s; ``share``: of the matrix rate; ``by``: "compute", "memory", or, where the step takes
-        over three times as long as either explains, "overhead"; ``text``: all of it in words.
+        ``balance``: the machine's matrix rate over its bandwidth, in FLOPs per byte; ``least_seconds``: lower bound of
+        the step; ``achieved``: FLOP/s; ``share``: share of the matrix rate; ``by``: "compute" or "memory", or
+        "overhead" if the step takes over three times the lower bound; ``text``: a description.
     """
-    # In float32 cuDNN's convolutions compute in TF32 unless told otherwise; float16 is as fast as bfloat16.
+    # By default cuDNN computes float32 convolutions in TF32; float16 is as fast as bfloat16.
     ceiling = {"float32": "tf32", "float16": "bfloat16"}.get(precision, precision)
     rate = machine.matrix.get(ceiling, machine.matrix["float32"])
     balance, least = rate / machine.bandwidth, max(work.flops / rate, work.bytes / machine.bandwidth)

@@ -1,9 +1,9 @@
-"""How much processor time scoring takes, as it was and as it is: ``python -m benchmarks.evaluate``.
+"""CPU time of scoring, before and now: ``python -m benchmarks.evaluate``.
 
-Both score the same predictions in turns within one run, because only the ratio means anything on a machine that does
-other things too. A cell is its pictures against two kinds of masks, one line each, and the pooled ROC area of every
-site and label. Neither side has the bootstrap, which is the same in both, nor the network, whose time stands apart; the
-new one has soft Dice, expected Dice and the agreement of two predictions in it, which the old one had not.
+Both score the same predictions alternately within one run: on a shared machine only ratios are meaningful. For a cell,
+each image is scored against two kinds of masks, and the ROC AUC is pooled over every site and label. Both exclude the
+bootstrap, which has not changed, and the network, which is measured separately. Only the new scoring includes soft
+Dice, expected Dice and the agreement of two predictions.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ Turn = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Cell:
-    """The predictions of a cell: N pictures, their masks of both kinds, and who they are of.
+    """The predictions of a cell: N images with their metadata and their masks of both kinds.
 
     Attributes:
-        manifest: id, site, label, sex and age of the N pictures.
+        manifest: id, site, label, sex and age of the N images.
         images: uint8 (N, S, S).
         probabilities: float32 (N, S, S), 0 to 1.
-        mirrored: the same, of the mirrored pictures.
+        mirrored: float32 (N, S, S), the probabilities of the mirrored images.
         predicted: uint8 (N, S, S), 0 or 1.
         masks: {kind: uint8 (N, S, S), 0 or 1}.
     """
@@ -68,7 +68,7 @@ class Cell:
 
     @property
     def groups(self) -> list[np.ndarray]:
-        """Which pictures are of each site and label, bool (N,), ``all`` of either counted in."""
+        """Images of each site and label, including all sites and all labels, bool (N,) each; no empty groups."""
         sites, labels = self.manifest["site"], self.manifest["label"]
         found = []
         for site in ("all", *sorted(sites.unique())):
@@ -79,17 +79,17 @@ class Cell:
 
 
 def read_cell(arrays: Path | None, images: int, size: int, params: Params, seed: int = 0) -> Cell:
-    """Return pictures with predictions as a trained network makes them: right but for the outline, and sure elsewhere.
+    """Return images with simulated predictions: wrong only at the outline and confident elsewhere.
 
     Args:
-        arrays: a preprocessed cohort, else computed X-rays are drawn.
-        images: how many.
-        size: side of computed ones, pixels.
-        params: of the masks and the dilation.
-        seed: of the predictions' mistakes.
+        arrays: a preprocessed cohort; None: synthetic X-rays.
+        images: number of images.
+        size: side of synthetic X-rays in pixels.
+        params: parameters of the masks and their dilation.
+        seed: seed of the predictions' errors.
 
     Raises:
-        UserError: the cohort has fewer images.
+        UserError: the cohort has too few images.
     """
     if arrays is None:
         subset, _ = cohort.drawn(params, size, images, 1)
@@ -110,7 +110,7 @@ def read_cell(arrays: Path | None, images: int, size: int, params: Params, seed:
 
 
 def _prediction(mask: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Return probabilities whose outline lies a few hundredths of the side off."""
+    """Return probabilities whose outline is off by a few hundredths of the side."""
     side = len(mask)
     offset = cv2.GaussianBlur(random.normal(0, 1, mask.shape).astype(np.float32), (0, 0), side / 16)
     soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), side / 64) + 0.15 * offset / offset.std() - 0.5
@@ -119,7 +119,7 @@ def _prediction(mask: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def parts(cell: Cell) -> dict[str, tuple[Turn, Turn]]:
-    """Return what is compared: of each part the old way and the new one, on the same predictions."""
+    """Return the old and the new function of each part of scoring, on the same predictions."""
     p, m, said = cell.predicted, cell.masks["original"], cell.probabilities
 
     def areas_before() -> np.ndarray:
@@ -137,7 +137,7 @@ def parts(cell: Cell) -> dict[str, tuple[Turn, Turn]]:
 
 
 def whole_before(cell: Cell) -> list[float]:
-    """Score a cell as evaluate did; return the pooled ROC areas of its groups."""
+    """Score a cell as evaluate did before; return the pooled ROC AUC of each group and kind of masks."""
     pooled = []
     for masks in cell.masks.values():
         overlap_metrics(scoring_before.confusion(cell.predicted, masks))
@@ -149,7 +149,7 @@ def whole_before(cell: Cell) -> list[float]:
 
 
 def whole(cell: Cell) -> list[float]:
-    """Score a cell as evaluate does, batch by batch; return the pooled ROC areas of its groups."""
+    """Score a cell as evaluate does, batch by batch; return the pooled ROC AUC of each group and kind of masks."""
     every = {kind: Scores("test", kind) for kind in cell.masks}
     for start in range(0, len(cell.images), BATCH):
         at = slice(start, start + BATCH)
@@ -165,13 +165,13 @@ def whole(cell: Cell) -> list[float]:
 
 
 def measure(cell: Cell, rounds: int) -> dict[str, dict[str, Any]]:
-    """Return milliseconds of processor time a picture of both ways, one a round, and by how much the new is faster.
+    """Return the milliseconds of CPU time per image and round, old and new, and the speed-up.
 
-    Every other round goes backwards, so that what drifts favours none.
+    Every other round is in reverse order, so that drift favours neither.
     """
     turns = parts(cell)
     taken: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in turns}
-    for number in range(rounds + 1):  # the first one warms up
+    for number in range(rounds + 1):  # the first round warms up
         for name, pair in turns.items():
             for which in (0, 1) if number % 2 == 0 else (1, 0):
                 began = time.process_time()
@@ -189,7 +189,7 @@ def measure(cell: Cell, rounds: int) -> dict[str, dict[str, Any]]:
 
 
 def differences(cell: Cell) -> dict[str, float]:
-    """Return the largest difference between the figures of both ways, of every part and of the pooled areas."""
+    """Return the largest difference between old and new figures, for every part."""
     found = {}
     for name, (before, now) in parts(cell).items():
         old, new = before(), now()
@@ -199,15 +199,15 @@ def differences(cell: Cell) -> dict[str, float]:
 
 
 def network_time(cell: Cell, model: Path | None, params: Params) -> tuple[str, float]:
-    """Return which network it is and how many milliseconds of processor time it takes for a picture, both ways round.
+    """Return the network's name and its milliseconds of CPU time per image, predicted as is and mirrored.
 
     Args:
-        cell: whose pictures are predicted.
-        model: a trained one; else DEFU-Net as it begins.
-        params: of the training.
+        cell: its images are predicted.
+        model: folder of a trained model; None: an untrained DEFU-Net.
+        params: parameters of the network.
 
     Raises:
-        UserError: the model does not load.
+        UserError: the model cannot be loaded.
     """
     size, name = cell.images.shape[1], "/".join(model.parts[-3:]) if model else "defu_net, not trained"
     try:

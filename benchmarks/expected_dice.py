@@ -1,8 +1,8 @@
-"""How well expected Dice and its bound hold, from the stored rows of studies.
+"""Accuracy of expected Dice and of its lower bound, from the stored rows of studies.
 
     python -m benchmarks.expected_dice results/512px results/128px-noise
 
-Each cell is calibrated on its own validation images, of its training sites, and measured on its test images.
+Each cell is calibrated on its validation images, from its training sites, and measured on its test images.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How fast the engines are, and what Dice that costs: ``python -m benchmarks.inference --model ... --arrays ...``.
+"""Speed and Dice of the inference engines: ``python -m benchmarks.inference --model ... --arrays ...``.
 
-All compute the same images of a trained cell in turns within one run, because only the ratio means anything on a
-machine that does other things too. 8-bit integers are calibrated on validation images; Dice is that of the cell's
-validation and test images, against original masks, as it is: nothing is chosen by it but the shipped default.
+All engines predict the same images with a trained cell, alternately within one run: on a shared machine only ratios are
+meaningful. 8-bit integers are calibrated on validation images. Dice is on the cell's validation and test images against
+original masks; it decides only the shipped default.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ CPU = torch.device("cpu")
 
 
 class ChannelsFirst(Plain):
-    """Eager PyTorch in the other memory format."""
+    """Eager PyTorch in the contiguous memory format."""
 
     def __init__(self, folder: Path, threads: int | None, name: str) -> None:
         self.name = name
@@ -62,13 +62,13 @@ class ChannelsFirst(Plain):
         result = np.empty(images.shape, np.float32)
         for start in range(0, len(images), BATCH):
             batch = torch.from_numpy(images[start : start + BATCH].copy())
-            # With one channel a tensor is contiguous in both formats, and its strides decide: these are this one's.
+            # With one channel a tensor is contiguous in both formats; these strides select the contiguous one.
             result[start : start + BATCH] = self.network((batch.float() / 255).unsqueeze(1)).sigmoid()[:, 0].numpy()
         return result
 
 
 class LowPrecision(TorchEngine):
-    """Eager PyTorch in bfloat16, where autocast takes it."""
+    """Eager PyTorch with autocast to bfloat16."""
 
     def probabilities(self, images: Pictures) -> Probabilities:
         """See :class:`model.inference.engines.Engine`."""
@@ -78,12 +78,12 @@ class LowPrecision(TorchEngine):
 
 @dataclass(frozen=True)
 class Question:
-    """What all engines are asked: images to time, and images to score with their masks.
+    """The images for all engines.
 
     Attributes:
-        timed: uint8 (N, S, S).
-        scored: for each split, uint8 (M, S, S) images and masks, 0 or 1.
-        calibration: uint8 (K, S, S).
+        timed: images to time, uint8 (N, S, S).
+        scored: images, uint8 (M, S, S), and masks, uint8 (M, S, S), 0 or 1, by split.
+        calibration: images to calibrate 8-bit integers, uint8 (K, S, S).
     """
 
     timed: np.ndarray
@@ -92,7 +92,7 @@ class Question:
 
 
 def ask(arrays: Path, split: Path, images: int, calibration: int) -> Question:
-    """Read a preprocessed cohort and a scenario's split; :class:`UserError` where they are missing or do not fit."""
+    """Read a preprocessed cohort and a scenario's split; raises a UserError if they are missing or do not match."""
     cohort, ids = Arrays(arrays), read_split(split)
     rows = {name: cohort.rows(ids[name]) for name in ("validation", "test")}
     scored = {name: (cohort.images[at], cohort.masks["original"][at]) for name, at in rows.items()}
@@ -100,7 +100,7 @@ def ask(arrays: Path, split: Path, images: int, calibration: int) -> Question:
 
 
 def prepare(model: Path, folder: Path, calibration: np.ndarray) -> None:
-    """Write what the engines need into ``folder``: weights and configuration, ONNX in float32 and in 8 bits."""
+    """Write the engines' files to ``folder``: weights, configuration, and ONNX in float32 and 8 bits."""
     try:
         network = Predictor.load(model).network
         for name in (WEIGHTS, CONFIG):
@@ -112,7 +112,7 @@ def prepare(model: Path, folder: Path, calibration: np.ndarray) -> None:
 
 
 def makers(compiled: bool) -> dict[str, Callable[[Path, int | None, str], Engine]]:
-    """Return all engines: those of the package, and those that only stand here to be compared with them."""
+    """Return makers of all engines: the package's, and others for comparison."""
     shipped = {name: make for name, (_, make) in ENGINES.items() if compiled or name != "compile"}
     return {
         **shipped,
@@ -124,13 +124,13 @@ def makers(compiled: bool) -> dict[str, Callable[[Path, int | None, str], Engine
 
 
 def measure(engines: dict[str, Engine], images: np.ndarray, rounds: int) -> dict[str, dict[str, list[Speed]]]:
-    """Return the speed of every engine, one a round, in batches and image by image.
+    """Return the speed of every engine in each round, in batches and image by image.
 
-    In each round every engine has one turn; every other round goes backwards, so that what drifts favours none.
+    Each round has one turn per engine. Every other round is in reverse order, so that drift favours no engine.
     """
     found: dict[str, dict[str, list[Speed]]] = {name: {"batches": [], "single": []} for name in engines}
     few = images[: max(1, len(images) // 4)]
-    for number in range(rounds + 1):  # the first one warms up
+    for number in range(rounds + 1):  # the first round warms up
         for name in list(engines) if number % 2 == 0 else list(engines)[::-1]:
             watch = Stopwatch(CPU)
             engines[name].probabilities(images)
@@ -146,7 +146,7 @@ def measure(engines: dict[str, Engine], images: np.ndarray, rounds: int) -> dict
 
 
 def dice(engine: Engine, images: np.ndarray, masks: np.ndarray, params: EvaluateParams) -> float:
-    """Return an engine's Dice as evaluation takes it, mean over images."""
+    """Return an engine's Dice as evaluate computes it, mean over images."""
     found = probabilities(engine, images, flip=params.flip)
     return float(np.nanmean(overlap_metrics(confusion(params.to_masks(found), masks))["dice"]))
 
@@ -154,7 +154,7 @@ def dice(engine: Engine, images: np.ndarray, masks: np.ndarray, params: Evaluate
 def compare(
     engines: dict[str, Engine], seconds: dict[str, float], question: Question, rounds: int, params: EvaluateParams
 ) -> list[dict[str, Any]]:
-    """Return one row an engine: images a second, ratios to eager, Dice by split and its difference to eager's."""
+    """Return one row per engine: images per second, ratio to eager, Dice by split, and difference to eager's Dice."""
     speeds = measure(engines, question.timed, rounds)
     scores = {
         name: {split: dice(engine, *given, params) for split, given in question.scored.items()}
@@ -174,7 +174,7 @@ def compare(
 
 
 def chosen(milliseconds: dict[str, float]) -> dict[str, Any]:
-    """Return what ``auto`` takes after such a measurement, where a package allows all, and where float32 alone."""
+    """Return the engine that ``auto`` selects from these times, if a package allows all engines or only float32."""
     found: dict[str, Any] = {"milliseconds": milliseconds}
     for name, allowed in (("all", (*EXACT, FASTEST)), ("float32", EXACT)):
         times = {engine: milliseconds[engine] for engine in allowed if engine in milliseconds}
@@ -184,7 +184,7 @@ def chosen(milliseconds: dict[str, float]) -> dict[str, Any]:
 
 
 def verdict(rows: list[dict[str, Any]], own: bool) -> dict[str, Any]:
-    """Return the fastest engine whose Dice is within the tolerance of eager's, and whether the shipped one is good."""
+    """Return the fastest engine with Dice within the tolerance of eager's, and whether the default meets its target."""
 
     def ratio(row: dict[str, Any]) -> float:
         of = row["to_eager"]["batches"]

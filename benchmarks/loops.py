@@ -1,4 +1,4 @@
-"""The loops that ``benchmarks.training`` compares, from the plain one to the shipped one, and how they are timed."""
+"""The training loops that ``benchmarks.training`` compares, from the plain to the shipped one, and their timing."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Loop(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """What all loops are given alike.
+    """The common inputs of all loops.
 
-    ``params.images_per_epoch`` and ``params.epochs`` say over how many steps the learning rate's schedule extends.
+    ``params.images_per_epoch`` and ``params.epochs`` determine the number of steps of the learning rate's schedule.
     """
 
     network: str
@@ -51,11 +51,11 @@ class Task:
 
     @property
     def precision(self) -> torch.dtype:
-        """What the shipped loop computes in."""
+        """The dtype of the shipped loop's computation."""
         return choose_precision(self.params.precision, DistributedContext(0, 1, self.device)).dtype
 
     def build(self) -> nn.Module:
-        """Return the network with the weights that the seed draws: every loop begins with the same ones."""
+        """Return the network with weights drawn from the seed, which are equal for every loop."""
         torch.manual_seed(self.seed)
         options = self.params.defu_net.model_dump() if self.network == "defu_net" else {}
         network = networks.build(self.network, self.params.width, norm=self.params.norm, **options)
@@ -100,7 +100,7 @@ class Shipped:
 
 
 class Partly:
-    """The plain loop with the shipped one's batches, and as many more of its levers as the arguments say."""
+    """The plain loop with the shipped loop's batches, and the optimisations that the arguments select."""
 
     untimed = 0
 
@@ -120,8 +120,8 @@ class Partly:
 
     def run(self, steps: int) -> list[float]:
         """Train for some steps; return the loss of each."""
-        # Kernels that cuDNN has found for a shape it keeps for the whole process: a rung whose shapes the shipped loop
-        # has shares them, whatever it says here.
+        # cuDNN caches the kernels of a shape for the whole process, so a loop with the shipped loop's shapes uses its
+        # kernels whatever is set here.
         torch.backends.cudnn.benchmark = self.channels_last and self.task.device.type == "cuda"
         self.network.train()
         losses = []
@@ -143,14 +143,14 @@ class Partly:
         images, masks = self.augmenter.apply(*self.resident.batch(rows), draw)
         self.done += 1
         if not self.channels_last:
-            # With one channel a tensor is contiguous in both formats, and its strides decide which one convolutions
-            # go on in: these are the default format's.
+            # With one channel a tensor is contiguous in both formats, and its strides select the convolutions' format:
+            # these are the default format's.
             images = images[:, 0].unsqueeze(1)
         return images, masks
 
 
 def ladder(task: Task, compile_too: bool) -> dict[str, Callable[[], Loop]]:
-    """Return makers of loops from plain to shipped, each with one lever more than the one before."""
+    """Return makers of loops from plain to shipped, each with one optimisation more than the one before."""
     precision = str(task.precision).removeprefix("torch.")
     eager = task.changed(compile=False)
     searched = " and cuDNN's search for kernels" if task.device.type == "cuda" else ""
@@ -175,9 +175,9 @@ def ladder(task: Task, compile_too: bool) -> dict[str, Callable[[], Loop]]:
 def alternate(
     loops: dict[str, Loop], rounds: int, steps: int, warmup: int, device: torch.device
 ) -> dict[str, list[Speed]]:
-    """Return the speed of every loop, one a round; those that find no room in the GPU's memory are taken out of both.
+    """Return the speed of every loop in each round; removes loops that run out of GPU memory from ``loops``, too.
 
-    In each round every loop has one turn; every other round goes backwards, so that what drifts favours none.
+    Each round has one turn per loop. Every other round is in reverse order, so that drift favours no loop.
     """
     for name in list(loops):
         try:
@@ -198,7 +198,7 @@ def alternate(
 
 
 class _Clocked:
-    """Stands before an object and counts the seconds that its methods take, the device's work included."""
+    """Wraps an object and counts the seconds of its methods, including the device's work."""
 
     def __init__(self, target: Any, device: torch.device, seconds: list[float]) -> None:
         self.target, self.device, self.seconds = target, device, seconds
@@ -218,10 +218,10 @@ class _Clocked:
 
 
 def loader_share(loop: Shipped | Plain, steps: int) -> float:
-    """Return the share of a step, 0 to 1, in which its batch is chosen, fetched and augmented.
+    """Return the share of a step's time, 0 to 1, that selects, loads and augments its batch.
 
-    On a GPU the shipped loop is made to wait before and after each of these, which it does not do otherwise: there the
-    share is an upper bound, since drawing on the CPU otherwise runs beside the GPU's work.
+    On a GPU the share of the shipped loop is an upper bound: the measurement synchronises around each of these, while
+    normally the CPU draws augmentations in parallel with the GPU.
     """
     if isinstance(loop, Plain):
         loop.run(max(1, loop.untimed))

@@ -1,7 +1,7 @@
-"""What one training step takes of memory, and what takes less: ``python -m benchmarks.memory``.
+"""Memory of one training step, with and without memory-saving options: ``python -m benchmarks.memory``.
 
-The paper trained at 512 x 512, batch 2 and full width on a card of 11 GB. This shows with which options a network
-fits one. Each case is a process of its own, so that none inherits what another's allocator kept.
+The paper trained at 512 x 512, batch size 2 and full width on a GPU with 11 GB. This shows with which options a network
+fits such a GPU. Each case runs in a new process, so that none inherits memory from another's allocator.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from model import networks
 from model.training.recipe import TrainParams
 
 GIB = 2**30
-# What CUDA itself takes of a card before the first tensor, about.
+# Approximate GPU memory of the CUDA context, before the first tensor.
 CONTEXT = 0.5 * GIB
 Device = Literal["cpu", "cuda"]
 Precision = Literal["float32", "bfloat16"]
 
 
 def peak_resident() -> int:
-    """Return the most memory, bytes, that this program has had resident."""
-    # Not getrusage's ru_maxrss: that survives exec, and says what the process that started this one had.
+    """Return the peak resident memory of this program in bytes."""
+    # Not getrusage's ru_maxrss: it survives exec, so it includes the parent's memory.
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
@@ -56,12 +56,12 @@ def _recipe(params: Params, case: dict[str, Any]) -> TrainParams:
 
 
 def measure(case: dict[str, Any], params: Params) -> dict[str, Any]:
-    """Take one training step in this process, whose memory it measures.
+    """Run one training step in this process and measure its memory.
 
     Returns:
-        ``weights``, ``copies`` (gradients, Adam's moments and the average of the weights), ``kept`` (what forward and
-        loss keep for the backward pass of one part of the batch), ``peak`` (the most at once, weights included), bytes,
-        and ``seconds`` of the step.
+        In bytes ``weights``, ``copies`` (gradients, Adam's moments and the average of the weights), ``kept`` (tensors
+        saved for the backward pass of one micro-batch) and ``peak`` (maximum, weights included); ``seconds`` of the
+        step.
     """
     import torch
 
@@ -90,20 +90,20 @@ def measure(case: dict[str, Any], params: Params) -> dict[str, Any]:
         if cuda:
             torch.cuda.synchronize()
 
-    # A small step first: libraries that are loaded and code that is compiled at the first use are no part of a step.
+    # Run a small step first, to exclude loading of libraries and compilation.
     corner = Subset(subset.images[:, :32, :32], subset.masks[:, :32, :32], subset.ids)
     step(trainer(build(0.0625), corner))
     network = build(recipe.width)
     weights = sum(p.nbytes for p in network.parameters())
     baseline = psutil.Process().memory_info().rss - weights
     tested = trainer(network, subset)
-    # Adam makes its moments in the first step; here they are there before it, as in all others.
+    # Adam creates its moments in the first step; create them before, as in all later steps.
     for parameter in tested.network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     tested.optimizer.step()
     tested.optimizer.zero_grad(set_to_none=True)
     if cuda:
-        # In the first step of a shape cuDNN seeks its kernels, with workspaces that no later one takes.
+        # In the first step of a shape cuDNN searches for kernels, with workspaces that later steps do not need.
         step(tested)
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -117,7 +117,7 @@ def measure(case: dict[str, Any], params: Params) -> dict[str, Any]:
 
 
 def _kept(trainer: Any) -> int:
-    """Return the bytes that forward and loss keep for the backward pass of one part of a batch, weights left out."""
+    """Return the bytes saved for the backward pass of one micro-batch, without the weights."""
     import torch
     from torch import Tensor
 
@@ -131,7 +131,7 @@ def _kept(trainer: Any) -> int:
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()  # a tensor may be kept by several operations
+            kept[storage.data_ptr()] = storage.nbytes()  # several operations may save the same tensor
         return tensor
 
     part = trainer.params.batch_size // trainer.params.accumulation
@@ -146,7 +146,7 @@ def _kept(trainer: Any) -> int:
 
 
 def in_a_process(case: dict[str, Any], params: Path, threads: int) -> dict[str, Any]:
-    """Measure a case in a fresh process; ``peak`` is None where memory ended."""
+    """Measure a case in a new process; all figures are None if it ran out of memory."""
     line = [sys.executable, "-m", "benchmarks.memory", "--params", str(params), "--case", json.dumps(case)]
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     done = subprocess.run(line, capture_output=True, text=True, env=environment)
@@ -158,7 +158,7 @@ def in_a_process(case: dict[str, Any], params: Path, threads: int) -> dict[str, 
 
 
 def _first_to_be_killed() -> None:
-    """Where memory ends, the system shall end this process and no other."""
+    """Make the OOM killer choose this process first."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 
@@ -171,7 +171,7 @@ def options(case: dict[str, Any]) -> str:
 
 
 def table(rows: list[dict[str, Any]], card: float) -> Table:
-    """Return the cases as a table, with whether each fits a card of so many GiB."""
+    """Return the cases as a table, and whether each fits a GPU with ``card`` GiB."""
     shown = Table(title="Memory of one training step, GiB", title_justify="left")
     for name in ("precision", "options"):
         shown.add_column(name)

@@ -1,13 +1,13 @@
-"""Dice on a site against the number of own images to train on: from random weights, and from another site's model.
+"""Dice on a site against the number of its training images, from random weights and from another site's model.
 
     make profile PROFILE=comparison && dvc repro preprocess
     python -m components.train ... shenzhen-to-montgomery       # the model to start from
     python -m benchmarks.own_images artifacts/arrays montgomery models/defu_net/shenzhen-to-montgomery/seed-0
 
-A repeat draws 15 images of the site for the test. Own images come from the rest, in one order, so that the
-16 are among the 32. An eighth of them is the validation split, which chooses the epoch. The model to start from must
-not have seen the site. Each training is the train step's own and resumes from its checkpoints; rows are appended to
-``--out``, and what stands there is not run again.
+A repeat draws ``--tested`` images of the site for the test. Own images come from the rest, in one order, so that 32
+images include the 16. An eighth of them is the validation split, which selects the epoch. The model to start from must
+not be trained on the site. Each training run uses the train step and resumes from its checkpoints. Rows are appended
+to ``--out``; runs that have a row are not run again.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ TESTED = 15
 VALIDATION_SHARE = 1 / 8
 SIZES = (16, 32, 64, 123)
 UNCHANGED, FINE_TUNED, SCRATCH = "unchanged", "fine-tuned", "from random weights"
-# A model that knows lungs needs smaller steps, and fewer of them.
+# A pretrained model needs smaller steps, and fewer of them.
 FINE_TUNING: dict[str, Any] = {"learning_rate": 0.0005}
 SHARE_OF_EPOCH = 0.5
 
 
 def draw(ids: list[str], size: int, repeat: int, tested: int = TESTED) -> dict[str, list[str]]:
-    """Return the splits of one training.
+    """Return the splits of one training run, by name.
 
     Args:
         ids: the site's images.
         size: number of own images, training and validation together.
-        repeat: another number draws other images.
+        repeat: seed of the draw.
         tested: number of test images.
 
     Raises:
@@ -77,7 +77,7 @@ def score(model: Path, cohort: Arrays, ids: list[str], params: EvaluateParams) -
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    """Return mean Dice over images of all repeats, and the least image, by number of own images."""
+    """Return the mean Dice over the images of all repeats, and the lowest, by number of own images."""
     frame = pd.DataFrame(rows)
     shown = Table(title=f"Test Dice, {frame['repeat'].nunique()} x {len(frame['dice'].iloc[0])} images")
     for name in ("own images", "start", "mean", "by repeat", "least", "seconds"):
@@ -152,7 +152,7 @@ def main(
 
 
 def _trained_on(model: Path, scenarios: dict[str, Any]) -> list[str]:
-    """Return the sites that a trained cell has seen; raises UserError where its scenario is unknown."""
+    """Return the training sites of a trained cell; raises UserError if its scenario is unknown."""
     name = read_json(model / CONFIG)["scenario"]
     if name not in scenarios:
         raise UserError(f"{model}: scenario {name} is not in the parameters: say with --params those of its training")

@@ -1,7 +1,7 @@
-"""What ``dvc add`` costs for a cohort as files and as ZIP archives: ``python -m benchmarks.pinning FOLDER``.
+"""Cost of ``dvc add`` for a cohort as files and as ZIP archives: ``python -m benchmarks.pinning FOLDER``.
 
-Both are added to one new repository, in turn. A second line each shows ``dvc status``, which every ``dvc repro`` begins
-with. Ingest reads both.
+Both are added to one new repository, one after the other. A second row each shows ``dvc status``, with which every
+``dvc repro`` begins. Ingest reads both.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FILES, ARCHIVES = "files", "archives"
 
 
 def archive(folder: Path, out: Path, parts: int) -> None:
-    """Write the files of a folder to ``parts`` ZIP files, uncompressed, as X-rays are compressed already."""
+    """Write the files of a folder to ``parts`` ZIP files, uncompressed, because X-rays are already compressed."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     out.mkdir()
     for part in range(parts):
@@ -39,10 +39,10 @@ def archive(folder: Path, out: Path, parts: int) -> None:
 
 
 def run(folder: Path, *line: str) -> dict[str, float]:
-    """Run ``dvc`` in a folder and return the seconds it took, on the wall and of the processor.
+    """Run ``dvc`` in a folder and return its seconds of wall time and CPU time.
 
     Raises:
-        UserError: it failed.
+        UserError: the command failed.
     """
     before, started = os.times(), time.perf_counter()
     done = subprocess.run(["dvc", *line], cwd=folder, capture_output=True, text=True)
@@ -54,7 +54,7 @@ def run(folder: Path, *line: str) -> dict[str, float]:
 
 
 def measure(folder: Path, parts: int, repository: Path) -> Iterator[dict[str, Any]]:
-    """Yield the figures of each way: ``dvc add``, then ``dvc status``."""
+    """Yield the figures of ``dvc add`` and ``dvc status``, for files and for archives."""
     run(repository, "init", "--no-scm", "--quiet")
     run(repository, "config", "core.analytics", "false")
     shutil.copytree(folder, repository / FILES)
@@ -71,7 +71,7 @@ def measure(folder: Path, parts: int, repository: Path) -> Iterator[dict[str, An
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    """Return both ways, with the ratio of the processor time of files to archives."""
+    """Return the figures as a table, with the ratio of CPU time of files to archives."""
     shown = Table(title="dvc add and dvc status, by what is added")
     shown.add_column("what")
     for name in ("files", "MB", "add, wall s", "processor s", "status, wall s", "processor s"):
@@ -91,7 +91,7 @@ def main(
     if not folder.is_dir():
         raise UserError(f"{folder}: not a folder; draw a cohort with python -m tools.sample")
     out.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the folder, whose disk has the room, and not in a temporary folder in memory.
+    # Next to the folder, whose disk has enough space; the system's temporary folder may be in memory.
     with tempfile.TemporaryDirectory(dir=folder.resolve().parent) as repository:
         rows = list(measure(folder.resolve(), parts, Path(repository)))
     write_json(out, {"hardware": hardware(), "ways": rows})

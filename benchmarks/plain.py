@@ -1,9 +1,8 @@
-"""A training loop as a person writes it by hand: what the shipped one is measured against.
+"""A typical hand-written training loop, the baseline for the shipped one.
 
-float32, PyTorch's memory format, no compilation, an Adam that is not fused, a ``DataLoader`` over a ``Dataset`` that
-changes each image with OpenCV, one by one on the CPU, and ``loss.item()`` after every step. Nothing is made slow on
-purpose. What is no lever of speed is the recipe's: network, loss, batch size, learning rate and its schedule, and
-which kinds of changes the images undergo, how strongly.
+It uses float32, PyTorch's default memory format, no compilation, an unfused Adam, a ``DataLoader`` over a ``Dataset``
+that augments each image with OpenCV on the CPU, and ``loss.item()`` after every step. Nothing is slow on purpose. The
+recipe determines everything else: network, loss, batch size, learning rate and its schedule, and the augmentations.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ from model.training.recipe import Augmentation, TrainParams
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
-PREFETCH = 2  # PyTorch's own number of batches that a worker makes in advance
+PREFETCH = 2  # PyTorch's default number of batches that a worker prefetches
 LABELS = ("R", "L", "PA", "AP", "ERECT", "SUPINE", "PORTABLE")
 
 
 class Xrays(Dataset[tuple[Tensor, Tensor]]):
-    """Images and masks, float32 (1, H, W) each, changed anew whenever they are asked for."""
+    """Images and masks, float32 (1, H, W) each, augmented anew at every access."""
 
     def __init__(self, subset: Subset, augmentation: Augmentation, seed: int) -> None:
         self.images, self.masks, self.augmentation = subset.images, subset.masks, augmentation
@@ -50,19 +49,19 @@ def _start_worker(_: int) -> None:
     info = get_worker_info()
     assert info is not None
     assert isinstance(info.dataset, Xrays)
-    # Each worker has a copy of the data set: with the same generator all would draw the same changes.
+    # Each worker has a copy of the data set: with the same generator all would draw the same augmentations.
     info.dataset.random = np.random.default_rng(info.seed)
     cv2.setNumThreads(0)
 
 
 def augment(image: Bytes, mask: Bytes, p: Augmentation, random: np.random.Generator) -> tuple[Floats, Floats]:
-    """Change one image and its mask at random.
+    """Augment one image and its mask at random.
 
     Args:
         image: uint8 (H, W), 0 to 255.
         mask: uint8 (H, W), 0 or 1.
-        p: which changes, how strong.
-        random: where the changes are drawn.
+        p: kinds and strengths of the augmentations.
+        random: the random generator.
 
     Returns:
         The image, 0 to 1, and the mask, 0 or 1, both float32 (H, W).
@@ -85,14 +84,14 @@ def augment(image: Bytes, mask: Bytes, p: Augmentation, random: np.random.Genera
     if random.random() < p.label:
         text, value = LABELS[random.integers(len(LABELS))], float(random.uniform(0.7, 1))
         at = int(random.uniform(0, 0.8) * width), int(random.uniform(0.05, 0.33) * height)
-        canvas = np.zeros(mask.shape, np.uint8)  # OpenCV writes on bytes alone
+        canvas = np.zeros(mask.shape, np.uint8)  # OpenCV draws text only on bytes
         cv2.putText(canvas, text, at, cv2.FONT_HERSHEY_SIMPLEX, min(height, width) / 400, (255,), 1, cv2.LINE_AA)
         np.maximum(grey, canvas * np.float32(value / 255), out=grey)
     return np.clip(grey, 0, 1, out=grey), mask.astype(np.float32)
 
 
 def _tone(p: Augmentation, random: np.random.Generator) -> Floats:
-    """Return a table of 256 grey values, 0 to 1: gamma, a random rising curve, contrast and brightness."""
+    """Return a lookup table of 256 grey values, 0 to 1: gamma, a random rising curve, contrast and brightness."""
     gamma = math.log(1 + p.gamma)
     y = np.linspace(0, 1, 256) ** math.exp(random.uniform(-gamma, gamma))
     if p.histogram:
@@ -104,7 +103,7 @@ def _tone(p: Augmentation, random: np.random.Generator) -> Floats:
 
 
 def _geometry(height: int, width: int, p: Augmentation, random: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Return the 2 x 3 matrix of a rotation, shear, zoom, stretch, flip and shift about the image's centre."""
+    """Return the 2 x 3 affine matrix of a rotation, shear, zoom, stretch, flip and shift about the image's centre."""
     angle = math.radians(random.uniform(-p.rotation, p.rotation))
     shear = math.tan(math.radians(random.uniform(-p.shear, p.shear)))
     scale, stretch = random.uniform(1 - p.zoom, 1 + p.zoom), math.sqrt(random.uniform(1 - p.aspect, 1 + p.aspect))
@@ -118,7 +117,7 @@ def _geometry(height: int, width: int, p: Augmentation, random: np.random.Genera
 
 
 def _frame(grey: Floats, mask: Bytes, random: np.random.Generator) -> None:
-    """Cover some of the picture's edges in place, black or white, but no lung."""
+    """Cover some of the image's edges in black or white, in place, without covering a lung."""
     height, width = grey.shape
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     drawn = random.uniform(0, 0.3, 4) * (random.random(4) < 0.5) * (height, height, width, width)
@@ -131,17 +130,17 @@ def _frame(grey: Floats, mask: Bytes, random: np.random.Generator) -> None:
 
 
 def hand_made_optimizer(network: nn.Module, params: TrainParams) -> torch.optim.Optimizer:
-    """Return the recipe's kind of Adam as PyTorch gives it to who asks for nothing else."""
+    """Return the recipe's kind of Adam with PyTorch's defaults."""
     kind = torch.optim.AdamW if params.optimizer == "adamw" else torch.optim.Adam
     return kind(network.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay, eps=1e-7)
 
 
 class Plain:
-    """The plain loop; each :meth:`run` goes on where the last one ended.
+    """The plain loop; each :meth:`run` continues where the last one ended.
 
     Attributes:
-        untimed: steps to run before a measurement: batches that idle workers have made in advance must be used up.
-        waited: seconds that the loop has spent in its loader so far, by :func:`benchmarks.clock.own_seconds`.
+        untimed: number of steps to run before a measurement, to use up prefetched batches.
+        waited: seconds of :func:`benchmarks.clock.own_seconds` that the loop has spent in its loader so far.
     """
 
     def __init__(
@@ -172,7 +171,7 @@ class Plain:
 
     def run(self, steps: int) -> list[float]:
         """Train for some steps; return the loss of each."""
-        # The shipped loop switches this on for the whole process; a loop by hand seldom does.
+        # The shipped loop enables this for the whole process; a hand-written loop seldom does.
         torch.backends.cudnn.benchmark = False
         self.network.train()
         losses = []

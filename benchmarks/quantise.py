@@ -1,4 +1,4 @@
-"""A network with 8-bit integers, which ``benchmarks.inference`` sets beside the shipped engines."""
+"""Quantise a network to 8-bit integers, for comparison with the shipped engines in ``benchmarks.inference``."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from model.inference.export import INPUT
 
 
 def quantise(source: Path, images: npt.NDArray[np.uint8], out: Path) -> None:
-    """Write an exported network with 8-bit integers: static quantisation of weights and activations.
+    """Write an exported network with static 8-bit quantisation of weights and activations.
 
-    Weights become int8 with a scale for each output channel, activations uint8 with one for each map, from the least
-    and the largest value that the calibration images give it (Jacob et al. 2018, "Quantization and Training of Neural
-    Networks for Efficient Integer-Arithmetic-Only Inference"). The file holds pairs of QuantizeLinear and
-    DequantizeLinear, which ONNX Runtime and OpenVINO both fold into integer convolutions.
+    Weights become int8 with a scale per output channel. Activations become uint8 with a scale per tensor, from the
+    minimum and maximum over the calibration images (Jacob et al. 2018, "Quantization and Training of Neural Networks
+    for Efficient Integer-Arithmetic-Only Inference"). The file has pairs of QuantizeLinear and DequantizeLinear, which
+    ONNX Runtime and OpenVINO fold into integer convolutions.
 
     Args:
-        source: what :func:`export` wrote, of a network with one input channel.
-        images: to calibrate with, uint8 (N, S, S), as :func:`model.preprocessing.standardise` returns them.
+        source: the ONNX file of a network with one input channel.
+        images: calibration images, uint8 (N, S, S), as :func:`model.preprocessing.standardise` returns them.
         out: the file to write; equal inputs give equal bytes.
     """
     from onnxruntime.quantization import (  # type: ignore[import-untyped]
@@ -41,7 +41,7 @@ def quantise(source: Path, images: npt.NDArray[np.uint8], out: Path) -> None:
             image = next(self.left, None)
             return None if image is None else {INPUT: to_array(image[None])}
 
-    logging.disable(logging.WARNING)  # its advice to fold BatchNorms first, which the export has done
+    logging.disable(logging.WARNING)  # it advises to fold BatchNorms first, which the export has done
     try:
         quantize_static(
             str(source),
@@ -49,7 +49,7 @@ def quantise(source: Path, images: npt.NDArray[np.uint8], out: Path) -> None:
             Reader(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
-            activation_type=QuantType.QUInt8,  # signed ones cost OpenVINO 15 points of Dice
+            activation_type=QuantType.QUInt8,  # with signed activations OpenVINO loses 15 points of Dice
             weight_type=QuantType.QInt8,
         )
     finally:

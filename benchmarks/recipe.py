@@ -1,10 +1,9 @@
-"""What each ingredient of the recipe brings: the shipped one against variants that lack or add one thing.
+"""Ablation of the recipe: the shipped recipe against variants that remove or add one ingredient.
 
     python -m benchmarks.recipe artifacts/arrays artifacts/splits --scenario shenzhen-to-montgomery
 
-Nothing is scored on test images. A variant is scored on the validation images of its own training sites, as they are
-and as another machine might have made them (:func:`shifted`). Rows are appended to ``--out``; what stands there already
-is not run again.
+Test images are not used. A variant is scored on the validation images of its training sites, unchanged and with
+simulated domain shifts (:func:`shifted`). Rows are appended to ``--out``; a variant that has a row is not run again.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ from model.training.recipe import TrainParams
 
 Bytes = npt.NDArray[np.uint8]
 
-NOISE = 0.05  # standard deviation of the noisy view, share of the grey range
+NOISE = 0.05  # standard deviation of the noise shift, as a share of the grey range
 JPEG_QUALITY = 20
 
 _NO_TONE = {"gamma": 0.0, "contrast": 0.0, "brightness": 0.0, "histogram": 0.0}
 _NO_FRAME = {"border": 0.0, "label": 0.0}
 _PAPER = {"rotation": 0.2, "shift": 0.05, "shear": 0.05, "zoom": 0.05, "aspect": 0.0}
-# Named changes to the shipped recipe, nested as in params.yaml.
+# Changes to the shipped recipe by variant, nested as in params.yaml.
 VARIANTS: dict[str, dict[str, Any]] = {
     "shipped": {},
     "without tone curves": {"augmentation": _NO_TONE},
@@ -69,9 +68,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def shifted(images: Bytes, masks: Bytes) -> dict[str, tuple[Bytes, Bytes]]:
-    """Return images and masks, uint8 (N, H, W) each, as other machines might have made them, by the change's name.
+    """Return images and masks, uint8 (N, H, W) each, with simulated shifts to other X-ray machines, by shift.
 
-    The changes are fixed and none is drawn from the training's augmentation, though both imitate the same things.
+    The shifts are fixed. None comes from the training's augmentation, although both imitate the same effects.
     """
 
     def each(change: Any) -> tuple[Bytes, Bytes]:
@@ -126,7 +125,7 @@ def changed(params: TrainParams, changes: dict[str, Any]) -> TrainParams:
 
 
 def score(predictor: Predictor, images: Bytes, masks: Bytes, flip: bool, components: int) -> float:
-    """Return Dice, mean over images."""
+    """Return the mean Dice over images, 0 to 1."""
     predicted = to_masks(predictor.probabilities(images, flip=flip), 0.5, components)
     return float(overlap_metrics(confusion(predicted, masks))["dice"].mean())
 
@@ -134,7 +133,7 @@ def score(predictor: Predictor, images: Bytes, masks: Bytes, flip: bool, compone
 def measure(
     params: TrainParams, network: str, train: Subset, validation: Subset, info: dict[str, Any], seed: int
 ) -> dict[str, Any]:
-    """Train once; return seconds and validation Dice: as is, without flip and components, and by shift."""
+    """Train once; return the seconds and the validation Dice, with and without flip and components, and by shift."""
     torch.manual_seed(seed)
     options = params.defu_net.model_dump() if network == "defu_net" else {}
     net = networks.build(network, params.width, norm=params.norm, **options)
@@ -162,7 +161,7 @@ def measure(
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    """Return the rows as a table, with what each variant differs by from the shipped recipe."""
+    """Return the rows as a table, with each variant's difference to the shipped recipe."""
     shown = Table(title="Validation Dice, mean over images, of the training sites")
     for name in ("scenario", "seed", "variant"):
         shown.add_column(name)
@@ -198,7 +197,7 @@ def main(
     unknown = sorted(set(variant or ()) - set(VARIANTS))
     if unknown:
         raise UserError(f"--variant {', '.join(unknown)}: unknown; known are {', '.join(VARIANTS)}")
-    # Rows of another network, recipe or size in the same file are another measurement's.
+    # Rows of another network, recipe or size in the file belong to another measurement.
     base = {"network": network, "recipe": params_hash(shipped), "size": cohort.info["size"]}
     rows = [row for row in rows if {key: row.get(key) for key in base} == base]
     done = {(row["scenario"], row["seed"], row["variant"]) for row in rows}

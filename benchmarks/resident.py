@@ -1,6 +1,6 @@
-"""Training from memory and from mapped files, in turns within one run: ``python -m benchmarks.resident``.
+"""Speed of training from memory and from mapped files, alternately within one run: ``python -m benchmarks.resident``.
 
-Both sides take the same batches with the same recipe, so that their losses are equal to the bit, which is checked.
+Both sides use the same batches and the same recipe. Their losses must be equal to the bit, which is checked.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SIDES = {"in memory": "always", "from files": "never"}
 def trainer(
     recipe: TrainParams, network: str, cohort: Arrays, ids: dict[str, list[str]], resident: str
 ) -> StageTrainer:
-    """Return a network at the start of its first stage, with its images in memory or in their files."""
+    """Return the trainer of the first stage, with the images in memory or in mapped files."""
     torch.manual_seed(0)
     options = recipe.defu_net.model_dump() if network == "defu_net" else {}
     built = networks.build(network, recipe.width, norm=recipe.norm, **options)

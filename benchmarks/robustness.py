@@ -1,12 +1,12 @@
-"""How Dice falls as X-rays get worse: five severities of noise, blur, gamma, contrast and JPEG.
+"""Dice on corrupted X-rays: five severities of noise, blur, gamma, contrast and JPEG.
 
     python -m benchmarks.robustness artifacts/arrays models/defu_net/mixed/seed-0 artifacts/splits/mixed.json
 
-Test images are corrupted at the network's size, predicted and scored against their original masks, by the rule of
-``params.yaml``'s section ``evaluate``. ``robustness.csv`` lies with the cell's evaluation:
-``python -m tools.publish.archive`` keeps it with the rows, and the page of results draws the curves. After Hendrycks
-and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations, ICLR 2019; the
-severities are this project's own.
+Test images are corrupted at the network's size, predicted, and scored against their original masks by section
+``evaluate`` of ``params.yaml``. ``robustness.csv`` is written to the cell's evaluation. ``python -m
+tools.publish.archive`` stores it with the rows, and the page of results draws the curves. After Hendrycks and
+Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations, ICLR 2019, with other
+severities.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Bytes = npt.NDArray[np.uint8]
 FILE = "robustness.csv"
 RESAMPLES = 2000
 
-# What each severity, 1 to 5, is.
+# The parameter of each severity, 1 to 5.
 SEVERITIES: dict[str, tuple[float, ...]] = {
     "noise": (0.02, 0.04, 0.07, 0.1, 0.15),  # standard deviation, share of the grey range
     "blur": (0.003, 0.006, 0.01, 0.015, 0.02),  # standard deviation of the Gaussian, share of the side
@@ -54,7 +54,7 @@ def corrupt(images: Bytes, corruption: str, severity: int) -> Bytes:
     Args:
         images: uint8 (N, H, W), 0 to 255.
         corruption: a key of :data:`SEVERITIES`.
-        severity: 1 to 5; 0 returns the images as they are. Noise is the same field for every image.
+        severity: 1 to 5; 0 returns the images unchanged. All images get the same noise.
     """
     if severity == 0:
         return images
@@ -82,13 +82,13 @@ def curves(
 
     Args:
         predictor: the trained network.
-        images: uint8 (N, S, S), as the network takes them.
+        images: uint8 (N, S, S), the network's inputs.
         masks: uint8 (N, S, S), 0 or 1.
-        sites: N names.
-        params: how masks are made of probabilities.
+        sites: (N,), names of the images' sites.
+        params: section ``evaluate``, which defines how probabilities become masks.
 
     Returns:
-        Columns ``corruption``, ``severity`` (0 is clean), ``site`` (``all`` and each), ``dice``, ``low`` and ``high``.
+        Columns ``corruption``, ``severity`` (0: clean), ``site`` (``all`` and each), ``dice``, ``low`` and ``high``.
     """
     rows = []
     clean: npt.NDArray[np.float64] | None = None

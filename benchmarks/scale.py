@@ -1,10 +1,10 @@
-"""What every step costs as the cohort grows: ``python -m benchmarks.scale``.
+"""Cost of every step as the cohort grows: ``python -m benchmarks.scale``.
 
 Draws cohorts of several sizes, runs ingest, validate, preprocess, one epoch of training, evaluate and report on each,
-and prints processor time, wall time, peak memory and files, with the exponent of their growth: 1 is linear. A step that
-has been measured is not run again, so that a run of hours can be stopped and started.
+and prints CPU time, wall time, peak memory and files, with the exponent of their growth: 1 is linear. A measured step
+is not run again, so that a run of hours can be interrupted and resumed.
 
-The network is small, because its own time per image does not depend on the cohort; ``benchmarks.training`` measures it.
+The network is small, because its time per image does not depend on the cohort; ``benchmarks.training`` measures it.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from core.terminal import say
 from tools.sample import make_sample
 
 SIZES = (700, 7_000, 70_000)
-PATIENTS = 500  # of each site; more X-rays are more of the same patients
-SCALE = 0.4  # of the sample: pictures of about 130 x 160 pixels
+PATIENTS = 500  # per site; larger cohorts have more X-rays per patient
+SCALE = 0.4  # scale of the sample: images of about 130 x 160 pixels
 NETWORK, SCENARIO = "unet", "mixed"
 SET: dict[str, Any] = {
     "matrix": {"networks": [NETWORK], "scenarios": [SCENARIO], "seeds": [0]},
@@ -48,7 +48,7 @@ MOST_EXPONENT, MOST_MEMORY = 1.05, 2 * GIB
 
 @dataclass(frozen=True)
 class Step:
-    """A step: its name, the arguments of its command, and what it writes."""
+    """A step: its name, the arguments of its command, and its outputs."""
 
     name: str
     arguments: list[str]
@@ -56,7 +56,7 @@ class Step:
 
 
 def steps(folder: Path) -> list[Step]:
-    """Return the steps in their order, for a cohort in ``folder``."""
+    """Return the steps in order, for a cohort in ``folder``."""
     raw, checked, arrays, splits, model, evaluations, report = (
         str(folder / name) for name in ("raw", "validation", "arrays", "splits", "models", "evaluations", "report")
     )
@@ -87,7 +87,7 @@ def steps(folder: Path) -> list[Step]:
 
 
 def write_params(base: Path, pixels: int, out: Path) -> None:
-    """Write the shipped parameters with the few changes of :data:`SET` and the size of the images."""
+    """Write the shipped parameters with the changes of :data:`SET` and the size of the images."""
     values = read_yaml(base)
     for section, changes in {**SET, "preprocess": {"size": pixels}}.items():
         values[section] = values[section] | changes
@@ -97,7 +97,7 @@ def write_params(base: Path, pixels: int, out: Path) -> None:
 
 
 def measure(step: Step, folder: Path, record: Path) -> dict[str, Any]:
-    """Run a step in a process of its own and return what it used and wrote.
+    """Run a step in a new process and return its resource use and the size of its outputs.
 
     Raises:
         UserError: the step failed.
@@ -122,7 +122,7 @@ def measure(step: Step, folder: Path, record: Path) -> dict[str, Any]:
 
 
 def taken(folders: Iterable[Path]) -> tuple[int, int]:
-    """Return the number of files in some folders, and their bytes."""
+    """Return the number of files in the folders, and their bytes."""
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     return len(files), sum(path.stat().st_size for path in files)
 
@@ -165,7 +165,7 @@ def table(found: dict[int, dict[str, dict[str, Any]]]) -> Table:
 
 
 def verdict(found: dict[int, dict[str, dict[str, Any]]]) -> list[str]:
-    """Return one line for each step that grows faster or is larger than the goals; else one line that all are met."""
+    """Return one line for each step that exceeds a goal, or one line that all goals are met."""
     *_, small, large = sorted(found)
     lines = []
     for name, used in found[large].items():

@@ -1,4 +1,4 @@
-"""What a cohort costs on a cluster, from measured rates: hours, bytes moved and requests of the sharded graph."""
+"""Estimate the cost of a cohort on a cluster, from measured rates: hours, bytes and requests of the sharded graph."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Any
 
 from rich.table import Table
 
-Records = dict[str, dict[str, Any]]  # by step, of one size of cohort
-LISTED = 1000  # keys that S3 lists in a request
-SHARDED = ("ingest", "preprocess")  # in the Kubeflow graph
+Records = dict[str, dict[str, Any]]  # the records of one cohort size, by step
+LISTED = 1000  # maximum number of keys in a response of S3's list
+SHARDED = ("ingest", "preprocess")  # sharded steps of the Kubeflow graph
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A step's processor time: ``fixed`` seconds, and ``each`` X-ray's."""
+    """A step's CPU time: ``fixed`` seconds plus ``each`` seconds per X-ray."""
 
     fixed: float
     each: float
 
     @classmethod
     def of(cls, few: int, less: float, many: int, more: float) -> Cost:
-        """Return the line through two measured sizes."""
+        """Return the line through (``few``, ``less``) and (``many``, ``more``): X-rays and CPU seconds."""
         each = max(0.0, (more - less) / (many - few))
         return cls(max(0.0, less - each * few), each)
 
     def seconds(self, images: float) -> float:
-        """Return the processor time of one process for ``images`` X-rays."""
+        """Return the CPU seconds of one process for ``images`` X-rays."""
         return self.fixed + self.each * images
 
 
@@ -50,17 +50,17 @@ def costs(found: dict[int, Records]) -> dict[str, Cost]:
 
 
 def seconds(plan: Plan, name: str, cost: Cost) -> tuple[float, float]:
-    """Return a step's wall time if every pod has one core to itself, and the processor time of all its pods."""
+    """Return a step's wall time with one core per pod, and the CPU time of all its pods, in seconds."""
     pods = plan.pods if name in SHARDED else 1
     repeated = plan.cells if name in ("train", "evaluate") else 1
     return cost.seconds(plan.images / pods), repeated * (pods * cost.fixed + cost.each * plan.images)
 
 
 def moved(plan: Plan, found: dict[int, Records]) -> list[tuple[str, float, float]]:
-    """Return what crosses the network: the artifact, bytes written and bytes read, of all X-rays.
+    """Return the network traffic for all X-rays: each artifact with its bytes written and bytes read.
 
     The shards of ingest and of preprocess are written, read by the merge and written again. Validate reads the merged
-    cohort. Each cell's training reads the arrays, its evaluation the arrays and the masks; report, register and promote
+    cohort. Per cell, training reads the arrays, and evaluation the arrays and the masks. Report, register and promote
     read the arrays.
     """
     largest = max(found)
@@ -82,14 +82,14 @@ def moved(plan: Plan, found: dict[int, Records]) -> list[tuple[str, float, float
 
 
 def requests(plan: Plan, found: dict[int, Records]) -> dict[str, int]:
-    """Return the requests of ingest to S3: files that are fetched once, and lists that every shard asks for."""
+    """Return the S3 requests of ingest: one GET per file, and the lists of every shard."""
     largest = max(found)
     files = math.ceil(found[largest]["ingest"]["source_files"] * plan.images / largest)
     return {"GET": files, "LIST": plan.pods * math.ceil(files / LISTED)}
 
 
 def table(plan: Plan, found: dict[int, Records]) -> Table:
-    """Return hours by step, on ``plan.pods`` pods of one core each and in sum."""
+    """Return the hours of each step, as wall time on ``plan.pods`` pods with one core each and as total CPU time."""
     shown = Table(title=f"{plan.images:,} X-rays, pods of one core, {plan.cells} cell(s)")
     for name in ("step", "pods", "ms each", "hours", "core hours"):
         shown.add_column(name, justify="left" if name == "step" else "right")
@@ -105,7 +105,7 @@ def table(plan: Plan, found: dict[int, Records]) -> Table:
 
 
 def lines(plan: Plan, found: dict[int, Records]) -> list[str]:
-    """Return the bytes moved and the requests, as text."""
+    """Return the network traffic and the requests as text."""
     parts = moved(plan, found)
     text = [f"{name}: {written / 1e9:,.1f} GB written, {read / 1e9:,.1f} GB read" for name, written, read in parts]
     asked = requests(plan, found)

@@ -1,6 +1,6 @@
-"""Scoring as evaluate did it before: pixels counted and ROC areas taken by torchmetrics, distances by MONAI.
+"""The earlier scoring of evaluate: confusion and ROC AUC by torchmetrics, distances by MONAI.
 
-Slow, and the reference for what took its place.
+It is slow, and the reference for its replacement.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Figures = dict[str, np.ndarray]
 
 
 def confusion(predicted: np.ndarray, masks: np.ndarray) -> Figures:
-    """Return ``tp``, ``fp``, ``tn`` and ``fn`` of every image, float64 (N,), of masks, uint8 (N, H, W), 0 or 1."""
+    """Return ``tp``, ``fp``, ``tn`` and ``fn`` of every image, float64 (N,), from masks, uint8 (N, H, W), 0 or 1."""
     from torchmetrics.functional.classification import binary_stat_scores
 
     scores = np.zeros((len(masks), 5))
@@ -25,7 +25,7 @@ def confusion(predicted: np.ndarray, masks: np.ndarray) -> Figures:
 
 
 def roc_auc(probabilities: np.ndarray, masks: np.ndarray) -> float:
-    """Return the exact ROC area of all pixels given, NaN where the masks, uint8, are all 0 or all 1."""
+    """Return the exact ROC AUC over all given pixels; NaN if the masks, uint8, are all 0 or all 1."""
     from torchmetrics.functional.classification import binary_auroc
 
     truth = masks.ravel()
@@ -36,7 +36,7 @@ def roc_auc(probabilities: np.ndarray, masks: np.ndarray) -> float:
 
 
 def surface_distances(predicted: np.ndarray, masks: np.ndarray) -> Figures:
-    """Return ``hd95`` and ``assd``, float64 (N,), pixels, NaN where either mask, uint8 (N, H, W), is empty."""
+    """Return ``hd95`` and ``assd`` in pixels, float64 (N,), from masks, uint8 (N, H, W); NaN if either is empty."""
     from monai.metrics.hausdorff_distance import compute_hausdorff_distance
     from monai.metrics.surface_distance import compute_average_surface_distance
 

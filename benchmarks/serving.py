@@ -1,8 +1,8 @@
-"""How much the service serves, and that a restart loses nothing: ``python -m benchmarks.serving --model FOLDER``.
+"""Throughput of the service, and a restart without lost requests: ``python -m benchmarks.serving --model FOLDER``.
 
-Two services of the same model, one that computes every image by itself and one that computes those together that come
-at about the same time, are asked in turns within one run: only their ratio means anything on a machine that does other
-things too. Every client sends its next request when it has its answer. Clients and services share the machine.
+Two services of the same model, with and without micro-batching, are measured alternately within one run: on a shared
+machine only ratios are meaningful. Every client sends its next request after its response (closed loop). Clients and
+services share the machine.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ PATIENCE = 120.0  # seconds until a service must be ready
 
 @dataclass
 class Load:
-    """What clients saw.
+    """The clients' results.
 
     Attributes:
-        seconds: of each answered request, from the first attempt to connect to the last byte.
-        statuses: answers by HTTP status.
-        lost: requests that had been sent and got no answer.
-        refused: attempts to connect that were refused, and repeated.
+        seconds: latency of each request with a response, from the first connection attempt to the last byte.
+        statuses: number of responses by HTTP status.
+        lost: number of requests that were sent but got no response.
+        refused: number of refused connection attempts, which were retried.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Load:
 
 
 class Clients:
-    """Clients that send requests until they are stopped; a refused connection is tried again."""
+    """Clients that send requests until they are stopped; a refused connection is retried."""
 
     def __init__(self, url: str, image: bytes, number: int) -> None:
         self.url, self.image, self.load = url, image, Load()
@@ -93,12 +93,12 @@ class Clients:
             return
 
     def answered(self) -> int:
-        """Return how many answers have come."""
+        """Return the number of responses so far."""
         with self._lock:
             return len(self.load.seconds)
 
     def end(self) -> tuple[Load, float]:
-        """Let every client have its answer; return what they saw and for how many seconds they asked."""
+        """Wait for every client's response; return the results and the seconds for which clients sent requests."""
         self._stop.set()
         for run in self._runs:
             run.result()
@@ -109,7 +109,7 @@ class Clients:
 
 @dataclass(frozen=True)
 class Running:
-    """A service in a process of its own."""
+    """A service in another process."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -120,25 +120,25 @@ class Running:
         return f"http://127.0.0.1:{self.port}"
 
     def batches(self) -> tuple[float, float]:
-        """Return how many images it has computed, and in how many batches."""
+        """Return the number of predicted images and of their batches."""
         lines = httpx.get(f"{self.url}/metrics", timeout=60).text.splitlines()
         found = dict(line.rsplit(" ", 1) for line in lines if line.startswith("defunet_batch_size_"))
         return float(found["defunet_batch_size_sum"]), float(found["defunet_batch_size_count"])
 
     def stop(self) -> int:
-        """Tell it to stop and return its exit code."""
+        """Send the stop signal and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(Settings.stop_timeout + 30)
 
 
 @contextmanager
 def started(model: str, engine: str, port: int, *options: str) -> Iterator[Running]:
-    """Start a service and wait until it is ready; end it with the block."""
+    """Start a service, wait until it is ready, and stop it at the end of the block."""
     line = [sys.executable, "-m", "serving.http", "--model", model, "--engine", engine, "--port", str(port)]
     process = subprocess.Popen([*line, "--log-level", "warning", "--max-queue", "512", *options])
     service = Running(process, port)
     try:
-        # Where a port is shared, another may answer; this one listens there only once it has a model.
+        # On a shared port another service may respond; this one listens only after its model is loaded.
         limit = time.monotonic() + PATIENCE
         while not listens(process.pid, port):
             _check(process, limit)
@@ -154,7 +154,7 @@ def started(model: str, engine: str, port: int, *options: str) -> Iterator[Runni
 
 
 def listens(pid: int, port: int) -> bool:
-    """Tell whether a process itself listens at a port, which another may do as well."""
+    """Return whether this process listens on a port, which may be shared."""
     import psutil
 
     return any(
@@ -178,14 +178,14 @@ def _is_ready(service: Running) -> bool:
 
 
 def free_port() -> int:
-    """Return a port that nothing listens at."""
+    """Return a free port."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
 
 
 def measure(service: Running, image: bytes, clients: int, seconds: float) -> dict[str, Any]:
-    """Ask a service for some seconds and return what it did."""
+    """Send requests to a service for some seconds and return the figures."""
     images, batches = service.batches()
     asking = Clients(service.url, image, clients)
     time.sleep(seconds)
@@ -206,7 +206,7 @@ def measure(service: Running, image: bytes, clients: int, seconds: float) -> dic
 def sweep(
     model: str, engine: str, image: bytes, concurrency: Sequence[int], seconds: float, rounds: int
 ) -> list[dict[str, Any]]:
-    """Measure both services in turns, for every number of clients."""
+    """Measure both services alternately, for every number of clients."""
     rows = []
     with (
         started(model, engine, free_port(), *WAYS["one by one"]) as single,
@@ -225,7 +225,7 @@ def sweep(
 
 
 def restart(model: str, engine: str, image: bytes, clients: int, seconds: float) -> dict[str, Any]:
-    """Let a second service take over from a first one while clients ask, and return what they saw."""
+    """Replace a service by a second one under load, and return the clients' results."""
     port = free_port()
     with started(model, engine, port, "--reuse-port") as old:
         asking = Clients(old.url, image, clients)

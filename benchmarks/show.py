@@ -1,4 +1,4 @@
-"""The figures of ``benchmarks.training`` as tables."""
+"""Show the figures of ``benchmarks.training`` and ``benchmarks.inference`` as tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _range(values: dict[str, Any], digits: int) -> str:
 
 
 def _digits(values: dict[str, Any]) -> int:
-    """Return how many decimals show three figures of a rate."""
+    """Return the number of decimals that shows three significant digits of a rate."""
     return 2 if values["median"] < 10 else 1 if values["median"] < 100 else 0
 
 
@@ -30,7 +30,7 @@ def _rate(values: dict[str, Any]) -> str:
 
 
 def heading(figures: dict[str, Any]) -> str:
-    """Return what was measured, and where, in two lines."""
+    """Return two lines on what was measured and on which machine."""
     settings, machine = figures["settings"], figures["hardware"]
     recipe = settings["recipe"]
     return (
@@ -42,7 +42,7 @@ def heading(figures: dict[str, Any]) -> str:
 
 
 def speed(figures: dict[str, Any], own: bool) -> list[Table | str]:
-    """Return images a second of both loops, their ratio, and how much of a step is loading; ``own``: by both clocks."""
+    """Return images per second of both loops, their ratio and the loader's share; ``own``: by both clocks."""
     columns = ["images a second", "least to most", *["by processor time"] * own, "loading, share of a step"]
     table = _table("Training", "loop", columns)
     for name, values in figures["images_per_second"].items():
@@ -60,7 +60,7 @@ def speed(figures: dict[str, Any], own: bool) -> list[Table | str]:
 
 
 def rungs(figures: list[dict[str, Any]], own: bool) -> Table:
-    """Return the ladder: what each lever brings; ``own``: by both clocks."""
+    """Return the ladder: the gain of each optimisation; ``own``: by both clocks."""
     busy = ["by processor"] * own
     title = "One lever after the other: medians over rounds of ratios"
     table = _table(title, "loop", ["images/s", "to the one before", "least to most", *busy, "to plain", *busy])
@@ -74,7 +74,7 @@ def rungs(figures: list[dict[str, Any]], own: bool) -> Table:
 
 
 def rooflines(figures: dict[str, Any]) -> list[Table | str]:
-    """Return what the machine can do and how much of it both loops take."""
+    """Return the machine's rates and the shares that both loops reach."""
     rates = ", ".join(f"{name} {rate / 1e12:.3g} TFLOP/s" for name, rate in figures["matrix_flops"].items())
     table = _table(
         "Rooflines (with one thread of a CPU, by processor time)",
@@ -98,7 +98,7 @@ def rooflines(figures: dict[str, Any]) -> list[Table | str]:
 
 
 def scores(figures: dict[str, Any]) -> list[Table | str]:
-    """Return the validation Dice of both loops after equally many steps."""
+    """Return the validation Dice of both loops after the same number of steps."""
     seeds = len(figures["difference"]["rounds"])
     title = f"Validation Dice after {figures['steps']} steps, {seeds} seed{'s' * (seeds > 1)}"
     table = _table(title, "loop", ["mean", "least to most", "loss, first steps", "loss, last steps"])
@@ -120,7 +120,7 @@ def scores(figures: dict[str, Any]) -> list[Table | str]:
 
 
 def inference(figures: dict[str, Any], own: bool) -> list[Table | str]:
-    """Return what ``benchmarks.inference`` measured: a row an engine, and what is said of the shipped one."""
+    """Return the figures of ``benchmarks.inference``: one row per engine, and the verdict on the shipped default."""
     settings, machine, found = figures["settings"], figures["hardware"], figures["verdict"]
     heading = (
         f"{settings['model']}, {settings['size']} x {settings['size']}, {settings['images']} images a turn\n"

@@ -1,11 +1,11 @@
-"""What climbing from small pictures to large ones saves: time to a given validation Dice, staged against one size.
+"""Time saved by progressive resizing: time to a given validation Dice, with stages and at one size.
 
     python -m benchmarks.stages artifacts/arrays artifacts/splits/mixed.json --target 0.95
 
-Both sides train the network of the parameters from the same weights, in turns within one run. The staged side follows
-``train.stages``. The other trains at the full size alone, by the same recipe with the first stage's learning rate, for
-one epoch, then anew for two, four and so on, each with a whole schedule: the first that reaches the target counts, with
-its own time alone. Both are scored at the full size.
+Both sides train the same network from the same weights, alternately within one run, and are scored at the full size.
+The staged side follows ``train.stages``. The other side trains only at the full size, by the same recipe with the first
+stage's learning rate. It trains for one epoch, then from scratch for two, four and so on, each with a whole schedule.
+The first training run that reaches the target counts, with only its own time.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from model.training.recipe import TrainParams
 
 @dataclass(frozen=True)
 class Reached:
-    """How one training went.
+    """The result of one training run.
 
     Attributes:
-        seconds: until the end of the epoch at the full size that reached the target, or of the last one.
+        seconds: seconds until the end of the epoch at the full size that reached the target, or of the last one.
         dice: the best validation Dice at the full size, 0 to 1.
-        reached: whether that is the target or more.
+        reached: whether ``dice`` reached the target.
     """
 
     seconds: float
@@ -49,14 +49,14 @@ class Reached:
 
 
 class _Watch(Silent):
-    """Ends a training as soon as an epoch at the full size reaches the target."""
+    """Ends a training run as soon as an epoch at the full size reaches the target."""
 
     def __init__(self, target: float, size: int, device: torch.device) -> None:
         self.target, self.size, self.device = target, size, device
         self.begun, self.seconds, self.dice = own_seconds(device), math.nan, 0.0
 
     def epoch(self, row: dict[str, float]) -> None:
-        """Note the time and the Dice of an epoch."""
+        """Record the time and the Dice of an epoch."""
         synchronise(self.device)
         self.seconds = own_seconds(self.device) - self.begun
         if row["size"] == self.size:
@@ -76,7 +76,7 @@ def train(
     with tempfile.TemporaryDirectory() as folder:
         watch = _Watch(target, train_set.images.shape[-1], world.device)
         trainer = Trainer(built, train_set, validation, params, seed, world, Path(folder), "", watch)
-        watch.begun = own_seconds(world.device)  # the measurement of the precision is no part of either side
+        watch.begun = own_seconds(world.device)  # excludes the measurement that selects the precision
         try:
             trainer.run()
         except StopIteration:
@@ -85,7 +85,7 @@ def train(
 
 
 def single(params: TrainParams, epochs: int) -> TrainParams:
-    """Return the recipe at the full size alone, for so many epochs, with the first stage's learning rate."""
+    """Return the recipe without stages, for ``epochs`` epochs, with the first stage's learning rate."""
     first = params.stages[0].learning_rate
     return params.model_copy(update={"stages": [], "epochs": epochs, "learning_rate": first})
 

@@ -1,8 +1,8 @@
-"""How fast the shipped training loop is, against a plain one: ``python -m benchmarks.training``.
+"""Speed of the shipped training loop against a plain one: ``python -m benchmarks.training``.
 
-Both train the same network on the same images at the same batch size, in turns within one run, because only the ratio
-means anything on a machine that does other things too. Then a ladder says which lever brings what, rooflines say what
-is left, and short training runs say that the scores are the same. No data set is needed: the images are computed.
+Both train the same network on the same images at the same batch size, alternately within one run: on a shared machine
+only ratios are meaningful. A ladder shows the gain of each optimisation, rooflines show the remaining potential, and
+short training runs compare the scores. No data set is needed: the images are synthetic.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ Device = Literal["cpu", "cuda"]
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Return the median of some figures, the least, the most, and all of them."""
+    """Return the median, minimum and maximum of the values, and all values."""
     return {"median": statistics.median(values), "least": min(values), "most": max(values), "rounds": list(values)}
 
 
 def rates(speeds: Sequence[Speed]) -> list[float]:
-    """Return images a second, round by round."""
+    """Return the images per second of each round."""
     return [speed.rate for speed in speeds]
 
 
 def compared(ones: Sequence[Speed], others: Sequence[Speed]) -> dict[str, Any]:
-    """Return ones over others, round by round, as what disturbed a round disturbed both: by the clock, and by work."""
+    """Return ``ones`` / ``others`` by both clocks, paired by round because disturbances affect both."""
     pairs = list(zip(ones, others, strict=True))
     return {
         **spread([one.rate / other.rate for one, other in pairs]),
@@ -57,7 +57,7 @@ def compared(ones: Sequence[Speed], others: Sequence[Speed]) -> dict[str, Any]:
 
 
 def measure_speed(task: Task, rounds: int, steps: int, warmup: int) -> dict[str, Any]:
-    """Measure the shipped loop against the plain one, which has as many workers as make it fastest."""
+    """Measure the shipped loop against the plain one with its fastest number of workers."""
     plain = {f"plain, {n} workers": task.plain(n) for n in WORKERS[task.device.type]}
     shipped = Shipped(task)
     loops: dict[str, Loop] = {**plain, "shipped": shipped}
@@ -81,8 +81,8 @@ def measure_speed(task: Task, rounds: int, steps: int, warmup: int) -> dict[str,
 
 
 def measure_ladder(task: Task, rounds: int, steps: int, warmup: int) -> list[dict[str, Any]]:
-    """Measure all loops from the plain one to the shipped one, each with one lever more than the one before."""
-    # Else a second batch size would make the compiler write code for any size, which is slower than for the one it has.
+    """Measure all loops from the plain to the shipped one, each with one optimisation more than the one before."""
+    # Else a second batch size makes the compiler generate code for dynamic shapes, which is slower.
     torch._dynamo.config.automatic_dynamic_shapes = False
     rungs = ladder(task, task.device.type == "cuda")
     loops = {name: make() for name, make in rungs.items()}
@@ -102,7 +102,7 @@ def measure_ladder(task: Task, rounds: int, steps: int, warmup: int) -> list[dic
 
 
 def measure_rooflines(task: Task, speed: dict[str, Any], quick: bool) -> dict[str, Any]:
-    """Measure the machine, count a step's work, and set both loops against them."""
+    """Measure the machine, count a step's work, and compare both loops with these bounds."""
     machine, size = measure_machine(task.device, quick), task.train.images.shape[1]
     precisions = {speed["plain"]: torch.float32, "shipped": task.precision}
     steps = {}
@@ -117,7 +117,7 @@ def measure_scores(task: Task, steps: int, seeds: int) -> dict[str, Any]:
     """Train both loops for the same number of steps, for several seeds; return losses and validation Dice."""
     dice: dict[str, list[float]] = {"plain": [], "shipped": [], "shipped, averaged weights": []}
     losses: dict[str, list[list[float]]] = {"plain": [], "shipped": []}
-    # The schedule of the learning rate extends over exactly these steps in both.
+    # In both loops the learning rate's schedule covers exactly these steps.
     short = task.changed(images_per_epoch=steps * task.params.batch_size, epochs=1, compile=False)
     few = max(1, steps // 6)
     for seed in range(seeds):
@@ -141,7 +141,7 @@ def measure_scores(task: Task, steps: int, seeds: int) -> dict[str, Any]:
         "dice": {name: spread(values) | {"mean": statistics.mean(values)} for name, values in dice.items()},
         "losses": losses,
         "difference": spread(differences) | {"mean": statistics.mean(differences)},
-        # Of a few seeds no more can be said, of one nothing.
+        # A few seeds allow only this comparison, a single seed none.
         "within_noise": abs(statistics.mean(differences)) <= max(spreads) if seeds > 1 else None,
     }
 
@@ -156,7 +156,7 @@ def _changed(
     values = params.train.model_dump()
     given = {"width": width, "batch_size": batch_size, "precision": precision}
     values |= {name: value for name, value in given.items() if value is not None}
-    # One batch in one part: accumulation and checkpointing save memory and cost time, which is not the question here.
+    # No accumulation or checkpointing: they trade time for memory, which is not measured here.
     values |= {"compile": compiled, "accumulation": 1, "activation_checkpointing": False}
     return check_section(TrainParams, values, "the recipe with the options given")
 
@@ -226,7 +226,7 @@ def main(
     console.print(show.heading(figures), highlight=False)
     figures["speed"] = measure_speed(task, rounds, steps, warmup)
     console.print(*show.speed(figures["speed"], own), sep="\n", highlight=False)
-    write_json(out, figures)  # what follows takes long, and may find no memory
+    write_json(out, figures)  # save now: the rest takes long and may run out of memory
     figures["ladder"] = measure_ladder(task, rounds, steps, warmup)
     console.print(show.rungs(figures["ladder"], own))
     figures["rooflines"] = measure_rooflines(task, figures["speed"], quick)

@@ -1,6 +1,6 @@
-"""Run a module as ``python -m`` does and record what it used: ``python -m benchmarks.usage OUT MODULE ARGUMENT...``.
+"""Run a module like ``python -m`` and record its resource use: ``python -m benchmarks.usage OUT MODULE ARGUMENT...``.
 
-Figures are of this one process, whose memory starts at 0, and of the processes that it started and waited for.
+CPU time includes child processes that were waited for; memory is that of this process.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from pathlib import Path
 from core.errors import UserError
 from core.files import write_json
 
-EVERY = 0.02  # seconds between two looks at the memory
+EVERY = 0.02  # seconds between two samples of the memory
 FIELDS = ("VmHWM", "RssAnon", "RssShmem")
 
 
 def memory() -> dict[str, int]:
     """Return the memory of this process in bytes.
 
-    ``VmHWM`` is the most that was resident so far, with pages of mapped files, which the system takes back when it
-    needs them. ``RssAnon`` and ``RssShmem`` are what it holds now and cannot give back.
+    ``VmHWM`` is the peak resident memory so far, including pages of mapped files, which the kernel can reclaim.
+    ``RssAnon`` and ``RssShmem`` are the current resident memory that it cannot reclaim.
 
     Raises:
-        UserError: the system does not say (it is not Linux).
+        UserError: the system is not Linux.
     """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -37,7 +37,7 @@ def memory() -> dict[str, int]:
 
 
 class Watch:
-    """Keeps the largest memory that the process could not give back."""
+    """Samples the memory of this process that cannot be reclaimed, and keeps the maximum."""
 
     def __init__(self) -> None:
         self.most, self.ended = 0, threading.Event()
@@ -49,12 +49,12 @@ class Watch:
             self.look()
 
     def look(self) -> None:
-        """Look once."""
+        """Take one sample."""
         now = memory()
         self.most = max(self.most, now["RssAnon"] + now["RssShmem"])
 
     def stop(self) -> int:
-        """Return the largest memory in bytes."""
+        """Stop sampling and return the maximum in bytes."""
         self.ended.set()
         self.thread.join()
         self.look()

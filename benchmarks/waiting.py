@@ -1,9 +1,9 @@
-"""What waiting costs a training, alone and beside a busy process: ``python -m benchmarks.waiting``.
+"""Training speed by OpenMP's waiting policy, alone and next to a busy process: ``python -m benchmarks.waiting``.
 
-Both of the shipped ways to wait (:mod:`model.threads`: a short spin where cores are free at the start, else passive)
-train by turns with threads that spin, as OpenMP has them by itself, and with a single thread. Each side is a process of
-its own, since OpenMP reads its settings once. Half of the turns have a neighbour that computes all the time, which this
-command starts and ends. No data set is needed. Killed and started again, it goes on with the round that it was in.
+The shipped policies (:mod:`model.threads`: a short spin if cores are free at the start, else passive) alternate with
+OpenMP's default, which spins, and with a single thread. Each side is a separate process, because OpenMP reads its
+settings once. In half of the turns a process that computes all the time runs next to it. No data set is needed. A
+restarted command resumes with the unfinished round.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from core.provenance import hardware
 from model.threads import NUMBER, PASSIVE, POLICY, SHORT, SPINS, settle, share, without_ours
 
 FREE, BUSY, SPINNING, SINGLE = "shipped, cores free", "shipped, cores busy", "spinning", "one thread"
-# What OpenMP reads in each; 300000 is what GNU's library takes where nothing is said.
+# OpenMP's environment variables of each side; 300000 is the default of GNU's library.
 SIDES = {FREE: SHORT, BUSY: PASSIVE, SPINNING: {SPINS: "300000"}, SINGLE: {NUMBER: "1"}}
 ALONE, BESIDE = "alone", "beside a busy process"
 LEAST_ALONE, LEAST_BESIDE = 0.95, 1 / 3
@@ -38,7 +38,7 @@ PROGRAM = "while True: pass"
 
 
 class Side:
-    """A process that trains on command; the words of ``before`` start it, for instance in a control group."""
+    """A process that trains on request; ``before`` is a command prefix, for example to use a control group."""
 
     def __init__(self, name: str, arguments: list[str], before: Sequence[str] = ()) -> None:
         environment = {
@@ -51,7 +51,7 @@ class Side:
         )
 
     def turn(self, seconds: float) -> float:
-        """Train for about so many seconds, a step at least; return images a second by the clock on the wall."""
+        """Train for about ``seconds``, at least one step; return images per second of wall time."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print(seconds, file=self.process.stdin, flush=True)
@@ -66,7 +66,7 @@ class Side:
 
 
 def work(params: Path, network: str, size: int | None) -> None:
-    """Train for as many seconds as each line on standard input says, and print images a second."""
+    """For each line on standard input, train for that many seconds and print images per second."""
     settle()
     import torch
 
@@ -88,7 +88,7 @@ def work(params: Path, network: str, size: int | None) -> None:
 
 @contextmanager
 def neighbours(count: int) -> Iterator[None]:
-    """Let so many processes compute all the time inside the block."""
+    """Run ``count`` processes that compute all the time inside the block."""
     busy = [subprocess.Popen([sys.executable, "-c", PROGRAM], start_new_session=True) for _ in range(count)]
     try:
         time.sleep(0.3 * bool(busy))
@@ -100,13 +100,13 @@ def neighbours(count: int) -> Iterator[None]:
 
 
 def measure(arguments: list[str], rounds: range, count: int, seconds: float) -> Iterator[dict[str, Any]]:
-    """Yield one row a round: images a second by situation and side. Every other round goes backwards."""
+    """Yield one row per round: images per second by situation and side. Every other round is in reverse order."""
     with ExitStack() as stack:
         sides = {name: Side(name, arguments) for name in SIDES}
         for side in sides.values():
             stack.callback(side.close)
         for side in sides.values():
-            side.turn(0)  # until all have begun
+            side.turn(0)  # wait until all sides have started
         for number in rounds:
             row: dict[str, Any] = {"round": number}
             for situation, busy in ((ALONE, 0), (BESIDE, count)):
@@ -117,7 +117,7 @@ def measure(arguments: list[str], rounds: range, count: int, seconds: float) -> 
 
 
 def ratios(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """Return, round by round, what :func:`describe` calls by the same names."""
+    """Return the ratios that :func:`describe` shows, by name, one per round."""
     alone, beside = [row[ALONE] for row in rows], [row[BESIDE] for row in rows]
     return {
         "alone": [row[FREE] / max(row.values()) for row in alone],
@@ -128,7 +128,7 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
 
 
 def describe(rows: list[dict[str, Any]]) -> list[Table | str]:
-    """Return the figures as a table, and what follows from them."""
+    """Return the figures as a table, followed by conclusions."""
     table = Table(title="Images/s: medians over rounds, least to most", title_justify="left")
     table.add_column("")
     for situation in (ALONE, BESIDE):
@@ -181,10 +181,10 @@ def main(
         "threads": share()[0],
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    # A last line without its end is what a killed run left of a row.
+    # A killed run may have left an incomplete last line.
     lines = out.read_text().splitlines(keepends=True) if out.exists() else []
     rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    # Rows of another measurement in the same file are not this one's.
+    # Ignore rows of other measurements in the same file.
     rows = [row for row in rows if {key: row.get(key) for key in base} == base]
     arguments = ["--params", str(params), "--network", network, "--size", str(base["size"])]
     if len(rows) < rounds:

@@ -126,7 +126,7 @@ RunId = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, as `
 
 
 def connected(function: Callable[..., None]) -> Callable[..., None]:
-    """Replace a command's parameter ``connect`` by connection options; calling ``connect`` returns the client."""
+    """Replace a command's parameter ``connect`` by the connection options; calling ``connect()`` returns the client."""
 
     def provide(
         host: Host = None,
@@ -149,7 +149,7 @@ def connected(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def packaged(function: Callable[..., None]) -> Callable[..., None]:
-    """Replace a command's parameter ``pack`` by the options of a run; calling ``pack`` compiles the pipeline."""
+    """Replace a command's parameter ``pack`` by the options of a run; calling ``pack()`` compiles the pipeline."""
 
     def provide(
         params: ParamsFile = Path("params.yaml"),
@@ -189,7 +189,7 @@ def packaged(function: Callable[..., None]) -> Callable[..., None]:
 
 @dataclass(frozen=True)
 class Packed:
-    """The arguments of :meth:`pipelines.client.kubeflow.Kubeflow.submit`, and the name of the experiment."""
+    """The arguments of :meth:`pipelines.client.kubeflow.Kubeflow.submit`, and the experiment's name."""
 
     what: dict[str, Any]
     experiment: str
@@ -202,7 +202,7 @@ class Packed:
 
 
 def _spliced(function: Callable[..., None], name: str, provide: Callable[..., Any]) -> Callable[..., None]:
-    """Replace the parameter ``name`` by those of ``provide``; the function gets a callable that calls ``provide``."""
+    """Replace the parameter ``name`` by the parameters of ``provide``; its value becomes a callable of ``provide``."""
     shared = inspect.signature(provide, eval_str=True).parameters
     own = inspect.signature(function, eval_str=True).parameters
 
@@ -212,7 +212,7 @@ def _spliced(function: Callable[..., None], name: str, provide: Callable[..., An
         function(**options, **{name: lambda: provide(**known)})
 
     parameters = [parameter for key, parameter in own.items() if key != name] + list(shared.values())
-    # Keyword-only, so that parameters with a default may be before those without.
+    # Keyword-only, so that parameters with a default may precede those without.
     parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -1,1 +1,1 @@
-"""The Kubeflow pipeline of the steps, its client and its local runners."""
+"""The Kubeflow pipeline, its client and its local runners."""

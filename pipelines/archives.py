@@ -1,6 +1,7 @@
-"""A folder as one object of the artifact store: a plain tar file, since pictures and arrays gain little by compression.
+"""Store a folder as one object of the artifact store: an uncompressed tar file.
 
-A store takes and gives one large object faster than thousands of small ones. Equal folders give equal bytes.
+One large object transfers faster than thousands of small ones, and images and arrays compress little. Equal folders
+give equal bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from core.files import explain_full_disk, write_file
 
 
 def pack(folder: Path, archive: Path) -> None:
-    """Write a folder to the tar file ``archive``, its files in the order of their names, without times or owners."""
+    """Write a folder to the tar file ``archive``, with files sorted by name and without times or owners."""
     with write_file(archive) as partial, tarfile.open(partial, "w") as tar:
         for path in sorted(folder.rglob("*")):
             tar.add(path, path.relative_to(folder).as_posix(), recursive=False, filter=_anonymous)
@@ -28,10 +29,10 @@ def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Write the members of a tar file to ``folder``, one after the other as they are read.
+    """Extract a tar file to ``folder``, reading it as a stream.
 
     Raises:
-        UserError: the file is no tar file or is cut off, or a member would lie outside ``folder``.
+        UserError: the file is not a tar file or is truncated, or a member would be outside ``folder``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -45,7 +46,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
-    """Write a file or folder of an archive; tarfile's own filter for this came with Python 3.11.4."""
+    """Extract a file or folder; tarfile's extraction filters require Python 3.11.4."""
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts or not (member.isfile() or member.isdir()):
         raise tarfile.TarError(f"{member.name}: not a file or folder inside it")

@@ -1,7 +1,7 @@
-"""Kubeflow's artifact types as the steps' pods use them, without kfp, which costs every pod an import.
+"""Kubeflow's artifact types for the steps' pods, which need not import kfp.
 
-The classes bear the names of :mod:`kfp.dsl`, and :mod:`pipelines.components` declares kfp's type of the same name. The
-metadata are what Kubeflow's page shows.
+The classes have the names of those in :mod:`kfp.dsl`; :mod:`pipelines.components` declares kfp's type of the same name.
+Kubeflow's page shows their metadata.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
-# Where Kubeflow's launcher puts the files of an artifact, by the scheme of its address.
+# Mount points where Kubeflow's launcher puts an artifact's files, by the scheme of its URI.
 MOUNTS = {"gs://": "/gcs/", "minio://": "/minio/", "s3://": "/s3/"}
 
 
@@ -19,9 +19,9 @@ class Artifact:
     """An artifact of any kind.
 
     Attributes:
-        name: the name of an output, or the store's number of an input.
-        uri: the address in the store; on one machine the local path.
-        metadata: what Kubeflow keeps with the artifact. It has no nulls: they would fail the step.
+        name: the name of an output; for an input its number in the store.
+        uri: the address in the store; in a local run the path.
+        metadata: metadata that Kubeflow stores with the artifact; nulls would fail the step.
         path: the file or folder that the step reads or writes.
     """
 
@@ -35,7 +35,7 @@ class Artifact:
 
 
 def local_path(uri: str) -> str:
-    """Return where the launcher puts the files of ``uri``; an address without a scheme is the path itself."""
+    """Return the path where the launcher puts the files of ``uri``; a URI without a scheme is a path."""
     for scheme, mount in MOUNTS.items():
         if uri.startswith(scheme):
             return mount + uri.removeprefix(scheme)
@@ -51,18 +51,18 @@ class Model(Artifact):
 
 
 class Markdown(Artifact):
-    """A text that Kubeflow's page renders."""
+    """Markdown that Kubeflow's page renders."""
 
 
 class HTML(Artifact):
-    """A page that Kubeflow's page shows."""
+    """An HTML document that Kubeflow's page shows."""
 
 
 class Metrics(Artifact):
-    """Figures, each under a name."""
+    """Named numbers."""
 
     def log_metric(self, name: str, value: float) -> None:
-        """Add a figure."""
+        """Add a number."""
         self.metadata[name] = value
 
 
@@ -70,7 +70,7 @@ class ClassificationMetrics(Artifact):
     """A ROC curve."""
 
     def log_roc_curve(self, fpr: Sequence[float], tpr: Sequence[float], thresholds: Sequence[float]) -> None:
-        """Set the points of the curve, as many of each."""
+        """Set the points of the curve; the arguments have equal lengths."""
         self.metadata["confidenceMetrics"] = [
             {"confidenceThreshold": threshold, "recall": true, "falsePositiveRate": false}
             for false, true, threshold in zip(fpr, tpr, thresholds, strict=True)
@@ -79,7 +79,7 @@ class ClassificationMetrics(Artifact):
 
 @dataclass(frozen=True)
 class Status:
-    """The final status of the steps before an exit handler: Kubeflow's state, and an error if it tells one."""
+    """The final status of the steps before an exit handler: Kubeflow's state, and its error, if it gives one."""
 
     state: str
     error: str = ""

@@ -1,9 +1,9 @@
-"""End a further attempt at once if an earlier one has met an error that no retry can mend.
+"""Fail a retry at once if an earlier attempt failed with an error that a retry cannot fix.
 
-Kubeflow cannot be told which exit code is final. So such an error leaves a mark where the next attempt of the same task
-sees it: in the folder or under the S3 prefix of the checkpoints, which train is given, or else under the pipeline root
-if that is in S3 and the step has credentials. Without either the mark is the termination message of the earlier
-attempt's pod, where Kubernetes lets the step list pods. A step with none is tried as often as cluster.yaml says.
+Kubeflow cannot treat an exit code as final. So such an error leaves a marker that the next attempt of the task reads.
+The marker is in the checkpoints' folder or S3 prefix, if the step has one as a parameter. Otherwise it is under the
+pipeline root, if that is in S3 and the step has credentials. Otherwise it is the termination message of the earlier
+attempt's pod, if the step may list pods. Without any of these, the step is retried as cluster.yaml says.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE"
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 WORKFLOW, NODE = "workflows.argoproj.io/workflow", "workflows.argoproj.io/node-name"  # Argo's label and annotation
 MARKS = "failed-attempts"
-# Errors of the operating system that are there again in the next attempt; others, such as a full disk, may pass.
+# OSErrors that occur again in the next attempt; others, such as a full disk, may be transient.
 LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
-SERVERS = ("boto3", "botocore", "httpx", "mlflow", "sqlalchemy", "urllib3")  # packages whose errors are of a server
+SERVERS = ("boto3", "botocore", "httpx", "mlflow", "sqlalchemy", "urllib3")  # packages whose errors come from a server
 
 
 class Marks(Protocol):
-    """Where the marks of one task lie."""
+    """The markers of one task."""
 
     def read(self, attempt: int) -> str | None:
-        """Return the mark of an attempt, None if it left none."""
+        """Return the marker of an attempt, or None if it left none."""
 
     def write(self, attempt: int, text: str) -> None:
-        """Leave the mark of an attempt."""
+        """Write the marker of an attempt."""
 
 
 class _InFolder:
@@ -77,11 +77,11 @@ class _InBucket:
 
 
 class _InCluster:
-    """The termination messages of the earlier attempts' pods, which Argo labels and names.
+    """Markers in the termination messages of earlier attempts' pods, which Argo labels and names.
 
     Args:
-        client: a client of the namespace's address in Kubernetes' API.
-        pod: the name of this attempt's pod.
+        client: a client of Kubernetes' API whose base URL is the namespace.
+        pod: name of this attempt's pod.
     """
 
     def __init__(self, client: httpx.Client, pod: str) -> None:
@@ -104,7 +104,7 @@ class _InCluster:
 
 
 def _cluster() -> Marks | None:
-    """Return the marks that Kubernetes keeps, None outside a pod of Kubeflow."""
+    """Return the markers in Kubernetes, or None outside a Kubeflow pod."""
     pod, host = os.environ.get("KFP_POD_NAME"), os.environ.get("KUBERNETES_SERVICE_HOST")
     if not pod or not host or not (ACCOUNT / "token").exists():
         return None
@@ -116,12 +116,12 @@ def _cluster() -> Marks | None:
 
 
 def marks_of(given: Mapping[str, Any]) -> Marks | None:
-    """Return where the marks of a task lie; None if its attempts share no place.
+    """Return the markers of a task, or None if its attempts share no storage.
 
     Args:
         given: the executor input, which all attempts of a task share.
     """
-    # .../<run>/<task>/<number of the task's execution>/<file>
+    # .../<run>/<task>/<execution number>/<file>
     task = "/".join(Path(given["outputs"]["outputFile"]).parts[-4:-1])
     place = given.get("inputs", {}).get("parameterValues", {}).get("checkpoints") or ""
     if place and not is_s3(place):
@@ -139,13 +139,13 @@ def marks_of(given: Mapping[str, Any]) -> Marks | None:
 
 @contextmanager
 def final_errors(given: Mapping[str, Any]) -> Iterator[None]:
-    """Leave a mark if a UserError that no retry can mend ends the block; do not enter it if there is one.
+    """Write a marker if the block raises a UserError that a retry cannot fix.
 
     Args:
         given: the executor input.
 
     Raises:
-        UserError: an earlier attempt left a mark; its error in one line.
+        UserError: an earlier attempt left a marker; the block is not run, and the error is the earlier one in one line.
     """
     attempt = os.environ.get(ATTEMPT, "")
     marks = None
@@ -171,7 +171,7 @@ def final_errors(given: Mapping[str, Any]) -> Iterator[None]:
 
 @contextmanager
 def _tolerant() -> Iterator[None]:
-    """Say so if the place of the marks cannot be used: the step's own work and error matter more."""
+    """Log and suppress errors of the marker storage: they must not fail the step or hide its error."""
     try:
         yield
     except FAILURES as error:
@@ -181,7 +181,7 @@ def _tolerant() -> Iterator[None]:
 
 
 def lasting(error: BaseException | None) -> bool:
-    """Tell whether an error will be there again: nothing in its causes is of a network, a server or a resource."""
+    """Return whether an error is permanent: no error in its chain comes from a network, a server or a resource."""
     while error is not None:
         answer = getattr(error, "response", None)
         status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) if isinstance(answer, dict) else 0

@@ -34,7 +34,7 @@ StepName = Literal[
     "merge-cohort",
     "merge-arrays",
 ]
-MERGES = ("merge-cohort", "merge-arrays")  # the further steps of a graph in shards
+MERGES = ("merge-cohort", "merge-arrays")  # the merge steps of a sharded graph
 STEPS: tuple[StepName, ...] = tuple(name for name in get_args(StepName) if name not in MERGES)
 TAKES: dict[str, tuple[StepName, ...]] = {
     "train-and-evaluate": ("train", "evaluate"),
@@ -44,7 +44,7 @@ TAKES: dict[str, tuple[StepName, ...]] = {
 
 
 def settings_of(step: str) -> tuple[StepName, ...]:
-    """Return the steps whose settings a step of the graph takes: the resources of the first, the variables of all."""
+    """Return the steps whose settings a step of the graph uses: resources of the first, variables of all."""
     return TAKES.get(step, cast(tuple[StepName, ...], (step,)))
 
 
@@ -55,7 +55,7 @@ Key = Annotated[
     str, Field(pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$")
 ]
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-# A DNS label: Kubernetes' rule for the names that are also the value of a label.
+# A DNS label: Kubernetes' rule for names that are also label values.
 QueueName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
@@ -135,12 +135,12 @@ class Retries(Section):
 
     count: Annotated[int, Field(ge=0, le=100)] = Field(description="attempts after the first; 0: none")
     wait: Annotated[int, Field(ge=0)] = Field(description="seconds before the second attempt")
-    # Argo parses the factor as an integer: 1.5 would end the run.
+    # Argo parses the factor as an integer: 1.5 would fail the run.
     factor: Annotated[int, Field(ge=1, le=10)] = Field(description="by which each later wait is longer, a whole number")
     within: Seconds = Field(description="seconds from the first attempt's start; Argo ends the task then")
 
     def needs(self, timeout: int) -> float:
-        """Return the seconds of all attempts and waits if every attempt runs into ``timeout`` (seconds)."""
+        """Return the total seconds of all attempts and waits if every attempt takes ``timeout`` seconds."""
         return (self.count + 1) * timeout + sum(self.wait * float(self.factor) ** n for n in range(self.count))
 
 
@@ -152,7 +152,7 @@ class Volume(Section):
 
 
 class Step(Section):
-    """Resources of one step; a missing key has the value in ``every_step``, or else Kubernetes' default."""
+    """Resources of one step; a missing key defaults to ``every_step``, then to Kubernetes' default."""
 
     cpu: Cpu | None = None
     memory: Memory | None = None
@@ -177,7 +177,7 @@ class Variables(Section):
     optional: bool = Field(False, description="start without what is missing; else the pod waits for it")
 
 
-# A digest that is cut off or mistyped would only show when a pod cannot pull the image.
+# Validate digests: a wrong one would show only when a pod cannot pull the image.
 ImageName = Annotated[
     str,
     Field(pattern=r"^[A-Za-z0-9][^\s@]*(@sha256:[0-9a-f]{64})?$", description="NAME:TAG or NAME@sha256:64 hex digits"),
@@ -259,7 +259,7 @@ def check_cluster(values: Any, origin: str) -> Cluster:
 
 
 def _duplicates(cluster: Cluster) -> list[str]:
-    """Return the problems of variables that a step would get from two sources, with undefined precedence."""
+    """Return the problems of variables that a step would get from two sources: their precedence is undefined."""
     clashes: dict[tuple[str, str, str], list[str]] = {}
     given: dict[tuple[StepName, str], str] = {}
     for kind, references in (("secrets", cluster.secrets), ("config_maps", cluster.config_maps)):
@@ -276,7 +276,7 @@ def _duplicates(cluster: Cluster) -> list[str]:
 
 
 def _clashes(where: str, step: Step, changed: set[str]) -> list[str]:
-    """Return the problems of keys that contradict each other, if at least one of them is in ``changed``."""
+    """Return the problems of contradictory keys, if at least one of them is in ``changed``."""
     problems = []
     if changed & {"shared_memory", "memory"} and step.shared_memory and step.memory:
         limit = step.memory.limit
@@ -295,7 +295,7 @@ def _clashes(where: str, step: Step, changed: set[str]) -> list[str]:
 
 
 def named_image(name: str | None) -> str | None:
-    """Return the name of an image unchanged, None too.
+    """Validate the name of an image and return it unchanged; None is allowed.
 
     Raises:
         UserError: the name is malformed, or its digest is not ``sha256:`` and 64 hexadecimal digits.

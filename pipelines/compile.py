@@ -30,10 +30,10 @@ def compiled(
 
     Args:
         params: the defaults of the pipeline's parameters.
-        image: the image of every step; None is the image in ``cluster``.
+        image: the image of every step; None: the image in ``cluster``.
         git_commit: the commit of the code in the image.
         cluster: the cluster settings of the steps; None reads ``pipelines/cluster.yaml``.
-        cohort: the defaults of ``source`` and ``data_md5``; None has a person fill them in.
+        cohort: the defaults of ``source`` and ``data_md5``; None: both are required.
     """
     from pipelines.graph import build
 
@@ -41,17 +41,17 @@ def compiled(
 
 
 def pinned_cohort(pin: Path = Path("data.dvc")) -> tuple[str, str] | None:
-    """Return the ``s3://`` address of the pinned cohort and its MD5; None if the pin names none.
+    """Return the ``s3://`` address of the pinned cohort and its MD5; None if the pin has no such address.
 
-    A cluster cannot read a folder of this machine. Without the address there is no MD5 either: as a default it would be
-    taken for the MD5 of whatever source a person fills in.
+    A cluster cannot read a local folder. Then the MD5 must not be a default either: it would apply to any source that
+    the user enters.
     """
     source, md5 = pinned_source(pin), data_md5(pin)
     return (source, md5) if source and md5 and is_s3(source) else None
 
 
 def compiled_steps(image: str) -> dict[str, str]:
-    """Return every step as a reusable Kubeflow component in YAML, by name, all with ``image``.
+    """Return every step as a reusable Kubeflow component in YAML, by name; all use ``image``.
 
     A component has no cluster settings: the pipeline that uses it sets them.
     """

@@ -1,7 +1,7 @@
-"""The steps as Kubeflow components: the signatures and docstrings of :mod:`pipelines.steps`, and one command.
+"""The steps as Kubeflow components, from the signatures and docstrings of :mod:`pipelines.steps`.
 
-They are components of a container and not kfp's lightweight ones, which carry their Python source: Kubeflow copies a
-component some ten times into the object that holds the run, whose size is limited (:mod:`pipelines.size`).
+They are container components, not kfp's lightweight components, which contain their Python source: Kubeflow copies a
+component about ten times into the run's object, whose size is limited (:mod:`pipelines.size`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def component(body: Callable[..., Any]) -> ContainerComponent:
     """
 
     def declared() -> None:
-        """Stand for ``body`` with kfp's annotations."""
+        """Placeholder for ``body`` with kfp's annotations."""
 
     hints = get_type_hints(body, include_extras=True)
     signature = inspect.signature(body)
@@ -38,10 +38,10 @@ def component(body: Callable[..., Any]) -> ContainerComponent:
     ]
     declared.__name__, declared.__doc__ = body.__name__, body.__doc__
     fields = hints["return"] is not type(None) and list(get_type_hints(hints["return"]).items())
-    # A new type: kfp reads the annotations of the fields as they stand, and here they are text.
+    # A new type, because kfp does not evaluate annotations, and those of the fields are strings.
     returned = NamedTuple("Outputs", fields) if fields else None
     vars(declared)["__signature__"] = signature.replace(parameters=parameters, return_annotation=returned)
-    # kfp's decorator for containers takes no returned values, which need no placeholder here.
+    # kfp's decorator for container components does not support return values.
     spec = component_factory.extract_component_interface(declared)
     spec.implementation = structures.Implementation(
         structures.ContainerSpecImplementation(
@@ -54,7 +54,7 @@ def component(body: Callable[..., Any]) -> ContainerComponent:
 
 
 def _kfp_type(hint: Any) -> Any:
-    """Return kfp's annotation for one of :mod:`pipelines.artifacts`; any other annotation is returned as it is."""
+    """Return kfp's annotation for one of :mod:`pipelines.artifacts`; other annotations are returned unchanged."""
     if hint is Status:
         return dsl.PipelineTaskFinalStatus
     if not hasattr(hint, "__metadata__"):

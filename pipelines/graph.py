@@ -29,17 +29,17 @@ def build(
 ) -> Any:
     """Return the pipeline as kfp's object, to compile or to run.
 
-    Every section of ``params.yaml`` is one pipeline parameter in JSON, with the values of ``params`` as default. Each
-    step gets only the sections that it reads, so that a change reruns only the dependent steps, as with DVC. The plan
-    step validates all sections first.
+    Every section of ``params.yaml`` is one pipeline parameter in JSON, with defaults from ``params``. Each step gets
+    only the sections that it reads, so that a change reruns only the dependent steps, as with DVC. The plan step
+    validates all sections first.
 
     Args:
         params: the defaults of the pipeline's parameters.
-        image: the image of every step; None is the image in ``cluster``, or none if the steps run as processes.
+        image: the image of every step; None: the image in ``cluster``, or no image if the steps run as processes.
         git_commit: commit of the code in ``image``; default of a pipeline parameter that is part of every cache key.
-        cluster: the cluster settings of the steps; None sets none, for runs on one machine.
-        cohort: the defaults of ``source`` and ``data_md5``; None makes both required.
-        shards: without ``cluster``, the number of parts of ingest and preprocess; 1: no parts.
+        cluster: the cluster settings of the steps; None: no settings, for local runs.
+        cohort: the defaults of ``source`` and ``data_md5``; None: both are required.
+        shards: number of shards of ingest and preprocess in a graph without ``cluster``; 1: no shards.
     """
     default = sections(params)
     used = image or (cluster.image if cluster else None)  # None: the steps run as local processes
@@ -88,19 +88,19 @@ def build(
         """
 
         def traced(task: dsl.PipelineTask) -> dsl.PipelineTask:
-            """Set the variable with the image, which register and promote record in the lineage, and the run's id."""
+            """Set variables with the image and the run's id; register and promote record the image in the lineage."""
             if used:
                 task.set_env_variable("IMAGE", used)
             return identified(task)
 
         def identified(task: dsl.PipelineTask) -> dsl.PipelineTask:
-            if cluster:  # from the pod's label, since Kubeflow fills no placeholders in variables
+            if cluster:  # from the pod's label: Kubeflow does not fill placeholders in variables
                 kubernetes.use_field_path_as_env(task, RUN_ID, "metadata.labels['pipeline/runid']")
             return task
 
         def step(task: dsl.PipelineTask, title: str, cached: bool = True) -> dsl.PipelineTask:
             task.set_display_name(title).set_container_image(image).set_caching_options(cached)
-            # Kubeflow copies them into the run's object many times; the components alone keep them.
+            # Kubeflow copies descriptions into the run's object many times; only the separate components keep them.
             for described in (
                 *(task.component_spec.inputs or {}).values(),
                 *(task.component_spec.outputs or {}).values(),
@@ -165,7 +165,7 @@ def build(
                     model = trained.outputs["model"]
                     evaluated = step(steps.evaluate(model=model, arrays=arrays, raw=raw, params=scoring), "Evaluate")
 
-            # One step alone takes a list with an entry a cell: such a list is what limits their number.
+            # Only one step has a list input with one entry per cell: such a list limits the number of cells.
             collected = step(
                 steps.gather(matrix=matrix, evaluations=dsl.Collected(evaluated.outputs["evaluation"])),
                 "Gather the cells",
@@ -175,7 +175,7 @@ def build(
                 steps.report(gathered=gathered, arrays=arrays, params=evaluate),
                 "Report and compare with the paper",
             )
-            # The cache does not see the registry, so every run registers its model.
+            # Not cached, because the cache key does not include the registry: every run registers its model.
             whole = planned.outputs["params"]
             registered = step(
                 traced(steps.register(gathered=gathered, arrays=arrays, params=whole)),
@@ -195,7 +195,7 @@ def build(
                 cached=False,
             )
 
-    if cohort:  # kfp reads the defaults from the function
+    if cohort:  # kfp reads the defaults from the function's signature
         lung_segmentation.__defaults__ = (*cohort, *(lung_segmentation.__defaults__ or ()))
     pipeline = dsl.pipeline(
         name="lung-segmentation",

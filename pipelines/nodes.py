@@ -1,4 +1,4 @@
-"""The nodes that a run makes in Argo's object, as recorded runs have them: what :mod:`pipelines.size` measures."""
+"""Simulate the nodes of a run in its Argo Workflow, modelled on recorded runs, for :mod:`pipelines.size`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from uuid import UUID
 from pipelines.tasks import to_json
 from pipelines.workflow import IN_SHARD, shards_of
 
-TEMPLATE = 2_000  # bytes of that template beside the pod's patch
-GO = 1.075  # Go compresses the recorded nodes to so many times what Python does
-SPEC = 37_000  # bytes of a recorded Workflow beside its components, tasks and nodes
-EACH = ("train", "evaluate", "train-and-evaluate", *IN_SHARD)  # the steps of a cell or of a shard
+TEMPLATE = 2_000  # bytes of a step's template without the pod's patch
+GO = 1.075  # size of the recorded nodes compressed by Go, relative to Python
+SPEC = 37_000  # bytes of a recorded Workflow without its components, tasks and nodes
+EACH = ("train", "evaluate", "train-and-evaluate", *IN_SHARD)  # the steps that run per cell or per shard
 NAME = "lung-segmentation-xxxxx"
-# What the store's driver adds to the metadata of every artifact of a stock installation.
+# Kubeflow's driver adds this to the metadata of every artifact of a stock installation.
 SESSION = json.dumps(
     {
         "Provider": "minio",
@@ -68,7 +68,7 @@ class Run:
     _random: random.Random = field(default_factory=lambda: random.Random(0))
 
     def measure(self, cells: list[str]) -> tuple[int, int, int]:
-        """Return the bytes of the nodes, of the object and of the largest template."""
+        """Return the bytes of the uncompressed nodes, of the Workflow and of the largest template."""
         self._random.seed(0)
         self._cells, self._shards, self._largest = cells, shards_of(self.spec), 0
         self._run, self._places = self._uuid(), dict[tuple[str, int], str]()
@@ -95,7 +95,7 @@ class Run:
     def _dag(
         self, path: str, name: str, task: Any, component: Any, cell: int, alone: bool = True
     ) -> Iterator[dict[str, Any]]:
-        """Yield the nodes of a task that holds others; of a loop, once for every cell or shard."""
+        """Yield the nodes of a task that contains other tasks; for a loop, once per cell or shard."""
         given = {"component": component, "task": task, "task-name": name, "parent-dag-id": "205", "driver-type": "DAG"}
         yield from self._pair(f"{path}.{name}-driver", given, "system-dag-driver", pod=True)
         yield from self._pair(f"{path}.{name}", {"parent-dag-id": "205"}, f"comp-{name}")
@@ -133,7 +133,7 @@ class Run:
     def _pair(
         self, name: str, given: Mapping[str, Any], template: str, pod: bool = False, made: str = ""
     ) -> Iterator[dict[str, Any]]:
-        """Yield the node of a template's retries and that of its one attempt."""
+        """Yield the retry node of a template and the node of its one attempt."""
         inputs = [
             {"name": key, "value": value if isinstance(value, str) else _text(value)} for key, value in given.items()
         ]
@@ -238,12 +238,12 @@ class Run:
         }
 
     def _collected(self, source: Mapping[str, Any]) -> list[str]:
-        """Return the items of the loop from which a step collects an output of each."""
+        """Return the items of the loop whose outputs a step collects."""
         key = source["taskOutputArtifact"]["outputArtifactKey"].removeprefix("pipelinechannel--")
         return self._shards if key.startswith(IN_SHARD) else self._cells
 
     def _artifact(self, source: Mapping[str, Any], cell: int) -> dict[str, Any]:
-        """Return an artifact of an earlier step, at an address of its own for every cell."""
+        """Return an artifact of an earlier step, with a different address for every cell."""
         if "taskOutputArtifact" in source:
             made = source["taskOutputArtifact"]
             step, name = made["producerTask"], made["outputArtifactKey"].rpartition("--")[2]
@@ -258,7 +258,7 @@ class Run:
         return self._places.setdefault((step, cell if step in EACH else 0), self._uuid())
 
     def _value(self, source: Mapping[str, Any], cell: int) -> Any:
-        """Return the value of a step's argument: of the pipeline's defaults, or like what an earlier step gives."""
+        """Return the value of a step's argument: the pipeline's default, or one like an earlier step's output."""
         if "runtimeValue" in source:
             return source["runtimeValue"].get("constant")
         if "taskFinalStatus" in source:

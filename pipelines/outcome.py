@@ -1,7 +1,7 @@
-"""How a run ended, in one line: from Kubeflow's API where the exit handler reaches it, else from the status it gets.
+"""Report how a run ended, in one line: from Kubeflow's API if it is reachable, else from the exit handler's status.
 
-The status alone does not tell: it holds no error, and says RUNNING after a cancelled run and after one whose cells all
-came from the cache.
+The status alone is not enough: it has no error, and is RUNNING after a cancelled run and after a run whose cells were
+all cached.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from pipelines.artifacts import Status
 from pipelines.workflow import FAILED, cells_of, components_of, nodes_of, rows_of
 
 RUN_ID = "KUBEFLOW_RUN_ID"  # variable with the id of the run
-API = "KUBEFLOW_API"  # variable with the API's address, if it is none of the usual ones
+API = "KUBEFLOW_API"  # variable with the API's address, if it is not a default one
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")  # where a multi-user installation mounts one
-PATIENCE = 30.0  # seconds to wait for the API to have the end of the last step; it is updated every few seconds
+TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")  # mounted by a multi-user installation
+PATIENCE = 30.0  # seconds to wait until the API has the end of the last step; it is updated every few seconds
 
 KNOWN = {"COMPLETE": "succeeded", "SUCCEEDED": "succeeded", "CACHED": "succeeded", "FAILED": "failed"}
 
 
 def sentence(manifest: Mapping[str, Any], run: Mapping[str, Any]) -> str | None:
-    """Return how the steps before the exit handler ended, in one line, or None while they still run.
+    """Return how the steps before the exit handler ended, in one line; None while they run.
 
     Args:
         manifest: the Argo workflow of the run.
-        run: the run as the v2beta1 API has it.
+        run: the run from the v2beta1 API.
     """
     nodes, canceling = nodes_of(manifest) or [], _is_cancelled(run)
     guarded = [node for node in nodes if re.fullmatch(r"exit-handler-1(\(0\))?", node.get("displayName", ""))]
@@ -69,7 +69,7 @@ def _is_cancelled(run: Mapping[str, Any]) -> bool:
 
 
 def addresses() -> Iterator[str]:
-    """Yield where Kubeflow's API may answer: the variable KUBEFLOW_API, the pod's namespace, Kubeflow's own."""
+    """Yield possible addresses of Kubeflow's API: KUBEFLOW_API, in the pod's namespace, in Kubeflow's namespace."""
     if named := os.environ.get(API):
         yield named.rstrip("/")
         return
@@ -83,10 +83,10 @@ def asked(run: str, patience: float = PATIENCE) -> tuple[str | None, str]:
 
     Args:
         run: the run's id.
-        patience: seconds to wait until the API knows the end of the last step.
+        patience: seconds to wait until the API has the end of the last step.
 
     Returns:
-        The line of :func:`sentence`, or None and why it is not known.
+        The line of :func:`sentence` or None, and the reason if it is None.
     """
     headers = {"Authorization": f"Bearer {TOKEN.read_text().strip()}"} if TOKEN.exists() else {}
     why = "no API was named"
@@ -105,17 +105,17 @@ def asked(run: str, patience: float = PATIENCE) -> tuple[str | None, str]:
 
 
 def _asked_once(client: httpx.Client, run: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the run's Argo workflow, and the run as the v2beta1 API has it."""
+    """Return the run's Argo workflow, and the run from the v2beta1 API."""
     answer = client.get(f"/apis/v1beta1/runs/{run}").raise_for_status().json()
     manifest = json.loads(answer["pipeline_runtime"]["workflow_manifest"])
     return manifest, client.get(f"/apis/v2beta1/runs/{run}").raise_for_status().json()
 
 
 def ended(status: Status, facts: Mapping[str, str]) -> tuple[str, str]:
-    """Return the end of a run as one line, and as Markdown with ``facts``.
+    """Return how a run ended as one line, and as Markdown with ``facts``.
 
     Args:
-        status: what Kubeflow tells the exit handler.
+        status: the exit handler's status from Kubeflow.
         facts: data and code of the run; empty values are omitted.
     """
     run, known = os.environ.get(RUN_ID), KNOWN.get(status.state)

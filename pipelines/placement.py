@@ -1,4 +1,4 @@
-"""The cluster settings of a step, applied to its task: node, resources, variables, retries."""
+"""Apply the cluster settings of a step to its task."""
 
 # mypy: disable-error-code="untyped-decorator"
 
@@ -21,7 +21,7 @@ def place(task: dsl.PipelineTask, cluster: Cluster) -> None:
     asked = cluster.step(names[0])
     if asked.nodes > 1:
         _send_train_job(task, cluster)
-        # The step itself only sends and follows; the TrainJob's pods have what train asks for.
+        # The step only submits and follows the TrainJob, whose pods get the resources of train.
         kept = {key: getattr(asked, key) for key in ("volumes", "timeout", "retries")}
         asked = cluster.every_step.model_copy(update=kept)
     kubernetes.set_image_pull_policy(task, cluster.image_pull_policy)
@@ -35,7 +35,7 @@ def place(task: dsl.PipelineTask, cluster: Cluster) -> None:
     ):
         for reference in references:
             if not set(names).isdisjoint(reference.steps):
-                # kfp maps keys to variables: two variables that share a key need two calls.
+                # kfp maps keys to variables: two variables with the same key need two calls.
                 for variables in _with_own_keys(reference.variables):
                     use(task, reference.name, variables, optional=reference.optional)
     _set_resources(task, asked)
@@ -46,19 +46,19 @@ def place(task: dsl.PipelineTask, cluster: Cluster) -> None:
     if asked.timeout:
         kubernetes.set_timeout(task, asked.timeout)
     if (retries := asked.retries) and retries.count:
-        # kfp's default for the last argument is an hour; a long training run would never get a second attempt.
+        # kfp's default of the last argument is an hour; a longer training run would never be retried.
         task.set_retry(retries.count, f"{retries.wait}s", retries.factor, f"{retries.within}s")
 
 
 def _send_train_job(task: dsl.PipelineTask, cluster: Cluster) -> None:
-    """Have the train step send a TrainJob, with the cluster settings of train."""
+    """Make the train step submit a TrainJob with the cluster settings of train."""
     image = task.container_spec.image if task.container_spec else cluster.image
     task.set_env_variable(JOB, json.dumps(settings(cluster, image)))
     kubernetes.use_field_path_as_env(task, RUN, "metadata.labels['pipeline/runid']")
 
 
 def _with_own_keys(variables: Mapping[str, str]) -> list[dict[str, str]]:
-    """Return variables with their keys as mappings from key to variable, as few as can be."""
+    """Invert a mapping from variable to key into the fewest mappings from key to variable."""
     mappings: list[dict[str, str]] = []
     for variable, key in variables.items():
         free = next((mapping for mapping in mappings if key not in mapping), None)
@@ -69,7 +69,7 @@ def _with_own_keys(variables: Mapping[str, str]) -> list[dict[str, str]]:
 
 
 def _set_resources(task: dsl.PipelineTask, asked: Step) -> None:
-    """Set cores, memory, GPUs and volumes of a task."""
+    """Set the CPU cores, memory, GPUs and volumes of a task."""
     if asked.cpu:
         task.set_cpu_request(asked.cpu.request).set_cpu_limit(asked.cpu.limit)
     if asked.memory:

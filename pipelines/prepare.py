@@ -1,4 +1,4 @@
-"""The part of the graph from a source to arrays and splits: one task a step, or a loop over shards with merges."""
+"""The part of the graph from a source to arrays and splits: one task per step, or a loop over shards with merges."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Placed = Callable[..., dsl.PipelineTask]
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the cells need.
+    """The inputs of the cells.
 
     Attributes:
-        raw: the masks at their stored size, with the manifest; without shards the images as well.
+        raw: the masks at their stored size and the manifest; without shards also the images.
         arrays: images and masks as arrays of one size, and the splits.
     """
 
@@ -33,12 +33,12 @@ def prepare(
     """Add the steps up to the arrays to the graph.
 
     Args:
-        step: gives a task its title and its settings.
+        step: sets a task's title and settings.
         planned: the task of plan.
         given: the pipeline's parameters ``source``, ``data_md5``, ``git_commit``, ``image_digest``, ``checkpoints``,
             ``ingest``, ``validate`` and ``preprocess``.
-        shards: number of parts of ingest and preprocess; 1 has no loop and no merges.
-        parallelism: shards at a time; None sets no limit.
+        shards: number of shards of ingest and preprocess; 1: no loop and no merges.
+        parallelism: maximum number of parallel shards; None: no limit.
     """
     origin = {key: given[key] for key in ("source", "data_md5", "git_commit", "image_digest")}
     scenarios = planned.outputs["scenarios"]

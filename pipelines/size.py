@@ -1,12 +1,13 @@
-"""How large the object becomes in which Kubernetes keeps a run, and how many cells fit into it.
+"""Estimate the size of a run's Kubernetes object, and the number of cells that fit into it.
 
-Argo Workflows keeps a run, with every step's inputs, in one object of at most 1 MiB; above that it compresses the
-steps' part. One step may be given 128 KiB. Both limits end a run halfway, so they are computed before it begins.
+Argo Workflows stores a run, with every step's inputs, in one object of at most 1 MiB; above that it compresses the
+nodes. A step's template may have 128 KiB. A run that exceeds a limit fails halfway, so both are checked before it
+starts.
 
-:func:`estimate` writes down the nodes that a run of the compiled pipeline makes, as a Kubeflow Pipelines 2.17.0 with
-its own Argo defaults made them, and compresses them as Argo does. It was derived from recorded runs: six nodes a step
-(driver, task and executor, each with its retry node), each of which holds the pod's patch with the executor
-input; the ids, addresses and times in them are random, so they do not compress.
+:func:`estimate` simulates the nodes of a run of the compiled pipeline and compresses them as Argo does. It is modelled
+on recorded runs of Kubeflow Pipelines 2.17.0 with its default Argo settings. A step has six nodes: driver, task and
+executor, each with its retry node. Each node contains the pod's patch with the executor input. Ids, addresses and times
+are random, so they do not compress.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ from pipelines.workflow import shards_of
 
 LIMIT = 1 << 20  # bytes of a Workflow
 RESERVE = 0.03  # share of it for second attempts
-ARGUMENT = 131_071  # bytes of a step's template, which is one variable of its pod
+ARGUMENT = 131_071  # bytes of a step's template, which is an environment variable of its pod
 
 
 @dataclass(frozen=True)
 class Size:
-    """The size of a run.
+    """The estimated size of a run.
 
     Attributes:
-        cells: its number of cells.
-        nodes: bytes of the steps' part as JSON, before it is compressed.
-        workflow: bytes of the whole object with the steps' part compressed.
-        argument: bytes of the largest step's template.
-        most: how many cells fit; 0 where not even the steps beside them do.
-        shards: its number of shards; 0 where it has none.
+        cells: number of cells.
+        nodes: bytes of the nodes as JSON, uncompressed.
+        workflow: bytes of the whole object with compressed nodes.
+        argument: bytes of the largest template of a step.
+        most: number of cells that fit; 0 if the other steps alone do not fit.
+        shards: number of shards; 0 if the graph has none.
     """
 
     cells: int
@@ -46,7 +47,7 @@ class Size:
 
     @property
     def fits(self) -> bool:
-        """Tell whether Kubernetes takes the run to its end."""
+        """Whether the run fits into Kubernetes' limits."""
         return self.workflow <= LIMIT * (1 - RESERVE) and self.argument <= ARGUMENT
 
     def __str__(self) -> str:
@@ -59,7 +60,7 @@ class Size:
 
 
 def require_fit(package: str, cells: list[str]) -> Size:
-    """Return the size of a run; raises a UserError if it does not fit, with the way to split it."""
+    """Return the size of a run; raises a UserError, with a way to split the run, if it does not fit."""
     size = estimate(package, cells)
     if size.fits:
         return size
@@ -91,6 +92,6 @@ def estimate(package: str, cells: list[str]) -> Size:
     for limit, first, second in ((LIMIT * (1 - RESERVE), few[1], many[1]), (ARGUMENT, few[2], many[2])):
         if second > first:
             most = min(most, int(20 + (limit - first) * 40 / (second - first)))
-        elif first > limit:  # a merge of many shards has the largest template, whatever the number of cells
+        elif first > limit:  # the template of a merge of many shards does not depend on the number of cells
             most = 0
     return Size(len(cells), *here, max(0, most), len(shards_of(spec)))

@@ -1,7 +1,7 @@
 """``python -m pipelines.step NAME --executor_input JSON``: run a step of the graph in a Kubeflow task.
 
-Kubeflow's launcher gives the paths and values of the task as JSON and reads the outputs' values and metadata from a
-file. This does what kfp's own executor does, for the functions of :mod:`pipelines.steps`, without kfp in the pod.
+Kubeflow's launcher passes the task's paths and values as JSON and reads the outputs' values and metadata from a file.
+This module replaces kfp's executor for the functions of :mod:`pipelines.steps`, so that the pod does not import kfp.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def execute(body: Callable[..., Any], given: Mapping[str, Any]) -> None:
     """
     output_file = Path(given["outputs"]["outputFile"])
     output_file.parent.mkdir(parents=True, exist_ok=True)
-    # On the disk of the artifacts: /tmp may be memory.
+    # On the artifacts' disk, because /tmp may be in memory.
     with tempfile.TemporaryDirectory(prefix=".work-", dir=output_file.parent) as work:
         task = _Task(given, Path(work))
         arguments = {
@@ -55,11 +55,11 @@ class _Task:
         self.outputs: dict[str, Artifact] = {}
 
     def has(self, name: str) -> bool:
-        """Tell whether Kubeflow gives the argument: it leaves out some that have a default."""
+        """Return whether the executor input has the argument: Kubeflow omits some that have a default."""
         return name in self._values or name in self._artifacts or name in self._made
 
     def argument(self, name: str, hint: Any) -> Any:
-        """Return the argument ``name`` of a step's function, of the kind of its annotation."""
+        """Return the argument ``name`` of a step's function, with the type of its annotation."""
         if hint is Status:
             return Status(self._values[name].get("state", ""), self._values[name].get("error", {}).get("message", ""))
         kind, *marks = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
@@ -73,7 +73,7 @@ class _Task:
         if ARCHIVE in marks:
             stored, artifact.path = Path(artifact.path), str(self._work / name)
             unpack(stored, Path(artifact.path))
-            if "://" in artifact.uri:  # this pod's own copy: no need for the space twice
+            if "://" in artifact.uri:  # this pod's copy: free the space
                 stored.unlink()
         return artifact
 
@@ -86,7 +86,7 @@ class _Task:
         return artifact
 
     def pack(self) -> None:
-        """Write the archives of the outputs."""
+        """Pack the output folders into their archives, and delete the folders."""
         for name, archive in self._archives.items():
             folder = Path(self.outputs[name].path)
             pack(folder, archive)
@@ -108,12 +108,12 @@ def _write(path: Path, values: Mapping[str, Any], outputs: Mapping[str, Artifact
 
 
 def _told(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metadata without what is not known: the launcher refuses nulls."""
+    """Return the metadata without null values, which the launcher refuses."""
     return {key: value for key, value in metadata.items() if value is not None}
 
 
 def main() -> None:
-    """Run the step of the command line."""
+    """Run the step that the command line names."""
     match sys.argv[1:]:
         case [name, "--executor_input", text]:
             pass

@@ -1,4 +1,4 @@
-"""Helpers of the Kubeflow tasks: parameters, error reports, several processes, and the artifacts of all cells."""
+"""Helpers of the Kubeflow tasks: parameters, error reports, distributed training, cells and promotion."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from model.threads import settle
 if TYPE_CHECKING:
     from components.promote import Promotion
 
-# Kubernetes shows this file's text as the container's termination message; pipelines.local.run sets another file.
+# Variable with the file of the termination message, set by pipelines.local.run; default: the file Kubernetes reads.
 TERMINATION_LOG = "TERMINATION_LOG"
 KUBERNETES_TERMINATION_LOG = "/dev/termination-log"
 FINAL = "  (no retry can mend this)"
-TERMINATION_LOG_BYTES = 4096  # Kubernetes reads no more
+TERMINATION_LOG_BYTES = 4096  # Kubernetes reads at most this many
 
 PROCESSES = "TRAIN_PROCESSES"  # number of processes per cell, one per GPU; also read by `python -m components.train`
 TOLD = 3  # exit code of a training process that has already printed a UserError
@@ -47,8 +47,8 @@ def task(final: Callable[[UserError], bool] | None = None) -> Iterator[None]:
     """Run a step in a Kubeflow task; a UserError is one log line and the termination message, with exit code 1.
 
     Args:
-        final: tells whether no retry can mend an error, where there are retries. The termination message says so in
-            its second line.
+        final: returns whether an error is permanent, which the termination message's second line then says; None if
+            there are no retries.
     """
     with exit_on_user_error():
         try:
@@ -67,20 +67,20 @@ def _write_termination_message(message: str) -> None:
 
 
 def in_processes(function: Callable[..., Result], *arguments: Any) -> Result:
-    """Call ``function(*arguments)`` in TRAIN_PROCESSES processes, or over nodes, and return the result of rank 0.
+    """Call ``function(*arguments)`` in TRAIN_PROCESSES processes, or in a TrainJob, and return the result of rank 0.
 
-    One process is this process. Several are started as by ``torchrun``; if one fails, the others are stopped.
+    A single process is this one. Several are started as by ``torchrun``; if one fails, the others are stopped.
 
     Args:
-        function: a picklable function.
+        function: a picklable function; with the variable TRAIN_JOB, :func:`components.train.train`.
         *arguments: its arguments, picklable.
 
     Raises:
         SystemExit: one of several processes has printed a UserError.
     """
     if os.environ.get("KFP_RETRY_INDEX", "0") != "0":
-        os.environ.setdefault("TRAIN_TAKES_SINCE", "0")  # what the attempt before may have finished is taken
-    if "TRAIN_JOB" in os.environ:  # pipelines.graph sets it where train has several nodes
+        os.environ.setdefault("TRAIN_TAKES_SINCE", "0")  # accept a result that an earlier attempt finished
+    if "TRAIN_JOB" in os.environ:  # set by pipelines.placement if train has several nodes
         from pipelines.trainjob import train_over_nodes
 
         return cast(Result, train_over_nodes(*arguments))
@@ -91,7 +91,7 @@ def in_processes(function: Callable[..., Result], *arguments: Any) -> Result:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # As `torchrun --standalone`: a rendezvous on a free port.
+    # Like `torchrun --standalone`: a rendezvous on a free port.
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -99,7 +99,7 @@ def in_processes(function: Callable[..., Result], *arguments: Any) -> Result:
         run_id=str(uuid.uuid4()),
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
-        max_restarts=0,  # Kubeflow makes the retries
+        max_restarts=0,  # Kubeflow retries
         start_method="spawn",
     )
     try:
@@ -123,8 +123,8 @@ def _child_process(function: Callable[..., Result], arguments: Sequence[Any]) ->
 def to_json(values: Any) -> str:
     """Return plain values as the JSON text of a pipeline parameter; raises ValueError on NaN.
 
-    Text, because Kubeflow's structures turn every integer into a floating-point number. The order of the keys is kept,
-    because the order of the splits decides ties.
+    A string, because Kubeflow's structs turn integers into floating-point numbers. Keys keep their order, because the
+    order of the splits decides ties.
     """
     return json.dumps(values, allow_nan=False)
 
@@ -143,10 +143,11 @@ def from_json(text: str, name: str) -> Any:
 
 
 def reference(text: str, name: str) -> str:
-    """Return a section as what differs from the ``params.yaml`` beside the code, with a digest of the whole section.
+    """Return a section as JSON of its differences from the image's ``params.yaml`` and a digest of the whole section.
 
-    Every cell carries its sections through Kubernetes, whose objects are limited (:mod:`pipelines.size`). The reference
-    is part of the cache key as the section was: it changes with every value, since the digest does.
+    Every cell carries its sections in an object of limited size (:mod:`pipelines.size`). The reference is a valid part
+    of the cache key, because the digest changes with every value. A section that a reference cannot restore is returned
+    whole.
     """
     values = from_json(text, name)
     shipped = flat(_shipped().get(name, {}))
@@ -154,12 +155,12 @@ def reference(text: str, name: str) -> str:
     short = {"sha256": _digest(values), "changes": changes}
     try:
         return to_json(short) if _digest(_resolved(short, name)) == short["sha256"] else to_json(values)
-    except UserError:  # other keys, or another order
+    except UserError:  # the keys or their order differ
         return to_json(values)
 
 
 def _resolved(values: Any, name: str) -> Any:
-    """Return the values of a section, also of one given by :func:`reference`."""
+    """Return the values of a section, which may be given by :func:`reference`."""
     if not isinstance(values, dict) or set(values) != {"sha256", "changes"}:
         return values
     whole = copy.deepcopy(_shipped().get(name, {}))
@@ -221,7 +222,7 @@ def promoted(version: Path, promote: Callable[[int], Promotion] | None) -> str:
 
     Args:
         version: the JSON file of the registered version.
-        promote: called with the version's number; None does not promote.
+        promote: called with the version's number; None: do not promote.
     """
     registered = read_json(version)
     name, number = str(registered["name"]), int(registered["version"])

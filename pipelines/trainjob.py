@@ -1,7 +1,7 @@
-"""A training over several nodes: a TrainJob of Kubeflow Trainer, sent, followed and ended by the train step.
+"""Multi-node training: the train step submits, follows and deletes a TrainJob of Kubeflow Trainer.
 
-All pods must see the same files, so inputs and result go through the place of the checkpoints: a volume that the
-TrainingRuntime mounts too, or S3. A lost pod restarts all of them, and the training resumes from its checkpoint.
+All pods must share files, so inputs and result go through the storage of the checkpoints: S3, or a volume that the
+TrainingRuntime also mounts. A lost pod restarts all pods, and the training run resumes from its checkpoint.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipelines.trainjob_files import Shared, shared
 from pipelines.trainjob_spec import JOB, RUN, job_name, train_job
 from tracking.store import STEP_RUN
 
-POLL = 2.0  # seconds between two looks at a TrainJob
+POLL = 2.0  # seconds between two polls of a TrainJob
 
 
 def train_over_nodes(
@@ -40,20 +40,20 @@ def train_over_nodes(
     checkpoints: Path,
     remote: str = "",
 ) -> TrainResult:
-    """Train a cell as :func:`components.train.train` does, over the nodes of a TrainJob.
+    """Train a cell like :func:`components.train.train`, on the nodes of a TrainJob.
 
     Args:
-        cell: which network, scenario and seed.
+        cell: network, scenario and seed.
         arrays: the preprocessed cohort.
         split: the scenario's frozen split.
         params: the recipe.
-        experiment: MLflow's experiment.
+        experiment: the MLflow experiment.
         out: the folder to write.
-        checkpoints: the folder of the cell's states, on a volume.
-        remote: ``s3://bucket/prefix`` of the cell's states; empty: they are on the volume.
+        checkpoints: folder of the cell's checkpoints, on a volume.
+        remote: ``s3://bucket/prefix`` of the cell's checkpoints; empty: they are on the volume.
 
     Raises:
-        UserError: there is no place that all pods see, the cluster has no TrainJobs or refuses one, or it failed.
+        UserError: the pods share no storage, the cluster has no TrainJobs or refuses this one, or it failed.
     """
     asked = json.loads(os.environ[JOB])
     if not remote and checkpoints.absolute().is_relative_to(out.parent.absolute()):
@@ -69,7 +69,7 @@ def train_over_nodes(
         asked["env"].append({"name": STEP_RUN, "value": parent})
     jobs = TrainJobs.connect()
     jobs.require()
-    jobs.delete(name)  # of an attempt that was killed: its pods would lose their files now
+    jobs.delete(name)  # of a killed attempt, whose pods would lose their files
     place.put(arrays, split, params, experiment)
     with _ended(jobs, name, place):
         jobs.create(train_job(name, asked, *place.command(cell)))
@@ -81,7 +81,7 @@ def train_over_nodes(
 
 @contextmanager
 def _ended(jobs: TrainJobs, name: str, place: Shared) -> Iterator[None]:
-    """Delete the TrainJob and what was shared with it at the end of the block, whatever ends it, SIGTERM too."""
+    """Delete the TrainJob and its shared files at the end of the block, also after an error or SIGTERM."""
 
     def terminated(_number: int, _frame: object) -> None:
         raise SystemExit(143)
@@ -96,10 +96,10 @@ def _ended(jobs: TrainJobs, name: str, place: Shared) -> Iterator[None]:
 
 
 def _follow(jobs: TrainJobs, name: str) -> None:
-    """Print the log of rank 0 and what becomes of the TrainJob, until it is complete.
+    """Print the log of rank 0 and the TrainJob's progress until it is complete.
 
     Raises:
-        UserError: it failed or was deleted; the message ends with what its rank 0 said last.
+        UserError: the TrainJob failed, with rank 0's last error in the message, or was deleted.
     """
     told, follower = "", Follower(jobs, name)
     while True:

@@ -1,4 +1,4 @@
-"""TrainJobs through the API of Kubernetes: create, look at, delete, and the log of rank 0."""
+"""TrainJobs in the Kubernetes API: create, poll and delete them, and follow the log of rank 0."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from core.terminal import say
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 CONTAINER = "node"  # the name of the runtime's job, and of its container
 NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-PATIENCE = 300.0  # seconds for which the API may be away
+PATIENCE = 300.0  # seconds for which the API may be unavailable
 PAUSE = 2.0
 TIMEOUT = 30  # seconds of one request
 INSTALL = "install Kubeflow Trainer 2 with JobSet, or set steps.train.nodes: 1"
@@ -36,7 +36,7 @@ class TrainJobs:
         """Connect with the pod's service account, or with the kubeconfig of a user.
 
         Raises:
-            UserError: there is neither.
+            UserError: neither is available.
         """
         from kubernetes import client, config  # type: ignore[import-untyped]
 
@@ -52,11 +52,11 @@ class TrainJobs:
         return cls(namespace, client.CustomObjectsApi(), client.CoreV1Api())
 
     def require(self) -> None:
-        """Raise UserError where the cluster has no TrainJobs, or this account may not see them."""
+        """Raise UserError if the cluster has no TrainJobs, or this account may not list them."""
         self._ask(lambda: self.custom.list_namespaced_custom_object(*self._where, limit=1, _request_timeout=TIMEOUT))
 
     def create(self, job: dict[str, Any]) -> None:
-        """Create a TrainJob; one of the same name, of an earlier attempt, is deleted first.
+        """Create a TrainJob, after deleting one of the same name from an earlier attempt.
 
         Raises:
             UserError: the API refuses it.
@@ -75,7 +75,7 @@ class TrainJobs:
             time.sleep(PAUSE)
 
     def status(self, name: str) -> dict[str, Any] | None:
-        """Return a TrainJob's status, None where there is no such TrainJob."""
+        """Return a TrainJob's status, or None if there is no such TrainJob."""
         found: dict[str, Any] = self._ask(
             lambda: self.custom.get_namespaced_custom_object(*self._where, name, _request_timeout=TIMEOUT),
             missing={"metadata": None},
@@ -83,7 +83,7 @@ class TrainJobs:
         return None if found.get("metadata") is None else found.get("status", {})
 
     def delete(self, name: str) -> None:
-        """Delete a TrainJob with its pods. A failed call is only logged: the owner reference deletes the job too."""
+        """Delete a TrainJob and its pods; a failure is only logged, because the owner reference also deletes them."""
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
@@ -94,7 +94,7 @@ class TrainJobs:
                 say(f"warning: TrainJob {name}: delete it with kubectl, for this failed ({_first_line(error)})")
 
     def rank_zero(self, name: str) -> Any | None:
-        """Return the newest pod of rank 0, None while there is none."""
+        """Return the newest pod of rank 0, or None if there is none yet."""
         selector = f"jobset.sigs.k8s.io/jobset-name={name},batch.kubernetes.io/job-completion-index=0"
         pods = self._ask(
             lambda: (
@@ -108,7 +108,7 @@ class TrainJobs:
         return GROUP, VERSION, self.namespace, PLURAL
 
     def _ask(self, request: Callable[[], T], missing: T | None = None) -> T:
-        """Return an answer, asking again for :data:`PATIENCE` seconds while the API is away; 404 is ``missing``."""
+        """Send a request with retries for :data:`PATIENCE` seconds; on 404 return ``missing`` unless it is None."""
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
@@ -147,10 +147,10 @@ def _first_line(error: Any) -> str:
 
 
 class Follower:
-    """Prints the log of rank 0, of one pod after another where the TrainJob starts them anew.
+    """Prints the log of rank 0, also of new pods after a restart of the TrainJob.
 
     Attributes:
-        last: the last line that said ``error: ``.
+        last: the last line that began with ``error: ``, without this prefix.
         waits: why the container of rank 0 has not started; empty if it has.
     """
 
@@ -160,7 +160,7 @@ class Follower:
         self._threads: dict[str, threading.Thread] = {}
 
     def look(self) -> None:
-        """Begin to print the log of the newest pod, once its container has started."""
+        """Start to print the log of the newest pod if its container has started."""
         pod = self.jobs.rank_zero(self.name)
         if pod is None:
             return
@@ -192,13 +192,13 @@ class Follower:
                 for raw in log:
                     for line in raw.decode(errors="replace").splitlines():
                         moment, _, text = line.partition(" ")
-                        if moment > seen:  # what was printed before the connection broke comes again
+                        if moment > seen:  # after a reconnect the API sends earlier lines again
                             seen, limit = moment, time.monotonic() + PATIENCE
                             self._tell(text)
                 return
             except ApiException as error:
                 if error.status == 404:
-                    return  # the pod is gone
+                    return  # the pod was deleted
             except HTTPError as error:
                 say(f"TrainJob {self.name}: the log of {pod} broke off ({_first_line(error)}); reading on")
             time.sleep(PAUSE)
@@ -210,7 +210,7 @@ class Follower:
 
 
 def _waits(pod: Any) -> str:
-    """Return in the cluster's words why the pod's container has not started."""
+    """Return why the pod's container has not started, in Kubernetes' words; empty if none is given."""
     for status in pod.status.container_statuses or []:
         if status.state and status.state.waiting:
             waiting = status.state.waiting

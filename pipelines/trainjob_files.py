@@ -1,7 +1,7 @@
-"""What a TrainJob's pods share with the step that sent them: the inputs, and the result of rank 0.
+"""Files shared by a TrainJob's pods and the train step: the inputs, and the result of rank 0.
 
-``python -m pipelines.trainjob_files s3://... ARGUMENTS`` is what each pod runs where that is S3: it fetches the inputs,
-runs torchrun, and on node 0 sends the result.
+If they are in S3, each pod runs ``python -m pipelines.trainjob_files s3://... ARGUMENTS``: it downloads the inputs,
+runs torchrun, and on node 0 uploads the result.
 """
 
 from __future__ import annotations
@@ -38,29 +38,29 @@ CONNECTIONS = 8
 
 
 class Shared(Protocol):
-    """A place that the step and all pods of its TrainJob see."""
+    """Storage shared by the step and all pods of its TrainJob."""
 
     def put(self, arrays: Path, split: Path, params: TrainParams, experiment: str) -> None:
-        """Leave the inputs there."""
+        """Write the inputs."""
 
     def command(self, cell: Cell) -> tuple[list[str], list[str]]:
-        """Return the command of a pod's container and its arguments."""
+        """Return the command and the arguments of a pod's container."""
 
     def take(self, out: Path) -> None:
-        """Write the result of rank 0 to ``out``."""
+        """Copy the result of rank 0 to ``out``."""
 
     def remove(self) -> None:
-        """Remove inputs and result."""
+        """Remove the inputs and the result."""
 
 
 def shared(name: str, cell: Cell, checkpoints: Path, remote: str) -> Shared:
-    """Return the place of a TrainJob's files, beside the checkpoints of all cells.
+    """Return the storage of a TrainJob's files, next to the checkpoints of all cells.
 
     Args:
-        name: the TrainJob's.
+        name: name of the TrainJob.
         cell: the cell.
-        checkpoints: the folder of the cell's states.
-        remote: ``s3://bucket/prefix`` of the cell's states; empty: they are on a volume.
+        checkpoints: folder of the cell's checkpoints.
+        remote: ``s3://bucket/prefix`` of the cell's checkpoints; empty: they are on a volume.
     """
     if not remote:
         root = checkpoints.parents[len(cell.folder.parts) - 1]
@@ -83,7 +83,7 @@ def _write_inputs(folder: Path, arrays: Path, split: Path, params: TrainParams, 
     values: dict[str, Any] = read_params(DEFAULTS).model_dump(mode="json", by_alias=True)
     values["train"] = params.model_dump(mode="json")
     values["register"]["experiment"] = experiment
-    values["preprocess"]["size"] = Arrays(arrays).info["size"]  # the stages must be smaller
+    values["preprocess"]["size"] = Arrays(arrays).info["size"]  # validation requires smaller stages
     write_json(folder / PARAMS, values)  # JSON is YAML
 
 
@@ -116,7 +116,7 @@ class Volume:
 
 @dataclass(frozen=True)
 class Bucket:
-    """``s3://bucket/prefix``."""
+    """A prefix in S3."""
 
     url: str
     states: str
@@ -129,7 +129,7 @@ class Bucket:
 
     def command(self, cell: Cell) -> tuple[list[str], list[str]]:
         """See :class:`Shared`."""
-        # {inputs} and {out} become folders of the pod.
+        # main() replaces {inputs} and {out} by folders of the pod.
         arguments = _arguments(cell, "{inputs}", "{out}", self.states)
         return ["python", "-m", "pipelines.trainjob_files"], [self.url, *arguments]
 
@@ -145,13 +145,13 @@ class Bucket:
                 client.delete_object(Bucket=bucket, Key=key)
 
     def send(self, folder: Path, files: list[Path], below: str) -> None:
-        """Upload files of a folder."""
+        """Upload files of a folder under the prefix ``below``."""
         with self._explained() as (client, bucket, prefix):
             for path in files:
                 client.upload_file(str(path), bucket, f"{prefix}/{below}/{path.relative_to(folder).as_posix()}")
 
     def fetch(self, below: str, folder: Path) -> None:
-        """Download what lies below a name; raises UserError where nothing does."""
+        """Download the files under the prefix ``below`` to a folder; raises UserError if there are none."""
         with self._explained() as (client, bucket, prefix):
             start = f"{prefix}/{below}/"
             keys = self._keys(client, bucket, start)
@@ -178,7 +178,7 @@ class Bucket:
 
 
 def main(url: str, arguments: list[str]) -> int:
-    """Fetch the inputs, run torchrun and, on node 0, send the result; return torchrun's exit code."""
+    """Download the inputs, run torchrun and, on node 0, upload the result; return torchrun's exit code."""
     bucket = Bucket(url, "")
     with tempfile.TemporaryDirectory() as temporary:
         inputs, out = Path(temporary) / "inputs", Path(temporary) / MODEL

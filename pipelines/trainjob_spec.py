@@ -1,4 +1,4 @@
-"""The TrainJob of a training over several nodes, as plain values: from the cluster settings to the object."""
+"""Build the TrainJob of multi-node training, as plain values, from the cluster settings."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from core.cell import Cell
 from pipelines.cluster import Cluster, cores
 
-JOB = "TRAIN_JOB"  # the settings of the TrainJob as JSON, in the environment of the train step
+JOB = "TRAIN_JOB"  # variable of the train step with the TrainJob's settings as JSON
 RUN = "KUBEFLOW_RUN_ID"
 RUNTIME = "lung-segmentation-train"  # the TrainingRuntime in pipelines/manifests/training-runtime.yaml
 
 
 def settings(cluster: Cluster, image: str) -> dict[str, Any]:
-    """Return what the step must know to send a TrainJob, as plain values: the cluster's settings of train."""
+    """Return the settings that the train step needs for a TrainJob, as plain values, from the cluster settings."""
     asked = cluster.step("train")
     requests: dict[str, str] = {}
     limits: dict[str, str] = {}
@@ -38,7 +38,7 @@ def settings(cluster: Cluster, image: str) -> dict[str, Any]:
                     for variable, key in reference.variables.items()
                 ]
     if asked.cpu:
-        # torchrun gives each of several processes one thread unless told, whatever the quota.
+        # By default torchrun gives each of several processes one thread, whatever the CPU limit.
         threads = max(1, int(cores(asked.cpu.limit)) // processes)
         env.append({"name": "OMP_NUM_THREADS", "value": str(threads)})
     return {
@@ -52,23 +52,23 @@ def settings(cluster: Cluster, image: str) -> dict[str, Any]:
 
 
 def job_name(cell: Cell, run: str) -> str:
-    """Return the TrainJob's name: the same for every attempt of a step, short enough for the names of its pods."""
+    """Return the TrainJob's name: equal for every attempt of a step, and short enough for its pods' names."""
     words = re.sub(r"[^a-z0-9]+", "-", f"train-{cell.network}-{cell.scenario}-{cell.seed}".lower())
     return f"{words[:36].strip('-')}-{hashlib.sha256(f'{run} {cell.folder}'.encode()).hexdigest()[:8]}"
 
 
 def train_job(name: str, asked: dict[str, Any], command: list[str], arguments: list[str]) -> dict[str, Any]:
-    """Return the TrainJob as it is sent.
+    """Return the TrainJob's object for the Kubernetes API.
 
     Args:
         name: see :func:`job_name`.
         asked: see :func:`settings`.
-        command: what the container of each pod runs.
-        arguments: its arguments.
+        command: command of each pod's container.
+        arguments: arguments of the command.
     """
     metadata: dict[str, Any] = {"name": name, "labels": asked["labels"]}
     if (pod := os.environ.get("KFP_POD_NAME")) and (uid := os.environ.get("KFP_POD_UID")):
-        # Kubernetes removes the TrainJob with the step's pod, should the step be killed before it can.
+        # If the step is killed, Kubernetes deletes the TrainJob together with the step's pod.
         metadata["ownerReferences"] = [{"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": uid}]
     return {
         "apiVersion": "trainer.kubeflow.org/v1alpha1",

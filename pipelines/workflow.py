@@ -17,14 +17,14 @@ from pipelines.cluster import MERGES, STEPS
 
 SUCCEEDED, CACHED, RUNNING, PENDING, FAILED = "SUCCEEDED", "CACHED", "RUNNING", "PENDING", "FAILED"
 STARTING = "STARTING"  # Kubeflow's driver prepares the step's pod
-RETRYING = "RETRYING"  # an attempt failed, and Argo waits before the next
+RETRYING = "RETRYING"  # an attempt failed, and Argo waits before the next one
 CANCELED, NOT_STARTED, NOT_RUN = "CANCELED", "NOT STARTED", "NOT RUN"
 DONE = (SUCCEEDED, CACHED)
 
-IN_ONE_POD = "train-and-evaluate"  # with one_pod_per_cell
-IN_CELL = {"train", "evaluate", IN_ONE_POD}  # the steps of the loop over cells, where no node says so yet
+IN_ONE_POD = "train-and-evaluate"  # the step with one_pod_per_cell
+IN_CELL = {"train", "evaluate", IN_ONE_POD}  # the steps of the loop over cells, if no node shows them yet
 IN_SHARD = ("ingest-shard", "preprocess-shard")  # the steps of the loop over shards
-# In a graph in shards these steps take the place of ingest and preprocess.
+# In a sharded graph these steps replace ingest and preprocess.
 SHARDED: dict[str, tuple[str, ...]] = {"ingest": (*IN_SHARD, MERGES[0]), "preprocess": (MERGES[1],)}
 IN_SHARDS = tuple(step for each in STEPS for step in SHARDED.get(each, (each,)))
 ORDER = tuple(
@@ -32,21 +32,21 @@ ORDER = tuple(
     for each in STEPS
     for step in ((each, *SHARDED[each]) if each in SHARDED else (IN_ONE_POD, each) if each == "train" else (each,))
 )
-# A node's name is the path through the graph. Kubeflow's stock settings add "(attempt)" to every part of it.
+# A node's name is its path in the graph. Kubeflow's default settings add "(attempt)" to every part.
 _NODE = re.compile(r"\.(?P<step>[a-z0-9-]+?)(?P<driver>-driver)?(\(\d+\))?(?P<executor>\.executor)?(\(\d+\))?$")
 _ITERATION = re.compile(r"\.iteration-iterations\((\d+):\d+\)")
 _GROUPS = re.compile(r"^(root|iteration.*|executor|onExit|(for-loop|exit-handler|condition)-\d+.*)$")
-# What Argo writes at a Retry node that says less than its pod.
+# Messages of Argo's Retry nodes that say less than the message of the pod.
 _RETRY_NODE = re.compile(r"^(No more retries left|retry exceeded workflow deadline|$)")
 _DEADLINE = re.compile(r"exceeded (its|workflow) deadline")
 _CONTAINER = re.compile(r"^\w+: (?P<kind>\w+) \(exit code (?P<code>\d+)\)(?:: (?P<text>.*))?$", re.DOTALL)
-_POD_PATH = re.compile(r"^/(minio|s3|gcs)/\S*?: ")  # of a pod that is gone: of no use to anybody
-SIGTERM = 143  # the exit code of a process that was asked to stop
+_POD_PATH = re.compile(r"^/(minio|s3|gcs)/\S*?: ")  # path in a deleted pod, omitted from reasons
+SIGTERM = 143  # exit code after SIGTERM
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One pod of a step. ``node`` is the Kubernetes node; times are None and texts empty where nothing is known."""
+    """One pod of a step. ``node`` is the Kubernetes node. Unknown times are None, unknown texts empty."""
 
     pod: str
     phase: str
@@ -58,15 +58,15 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Row:
-    """A step of a run, for a step of the loop with its cell.
+    """A step of a run; in the loop over cells, of one cell.
 
     Attributes:
-        step: the component's name, for example ``train``.
-        cell: ``network/scenario/seed-n``, or ``cell 3`` where the matrix is not known; empty outside the loop.
+        step: name of the component, such as ``train``.
+        cell: ``network/scenario/seed-n``, or ``cell 3`` if the matrix is unknown; empty outside the loop over cells.
         state: one of the states of this module.
-        reason: why it waits or failed, in the server's words, without the prefix that Argo adds.
-        attempts: its pods, oldest first; none for a cached step.
-        shard: ``2/4``, or ``2`` where their number is not known; empty outside the loop over shards.
+        reason: why it waits or failed, in the server's words without Argo's prefix.
+        attempts: its pods, oldest first; empty for a cached step.
+        shard: ``2/4``, or ``2`` if the number of shards is unknown; empty outside the loop over shards.
     """
 
     step: str
@@ -78,7 +78,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The step with its cell or shard, for example ``train defu_net mixed seed 0`` or ``ingest-shard 2/4``."""
+        """The step with its cell or shard, such as ``train defu_net mixed seed 0`` or ``ingest-shard 2/4``."""
         return " ".join(filter(None, [self.step, self.shard, self.cell.replace("/seed-", " seed ").replace("/", " ")]))
 
     @property
@@ -93,7 +93,7 @@ class Row:
 
 
 def nodes_of(manifest: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    """Return the nodes of a workflow, also of one above 1 MiB, whose nodes Argo compresses; None if it has none."""
+    """Return the nodes of a workflow, decompressed if Argo compressed them (above 1 MiB); None if it has none."""
     status = manifest.get("status") or {}
     if packed := status.get("compressedNodes"):
         status = {"nodes": json.loads(gzip.decompress(base64.b64decode(packed)))}
@@ -102,11 +102,11 @@ def nodes_of(manifest: Mapping[str, Any]) -> list[dict[str, Any]] | None:
 
 
 def cells_of(parameters: Mapping[str, Any], spec: Mapping[str, Any]) -> list[str]:
-    """Return the cells of a run's matrix in its order; none if it is not a run of this pipeline.
+    """Return the cells of a run's matrix in its order; empty if it is not a run of this pipeline.
 
     Args:
         parameters: the run's parameters.
-        spec: the compiled pipeline, with the defaults; may be empty.
+        spec: the compiled pipeline with the defaults; may be empty.
     """
     declared = spec.get("root", {}).get("inputDefinitions", {}).get("parameters", {})
     text = parameters.get("matrix") or declared.get("matrix", {}).get("defaultValue")
@@ -118,12 +118,12 @@ def cells_of(parameters: Mapping[str, Any], spec: Mapping[str, Any]) -> list[str
 
 
 def components_of(spec: Mapping[str, Any]) -> list[str]:
-    """Return the names of a compiled pipeline's components; none where the server left the specification out."""
+    """Return the names of a compiled pipeline's components; empty if the server omitted the specification."""
     return [name.removeprefix("comp-") for name in spec.get("components", ())]
 
 
 def shards_of(spec: Mapping[str, Any]) -> list[str]:
-    """Return the shards of a compiled pipeline, ``1/4`` to ``4/4``; none where it has none."""
+    """Return the shards of a compiled pipeline, such as ``1/4`` to ``4/4``; empty if it has none."""
     for component in spec.get("components", {}).values():
         for task in component.get("dag", {}).get("tasks", {}).values():
             if raw := task.get("parameterIterator", {}).get("items", {}).get("raw"):
@@ -132,7 +132,7 @@ def shards_of(spec: Mapping[str, Any]) -> list[str]:
 
 
 def steps_of(seen: Collection[str]) -> tuple[str, ...]:
-    """Return the steps of the graph to which the steps that were seen belong."""
+    """Return the steps of the graph, sharded or not, that contains the ``seen`` steps."""
     return IN_SHARDS if {*IN_SHARD, *MERGES} & set(seen) else STEPS
 
 
@@ -144,18 +144,18 @@ def rows_of(
     components: Collection[str] = (),
     shards: Sequence[str] = (),
 ) -> list[Row] | None:
-    """Return every step of the graph as a row, in the graph's order, those that never ran included.
+    """Return every step of the graph as a row, in the graph's order, including steps that never ran.
 
     Args:
         manifest: the Argo Workflow.
         cells: the cells of the run's matrix, in its order; may be empty.
-        ended: whether the run is over.
-        cancelled: whether somebody cancelled it.
-        components: the names of the graph's components; empty where the server left out the specification.
-        shards: the run's shards, in their order; empty where it has none, or the server left out the specification.
+        ended: whether the run has ended.
+        cancelled: whether it was cancelled.
+        components: names of the graph's components; empty if the server omitted the specification.
+        shards: the run's shards in order; empty if it has none or the server omitted the specification.
 
     Returns:
-        The rows, or None where the server left out the nodes.
+        The rows, or None if the server omitted the nodes.
     """
     nodes = nodes_of(manifest)
     if nodes is None:
@@ -177,9 +177,9 @@ def rows_of(
     parts = _count(found, IN_SHARD, shards)
     order: list[tuple[str, int | None]] = []
     for step in steps:
-        if in_cell and step == in_cell[0]:  # cell after cell, each with all its steps
+        if in_cell and step == in_cell[0]:  # cell by cell, each with all its steps
             order += [(each, number) for number in range(count) for each in in_cell]
-        elif step in IN_SHARD:  # all shards' ingest, then all their preprocess
+        elif step in IN_SHARD:  # ingest of all shards, then preprocess of all shards
             order += [(step, number) for number in range(parts)]
         elif step not in loop_steps | IN_CELL:
             order.append((step, None))
@@ -198,13 +198,13 @@ def rows_of(
 
 
 def _count(found: Mapping[tuple[str, int | None], _Nodes], steps: Collection[str], known: Sequence[str]) -> int:
-    """Return how many items a loop has, whose steps are ``steps``: the known ones, or those that were seen."""
+    """Return the number of items of the loop over ``steps``: the known ones, or more if nodes show more."""
     return max([len(known), *(number + 1 for step, number in found if number is not None and step in steps)])
 
 
 @dataclass
 class _Nodes:
-    """The nodes of one step: its pods and what retries them, its driver's, and the group of both."""
+    """The nodes of one step: executor pods and their Retry nodes, driver nodes, and the group of both."""
 
     executor: list[dict[str, Any]] = field(default_factory=list)
     driver: list[dict[str, Any]] = field(default_factory=list)
@@ -238,7 +238,7 @@ class _Reader:
         retries = [node for node in nodes.executor if node["type"] == "Retry"]
         if not self.ended and any(node["phase"] in ("Running", "Pending") for node in (*retries, *nodes.task)):
             return Row(step, cell, RETRYING, reason(message), attempts)
-        # Argo's own error, such as a retry policy that it cannot read, stands at the Retry node.
+        # The Retry node has Argo's own errors, such as an invalid retry policy.
         above = [node.get("message") or "" for node in retries if node["phase"] == "Error"]
         argo = next((reason(text) for text in above if not _RETRY_NODE.match(text) and text != message), "")
         state, why = self._failed(message)
@@ -264,7 +264,7 @@ class _Reader:
         return FAILED, reason(message)
 
     def _attempt(self, node: dict[str, Any]) -> Attempt:
-        # As Argo names pods: workflow, template, and the hash at the end of the node's id.
+        # Argo's pod names: workflow, template, and the hash at the end of the node's id.
         pod = f"{self.workflow}-{node['templateName']}-{node['id'].rpartition('-')[2]}"
         host = node.get("hostNodeName") or ""
         times = _time(node.get("startedAt")), _time(node.get("finishedAt"))
@@ -272,17 +272,17 @@ class _Reader:
 
 
 def reason(message: str) -> str:
-    """Return the part of a node's message that tells why, for example ``1 Insufficient nvidia.com/gpu``."""
+    """Return the reason in a node's message, such as ``1 Insufficient nvidia.com/gpu``."""
     text = message.strip()
     if match := _CONTAINER.match(text):
         if match["text"]:
             return _POD_PATH.sub("", match["text"].strip())
         if match["kind"] != "Error":
-            return match["kind"]  # OOMKilled
+            return match["kind"]  # such as OOMKilled
         return f"exit code {match['code']}, without a message"
     if "nodes are available: " in text:
         return text.partition("nodes are available: ")[2].split(". ")[0].rstrip(".")
-    # "task '...' errored: ..." and "CreateContainerConfigError: ..."
+    # Prefixes such as "task '...' errored: " and "CreateContainerConfigError: ".
     return re.sub(r"^(task '[^']*' errored|[A-Z][A-Za-z]+): ", "", text)
 
 

@@ -1,1 +1,1 @@
-"""Tools outside of the pipeline: sample data, publication of results, profiles, checks and local services."""
+"""Tools outside the pipeline: sample data, publication of results, profiles, checks and local services."""

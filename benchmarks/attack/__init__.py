@@ -1,1 +1,1 @@
-"""Attack what reads files from outside, and count what survives: ``python -m benchmarks.attack --count 20000``."""
+"""Attack the code that reads untrusted files, and count failures: ``python -m benchmarks.attack --count 20000``."""

@@ -1,7 +1,7 @@
-"""Read odd and damaged files as ``predict`` and ``serve`` do; load damaged checkpoints, packages and versions.
+"""Read unusual and damaged files as ``predict`` and ``serve`` do; load damaged checkpoints, packages and versions.
 
-A file survives if it is read, or refused in one line that quotes nothing of it, within the time of a decoder. It fails
-if anything else is raised, if it takes longer, or if its decoder has to be ended. Every failure is kept as a file.
+A file passes if it is read, or refused in one line that does not quote it, before a decoder's timeout. It fails if
+anything else is raised, on a timeout, or if its decoder crashes. Every file that fails is saved.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from serving.xray.decoding import Decoders
 from serving.xray.reading import Xray
 from serving.xray.segments import to_seg
 
-SECONDS = 20.0  # for one file, which takes milliseconds
+SECONDS = 20.0  # timeout of one file, which normally takes milliseconds
 AT_ONCE = 64
-CRASHED = "crashes its decoder"  # as the message of serving.xray.decoding says
+CRASHED = "crashes its decoder"  # in the message of serving.xray.decoding
 MODEL = {"name": "attack", "version": "1", "weights_sha256": "0" * 64}
 
 
@@ -80,7 +80,7 @@ def attack(
 
 
 def files(count: int, seconds: float | None, seed: int, failed: Path) -> dict[str, Counts]:
-    """Read ``count`` damaged files in decoder processes, as many of each kind; return the counts by kind."""
+    """Read ``count`` damaged files in decoder processes, equally many of each kind; return the counts by kind."""
     kinds = seeds()
     found = {kind: Counts() for kind in kinds}
     until = time.monotonic() + seconds if seconds is not None else float("inf")
@@ -93,7 +93,7 @@ def files(count: int, seconds: float | None, seed: int, failed: Path) -> dict[st
         for start in range(0, count, AT_ONCE):
             if time.monotonic() > until:
                 break
-            # Every file has a seed of its own, so that one that failed can be made again.
+            # A separate seed per file, so that a file that failed can be reproduced.
             made = []
             for number, kind in enumerate(names[start : start + AT_ONCE], start):
                 chance = random.Random(f"{seed} {number}")
@@ -108,7 +108,7 @@ def files(count: int, seconds: float | None, seed: int, failed: Path) -> dict[st
 
 
 def _outcome(decoders: Decoders, data: bytes) -> str:
-    """Return ``read``, ``refused``, or in a few words how it failed."""
+    """Return ``read``, ``refused``, or how it failed, in a few words."""
     try:
         xray = decoders.read(data, "x", time.monotonic() + SECONDS)
         return _used(xray)
@@ -119,12 +119,12 @@ def _outcome(decoders: Decoders, data: bytes) -> str:
         return CRASHED if CRASHED in text else "refused"
     except TimeoutError:
         return "hangs"
-    except Exception as error:  # what must not happen is what is looked for
+    except Exception as error:  # any other exception is a failure
         return f"raises {type(error).__name__}"
 
 
 def _used(xray: Xray) -> str:
-    """Use what was read as predict does: a DICOM's header becomes that of a SEG."""
+    """Check an X-ray as predict uses it: finite values, and for a DICOM a SEG with its header."""
     pixels: Any = xray.pixels
     if not np.isfinite(pixels.astype(float)).all():
         return "read as values that are not finite"
@@ -140,7 +140,7 @@ def _used(xray: Xray) -> str:
 
 
 def packages(package: Path, seed: int) -> Counts:
-    """Flip one bit in each file of a copy of a package; return how many copies were refused."""
+    """Flip one bit in each file of a package's copy, one file at a time; return the counts of the outcomes."""
     counts, chance = Counts(), random.Random(seed)
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "package"

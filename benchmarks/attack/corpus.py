@@ -1,4 +1,4 @@
-"""Seeds and mutations: small files of every kind, made here without a patient's data, and damaged at random."""
+"""Seeds and mutations: small synthetic files of every kind, without patient data, and random damage to them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from pydicom.uid import (
 from core.images import SIGNATURE as PNG
 from model.inference.golden import draw
 
-SECRET = "Secret^Patient"  # noqa: S105 - in every DICOM; it must never come back in a message
+SECRET = "Secret^Patient"  # noqa: S105 - in every DICOM; no message may quote it
 SIDE = 64
 BYTES_OF_TAGS = (b"\x28\x00", b"\x08\x00", b"\x10\x00", b"\x20\x00", b"\xe0\x7f")
 VALUES = (b"\x00", b"\xff", b"\x7f", b"\x80", b"SQ", b"UN", b"US", b"SV", b"\xff\xff\xff\xff", b"\xff\xd8", b"\xff\xda")
 
 
 def seeds() -> dict[str, list[bytes]]:
-    """Return whole files by kind: PNG, JPEG, TIFF and DICOM."""
+    """Return undamaged files by kind: PNG, JPEG, TIFF and DICOM."""
     eight = draw(SIDE)
     sixteen = eight.astype(np.uint16) * 16
     colour = np.repeat(eight[..., None], 3, axis=2)
@@ -58,7 +58,7 @@ def _picture(pixels: np.ndarray, kind: str, **options: object) -> bytes:
 
 
 def dataset(pixels: np.ndarray) -> Dataset:
-    """Return a digital X-ray of ``pixels``, unsigned (H, W), with a patient's name that must not be quoted."""
+    """Return the DICOM of a digital X-ray with ``pixels``, unsigned (H, W), and :data:`SECRET` as patient's name."""
     bits = 8 * pixels.dtype.itemsize
     made = Dataset()
     made.file_meta = FileMetaDataset()
@@ -86,21 +86,21 @@ def saved(made: Dataset, syntax: UID = ExplicitVRLittleEndian) -> bytes:
     made.file_meta.TransferSyntaxUID = syntax
     file = io.BytesIO()
     made.preamble = bytes(128)
-    made.save_as(file, enforce_file_format=False)  # else pydicom refuses or corrects what is odd
+    made.save_as(file, enforce_file_format=False)  # else pydicom refuses or corrects unusual values
     return file.getvalue()
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:
-    """Return a damaged copy: one to four changes out of flipped bits, other bytes, cuts, repeats and insertions."""
+    """Return a damaged copy with one to four changes: flipped bits, other bytes, cuts, repeats and insertions."""
     png = data.startswith(PNG)
     for _ in range(chance.randint(1, 4)):
         data = chance.choice(CHANGES)(data or b"\0", chance)
-    # Else no damage comes further than a PNG's checksums.
+    # Else the checksums of a PNG stop all damage.
     return _with_checksums(data) if png and chance.random() < 0.7 else data
 
 
 def _with_checksums(data: bytes) -> bytes:
-    """Return a PNG in which every chunk that can be found has the right checksum."""
+    """Return a PNG with the correct checksum in every chunk that can be found."""
     fixed, place = bytearray(data), len(PNG)
     while place + 12 <= len(fixed):
         end = place + 12 + int.from_bytes(fixed[place : place + 4], "big")
@@ -143,7 +143,7 @@ def _repeat(data: bytes, chance: random.Random) -> bytes:
 
 
 def _near_a_tag(data: bytes, chance: random.Random) -> bytes:
-    """Change the bytes after a DICOM group's number: tags, types, lengths and values of its elements."""
+    """Change bytes after a DICOM group number: an element's tag, VR, length or value."""
     at = data.find(chance.choice(BYTES_OF_TAGS), chance.randrange(len(data)))
     at = min(max(at, 0) + chance.randint(2, 12), len(data) - 1)
     return data[:at] + chance.choice(VALUES) + data[at + chance.randint(0, 4) :]

@@ -1,4 +1,4 @@
-"""What became of an attack's tries."""
+"""Count the outcomes of an attack's tries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ READ, REFUSED = "read", "refused"
 
 @dataclass
 class Counts:
-    """The tries of one kind: read, refused, and failures by what went wrong."""
+    """The tries of one kind: read, refused, and failures by reason."""
 
     tried: int = 0
     read: int = 0

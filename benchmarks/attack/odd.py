@@ -1,4 +1,4 @@
-"""Odd files: whole ones that say strange things. One run of ``predict`` reads all of them; each must be a row."""
+"""Undamaged files with unusual content. One run of ``predict`` reads all of them; each must get a row."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from benchmarks.attack.counts import READ, REFUSED, Counts
 from core.images import SIGNATURE as PNG
 from model.inference.golden import draw
 
-# Whatever predict reads of a DICOM, or copies to a SEG.
+# DICOM attributes that predict reads or copies to a SEG.
 KEYWORDS = (
     *("PixelSpacing", "ImagerPixelSpacing", "PatientOrientation", "Rows", "Columns", "BitsAllocated", "BitsStored"),
     *("HighBit", "PixelRepresentation", "SamplesPerPixel", "PhotometricInterpretation", "RescaleSlope"),
@@ -35,7 +35,7 @@ KEYWORDS = (
     *("OperatorsName", "PatientName", "Modality", "ViewPosition", "PixelData", "NumberOfFrames"),
     *("PlanarConfiguration", "PresentationLUTShape", "PixelPaddingValue"),
 )
-# Values by a VR that most of these elements may not have.
+# VRs that most of these attributes may not have, with a value each.
 VALUES: tuple[tuple[str, Any], ...] = (
     *(("US", 7), ("US", [1, 2, 3]), ("SV", -1), ("FD", float("nan")), ("OB", b"\1\2"), ("SQ", Sequence([Dataset()]))),
     *(("LO", ""), ("UT", "[red]\x1b[31m\n" + "x" * 5000), ("PN", "A^B\\C^D")),
@@ -49,11 +49,11 @@ SHAPES = ((1, 1), (1, 300), (300, 1), (2, 2), (5, 7), (4000, 6))
 EXIF_ORIENTATION = 274
 OTHERS = ("GIF", "BMP", "WEBP", "ICO", "PPM", "TGA", "JPEG2000")
 NAMES = ("=1+1", "-o", "@x", "[red]x", "a\nb", "a\x1b[31mb", "n" * 200, "\udcff", "patient's", "x.dcm.png")
-SECONDS = 600.0  # for all of them
+SECONDS = 600.0  # timeout of the whole run
 
 
 def odd_files() -> dict[str, bytes]:
-    """Return files by name: elements of DICOM with other types and values, kinds of pictures, and no pictures."""
+    """Return files by name: DICOMs with wrong types and values, images of many kinds, and files that are no images."""
     made = dict(_dicoms())
     made |= dict(_pictures())
     made |= dict(_no_pictures())
@@ -116,7 +116,7 @@ def _pictures() -> Iterator[tuple[str, bytes]]:
 
 
 def _bombs(png: bytes, jpeg: bytes, tiff: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield small files that ask for much memory or time."""
+    """Yield small files that need much memory or time."""
     huge = struct.pack(">II", 60_000, 60_000)
     head = b"IHDR" + huge + png[24:29]
     yield "huge.png", png[:12] + head + struct.pack(">I", zlib.crc32(head)) + png[33:]
@@ -148,9 +148,9 @@ def _no_pictures() -> Iterator[tuple[str, bytes]]:
 
 
 def odd(package: Path) -> Counts:
-    """Run ``predict`` once on all odd files and a sound picture; count the rows.
+    """Run ``predict`` once on all unusual files and a valid image; count the rows.
 
-    A file fails that has no row, whose reason has several lines or quotes it, or during which the run ends early.
+    A file fails if it has no row, if its error has several lines or quotes it, or if it ends the run.
     """
     counts, files = Counts(), odd_files() | {"sound.png": _saved(draw(SIDE), "PNG")}
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,4 +1,4 @@
-"""Attacks on what is more than one file: checkpoints, pydicom's own test files, and a service's requests."""
+"""Further attacks: damaged checkpoints, pydicom's test files, and damaged requests to a service."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from serving.xray.decoding import Decoders
 CONTINUE = re.compile(rb"HTTP/1\.[01] 1\d\d ")
 ANSWER = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 SERVER_ERRORS = range(500, 600)
-ALLOWED = {503, 504}  # busy, and a decoder's time is over
-START = 60.0  # seconds for a service to be ready
-SECONDS = 20.0  # for one answer
+ALLOWED = {503, 504}  # busy, and timeout of a decoder
+START = 60.0  # seconds until a service must be ready
+SECONDS = 20.0  # timeout of one response
 BOUNDARY = "attack"
 
 
 def checkpoints(count: int, seed: int) -> Counts:
-    """Flip one bit in each of ``count`` copies of a checkpoint; a copy is refused, or loads as it was."""
+    """Flip one bit in each of ``count`` copies of a checkpoint; each must be refused, or load unchanged."""
     counts, chance = Counts(), random.Random(seed)
     torch.manual_seed(0)
     whole: dict[str, Any] = {"fingerprint": "attack", "epoch": 3, "network": build("res_unet", 1 / 16).state_dict()}
@@ -57,7 +57,7 @@ def _loads(folder: Path, whole: dict[str, Any]) -> str:
         found = load_state(folder, "attack")
     except CheckpointError as error:
         return "refused" if "\n" not in str(error) else "a message of several lines"
-    except Exception as error:  # what must not happen is what is looked for
+    except Exception as error:  # any other exception is a failure
         return f"raises {type(error).__name__}"
     if found is None:
         return "taken for that of another training"
@@ -66,10 +66,10 @@ def _loads(folder: Path, whole: dict[str, Any]) -> str:
 
 
 def dicoms(outcome: Callable[[Decoders, bytes], str], *folders: Path) -> Counts:
-    """Read every file that pydicom brings along for its own tests, odd, broken and of every kind, and all in folders.
+    """Read all files that pydicom ships for its tests, many of them unusual or broken, and all files in ``folders``.
 
     Raises:
-        UserError: a folder holds no file.
+        UserError: a folder has no file.
     """
     counts = Counts()
     with closing(Decoders(1, 60.0)) as decoders:
@@ -83,7 +83,7 @@ def dicoms(outcome: Callable[[Decoders, bytes], str], *folders: Path) -> Counts:
 
 
 def requests(count: int, seed: int, package: Path) -> Counts:
-    """Send ``count`` damaged requests to a service; it answers, refuses or hangs up, and is well at the end.
+    """Send ``count`` damaged requests to a service; it must respond or close the connection, and stay ready.
 
     Raises:
         UserError: the service does not start.
@@ -133,7 +133,7 @@ def _ready(port: int) -> bool:
 
 
 def _damaged(chance: random.Random, picture: bytes) -> bytes:
-    """Return a request for a mask of a picture, damaged in its head, its body, or between."""
+    """Return a request for the mask of an image, with damage in its head or body."""
     head = (
         f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="x.png"\r\n'
         "Content-Type: application/octet-stream\r\n\r\n"
@@ -151,7 +151,7 @@ def _damaged(chance: random.Random, picture: bytes) -> bytes:
     if chance.random() < 0.1:
         lines.append(chance.choice([b"Transfer-Encoding: chunked", b"Expect: 100-continue", b"X: " + b"y" * 20_000]))
     whole = bytearray(b"\r\n".join(lines) + b"\r\n\r\n" + body)
-    # Mostly in the head and the form, before the pixels.
+    # Damage mostly the head and the form, before the pixels.
     edge = len(whole) - len(picture) if chance.random() < 0.7 else len(whole)
     for _ in range(chance.choice([0, 1, 1, 2, 4, 16])):
         at = chance.randrange(min(edge, len(whole)))
@@ -176,7 +176,7 @@ def _answer(port: int, request: bytes) -> str:
     except ConnectionRefusedError:
         return "no service"
     except OSError:
-        pass  # it hung up while we wrote
+        pass  # the service closed the connection during sendall()
     while CONTINUE.match(answer):
         answer = answer.partition(b"\r\n\r\n")[2]
     found = ANSWER.match(answer)

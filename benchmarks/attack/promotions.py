@@ -1,4 +1,4 @@
-"""Promotions of altered model versions: in a copy of a project, every file of a version is altered, one at a time."""
+"""Promote altered model versions: in a copy of a project, alter every file of a version, one at a time."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ TAGS = ("0" * 64, "no digest", "\x1b[31m")
 def promotions(project: Path, seed: int, version: int | None = None) -> Counts:
     """Alter each file of a version's package and the digest in its tags, and promote it with ``--force``.
 
-    Every altered version must be refused in one line, with no champion afterwards; the whole one must be promoted.
+    Every altered version must be refused in one line and not become champion; the original must be promoted.
 
     Args:
-        project: a folder in which ``make run`` was: ``params.yaml``, ``artifacts/``, ``mlflow.db`` and ``mlruns/``.
-            It is not changed.
-        seed: of the flipped bits.
-        version: the version's number; None is the challenger.
+        project: a folder with the outputs of ``make run``: ``params.yaml``, ``artifacts/``, ``mlflow.db`` and
+            ``mlruns/``. It is not changed.
+        seed: seed of the flipped bits.
+        version: the version's number; None: the challenger.
 
     Raises:
-        UserError: the project lacks one of these, has no such version, or keeps that version's package elsewhere.
+        UserError: the project lacks one of these outputs or the version, or its package is stored elsewhere.
     """
     counts, chance, project = Counts(), random.Random(seed), project.resolve()
     params = read_params(project / "params.yaml")
@@ -66,7 +66,7 @@ def promotions(project: Path, seed: int, version: int | None = None) -> Counts:
                     promote(params, arrays, splits, found.number, force=True, reason="attack")
             except UserError as error:
                 return REFUSED if "\n" not in str(error) and not _champion(client, name) else f"{what}: unclear"
-            except Exception as error:  # what must not happen is what is looked for
+            except Exception as error:  # any other exception is a failure
                 return f"{what}: raises {type(error).__name__}"
             return f"{what}: promoted"
 
@@ -107,13 +107,13 @@ def _champion(client: MlflowClient, name: str) -> int | None:
 
 
 def _package(client: MlflowClient, name: str, number: int) -> Path:
-    """Return the folder of a version's package in the store; nothing is copied where that is local."""
+    """Return the folder of a version's package in the store; a local package is not copied."""
     uri = client.get_model_version_download_uri(name, str(number))
     return Path(download_artifacts(uri)) / "artifacts" / PACKAGE
 
 
 def _altered(path: Path, chance: random.Random) -> Iterator[str]:
-    """Yield what was done to a file: a flipped bit, a lost end, emptied, removed; it is whole afterwards."""
+    """Flip a bit in a file, truncate it, empty it and remove it; yield each change's name, and restore the file."""
     whole = path.read_bytes()
     try:
         if whole:

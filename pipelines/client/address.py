@@ -62,9 +62,9 @@ class Address:
         return configuration
 
     def kubernetes(self) -> Any:
-        """Return a client of the Kubernetes API around this Kubeflow, or None if none is configured.
+        """Return a client of the Kubernetes API of Kubeflow's cluster, or None if none is configured.
 
-        A host says nothing of a cluster; with one, ``kube_context`` names the cluster around it.
+        A host does not identify the cluster: outside a pod, ``host`` also needs ``kube_context``.
         """
         from kubernetes import client, config  # type: ignore[import-untyped]
 
@@ -80,7 +80,7 @@ class Address:
         return None
 
     def user_namespace(self) -> str | None:
-        """Return the namespace option, or the pod's namespace if the option is None."""
+        """Return the option ``namespace``, or the pod's namespace if it is None."""
         if self.namespace is None and POD_NAMESPACE.exists():
             return POD_NAMESPACE.read_text().strip()
         return self.namespace
@@ -90,7 +90,7 @@ class Address:
         from kubernetes import config
 
         try:
-            # Passed here because the library read its default when it was imported.
+            # Pass it, because the library reads its default at import.
             file = os.environ.get("KUBECONFIG") or None
             config.load_kube_config(config_file=file, client_configuration=configuration, context=self.kube_context)
         except config.ConfigException as error:
@@ -101,7 +101,7 @@ class Address:
         renew = configuration.refresh_api_key_hook
 
         def renewed(those: Any) -> None:
-            # The hook of the Kubernetes client renews an expired token and resets the host.
+            # The Kubernetes client's hook renews an expired token and resets the host.
             if renew is not None:
                 renew(those)
             those.host, those.refresh_api_key_hook = host, renewed

@@ -1,4 +1,4 @@
-"""Six-field cron as Kubeflow reads it (robfig/cron v1.2.0: seconds first), checked before anything is sent."""
+"""Validate six-field cron as Kubeflow reads it (robfig/cron v1.2.0: seconds first) before submission."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ NAMES = {
     "month": {name: number for number, name in enumerate(MONTHS, 1)},
     "day of the week": {name: number for number, name in enumerate(DAYS)},
 }
-HORIZON = 8 * 366  # days; 29 February may be eight years away
+HORIZON = 8 * 366  # days; the next 29 February may be eight years away
 
 
 class Cron:
     """A schedule of six fields: second, minute, hour, day of the month, month, day of the week.
 
     Args:
-        text: the fields, separated by blanks.
+        text: the fields, separated by spaces.
 
     Raises:
-        UserError: it is no such schedule, or one that never comes.
+        UserError: the text is not such a schedule, or its time never comes.
     """
 
     def __init__(self, text: str) -> None:
@@ -42,13 +42,13 @@ class Cron:
             raise UserError(f"--cron '{text}': {len(words)} fields, not six: {', '.join(name for name, *_ in FIELDS)}")
         self.text = " ".join(words)
         self._values = [_field(word, *field) for word, field in zip(words, FIELDS, strict=True)]
-        # One star in a list makes the whole of it a star, as in robfig/cron v1.2.0, which Kubeflow has.
+        # A star in a list makes the whole field a star, as in robfig/cron v1.2.0.
         self._any_day, self._any_weekday = (any(part[:1] in "*?" for part in words[n].split(",")) for n in (3, 5))
         if not self.next(1):
             raise UserError(f"--cron '{self.text}': no such day ever comes")
 
     def next(self, count: int, after: datetime | None = None) -> list[datetime]:
-        """Return the next times in UTC, which is Kubeflow's zone where its operator set no other."""
+        """Return the next ``count`` times after ``after`` (default: now) in UTC, Kubeflow's default time zone."""
         after = after or datetime.now(UTC)
         times = (
             moment
@@ -61,7 +61,7 @@ class Cron:
 
     def _falls_on(self, day: datetime) -> bool:
         in_month, on_weekday = day.day in self._values[3], day.isoweekday() % 7 in self._values[5]
-        # As in every cron: two restrictions of the day are alternatives.
+        # As in any cron, a day of the month and a day of the week are alternatives.
         alternatives = not (self._any_day or self._any_weekday)
         return day.month in self._values[4] and (in_month or on_weekday if alternatives else in_month and on_weekday)
 
@@ -75,7 +75,7 @@ def _field(text: str, name: str, low: int, high: int) -> set[int]:
             start, end = low, high
         else:
             start = _number(first, name, text)
-            # A single number with a step runs to the field's end.
+            # A single number with a step extends to the field's end.
             end = _number(last, name, text) if dash else high if slash else start
         width = _number(step, name, text) if slash else 1
         if not low <= start <= end <= high or width < 1:

@@ -33,7 +33,7 @@ class RequestError(UserError):
         status: HTTP status; 0 if there was no response.
         sent: whether the server may have processed the request.
         passing: whether the error is transient, so that a retry may succeed.
-        from_api: whether the error is from Kubeflow's API and not from a proxy or gateway.
+        from_api: whether the error comes from Kubeflow's API and not from a proxy or gateway.
         pause: seconds from the Retry-After header.
     """
 
@@ -60,7 +60,7 @@ class Backoff:
         self._pause, self._tries = FIRST_PAUSE, 0
 
     def wait(self, trouble: RequestError, patience: float = float("inf")) -> None:
-        """Sleep before the next attempt, or raise ``trouble`` if there is no further attempt.
+        """Sleep before the next attempt, or raise ``trouble`` if no attempt is left.
 
         Args:
             trouble: the error of the last attempt.
@@ -87,15 +87,15 @@ class PatientClient(kfp_server_api.ApiClient):  # type: ignore[misc]
         self.reached = False
 
     def request(self, method: str, url: str, **options: Any) -> Any:
-        """Send a request; retries a GET, and any request that the server cannot have processed."""
+        """Send a request; retry a GET, and any request that the server cannot have processed."""
         return self._request(method, url, True, **options)
 
     def text(self, path: str) -> str:
-        """Return the body of a response that is not JSON, for example a log."""
+        """GET a path and return a body that is not JSON, such as a log."""
         return str(self._get(path, "*/*", False).data.decode(errors="replace"))
 
     def json(self, path: str) -> Any:
-        """Return the parsed body of a response that kfp's generated client does not know."""
+        """GET a path that kfp's generated client does not cover, and return the parsed JSON."""
         return json.loads(self._get(path, "application/json", True).data)
 
     def _get(self, path: str, accept: str, expects_json: bool) -> Any:
@@ -108,7 +108,7 @@ class PatientClient(kfp_server_api.ApiClient):  # type: ignore[misc]
 
         Args:
             send: sends the request.
-            look: returns the result if the lost request was processed, else None; called before each retry.
+            look: returns the result if a request without a response was processed, else None; called before each retry.
         """
         backoff = Backoff(self.patience, self.tell)
         while True:
@@ -139,7 +139,7 @@ class PatientClient(kfp_server_api.ApiClient):  # type: ignore[misc]
             if method != "GET" and trouble.sent:
                 raise trouble
             if not expects_json and trouble.from_api:
-                raise trouble  # the API answers a missing log with a server error, which is permanent
+                raise trouble  # for a missing log the API responds with a server error, which is permanent
             backoff.wait(trouble, self.patience if self.reached else FIRST_CONTACT)
 
     @property
@@ -147,7 +147,7 @@ class PatientClient(kfp_server_api.ApiClient):  # type: ignore[misc]
         return str(self.configuration.host)
 
     def _renewed(self, options: dict[str, Any]) -> bool:
-        """Put a renewed token into the request; False if the token has not changed."""
+        """Put a renewed token into the request; return False if the token has not changed."""
         headers = options.get("headers") or {}
         token = self.configuration.get_api_key_with_prefix("authorization")
         if not token or token == headers.get("authorization"):
@@ -199,7 +199,7 @@ def _error_response(error: Any, host: str) -> RequestError:
     """Return the error of a response with an error status."""
     status, (message, from_api) = error.status, _message(error.body)
     headers = error.headers or {}
-    # Some versions of Kubeflow answer 500 without a login.
+    # Some versions of Kubeflow respond with 500 if the login is missing.
     if status == 401 or (status == 500 and ("Unauthenticated" in message or "no user identity" in message)):
         return RequestError(
             f"{host}: the token is missing, wrong or expired; get a new one", status=401, from_api=from_api
@@ -234,7 +234,7 @@ def _message(body: bytes | str | None) -> tuple[str, bool]:
         return "", False
     if not isinstance(content, dict):
         return "", False
-    # The message for users is in ``details``; the outer message has Go's stack trace.
+    # ``details`` has the message for users; the outer message has Go's stack trace.
     details = [detail.get("error_message") or detail.get("message") for detail in content.get("details") or ()]
     words = [*details, content.get("error_message"), content.get("message"), content.get("error")]
     text = next((str(word) for word in words if word), "")

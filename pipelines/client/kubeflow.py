@@ -23,7 +23,7 @@ from pipelines.client.runs import CANCELING, ENDED, GONE, Run, Schedule, run_of,
 from pipelines.workflow import CANCELED, FAILED, PENDING, Row
 
 LOG = "/apis/v1alpha1/runs/{}/nodes/{}/log"
-# The old API's answer has the whole Argo Workflow, which v2beta1 leaves out: reasons, attempts, nodes, pods.
+# The v1beta1 response has the whole Argo Workflow with reasons, attempts, nodes and pods; v2beta1 omits it.
 WITH_WORKFLOW = "/apis/v1beta1/runs/{}"
 
 
@@ -60,7 +60,7 @@ class Kubeflow:
         self._pods = Pods(kubernetes) if kubernetes else None
 
     def page(self, run_id: str) -> str:
-        """Return the address of a run's page, or how to open it where the host is the API alone."""
+        """Return the URL of a run's page, or how to open it if the host has only the API."""
         path = f"/#/runs/details/{run_id}"
         if not self._through_kubernetes and self._has_pages():
             return f"{self.host}{path}"
@@ -171,14 +171,14 @@ class Kubeflow:
             raise _not_found(trouble, "schedule", schedule_id, "schedules") from None
 
     def runs(self, limit: int, experiment_id: str | None = None) -> list[Run]:
-        """Return the newest ``limit`` runs, newest first; where Kubernetes can be asked, it says which are gone."""
+        """Return the newest ``limit`` runs, newest first; with access to Kubernetes, deleted workflows are GONE."""
         where: dict[str, Any] = {"experiment_id": experiment_id} if experiment_id else self._everywhere
         listed = _paged(self._runs.run_service_list_runs, "runs", limit, sort_by="created_at desc", **where)
         runs = [run_of(each) for each in listed]
         return [self.run(each.id) if self._pods and each.state not in ENDED else each for each in runs]
 
     def run(self, run_id: str) -> Run:
-        """Return a run with its steps, as far as the server has them."""
+        """Return a run with the steps that the server has."""
         try:
             found = self._runs.run_service_get_run(run_id=run_id)
         except RequestError as trouble:
@@ -199,7 +199,7 @@ class Kubeflow:
         return json.loads(text) if text else None
 
     def _asked_kubernetes(self, run: Run) -> Run:
-        """Return the run with what Kubernetes adds: a workflow that is gone, and why a pod waits."""
+        """Return the run with facts from Kubernetes: whether its workflow exists, and why pods wait."""
         if run.state in ENDED:
             return run
         exists = self._pods.has_workflow(run.namespace, run.workflow) if self._pods else None
@@ -242,11 +242,11 @@ class Kubeflow:
             raise UserError(f"run {run_id}: has not ended on the cluster yet; retry it in a minute") from None
 
     def log(self, run_id: str, pod: str) -> str | None:
-        """Return the log of a pod, also of one that is gone if the cluster archives logs; None if there is none."""
+        """Return the log of a pod, or of a deleted pod if the cluster archives logs; None if there is no log."""
         try:
             text = self._client.text(LOG.format(quote(run_id), quote(pod)))
         except RequestError as trouble:
-            # Some versions answer with a server error if the pod is gone.
+            # Some versions respond with a server error if the pod was deleted.
             if trouble.status not in (404, 409, 500) or not (trouble.from_api or trouble.status == 404):
                 raise
             return None
@@ -266,7 +266,7 @@ class Kubeflow:
 
 
 def _paged(ask: Callable[..., Any], what: str, limit: int | None = None, **options: Any) -> list[Any]:
-    """Return the entries of a paged list, all of them or the first ``limit``."""
+    """Return the entries of a paged list: the first ``limit``, or all."""
     found: list[Any] = []
     token = ""
     while limit is None or len(found) < limit:
@@ -280,7 +280,7 @@ def _paged(ask: Callable[..., Any], what: str, limit: int | None = None, **optio
 
 
 def _is_error(text: str) -> bool:
-    """Tell whether a log's text is the API's error, which it sends with the status 200."""
+    """Return whether a log's text is an error of the API, which it sends with status 200."""
     try:
         answer = json.loads(text)
     except ValueError:
@@ -289,7 +289,7 @@ def _is_error(text: str) -> bool:
 
 
 def _mark() -> str:
-    """Return a unique description, by which a submission is found again if its response was lost."""
+    """Return a unique description that identifies a submission if its response is lost."""
     return f"Submitted by defunet, number {uuid.uuid4()}"
 
 
@@ -298,7 +298,7 @@ def _marked(listed: Sequence[Any] | None, mark: str) -> Any:
 
 
 def _not_found(trouble: RequestError, kind: str, name: str, command: str) -> UserError:
-    # For an unknown id, some versions answer 400 and others 404.
+    # For an unknown id, some versions respond with 400 and others with 404.
     if trouble.from_api and trouble.status in (400, 404):
         return UserError(f"{kind} {name}: not found; `defunet {command}` lists those that are there")
     return trouble

@@ -1,4 +1,4 @@
-"""Logs of a run's steps from Kubeflow's API: of pods that run, and of those that are gone if logs are archived."""
+"""Logs of a run's steps from Kubeflow's API: of existing pods, and of deleted pods if the cluster archives logs."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def logs(kubeflow: Kubeflow, run_id: str, name: str | None, follow: bool, every:
     Args:
         kubeflow: the client.
         run_id: the run.
-        name: a part of a step's name, for example ``train defu_net mixed``.
+        name: part of a step's name, such as ``train defu_net mixed``; None: the failed steps.
         follow: whether to print new lines until the steps end.
         every: seconds between two requests while following.
-        launcher: whether the lines of Kubeflow's own launcher are printed, too.
+        launcher: whether to print the lines of Kubeflow's launcher, too.
 
     Raises:
         UserError: no step's name contains ``name``, no step failed, or a log is not available.
@@ -61,7 +61,7 @@ def _wanted(row: Row, name: str | None) -> bool:
 
 
 def _print(kubeflow: Kubeflow, run_id: str, row: Row, printed: dict[str, int], launcher: bool) -> Iterator[str]:
-    """Print what is new in the logs of a step; yield one line for each log that is not available."""
+    """Print new lines of a step's logs; yield one line for each log that is not available."""
     if not row.attempts:
         yield f"{row.name}: {row.state}, it had no pod and has no log"
     for number, attempt in enumerate(row.attempts, 1):
@@ -73,7 +73,7 @@ def _print(kubeflow: Kubeflow, run_id: str, row: Row, printed: dict[str, int], l
             continue
         lines = text.splitlines() if launcher else list(without_launcher(text))
         if row.state == RUNNING and lines and not text.endswith("\n"):
-            del lines[-1]  # the rest of it is not written yet
+            del lines[-1]  # an incomplete line
         if attempt.pod not in printed:
             print(f"==> {title} <==")
         for line in lines[printed.get(attempt.pod, 0) :]:
@@ -82,7 +82,7 @@ def _print(kubeflow: Kubeflow, run_id: str, row: Row, printed: dict[str, int], l
 
 
 def without_launcher(text: str) -> Iterator[str]:
-    """Yield the step's own lines of a log, without those of Kubeflow's launcher and executor."""
+    """Yield the step's lines of a log, without those of Kubeflow's launcher and executor."""
     hidden = opens = False
     for line in text.splitlines():
         if _LAUNCHER.match(line):

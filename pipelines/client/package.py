@@ -31,8 +31,8 @@ class Package:
     Args:
         text: the YAML that ``python -m pipelines.compile`` writes.
         spec: the specification for Kubeflow's API.
-        parameters: the pipeline parameters by name, True if a run must set it.
-        service_account: the service account in the cluster's settings.
+        parameters: the pipeline parameters by name; True if a run must set the parameter.
+        service_account: the service account of the cluster settings.
     """
 
     text: str
@@ -108,7 +108,7 @@ def cohort(source: str | None, md5: str | None) -> tuple[str, str]:
     """Return the cohort's address and its MD5; ``data.dvc`` has the defaults.
 
     Raises:
-        UserError: no S3 address, no MD5, or another source than the pinned one without an MD5 of its own.
+        UserError: there is no S3 address or no MD5, or ``source`` is not the pinned one and ``md5`` is None.
     """
     pinned = pinned_source(PIN)
     source = source or (pinned if pinned and is_s3(pinned) else None)
@@ -119,7 +119,7 @@ def cohort(source: str | None, md5: str | None) -> tuple[str, str]:
     if (md5 := data_md5(PIN)) is None:
         raise UserError(f"{source}: nothing pins it here; say --data-md5, or pin it in {PIN}: make data DATA={source}")
     if source != pinned:
-        # Results of other data with this hash would be taken from Kubeflow's cache.
+        # Kubeflow's cache would return results of other data for this hash.
         raise UserError(
             f"--source {source}: {PIN} pins {pinned or 'other data'}; say --data-md5 {md5} if it holds the same data, "
             f"else --data-md5 of its own (make data DATA={source} pins it)"
@@ -128,5 +128,5 @@ def cohort(source: str | None, md5: str | None) -> tuple[str, str]:
 
 
 def shown(values: dict[str, Any]) -> str:
-    """Return the arguments in one line; sections of parameters only by name."""
+    """Return the arguments in one line; parameter sections are only named."""
     return ", ".join(name if str(value).startswith("{") else f"{name} {value}" for name, value in values.items())

@@ -1,4 +1,4 @@
-"""The state of a run's pods, read from Kubernetes where a kubeconfig or a pod's service account allows it."""
+"""Read the state of a run's pods from Kubernetes, with a kubeconfig or a pod's service account."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WARNING = "Warning"
 
 
 class Pods:
-    """Reads workflows, events and Kueue's workloads; what may not be read is unknown and never an error.
+    """Reads workflows, events and Kueue's workloads; without permission a result is unknown, not an error.
 
     Args:
         api: a configured client of Kubernetes.
@@ -24,7 +24,7 @@ class Pods:
         self._objects, self._core = client.CustomObjectsApi(api), client.CoreV1Api(api)
 
     def has_workflow(self, namespace: str, name: str) -> bool | None:
-        """Tell whether an Argo Workflow exists; None if that cannot be known."""
+        """Return whether an Argo Workflow exists; None if unknown."""
         where = ("argoproj.io", "v1alpha1", namespace, "workflows", name)
         try:
             self._objects.get_namespaced_custom_object(*where, _request_timeout=TIMEOUTS)
@@ -35,7 +35,7 @@ class Pods:
         return True
 
     def why_queued(self, namespace: str, pod: str) -> str:
-        """Return why Kueue has not admitted a pod; empty if that cannot be known."""
+        """Return why Kueue has not admitted a pod; empty if unknown."""
         where = ("kueue.x-k8s.io", "v1beta1", namespace, "workloads")
         try:
             found = self._objects.list_namespaced_custom_object(*where, _request_timeout=TIMEOUTS)
@@ -52,7 +52,7 @@ class Pods:
         return ""
 
     def last_warning(self, namespace: str, pod: str) -> str:
-        """Return the message of a pod's newest warning; empty if there is none or it cannot be known."""
+        """Return the message of a pod's newest warning event; empty if there is none or it is unknown."""
         try:
             found = self._core.list_namespaced_event(
                 namespace, field_selector=f"involvedObject.name={pod},type={WARNING}", _request_timeout=TIMEOUTS

@@ -10,24 +10,24 @@ from pipelines.client.runs import ENDED, GONE, Run
 from pipelines.cluster import settings_of
 from pipelines.workflow import CACHED, CANCELED, DONE, FAILED, PENDING, RETRYING, RUNNING, SUCCEEDED, Row
 
-SILENT = 6  # hours without a change of any pod, after which the workflow may be gone
+SILENT = 6  # hours without a change of a pod after which the workflow may have been deleted
 UNKNOWN = "this server has no v1beta1 API: cells, attempts, nodes and reasons are unknown"
 
 
 def now() -> datetime:
-    """Return the time, in UTC."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
 def duration(started: datetime | None, ended: datetime | None) -> str:
-    """Return the time from start to end, or to now, for example ``1 h 02 min``; empty without a start."""
+    """Return the time from start to end (None: now), such as ``1 h 02 min``; empty without a start."""
     if started is None:
         return ""
     return seconds(((ended or now()) - started).total_seconds())
 
 
 def moment(time_: datetime | None) -> str:
-    """Return a time in UTC, to the second."""
+    """Return a time as text in UTC, to the second."""
     return time_.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S") if time_ else ""
 
 
@@ -51,7 +51,7 @@ def shortened(text: str, limit: int = 100) -> str:
 
 
 def cells_done(run: Run) -> tuple[int, int]:
-    """Return how many cells have all their steps behind them, and how many there are."""
+    """Return the number of cells whose steps are all done, and the number of all cells."""
     states: dict[str, list[str]] = {}
     for row in run.rows:
         if row.cell:
@@ -66,7 +66,7 @@ def line_of(row: Row) -> tuple[str, str, str, str, str, str]:
 
 
 def render_run(run: Run) -> str:
-    """Return a run as text: what it is, one line for each step, and the sentence of :func:`outcome`."""
+    """Return a run as text: a heading, one line for each step, and the sentence of :func:`outcome`."""
     head = [f"run      {run.id}", f"name     {run.name}", f"state    {run.state}", f"created  {moment(run.created)}"]
     head.append(f"time     {duration(run.created, run.ended)}")
     if run.error:

@@ -27,7 +27,7 @@ from pipelines.workflow import (
 )
 
 SKIPPED, CANCELING = "SKIPPED", "CANCELING"
-GONE = "GONE"  # its workflow was deleted before it ended, so that Kubeflow calls it RUNNING for good
+GONE = "GONE"  # its workflow was deleted before it ended; Kubeflow reports RUNNING forever
 ENDED = (SUCCEEDED, FAILED, CANCELED, SKIPPED, GONE)
 QUEUE = "kueue.x-k8s.io/queue-name"  # the label by which Kueue finds a pod's queue
 
@@ -37,13 +37,12 @@ class Run:
     """A run of the pipeline.
 
     Attributes:
-        state: Kubeflow's state; CANCELED for a run that Kubeflow ends as FAILED after somebody cancelled it.
+        state: Kubeflow's state, except CANCELED for a cancelled run, which Kubeflow reports as FAILED.
         rows: its steps in the graph's order; empty in a list of runs.
-        detailed: whether the rows come from the Argo Workflow; without it cells, attempts, nodes and reasons are
-            unknown.
-        workflow: the name of the Argo Workflow, and its namespace; empty if not detailed.
-        queue: the Kueue queue in which its pods wait; empty if there is none.
-        confirmed: whether Kubernetes itself says that the workflow exists.
+        detailed: whether the rows come from the Argo Workflow; if not, cells, attempts, nodes and reasons are unknown.
+        workflow: name of the Argo Workflow; empty if not detailed.
+        queue: the Kueue queue of its pods; empty if there is none.
+        confirmed: whether Kubernetes has confirmed that the workflow exists.
     """
 
     id: str
@@ -61,7 +60,7 @@ class Run:
 
     @property
     def changed(self) -> datetime | None:
-        """The last start or end of one of its pods."""
+        """The last start or end of a pod; ``created`` if there is none."""
         times = [time for row in self.rows for each in row.attempts for time in (each.started, each.ended) if time]
         return max(times, default=self.created)
 
@@ -79,7 +78,7 @@ class Schedule:
 
 
 def run_of(found: Any) -> Run:
-    """Convert a run of kfp's client, without its steps."""
+    """Convert a run from kfp's client, without its steps."""
     history = [each.state for each in found.state_history or ()]
     state = found.state or PENDING
     if state == FAILED and CANCELING in history[_last(history, RUNNING) :]:
@@ -89,11 +88,11 @@ def run_of(found: Any) -> Run:
 
 
 def with_workflow(run: Run, found: Any, manifest: dict[str, Any]) -> Run | None:
-    """Return the run with its steps from the Argo Workflow; None if the server left its nodes out.
+    """Return the run with its steps from the Argo Workflow; None if the server omitted the nodes.
 
     Args:
         run: the run.
-        found: the run of kfp's client.
+        found: the run from kfp's client.
         manifest: ``pipeline_runtime.workflow_manifest`` of the v1beta1 API.
     """
     about, spec = manifest["metadata"], manifest.get("spec") or {}
@@ -110,7 +109,7 @@ def with_workflow(run: Run, found: Any, manifest: dict[str, Any]) -> Run | None:
 
 
 def with_tasks(run: Run, found: Any) -> Run:
-    """Return the run with what the v2beta1 API says of its steps: their states, without cells and reasons."""
+    """Return the run with its steps from the v2beta1 API: their states, without cells and reasons."""
     details = (found.run_details and found.run_details.task_details) or ()
     missing = NOT_RUN if run.state in ENDED else NOT_STARTED
     steps = steps_of({task.display_name for task in details})
@@ -135,7 +134,7 @@ def _spec(found: Any) -> dict[str, Any]:
 
 
 def _queue(found: Any) -> str:
-    """Return the queue that the compiled pipeline names among its pods' labels."""
+    """Return the Kueue queue in the compiled pipeline's pod labels; empty if there is none."""
     match = re.search(rf'"{re.escape(QUEUE)}": "([^"]+)"', json.dumps(found.pipeline_spec or {}))
     return match[1] if match else ""
 
@@ -150,7 +149,7 @@ def _time(moment: datetime | None) -> datetime | None:
 
 
 def schedule_of(found: Any) -> Schedule:
-    """Convert a recurring run of kfp's client."""
+    """Convert a recurring run from kfp's client."""
     cron = (found.trigger and found.trigger.cron_schedule and found.trigger.cron_schedule.cron) or ""
     return Schedule(
         found.recurring_run_id,

@@ -36,7 +36,7 @@ class View(Protocol):
 
 
 class Lines:
-    """One line for every change of a step: for logs."""
+    """Prints one line for every change of a step: for logs."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._seen, self._done = console, dict[str, tuple[str, ...]](), 0
@@ -44,7 +44,7 @@ class Lines:
     def show(self, run: Run) -> None:
         """Print the steps that changed since the last call, and the cells that were completed."""
         for row in run.rows:
-            # Every pod waits for some seconds: the reason is worth a line once the wait is long.
+            # Every pod waits for some seconds; print the reason only if the wait is long.
             why = shortened(row.reason, 200) if row.state != PENDING or pending_seconds(row) > LONG_PENDING else ""
             attempt = f"attempt {len(row.attempts)}" if len(row.attempts) > 1 else ""
             waits = f"for {seconds(pending_seconds(row))}" if row.state == PENDING and why else ""
@@ -71,7 +71,7 @@ class Lines:
 
 
 class Board:
-    """A table with a bar of completed cells that is updated in place: for terminals."""
+    """Shows a table and a progress bar of cells, updated in place: for terminals."""
 
     def __init__(self, console: Console) -> None:
         self._live = Live(console=console, auto_refresh=False)
@@ -95,13 +95,13 @@ class Board:
 
 
 def view() -> View:
-    """Return a table if standard error is a terminal, else lines; standard output has only results."""
+    """Return a Board if standard error is a terminal, else Lines; standard output has only results."""
     console = Console(stderr=True)
     return Board(console) if console.is_terminal else Lines(console)
 
 
 def progress_words(run: Run, done: int, cells: int) -> str:
-    """Return the cells done, and an estimate of the time for the others from the rate so far."""
+    """Return text with the cells done and the estimated time for the others, from the rate so far."""
     words = f"{done} of {cells} cells done"
     starts = [row.started for row in run.rows if row.cell and row.started]
     if not done or done == cells or not starts:
@@ -112,28 +112,28 @@ def progress_words(run: Run, done: int, cells: int) -> str:
 
 
 def pending_seconds(row: Row) -> float:
-    """Return for how long the last pod of a step has waited for its start; 0 if it does not wait."""
+    """Return the seconds for which the last pod of a step has been pending; 0 if it is not pending."""
     if row.state != PENDING or not row.attempts or row.attempts[-1].started is None:
         return 0
     return (render.now() - row.attempts[-1].started).total_seconds()
 
 
 def pending_too_long(run: Run, limit: float | None) -> Row | None:
-    """Return the first step whose pod has waited longer than ``limit`` seconds."""
+    """Return the first step whose pod has been pending for more than ``limit`` seconds, or None."""
     return next((row for row in run.rows if limit is not None and pending_seconds(row) > limit), None)
 
 
 def wait(
     get: Callable[[], Run], shown: View, every: float, limit: float | None, pending_limit: float | None = None
 ) -> Run:
-    """Poll and show a run until it ends or a time limit is over, and return its last state.
+    """Poll and show a run until it ends or reaches a time limit; return its last state.
 
     Args:
         get: fetches the run.
         shown: shows it.
         every: polling interval in seconds.
-        limit: time limit in seconds; None: none.
-        pending_limit: seconds that a pod may wait for its start; None: any time.
+        limit: time limit in seconds; None: no limit.
+        pending_limit: maximum seconds that a pod may be pending; None: no limit.
     """
     end = None if limit is None else time.monotonic() + limit
     try:

@@ -1,7 +1,7 @@
 """Kubeflow tasks in local containers: kfp's DockerRunner with reliable exit codes.
 
 kfp 2.17.0 lets Docker remove each container automatically and then asks for its exit code. If the container is already
-gone, kfp takes a failed task for a success. Here a container is removed after its exit code is known.
+removed, kfp reports a failed task as a success. Here a container is removed after its exit code is known.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from pipelines.local.view import TaskView, View
 if TYPE_CHECKING:
     from docker import DockerClient  # type: ignore[import-untyped]
 
-PATIENCE = 600.0  # API timeout in seconds: an engine that builds or removes large images answers after minutes
+PATIENCE = 600.0  # API timeout in seconds: an engine that builds or removes large images may respond after minutes
 ENGINE_FAILED = 125  # exit code of `docker run` for an error of Docker itself
 CODE = ("/app", "/opt/venv")  # paths of the code in the image
-HANDED_ON = ("AWS_", "GOMP_", "MLFLOW_", "OMP_", "TRAIN_")  # prefixes of the variables that steps read
+HANDED_ON = ("AWS_", "GOMP_", "MLFLOW_", "OMP_", "TRAIN_")  # prefixes of environment variables that steps read
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Mount:
-    """A bind mount of a file or folder; an empty ``target`` is the same path in the container."""
+    """A bind mount of a file or folder; an empty ``target`` means the same path in the container."""
 
     path: Path
     writable: bool = False
@@ -83,7 +83,7 @@ class Containers(Tasks):
             container.start()
             if self.ended:  # in the meantime
                 container.kill()
-            # Whole lines, since kfp indents each print; a UTF-8 character may be split between two chunks.
+            # Print whole lines, since kfp indents each print; a UTF-8 character may be split between two chunks.
             text, begun, seen = codecs.getincrementaldecoder("utf-8")(errors="replace"), "", 0
             for piece in container.logs(stream=True):
                 seen += len(piece)
@@ -91,7 +91,7 @@ class Containers(Tasks):
                 for line in lines:
                     shown.line(line)
             code = int(container.wait()["StatusCode"])
-            # The stream may end before the engine has stored the last output; after wait() the log is complete.
+            # The stream may miss the last output; after wait() the log is complete.
             begun += text.decode(container.logs()[seen:], final=True)
             if begun:
                 shown.line(begun.removesuffix("\n"))
@@ -116,10 +116,10 @@ class Containers(Tasks):
 
 @contextmanager
 def connected() -> Iterator[DockerClient]:
-    """Connect to the Docker engine of DOCKER_HOST, or else of the local socket.
+    """Connect to the Docker engine at DOCKER_HOST, else at the local socket.
 
     Raises:
-        UserError: no engine answers.
+        UserError: no engine responds.
     """
     import docker
     from docker.errors import DockerException
@@ -138,7 +138,7 @@ def find_image(name: str) -> Image:
     """Return the local image ``name``.
 
     Raises:
-        UserError: no engine answers, or it does not have the image.
+        UserError: no engine responds, or it does not have the image.
     """
     from docker.errors import DockerException, NotFound
 
@@ -160,7 +160,7 @@ def reliable(last_words: Path, view: View) -> Iterator[Containers]:
 
     Args:
         last_words: a file for errors that a task cannot report itself: Docker failed, or the task was killed.
-        view: prints what the tasks do.
+        view: prints the tasks' progress.
 
     Raises:
         UserError: the installed kfp is not the patched version.
@@ -201,7 +201,7 @@ def options(owner: tuple[int, int], mounts: Sequence[Mount], network: bool, **en
         "network_mode": "host" if network else "none",
         "read_only": True,
         "tmpfs": {"/tmp": ""},  # noqa: S108
-        # Python imports from the current folder first; the steps must import the code of the image.
+        # Python imports from the current folder first; the steps must import the image's code.
         "working_dir": "/tmp",  # noqa: S108
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges"],

@@ -44,7 +44,7 @@ class Processes(Tasks):
                     shown.line(line.removesuffix("\n"))
                 code = process.wait()
             finally:
-                # Wait before the pid is removed: while end() can be called, the pid must not be reused.
+                # Wait before removing the pid: end() must not signal a reused pid.
                 process.wait()
                 self._running.discard(process.pid)
         shown.end(code)
@@ -68,8 +68,8 @@ def interruptible(last_words: Path, view: View) -> Iterator[Processes]:
     """Make kfp's SubprocessRunner use :class:`Processes` inside the block; an interrupt ends the running processes.
 
     Args:
-        last_words: a file for errors that a task cannot report itself: a signal killed it.
-        view: prints what the tasks do.
+        last_words: a file for errors that a task cannot report itself, such as a kill by a signal.
+        view: prints the tasks' progress.
 
     Raises:
         UserError: the installed kfp is not the patched version.
@@ -79,10 +79,10 @@ def interruptible(last_words: Path, view: View) -> Iterator[Processes]:
     processes = Processes(last_words, view)
 
     class Handler(task_handler_interface.ITaskHandler):  # type: ignore[misc]
-        """A task of kfp's SubprocessRunner, which of itself refuses the components of a container."""
+        """A task of kfp's SubprocessRunner, extended to container components, which kfp refuses."""
 
         def __init__(self, full_command: list[str], env_vars: Mapping[str, str] | None = None, **_: object) -> None:
-            # The steps' command begins with "python", which is this interpreter.
+            # Replace "python" at the start of the command by this interpreter.
             self._command, self._variables = [sys.executable, *full_command[1:]], env_vars
 
         def run(self) -> status.Status:

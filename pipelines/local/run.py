@@ -57,10 +57,10 @@ class Choices:
     Attributes:
         source: the cohort: a folder, a ZIP file or ``s3://bucket/prefix``.
         params: all parameters.
-        checkpoints: a folder or ``s3://bucket/prefix`` for the checkpoints of all cells, which outlive the run; empty
-            writes them next to each model, and the next run deletes them.
+        checkpoints: a folder or ``s3://bucket/prefix`` for the checkpoints of all cells, which later runs can resume;
+            empty: next to each model, where the next run deletes them.
         promote: True makes the registered version champion if it passes the gate.
-        shards: number of parts of ingest and preprocess; 1: no parts.
+        shards: number of shards of ingest and preprocess; 1: no shards.
     """
 
     source: str
@@ -75,7 +75,7 @@ class Done:
     """Result of a run.
 
     Attributes:
-        report: the folder of its report.
+        report: folder of the report.
         promotion: one line on the registered version.
         registered: the content of ``registered.json``.
     """
@@ -87,7 +87,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its arguments, what prints its course, and the paths that tasks write to."""
+    """One run: its arguments, its view, and the paths that tasks write to."""
 
     asked: Choices
     view: View
@@ -99,7 +99,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Setting:
-    """Environment of the tasks: path of the cohort there, kfp's runner, commit of the code, and the image, if any."""
+    """Environment of the tasks: their path of the cohort, kfp's runner, the code's commit, and the image, if any."""
 
     source: str
     runner: Any
@@ -113,13 +113,13 @@ def run_locally(asked: Choices, out: Path, image: str | None = None, verbose: bo
 
     Args:
         asked: the cohort, the parameters and the other arguments of the run.
-        out: output folder for ``tasks/`` with every artifact in Kubeflow's layout, ``reports/`` and
-            ``registered.json``, and ``log.txt``; the outputs of an earlier run are replaced.
-        image: the image of the tasks' containers (DockerRunner); None runs processes (SubprocessRunner).
-        verbose: print on the terminal what otherwise goes into ``log.txt``: all output of kfp and of the tasks.
+        out: output folder for ``tasks/`` with every artifact in Kubeflow's layout, ``reports/``, ``registered.json``
+            and ``log.txt``; the outputs of an earlier run are replaced.
+        image: the image of the tasks' containers (DockerRunner); None: run processes (SubprocessRunner).
+        verbose: print all output of kfp and of the tasks on the terminal, instead of writing it to ``log.txt``.
 
     Raises:
-        UserError: a step failed; the message is the step's.
+        UserError: a step failed; has the step's message.
     """
     if image is not None:
         _refuse(":", asked.checkpoints.removeprefix("s3:"), out)  # Docker separates the two paths of a mount by a colon
@@ -156,11 +156,11 @@ def _processes(run: Run) -> Iterator[Setting]:
     from kfp import local
 
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    # kfp makes a folder there for every task and never removes it.
+    # kfp creates a temporary folder for every task and never removes it.
     os.environ["TMPDIR"] = str(run.scratch)
     os.environ["PYTHONUNBUFFERED"] = "1"
     os.environ[TERMINATION_LOG] = str(run.last_words)
-    # Create the database here: two training tasks would create it at the same time.
+    # Create the database first: parallel training tasks would create it at the same time.
     connect(run.asked.params.register_.experiment)
     with processes.interruptible(run.last_words, run.view):
         yield Setting(run.asked.source, local.SubprocessRunner(use_venv=False), code_version())
@@ -181,7 +181,7 @@ def _containers(run: Run, image: Image) -> Iterator[Setting]:
         if not path.exists():
             path.mkdir(parents=True)
             os.chown(path, *owner)
-        folder = path if path.is_dir() else path.parent  # SQLite writes more files next to its database
+        folder = path if path.is_dir() else path.parent  # SQLite creates files next to its database
         for taken in (path, folder):
             if os.geteuid() == 0 and taken.stat().st_uid != owner[0]:
                 raise UserError(f"{taken}: must belong to the owner of {run.artifacts.parent}, as whom tasks write")
@@ -189,7 +189,7 @@ def _containers(run: Run, image: Image) -> Iterator[Setting]:
     mounts = [Mount(folder, writable=True) for folder in dict.fromkeys(folders)]
     mounts.append(Mount(run.last_words, writable=True, target=KUBERNETES_TERMINATION_LOG))
     remote = remote or any(map(is_s3, (source, states)))
-    if not is_s3(source) and Path(source).exists():  # else ingest raises the error
+    if not is_s3(source) and Path(source).exists():  # if it does not exist, ingest reports the error
         source = str(Path(source).resolve())
         mounts.append(Mount(Path(source)))
     for path in (run.artifacts, run.workspace, run.last_words):
@@ -230,7 +230,7 @@ def _run(run: Run, setting: Setting) -> Path:
 
     from pipelines.graph import build
 
-    # kfp warns for every task that display names have no effect here.
+    # For every task, kfp warns that display names have no effect.
     warnings.filterwarnings("ignore", message=".*have no effect in the current local runner")
     # kfp removes the workspace after the run.
     local.init(runner=setting.runner, pipeline_root=str(run.artifacts), workspace_root=str(run.workspace))

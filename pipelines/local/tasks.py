@@ -28,7 +28,7 @@ class Tasks(ABC):
 
     Args:
         last_words: a file for errors that a task cannot report itself.
-        view: prints what the tasks do.
+        view: prints the tasks' progress.
     """
 
     def __init__(self, last_words: Path, view: View) -> None:
@@ -54,13 +54,13 @@ class Tasks(ABC):
 
 @contextmanager
 def taken_over(module: ModuleType, name: str, run: Callable[..., Any], tasks: Tasks) -> Iterator[None]:
-    """Replace what runs a task in kfp by ``run`` inside the block; SIGINT and SIGTERM stop the tasks.
+    """Replace kfp's task runner by ``run`` inside the block; SIGINT and SIGTERM stop the tasks.
 
-    Only for the main thread, since it sets signal handlers.
+    Call it only in the main thread, because it sets signal handlers.
 
     Args:
         module: kfp's module of the local runner.
-        name: name of its function or class that runs a task.
+        name: name of the function or class in ``module`` that runs a task.
         run: the replacement.
         tasks: the tasks that an interrupt stops.
 
@@ -89,7 +89,7 @@ def taken_over(module: ModuleType, name: str, run: Callable[..., Any], tasks: Ta
     try:
         yield
     finally:
-        builtins.print = plain  # two tasks at a time that kfp indents may leave the indenting one behind
+        builtins.print = plain  # kfp's indenting print() may remain after parallel tasks
         setattr(module, name, theirs)
         task_spec_utils.create_parameter_loop_iteration_task_spec = loop
         for number, handler in handlers.items():
@@ -97,7 +97,7 @@ def taken_over(module: ModuleType, name: str, run: Callable[..., Any], tasks: Ta
 
 
 def _iteration(theirs: Callable[..., Any], loop: Any, item: Any, name: str) -> Any:
-    """Return a loop's task for one item; kfp puts the item in the place of every other step's output, too."""
+    """Return a loop's task for one item; corrects kfp, which also replaces outputs of other steps by the item."""
     made = theirs(loop, item, name)
     for parameter, given in loop.inputs.parameters.items():
         if given.HasField("task_output_parameter") and parameter != loop.parameter_iterator.items.input_parameter:

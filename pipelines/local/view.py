@@ -1,4 +1,4 @@
-"""What a run on this machine prints: a line as each task starts and ends; everything else goes into a log."""
+"""The output of a local run: one line when a task starts and when it ends; everything else goes into a log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class View:
     """The terminal and the log of one run.
 
     Args:
-        log: the file for all that kfp and the steps print; None prints it on the terminal.
+        log: the file for the output of kfp and the steps; None: the terminal.
     """
 
     def __init__(self, log: Path | None = None) -> None:
@@ -26,13 +26,13 @@ class View:
 
     def say(self, line: str) -> None:
         """Print a line on the terminal."""
-        # Not print(): kfp replaces it by one that indents, and tasks of two threads would mix their lines.
+        # Not print(): kfp replaces it by an indenting one, and parallel tasks would mix their lines.
         self._terminal.write(f"{line}\n")
         self._terminal.flush()
 
     @contextmanager
     def logged(self) -> Iterator[None]:
-        """Write into the log what the process prints inside the block."""
+        """Redirect the process's prints to the log inside the block."""
         if self._log is None:
             yield
             return
@@ -41,7 +41,7 @@ class View:
             yield
 
     def task(self, command: Sequence[str]) -> TaskView:
-        """Print that the task with this command starts, and return what prints its lines and its end."""
+        """Print that the task with this command starts, and return its view."""
         return TaskView(self, _name(command), self._log)
 
 
@@ -54,14 +54,14 @@ class TaskView:
         view.say(f"{name}: started")
 
     def line(self, text: str) -> None:
-        """Print a line of the task's output, without its end, into the log."""
+        """Print a line of the task's output, given without a newline, to the log."""
         print(text, flush=True)
         if text.startswith("error: "):
             self._error = text
         self._last = text.strip() or self._last
 
     def end(self, code: int) -> None:
-        """Print that the task ended with this exit code; of a failed one its last error, or its last line."""
+        """Print the end of the task; for a failed task also its last error, else its last line or its exit code."""
         took = seconds(time.monotonic() - self._since)
         if code == 0:
             self._view.say(f"{self._name}: done, {took}")
@@ -72,11 +72,11 @@ class TaskView:
 
 
 def _name(command: Sequence[str]) -> str:
-    """Return a task's step with its cell, for example ``train defu_net mixed seed 0``."""
+    """Return a task's step and cell, such as ``train defu_net mixed seed 0``."""
     match list(command):
         case [_, "-m", "pipelines.step", step, "--executor_input", text]:
             inputs = json.loads(text).get("inputs", {})
-            models = inputs.get("artifacts", {}).get("model", {}).get("artifacts", [])  # of evaluate
+            models = inputs.get("artifacts", {}).get("model", {}).get("artifacts", [])  # input of evaluate
             cells = [
                 *(each.get("metadata", {}).get(CELL) for each in models),
                 inputs.get("parameterValues", {}).get(CELL),

@@ -1,7 +1,7 @@
-"""The steps as Kubeflow runs them: each calls its step's function on the artifacts of a task.
+"""The steps as Kubeflow runs them: each function runs one step on the artifacts of a task.
 
 :mod:`pipelines.step` runs them in a pod, and :mod:`pipelines.components` declares them to Kubeflow by their signatures
-and docstrings. Each imports what it needs itself, since a pod runs one of them.
+and docstrings. Each function imports its own dependencies, because a pod runs only one of them.
 """
 
 from pipelines.steps.cells import evaluate, gather, train, train_and_evaluate

@@ -1,4 +1,4 @@
-"""The steps of each cell, and the one that gathers all cells."""
+"""The steps of each cell, and gather, which collects the results of all cells."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipelines.artifacts import (
 from pipelines.steps.data import ARRAYS, SPLITS
 from pipelines.tasks import CELL, cells_of, in_processes, section
 
-# What gather leaves: the cells in the order of the matrix, and a folder a cell of each kind.
+# Outputs of gather: the list of cells in the matrix's order, and one folder per cell of each kind.
 CELLS, EVALUATIONS, MODELS = "cells.json", "evaluations", "models"
 
 

@@ -1,4 +1,4 @@
-"""From parameters and a source to arrays and splits."""
+"""The steps from parameters and a source to arrays and splits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipelines.artifacts import (
 )
 from pipelines.tasks import cells_of, from_json, reference, section, to_json, whole
 
-# What the arrays' archive holds: the splits as well, so that every later step takes one artifact less.
+# Content of the arrays' archive; it includes the splits, so that later steps need one artifact less.
 ARRAYS, SPLITS = "arrays", "splits"
 
 
@@ -130,7 +130,7 @@ def validate(
     from core.s3 import is_s3
     from pipelines.tasks import validation_table
 
-    # Kubeflow uploads no artifact of a step that fails. "" names no path inside a pod that is gone.
+    # Kubeflow does not upload artifacts of a failed step, and a path in its pod would be lost: publish only to S3.
     publish = checkpoints if is_s3(checkpoints) else ""
     validate(Path(raw.path), section(ValidateParams, params, "validate"), Path(validation.path), publish=publish)
     Path(summary.path).write_text(validation_table(Path(validation.path) / RESULT))

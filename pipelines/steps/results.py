@@ -1,4 +1,4 @@
-"""From the cells to a report, a registered version, a champion and the end of the run."""
+"""The steps from the cells to a report, a registered version, a champion and the run's outcome."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The steps of a graph in shards: ingest and preprocess of one shard, and the merges."""
+"""The steps of a sharded graph: ingest and preprocess of one shard, and the merges."""
 
 from __future__ import annotations
 

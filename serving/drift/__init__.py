@@ -16,9 +16,9 @@ from model.inference.package import PERCENTILES, Training
 from model.inference.quality import Quality
 
 Floats = npt.NDArray[np.float64]
-# Figures of a prediction, with the field of the contract's training statistics that each is compared with. Areas are
-# by the picture's sides in the contract and by the patient's here. Solidity is left out, because predicted outlines are
-# smoother than those of the training masks.
+# Each figure of a prediction, and the field of the contract's training statistics that it is compared with. The
+# contract names the areas by the image's sides, a prediction by the patient's. Solidity is omitted: predicted outlines
+# are smoother than those of the training masks.
 TRAINING = {
     "grey_mean": "mean",
     "grey_deviation": "deviation",
@@ -30,32 +30,32 @@ TRAINING = {
     "height": "height",
     "width": "width",
 }
-EXPECTED_DICE = "expected_dice"  # compared with that of the validation images
+EXPECTED_DICE = "expected_dice"  # compared with the validation images, not the training images
 FIGURES = (*TRAINING, EXPECTED_DICE)
 UNKNOWN = "unknown"  # device or day
-RECENT = 100  # the last pictures of a device, over which its stability index is computed
-FEW = 50  # of fewer pictures the index is large by chance
+RECENT = 100  # the stability index of a device covers its last images, this many
+FEW = 50  # with fewer images the index is large by chance
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What a figure is compared with: its values at :data:`PERCENTILES` over so many images."""
+    """The reference of a figure: its values at :data:`PERCENTILES`, and the number of images they are computed from."""
 
     percentiles: Sequence[float]
     images: int
 
     def sample(self) -> Floats:
-        """Return as many values as there are images, read off the percentiles by linear interpolation."""
+        """Return float64 (images,): one value per image, interpolated linearly between the percentiles."""
         shares = (np.arange(self.images) + 0.5) / self.images * 100
         values: Floats = np.interp(shares, PERCENTILES, self.percentiles)
         return values
 
 
 def references(training: Training, quality: Quality | None = None) -> dict[str, Reference]:
-    """Return what each of :data:`FIGURES` is compared with, from a package's contract.
+    """Return the reference of each of :data:`FIGURES`, from a package's contract.
 
-    Left out are figures that packages of earlier releases do not have, and those that all images have in common, such
-    as a size to which they were resized beforehand.
+    Omits figures that packages of earlier releases lack, and figures with the same value for all images, such as the
+    size of images that were resized beforehand.
     """
     found = {
         name: Reference(getattr(training, field), training.validated if field == "uncertain" else training.images)
@@ -68,7 +68,7 @@ def references(training: Training, quality: Quality | None = None) -> dict[str, 
 
 @dataclass(frozen=True)
 class Observed:
-    """A prediction: day, device, whether it has flags, and its figures; NaN where one is unknown."""
+    """A prediction: its day, device and figures (NaN if unknown), and whether it has flags."""
 
     day: str
     device: str
@@ -78,15 +78,15 @@ class Observed:
 
 @dataclass(frozen=True)
 class Alarm:
-    """The first window of a device in which a figure is not that of the training images.
+    """The first window of a device in which a figure differs from its reference.
 
     Attributes:
         device: the device.
-        day: day of the window's last picture.
-        picture: number of that picture among the device's, from 1.
+        day: day of the window's last image.
+        picture: number of that image in the device's stream, from 1.
         figure: a key of :data:`FIGURES`.
         p: p-value of the test.
-        level: significance level of this look, see :func:`watch`.
+        level: significance level of this test, see :func:`watch`.
         expected: the reference's median.
         seen: the window's median.
     """
@@ -106,9 +106,10 @@ class Group:
     """The predictions of one device on one day.
 
     Attributes:
-        device, day: which.
-        pictures: how many.
-        flagged: share with flags, 0 to 1.
+        device: the device.
+        day: the day.
+        pictures: number of images.
+        flagged: share of images with a flag, 0 to 1.
         medians: medians of the figures.
     """
 
@@ -121,13 +122,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Drift:
-    """What was found.
+    """The result of :func:`watch`.
 
     Attributes:
-        alarms: at most one a device.
+        alarms: at most one per device.
         groups: the predictions by device and day.
-        psi: for each device the population stability index of each figure, over its last :data:`RECENT` pictures;
-            empty for a device with fewer than :data:`FEW`.
+        psi: population stability index by device and figure, over the device's last :data:`RECENT` images; empty for
+            a device with fewer than :data:`FEW`.
     """
 
     alarms: list[Alarm]
@@ -138,7 +139,7 @@ class Drift:
 def read(paths: Iterable[Path]) -> list[Observed]:
     """Read predictions: ``results.json`` of predict, its folder, or what ``serve --record`` wrote.
 
-    Failed pictures are left out.
+    Omits failed inputs.
 
     Raises:
         UserError: a file is missing or has no predictions.
@@ -147,16 +148,16 @@ def read(paths: Iterable[Path]) -> list[Observed]:
 
 
 def require_model(paths: Iterable[Path], weights: str) -> None:
-    """Check that the predictions of ``predict`` are of the model with these weights.
+    """Check that the predictions of ``predict`` were made with these weights.
 
-    The record of a service names only the model and its version and is not checked.
+    The record of a service is not checked: it has only the model's name and version.
 
     Args:
-        paths: as of :func:`read`, which has read them.
+        paths: as for :func:`read`, which must have accepted them.
         weights: SHA-256 of the model's weights.
 
     Raises:
-        UserError: predictions are of another model.
+        UserError: predictions are from another model.
     """
     for path in paths:
         file = path / "results.json" if path.is_dir() else path
@@ -202,18 +203,18 @@ def _observed(row: dict[str, Any], path: Path) -> Observed:
 def watch(
     observed: Sequence[Observed], reference: Mapping[str, Reference], window: int = 25, level: float = 0.01
 ) -> Drift:
-    """Test whether predictions look like those of the training images.
+    """Test each device's predictions for drift from the reference.
 
-    Each device is a stream of its own, in the order of the predictions. After every ``window`` pictures each figure of
-    these pictures is compared with the training images' by the two-sample Kolmogorov-Smirnov test. The level is shared
-    among devices, figures and looks: look k has 1 / (k (k + 1)) of it, which sums to 1, so that a stream without a
-    change gives an alarm with at most this probability, however long it is (Bonferroni).
+    Each device is one stream, in the order of the predictions. After every ``window`` images, the two-sample
+    Kolmogorov-Smirnov test compares each figure of these images with its reference. The level is divided among
+    devices, figures and tests (Bonferroni). Test k of a stream gets 1 / (k (k + 1)) of the stream's share. These
+    fractions sum to 1, so the probability of any false alarm is at most ``level``, however long the streams are.
 
     Args:
         observed: the predictions.
-        reference: what each figure is compared with (:func:`references`).
-        window: pictures between two looks.
-        level: probability of an alarm without a change, 0 to 1.
+        reference: the reference of each figure, from :func:`references`.
+        window: images per test.
+        level: probability of a false alarm, 0 to 1.
     """
     samples = {name: each.sample() for name, each in reference.items()}
     streams: dict[str, list[Observed]] = {}
@@ -280,13 +281,13 @@ def _groups(observed: Sequence[Observed]) -> Iterator[Group]:
 def psi(values: Floats, percentiles: Sequence[float]) -> float:
     """Return the population stability index of values against the training images' percentiles.
 
-    The sum over bins of (seen - expected) ln(seen / expected), where the bins are the training images' quarters; below
-    0.1 is usually taken as no change, above 0.25 as a large one. An empty bin counts as half a value. Source: Siddiqi,
-    "Credit Risk Scorecards", 2006.
+    The index is the sum over bins of (seen - expected) ln(seen / expected). The training images' quartiles separate the
+    bins. Below 0.1 is usually taken as no change, above 0.25 as a large one. An empty bin counts as half a value.
+    Source: Siddiqi, "Credit Risk Scorecards", 2006.
 
     Args:
         values: float64 (N,).
-        percentiles: at :data:`model.inference.package.PERCENTILES`.
+        percentiles: the training images' values at :data:`model.inference.package.PERCENTILES`.
     """
     edges = [percentiles[PERCENTILES.index(each)] for each in (25, 50, 75)]
     counted = np.maximum(np.bincount(np.searchsorted(edges, values), minlength=4), 0.5)

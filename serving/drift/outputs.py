@@ -1,4 +1,4 @@
-"""What ``defunet drift`` prints and writes: lines, a page, JSON, and gauges for Prometheus."""
+"""Outputs of ``defunet drift``: printed lines, a page, JSON, and gauges for Prometheus."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TITLES = {
 
 
 def sentence(alarm: Alarm) -> str:
-    """Return an alarm in one sentence."""
+    """Return one sentence that describes an alarm."""
     return (
         f"{printable(alarm.device)}: {TITLES[alarm.figure]} is {alarm.seen:.4g}, in training {alarm.expected:.4g} "
         f"(medians), up to picture {alarm.picture} on {printable(alarm.day)}; "
@@ -42,7 +42,7 @@ def sentence(alarm: Alarm) -> str:
 
 
 def lines(found: Drift, count: int, window: int) -> Iterator[str]:
-    """Yield what is printed: one line a device and day, the alarms, and a summary."""
+    """Yield the lines to print: one per device and day, one per alarm, and a summary."""
     for group in found.groups:
         place = f"{printable(group.device)}, {printable(group.day)}"
         pictures = "1 picture" if group.pictures == 1 else f"{group.pictures} pictures"
@@ -93,13 +93,13 @@ def write_page(found: Drift, reference: Mapping[str, Reference], window: int, le
 
 
 def _chart(found: Drift, reference: Reference, name: str) -> str:
-    """Return an SVG: a figure's medians by day, one line a device, over the reference's 5th to 95th percentile."""
+    """Return an SVG of a figure's median per day, one line per device, with the reference's 5th to 95th percentile."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     days = sorted({group.day for group in found.groups})
     expected = reference.percentiles
-    # Text stays text, and equal figures give equal bytes.
+    # Keep text as text, and make the bytes reproducible.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9}):
         figure = Figure(figsize=(5, 2.2), layout="constrained")
         axes = figure.subplots()
@@ -108,7 +108,7 @@ def _chart(found: Drift, reference: Reference, name: str) -> str:
         for device in sorted({group.device for group in found.groups}):
             points = [group for group in found.groups if group.device == device and name in group.medians]
             places = [days.index(group.day) for group in points]
-            label = printable(device).replace("$", r"\$")  # a dollar sign begins no formula
+            label = printable(device).replace("$", r"\$")  # else Matplotlib reads it as the start of a formula
             axes.plot(places, [group.medians[name] for group in points], marker="o", markersize=3, label=label)
         for alarm in found.alarms:
             if alarm.figure == name:
@@ -123,7 +123,7 @@ def _chart(found: Drift, reference: Reference, name: str) -> str:
 
 
 def write_gauges(found: Drift, file: Path) -> None:
-    """Write gauges in Prometheus' text format: each device's alarm, pictures and stability indices.
+    """Write gauges in Prometheus' text format: each device's alarm, number of images and stability indices.
 
     Raises:
         UserError: the file cannot be written.

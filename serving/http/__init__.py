@@ -20,8 +20,8 @@ def serve(settings: Settings, log_level: str = "info") -> None:
         log_level: level of the log on standard output: debug, info, warning or error.
 
     Raises:
-        UserError: there is no such model; the address cannot be bound, or is open to others without key and TLS; the
-            first model cannot be loaded.
+        UserError: the model does not exist or cannot be loaded; the address cannot be bound; or it is reachable from
+            other machines without key and TLS.
     """
     import os
 
@@ -44,7 +44,7 @@ def serve(settings: Settings, log_level: str = "info") -> None:
     service = Service(settings)
     failed: list[BaseException] = []
     if settings.reuse_port:
-        # The port is shared with a ready service: this one must not get requests before it is ready.
+        # A ready service may share the port: this one must not get requests before its model is loaded.
         service.loader.first()
     sock = listen(settings)
     server = make_server(make_app(service, guard), settings, service.stop)

@@ -1,4 +1,4 @@
-"""Responses: the mask, an overlay, or JSON with the findings; 413 or 422 for an unusable picture."""
+"""Responses: the mask, an overlay, or JSON with the findings; 413 or 422 for an unusable image."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Form = Literal["json", "mask", "overlay"]
 Picture = Literal["mask", "image", "overlay", "shapes", "seg"]
-LARGEST_SIDE = 1600  # pixels; size limit of pictures for display
+LARGEST_SIDE = 1600  # pixels; size limit of images for display
 
 
 class ModelUsed(BaseModel):
@@ -100,14 +100,14 @@ def _quality(text: str) -> float:
 
 
 def mask_png(segmentation: Segmentation) -> bytes:
-    """Return the mask as a PNG of 0 and 255."""
+    """Return the mask as an 8-bit PNG with values 0 and 255, at the X-ray's size."""
     return encode(segmentation.mask * np.uint8(255))
 
 
 def make(
     form: Form, include: Collection[Picture], xray: Xray, segmentation: Segmentation, findings: Findings, model: Loaded
 ) -> Answer:
-    """Build the response in the given format; ``include`` adds pictures and files to JSON."""
+    """Build the response in the given format; ``include`` adds images and files to JSON."""
     from serving.viewer.shapes import shapes
     from serving.xray.drawing import overlay, visible
 
@@ -147,7 +147,7 @@ def _seg(dataset: Dataset, segmentation: Segmentation, model: Loaded) -> dict[st
 
 
 def refusal(error: ImageError) -> HTTPException:
-    """Return the answer to a picture that cannot be used: 413 for one with too many pixels, else 422."""
+    """Return the response to an unusable image: 413 if it has too many pixels, else 422."""
     if isinstance(error, TooLargeError):
         return HTTPException(413, str(error).partition(";")[0])
     return HTTPException(422, str(error))

@@ -60,7 +60,7 @@ def make_app(service: Service, guard: Guard) -> Middleware:
     @app.exception_handler(RequestValidationError)
     async def wrong(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        # loc is (source, name, index in a list). The value is not repeated: it may be patient data.
+        # loc is (source, name, index in a list). The message omits the value: it may be patient data.
         name = first["loc"][1] if len(first["loc"]) > 1 else first["loc"][0]
         return JSONResponse({"detail": f"{name}: {first['msg']}"}, 422)
 

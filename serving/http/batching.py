@@ -56,7 +56,10 @@ class Batcher:
     def submit(self, image: np.ndarray) -> Future[tuple[Loaded, Any]]:
         """Queue an image (H, W); the future's result is the model and its :class:`Segmentation`.
 
-        An image is not computed if its future is cancelled before its batch starts.
+        The image is skipped if its future is cancelled before its batch starts.
+
+        Raises:
+            RuntimeError: the batcher is closed.
         """
         job = Job(image)
         with self._changed:
@@ -67,13 +70,13 @@ class Batcher:
         return job.done
 
     def hurry(self) -> None:
-        """Run the queued and all later images without waiting for others."""
+        """Stop waiting to fill batches, for queued and later images."""
         with self._changed:
             self._max_wait = 0.0
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Compute the queued images, then stop the threads."""
+        """Process the queued images, then stop the threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -21,12 +21,12 @@ RETRY = {"Retry-After": "1"}
 
 
 class Budget:
-    """A limit that all requests share; a request that exceeds it is answered 503.
+    """A limit that all requests share; a request above it gets 503.
 
     Args:
-        whole: the limit.
-        what: what is limited, for the answer.
-        of_one: the limit of one client; None: the whole.
+        whole: the limit over all clients.
+        what: name of the limited resource, for the response.
+        of_one: the limit of one client; None: ``whole``.
     """
 
     def __init__(self, whole: float, what: str, of_one: float | None = None) -> None:
@@ -82,12 +82,12 @@ def is_form(request: Request) -> bool:
 
 @dataclass(frozen=True)
 class Pace:
-    """How slowly a body may come.
+    """Time limits on reading a body.
 
     Attributes:
-        seconds: timeout for the body.
-        pause: seconds without a byte, and before the rate counts.
-        least: least rate in bytes a second.
+        seconds: timeout for the whole body.
+        pause: maximum seconds without a byte; also the seconds after which the minimum rate applies.
+        least: minimum rate in bytes per second.
     """
 
     seconds: float
@@ -101,7 +101,7 @@ async def read_file(request: Request, max_mb: float, pace: Pace, share: Share) -
     Args:
         request: the request; its body must be unread.
         max_mb: size limit in megabytes (10^6 bytes); reading stops at the first byte above it.
-        pace: how slowly the body may come.
+        pace: time limits on the body.
         share: share of the memory budget; grows with the bytes read.
 
     Raises:

@@ -11,15 +11,15 @@ from typing import IO
 from serving.http.logs import say
 from tracking.store import first_line
 
-# A file in each version that a service has downloaded; a service that uses the version holds a shared lock on it. The
-# kernel releases the lock when the process ends, even if it is killed: an unlocked version is not in use.
+# A file in the folder of each version that a service has downloaded. A service that uses the version holds a shared
+# lock on it. The kernel releases the lock when the process ends, even if it is killed: an unlocked version is unused.
 USED = ".used-by-services"
 
 
 class Cache:
-    """The versions in ``folder`` that one service uses.
+    """The model versions in ``folder`` that one service uses.
 
-    A version that another program has put there is used but never removed.
+    A version that another program downloaded is used but never removed.
 
     Args:
         folder: the folder.
@@ -55,7 +55,7 @@ class Cache:
             file.close()
 
     def keep(self, kept: Collection[Path]) -> None:
-        """Unlock all versions except ``kept``, and remove all that no service uses, also those of killed services."""
+        """Unlock all versions except ``kept``, and remove versions that no running service uses."""
         from registry.fetch import sweep
 
         for folder in self._held.keys() - set(kept):
@@ -75,7 +75,7 @@ def _remove_unused(mark: Path) -> None:
     try:
         file = mark.open("rb")
     except FileNotFoundError:
-        return  # another service was faster
+        return  # another service has removed it
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Which requests the challenger answers, and when it no longer may."""
+"""The canary: the requests that the challenger answers, and the conditions that withdraw it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-WINDOW = 200  # pictures that the decision looks back on
-LEAST = 20  # pictures before flags decide
-LEAST_ERRORS = 3  # errors before they decide
+WINDOW = 200  # number of last images that decide
+LEAST = 20  # minimum number of images before flags decide
+LEAST_ERRORS = 3  # minimum number of errors before they decide
 
 
 class Seen(NamedTuple):
-    """One picture: whether the challenger failed, and whether each mask has a flag."""
+    """One image: whether the challenger failed, and whether each model's mask has a flag."""
 
     failed: bool
     flagged: bool
@@ -22,14 +22,14 @@ class Seen(NamedTuple):
 
 
 class Canary:
-    """The share of requests that one challenger answers, and its last pictures.
+    """Routes a share of the requests to a challenger, and withdraws it if its last images have too many faults.
 
-    Flags are compared on the same pictures, so that odd pictures do not count against the challenger.
+    Flags of both models are compared on the same images, so that unusual images do not count against the challenger.
 
     Args:
-        percent: share of the requests that the challenger answers, 0 to 100.
-        most_flags: the share of pictures with a flag may exceed the champion's by this much, 0 to 1.
-        most_errors: largest share of pictures on which the challenger may fail, 0 to 1.
+        percent: percentage of requests that the challenger answers, 0 to 100.
+        most_flags: maximum excess of the challenger's share of flagged images over the champion's, 0 to 1.
+        most_errors: maximum share of images on which the challenger may fail, 0 to 1.
     """
 
     def __init__(self, percent: float, most_flags: float, most_errors: float) -> None:
@@ -38,14 +38,14 @@ class Canary:
         self.withdrawn = ""
 
     def takes(self, picture: np.ndarray) -> bool:
-        """Return whether the challenger answers for a picture (H, W); the same picture always gets the same answer."""
+        """Return whether the challenger answers for an image (H, W); equal images give equal results."""
         if self._percent == 0 or self.withdrawn:
             return False
         digest = hashlib.blake2b(np.ascontiguousarray(picture).data, digest_size=8).digest()
         return int.from_bytes(digest, "big") / 2**64 < self._percent / 100
 
     def add(self, seen: Seen) -> str:
-        """Count a picture; return why the canary is taken back now, empty if it is not, or was before."""
+        """Count an image; return the reason if this withdraws the canary, else an empty text."""
         if self.withdrawn:
             return ""
         self._seen.append(seen)

@@ -1,4 +1,4 @@
-"""Refuse requests before any of their body is read: wrong host, no key, ambiguous length, too many headers."""
+"""Refuse requests before reading the body: wrong host, no key, ambiguous length, too many headers."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from serving.http.server import MAX_HEADERS
 if TYPE_CHECKING:
     from serving.http.settings import Settings
 
-OPEN = ("/health", "/ready")  # a cluster's probes carry no key
+OPEN = ("/health", "/ready")  # a cluster's probes send no key
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 LEAST_KEY = 16  # characters
-CHALLENGE = {"www-authenticate": 'Basic realm="lung segmentation", charset="UTF-8"'}  # so that a browser asks for it
+CHALLENGE = {"www-authenticate": 'Basic realm="lung segmentation", charset="UTF-8"'}  # makes a browser ask for the key
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A response without a result; ``close`` ends the connection."""
+    """An error response; ``close`` also closes the connection."""
 
     status: int
     detail: str
@@ -38,20 +38,20 @@ class Guard:
 
     Args:
         hosts: names that the header Host may have; ``*`` allows all.
-        keys: a request must have one of them; none: every request is taken.
+        keys: a request must have one of them; empty: no key is required.
     """
 
     def __init__(self, hosts: tuple[str, ...], keys: tuple[str, ...]) -> None:
         self._hosts, self._keys = {host.lower() for host in hosts}, [key.encode() for key in keys]
 
     def refusal(self, scope: MutableMapping[str, Any]) -> Refusal | None:
-        """Return why a request is refused, or None."""
+        """Return the refusal of a request, or None if it is accepted."""
         names = [name for name, _ in scope["headers"]]
         headers = dict(scope["headers"])
         if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > MAX_HEADERS:
             return Refusal(431, f"the request's headers are longer than {MAX_HEADERS} bytes", {}, True)
         if b"content-length" in names and b"transfer-encoding" in names:
-            # Two lengths are how requests are smuggled past a proxy (RFC 9112, 6.1).
+            # Both headers together allow request smuggling past a proxy (RFC 9112, 6.1).
             return Refusal(400, "Content-Length and Transfer-Encoding together are not taken", {}, True)
         if names.count(b"host") > 1 or not self._is_known(headers.get(b"host", b"").decode("latin-1")):
             return Refusal(400, "the host is not one of this service's; it is started with --allowed-hosts", {})
@@ -65,7 +65,7 @@ class Guard:
 
     def _has_key(self, headers: dict[bytes, bytes]) -> bool:
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() == b"basic":  # a browser's dialogue: any name, the key as the password
+        if scheme.lower() == b"basic":  # from a browser's dialogue: any user name, the key as the password
             try:
                 given = base64.b64decode(given, validate=True).partition(b":")[2]
             except binascii.Error:
@@ -79,8 +79,8 @@ def make_guard(settings: Settings) -> Guard:
     """Return the guard for the settings.
 
     Raises:
-        UserError: the service would listen beyond this machine without key and TLS; the file of keys cannot be read,
-            or holds a key that is too short; only one of certificate and key is named.
+        UserError: the service would be reachable from other machines without key and TLS; the key file cannot be read
+            or has a key that is too short; only one of certificate and private key is given.
     """
     local = _is_loopback(settings.host)
     if (settings.tls_cert is None) != (settings.tls_key is None):

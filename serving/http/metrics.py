@@ -24,7 +24,7 @@ class Metrics:
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
-        # Without this, each metric has a second series with only its creation time.
+        # Else each metric gets a second series with its creation time.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -56,7 +56,7 @@ class Metrics:
         self._queue.set_function(length)
 
     def shadow(self) -> ShadowMetrics:
-        """Add the metrics of a model in shadow; at most once."""
+        """Add and return the metrics of a shadow model; call it at most once."""
         return ShadowMetrics(self._registry)
 
     def text(self) -> bytes:
@@ -86,12 +86,12 @@ class ModelMetrics:
         self.swaps.inc()
 
     def use_none(self) -> None:
-        """Remove the model in use."""
+        """Remove the series of the model in use."""
         self._info.clear()
 
 
 class ShadowMetrics:
-    """The metrics of a model that answers beside the champion."""
+    """The metrics of a shadow model and of its agreement with the champion."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.model = ModelMetrics("defunet_shadow", registry)

@@ -16,7 +16,7 @@ from serving.http.metrics import Metrics
 
 Message = MutableMapping[str, Any]
 
-# Pages load only from this service; the pictures that the page makes from a response are blobs.
+# Pages load only from this service, and images that the page creates from a response (blobs).
 SECURITY = {
     "content-security-policy": "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'",
@@ -28,8 +28,8 @@ SECURITY = {
     "cache-control": "no-store",
 }
 PROBES = ("/health", "/ready", "/metrics")  # polled every few seconds; logged at level info only on failure
-# Limits, in seconds and bytes, on reading and discarding an unread body after the response, so that the client can
-# read the response.
+# After the response the rest of the body is read and discarded, so that the client can read the response. Limits in
+# seconds and bytes.
 LINGER, LINGER_BYTES = 3.0, 256_000_000
 
 
@@ -102,7 +102,7 @@ class _Passing:
                 headers.append((b"connection", b"close"))
             await self._send({**message, "headers": headers})
         elif self.unread and message["type"] == "http.response.body" and not message.get("more_body"):
-            # Closing a connection while the client still sends resets it, and the client loses the response.
+            # Closing the connection while the client still sends would reset it and lose the response.
             await self._send({**message, "more_body": True})
             await self._drain()
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})

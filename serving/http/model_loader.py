@@ -51,7 +51,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Look:
-    """The last poll of the registry: its time, whether the registry answered, and the error."""
+    """The result of the last poll of the registry: time, whether the registry answered, and the error."""
 
     at: str
     ok: bool
@@ -67,8 +67,8 @@ class ModelLoader:
     Args:
         settings: see :class:`Settings`.
         metrics: metrics of this model.
-        optional: there need not be a model. If no version has the alias, or the first version does not load, there is
-            none until a later poll finds one.
+        optional: start without a model if no version has the alias or the first version fails to load; a later poll
+            may find one.
     """
 
     def __init__(self, settings: Settings, metrics: ModelMetrics, *, optional: bool = False) -> None:
@@ -131,7 +131,7 @@ class ModelLoader:
             self._poll()
 
     def _poll(self) -> None:
-        # An error of the registry must not stop the model in use.
+        # A registry error must not affect the model in use.
         try:
             name, version = self._wanted()
         except NoVersionError as error:
@@ -143,7 +143,7 @@ class ModelLoader:
             self._switch_to(name, version)
 
     def _use_none(self, why: NoVersionError) -> None:
-        """Stop using an optional model whose alias is gone; another one stays in use."""
+        """Stop using an optional model whose alias was removed; a model that is not optional stays in use."""
         if not self._optional:
             self._record_poll(False, first_line(why))
         elif self._model is not None:
@@ -152,7 +152,7 @@ class ModelLoader:
             self._metrics.use_none()
 
     def _switch_to(self, name: str, version: str) -> None:
-        """Load a version if it differs from the one in use and is not waiting for a retry."""
+        """Load a version, unless it is in use or waits for a retry."""
         if self._model is not None and version == self._model.version:
             self._failed = None
             return
@@ -168,7 +168,7 @@ class ModelLoader:
             say("model not loaded", 40, exc_info=None if isinstance(error, UserError) else error, **self._failed)
 
     def _wanted(self) -> tuple[str, str]:
-        """Return name and version of the model to use; for a folder its name and an empty version."""
+        """Return the name and version of the model to use; a folder has an empty version."""
         if self._asked is None:
             return Path(self._settings.model).resolve().name, ""
         name, alias, version = self._asked.group("name", "alias", "version")
@@ -211,7 +211,7 @@ class ModelLoader:
             threads=self._settings.threads or wanted(),
             seconds=round(time.monotonic() - began, 2),
         )
-        # The previous version stays in the cache for a rollback.
+        # Keep the previous version in the cache for a rollback.
         self._cache.keep({folder, before.package.folder} if before else {folder})
 
     def _record_poll(self, ok: bool, error: str | None = None) -> None:
@@ -222,7 +222,7 @@ class ModelLoader:
 
 
 def try_out(package: Package, name: str) -> None:
-    """Run a package once on a test image, to warm it up and to reject a broken one.
+    """Run a package once on a test image: warms it up, and rejects a broken package.
 
     Raises:
         UserError: the mask does not have the size of the input, or the probabilities are not in [0, 1].
@@ -237,10 +237,10 @@ def try_out(package: Package, name: str) -> None:
 
 
 def _gate(name: str, version: str) -> str:
-    """Return the last verdict of the promotion gate on a version, for the log."""
+    """Return the promotion gate's last verdict on a version, for the log."""
     try:
         tags = connect(existing=True).get_model_version(name, version).tags
-    except Exception as error:  # the version is loaded; the log can do without
+    except Exception as error:  # the verdict is only logged: continue without it
         return f"unknown ({first_line(error)})"
     return printable(tags.get("promotion.verdict", "never asked"))
 

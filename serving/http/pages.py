@@ -26,7 +26,7 @@ FILES = {
     **{viewer.TEMPLATES / name: "text/css" for name in viewer.STYLES},
     **{viewer.TEMPLATES / name: "text/javascript" for name in viewer.SCRIPTS},
 }
-CARD = "README.md"  # of a package
+CARD = "README.md"  # in a package
 
 
 def add(app: FastAPI, service: Service) -> None:
@@ -63,12 +63,12 @@ def _add_file(app: FastAPI, path: Path, kind: str) -> None:
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader
 
-    # No StrictUndefined, since most fields of OpenAPI are optional.
+    # Not StrictUndefined: most fields of OpenAPI are optional.
     return Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 
 def _card(text: str, name: str) -> str:
-    """Return a model card, Markdown with a block of metadata before it, as a page; HTML in it stays text."""
+    """Render a model card (Markdown with a metadata block) as an HTML page; HTML in the card is escaped."""
     from markdown_it import MarkdownIt
     from markupsafe import Markup
 
@@ -77,7 +77,7 @@ def _card(text: str, name: str) -> str:
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = markdown.parse(text)
     for token in tokens:
-        if token.attrs.pop("style", None) == "text-align:right":  # the page's policy forbids styles in attributes
+        if token.attrs.pop("style", None) == "text-align:right":  # the page's CSP forbids inline styles
             token.attrs["class"] = "number"
     body = markdown.renderer.render(tokens, markdown.options, {})
     return _environment().get_template("card.html.j2").render(name=name, body=Markup(body))  # noqa: S704

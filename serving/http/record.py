@@ -1,4 +1,4 @@
-"""The record of a service's predictions: findings, device and time, without pictures, names or addresses."""
+"""The record of a service's predictions: findings, device and time, without images, names or addresses."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from serving.xray.findings import Findings
 
 
 class Record:
-    """Appends one line of JSON for each prediction; thread-safe.
+    """Appends one line of JSON per prediction; thread-safe.
 
     Args:
-        file: the file, made private if it is not there; None keeps no record.
+        file: the file; a new one is readable only by its owner. None: no record.
 
     Raises:
         UserError: the file cannot be written, or does not end in ``.jsonl``.
@@ -39,7 +39,7 @@ class Record:
             raise UserError(f"{file}: the record cannot be written ({error.strerror}); choose another file") from error
 
     def add(self, findings: Findings, device: str, model: Loaded) -> None:
-        """Append a prediction. If that fails, it is logged and the answer goes out."""
+        """Append a prediction; a failure is only logged, so that the client still gets the response."""
         if self.descriptor is None:
             return
         now = datetime.now(UTC)

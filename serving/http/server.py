@@ -51,7 +51,7 @@ def protocol(header_timeout: float) -> type[H11Protocol]:
 
         def send_400_response(self, msg: str) -> None:
             if self.cycle is not None and not self.cycle.response_complete:
-                # Its body broke the protocol: this is its response, and the application's would be an error.
+                # This is the response to a body that broke the protocol; the application must not send a second one.
                 self.cycle.disconnected = True
                 self.cycle.message_event.set()
                 if self.cycle.response_started:
@@ -86,7 +86,7 @@ def protocol(header_timeout: float) -> type[H11Protocol]:
 
 
 class StoppableServer(Server):
-    """A server that, before it stops, answers all connections that it or the kernel has accepted."""
+    """A server that answers all connections accepted by it or by the kernel before it stops."""
 
     on_stop: Callable[[], None]
 
@@ -110,7 +110,7 @@ class StoppableServer(Server):
 
 
 def _accept_all(sock: socket.socket) -> list[socket.socket]:
-    """Return the connections in the kernel's accept queue; closing the socket would reset them."""
+    """Accept and return the connections in the kernel's queue; closing the socket would reset them."""
     found: list[socket.socket] = []
     while True:
         try:
@@ -125,7 +125,7 @@ def listen(settings: Settings) -> socket.socket:
     """Return a socket bound to the address; it accepts connections when the server starts.
 
     Raises:
-        UserError: the address is in use, not local, or unknown.
+        UserError: the address is in use, unknown, or not an address of this machine.
     """
     host, port = settings.host, settings.port
     try:
@@ -163,7 +163,7 @@ def make_server(app: Any, settings: Settings, on_stop: Callable[[], None]) -> St
     )
     try:
         config.load()
-    except OSError as error:  # ssl.SSLError is one
+    except OSError as error:  # ssl.SSLError is a subclass
         raise UserError(f"{settings.tls_cert}, {settings.tls_key}: no certificate and key ({error})") from None
     server = StoppableServer(config)
     server.on_stop = on_stop

@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from model.inference.package import Segmentation
     from serving.xray.reading import Xray
 
-NAME = "the file"  # messages and logs must not have the real file name: it may be patient data
-MOST_READERS = 4  # limit on the threads that decode and describe, as each may hold an image of the largest size
+NAME = "the file"  # in messages and logs, instead of the real file name, which may be patient data
+MOST_READERS = 4  # maximum number of threads that decode and describe; each may hold an image of the largest size
 
 
 @dataclass(frozen=True)
 class Done:
-    """A response, with the model and the flags for headers and log."""
+    """A response, and the model and flags for headers and log."""
 
     answer: answers.Answer
     model: Loaded
@@ -48,7 +48,7 @@ class Service:
     """The model, queues and limits of one service process."""
 
     def __init__(self, settings: Settings) -> None:
-        self.record = Record(settings.record)  # before any thread: it may refuse
+        self.record = Record(settings.record)  # before any thread starts: it may raise
         self.settings, self.metrics = settings, Metrics()
         self.loader = ModelLoader(settings, self.metrics.model)
         self.batcher = Batcher(
@@ -62,7 +62,7 @@ class Service:
         count = min(MOST_READERS, cores())
         self.readers = ThreadPoolExecutor(count, thread_name_prefix="read")
         self.shadow = Shadow(settings, self.metrics, self.readers.submit) if settings.shadow else None
-        # Other keywords may be patient data; a DICOM SEG needs them, and goes to the sender of the X-ray alone.
+        # Other attributes may be patient data. Only a DICOM SEG needs them, and only the X-ray's sender receives it.
         self.decoders = Decoders(count, settings.max_megapixels, (*KEYWORDS, *DEVICE))
         of_one = None if settings.behind_proxy else settings.max_mb_a_client * MEGA
         self.bodies = Budget(settings.max_mb_at_once * MEGA, "files are being sent", of_one)
@@ -73,7 +73,7 @@ class Service:
 
     @property
     def about(self) -> About | None:
-        """Return what the model's card says; None before a model is loaded."""
+        """Return the facts of the model's card; None before a model is loaded."""
         model = self.loader.model
         return None if model is None else about(model.package.card, model.name, model.version, model.engine)
 
@@ -83,7 +83,7 @@ class Service:
         return self.loader.model is not None and not self.stopping
 
     def stop(self) -> None:
-        """Start stopping: :attr:`ready` becomes False and queued images run at once."""
+        """Begin to stop: :attr:`ready` becomes False, and queued images run at once."""
         self.stopping = True
         self.batcher.hurry()
         if self.shadow:
@@ -103,7 +103,7 @@ class Service:
         """Process one request.
 
         Raises:
-            HTTPException: as :func:`read_file`; 413 or 422 unusable picture; 503 no model yet, or busy; 504 timeout.
+            HTTPException: as :func:`read_file`; 413 or 422 unusable image; 503 no model yet, or busy; 504 timeout.
         """
         self._check_room()  # before the body, so that a refused client need not send it
         client = request.client.host if request.client else ""
@@ -155,12 +155,12 @@ class Service:
     async def _of_canary(
         self, shadow: Shadow, canary: Future[tuple[Loaded, Segmentation]], xray: Xray, champion: Answered
     ) -> Answered:
-        """Return the shadow's answer, or the champion's if the shadow fails or is late."""
+        """Return the shadow's response, or the champion's if the shadow fails or times out."""
         try:
             async with asyncio.timeout(self.settings.request_timeout / 3):
                 model, segmentation = await asyncio.wrap_future(canary)
             found: Answered = await self._run(shadow.compare, xray, champion, model, segmentation)
-        except Exception as error:  # whatever a model raises: the champion's answer is there
+        except Exception as error:  # a model may raise anything; fall back to the champion's response
             await self._run(shadow.failed, champion, error)
             return champion
         shadow.metrics.answers.inc()
@@ -177,7 +177,7 @@ class Service:
 
     @contextmanager
     def _place(self) -> Iterator[None]:
-        """Count a request as in flight; only after its body is read, so that slow clients do not fill the queue."""
+        """Count a request as in flight; entered after its body is read, so that slow clients do not fill the queue."""
         self._check_room()
         self._in_flight += 1
         self.metrics.in_flight.set(self._in_flight)

@@ -15,38 +15,38 @@ class Settings:
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
         allowed_hosts: names that the header Host may have, ``*`` for all; empty: the names of the address.
-        api_key_file: file with one key a line, one of which every request must have; None: no key is asked for.
+        api_key_file: file with one key per line; every request must have one of them. None: no key is required.
         tls_cert: PEM file of the certificate chain; None: plain HTTP.
         tls_key: PEM file of the certificate's private key.
-        behind_proxy: a proxy authenticates and encrypts, and its address is that of many clients.
+        behind_proxy: a proxy authenticates and encrypts; all clients share its address.
         reuse_port: share the port with another process, so that a new service can replace a running one.
         engine: a key of ``model.inference.engines.ENGINES``, or ``auto``.
         threads: maximum number of threads of the engine; None: as set by :mod:`model.threads`.
         workers: number of threads that run batches.
-        max_batch: maximum number of images in a batch; 1 is no batching.
+        max_batch: maximum number of images in a batch; 1: no batching.
         max_wait: seconds that the first image of a batch waits for others.
-        max_queue: maximum number of requests in flight; above it 503.
+        max_queue: maximum number of requests in flight, else 503.
         max_mb: maximum size of a file in megabytes (10^6 bytes).
         max_mb_at_once: maximum size of all bodies being read, in megabytes.
-        max_mb_a_client: maximum size of all bodies being read from one address, in megabytes; not behind a proxy.
+        max_mb_a_client: maximum size of all bodies being read from one address, in megabytes; ignored behind a proxy.
         max_megapixels: maximum size of one image, in megapixels.
-        max_megapixels_at_once: maximum size of all images in flight, in megapixels; it bounds the memory.
-        max_connections: maximum number of open connections; above it 503.
+        max_megapixels_at_once: maximum size of all images in flight, in megapixels; bounds the memory.
+        max_connections: maximum number of open connections, else 503.
         header_timeout: seconds for a request's headers.
         body_timeout: seconds for a request's body, after its headers.
         stall_timeout: seconds that a body may pause.
-        least_kb_a_second: least rate of a body after the first seconds (``stall_timeout``), in kilobytes a second.
+        least_kb_a_second: minimum rate of a body after its first ``stall_timeout`` seconds, in kB/s.
         decode_timeout: seconds for decoding a file.
         request_timeout: seconds from the whole body to the response.
         stop_timeout: seconds for the accepted requests after a stop signal.
         poll: seconds between two polls of the registry.
         cache: folder of the downloaded versions.
         signatures: as for :func:`registry.seal.verify`.
-        shadow: a second model, as ``model``; both answer, and their agreement is counted. None: no second model.
-        canary: share of requests that get the answer of the model in shadow, in percent.
-        canary_flags: the canary is taken back if the share of its masks with a flag exceeds the champion's by more.
-        canary_errors: the canary is taken back if it fails on a larger share of pictures.
-        record: file to which one line of findings is appended for each prediction; None: none is kept.
+        shadow: a second model, named as ``model``; its agreement with the first is counted. None: no second model.
+        canary: percentage of requests that get the shadow's response, 0 to 100.
+        canary_flags: the canary is withdrawn if its share of flagged masks exceeds the champion's by more, 0 to 1.
+        canary_errors: the canary is withdrawn if it fails on a larger share of images, 0 to 1.
+        record: file to which one line of findings is appended per prediction; None: no record.
     """
 
     model: str

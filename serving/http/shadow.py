@@ -1,4 +1,4 @@
-"""A second model that answers beside the champion: their agreement is counted, a share of its answers may go out."""
+"""A shadow model: runs on the champion's requests and counts their agreement; a canary sends some of its responses."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from serving.xray.findings import Findings
     from serving.xray.reading import Xray
 
-MOST_WAITING = 4  # pictures that may wait for the shadow after their answer went out; each may be of the largest size
+MOST_WAITING = 4  # images that may wait for the shadow after the response; each may have the largest size
 
 
 @dataclass(frozen=True)
 class Answered:
-    """A model's answer to a picture."""
+    """A model's result for an image."""
 
     model: Loaded
     segmentation: Segmentation
@@ -40,15 +40,15 @@ class Answered:
 
 
 class Shadow:
-    """The model in shadow, its queue and its counts.
+    """The shadow model, its queue and its counts.
 
-    Counts begin anew when either model changes. They are written into a tag of the version in shadow
-    (:mod:`registry.shadow`) at every poll of the registry and at the end, if both are versions of one registered model.
+    Counts restart when either model changes. If both are versions of one registered model, the counts are written to a
+    tag of the shadow's version (:mod:`registry.shadow`) at every poll of the registry and at the end.
 
     Args:
-        settings: ``shadow``, ``canary`` and its bounds are used.
-        metrics: gets the shadow's metrics.
-        run: runs a function in a thread that may describe pictures.
+        settings: see :class:`Settings`; ``shadow`` must be set.
+        metrics: the shadow's metrics are added to it.
+        run: runs a function in one of the service's describing threads.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics, run: Callable[..., Future[Any]]) -> None:
@@ -63,9 +63,9 @@ class Shadow:
         self._batcher = Batcher(
             self.loader.current, settings.max_batch, settings.max_wait, settings.workers, lambda size: None
         )
-        self._tag = ""  # of the pair; another one for each, so that no counts are overwritten
+        self._tag = ""  # unique per pair and process, so that no counts are overwritten
         self._lock = threading.Lock()
-        self._pair: tuple[str, str] = ("", "")  # versions of champion and shadow that the counts are of
+        self._pair: tuple[str, str] = ("", "")  # the counted versions of champion and shadow
         self._canary = Canary(0, 0, 0)
         self._counted: Agreement | None = None
         self._written: Agreement | None = None
@@ -73,7 +73,7 @@ class Shadow:
         self._stop = threading.Event()
 
     def start(self) -> None:
-        """Load the model, follow its alias, and write the counts from time to time.
+        """Load the model, follow its alias, and write the counts at every poll.
 
         Raises:
             UserError: a fixed version or a folder cannot be loaded.
@@ -83,11 +83,11 @@ class Shadow:
         threading.Thread(target=self._write_often, name="shadow", daemon=True).start()
 
     def hurry(self) -> None:
-        """Run queued pictures at once."""
+        """Run queued images at once."""
         self._batcher.hurry()
 
     def close(self) -> None:
-        """Stop following, compute what is queued, and write the counts."""
+        """Stop following, process the queued images, and write the counts."""
         self.loader.stop()
         self._stop.set()
         self._batcher.close()
@@ -101,7 +101,7 @@ class Shadow:
         return {**self.loader.status(), "compared": seen, "canary": self._settings.canary, "withdrawn": withdrawn}
 
     def takes(self, picture: np.ndarray, champion: Loaded | None) -> bool:
-        """Return whether the shadow's answer to a picture goes out."""
+        """Return whether the shadow answers for an image (H, W)."""
         pair = self._compared(champion)
         if pair is None:
             return False
@@ -109,11 +109,11 @@ class Shadow:
         return self._canary.takes(picture)
 
     def submit(self, picture: np.ndarray) -> Future[tuple[Loaded, Segmentation]]:
-        """Queue a picture (H, W)."""
+        """Queue an image (H, W); the future's result is the model and its segmentation."""
         return self._batcher.submit(picture)
 
     def follow(self, xray: Xray, champion: Answered) -> None:
-        """Compare the champion's answer, which went out, with the shadow's; skipped if too many pictures wait."""
+        """Compare the champion's result with the shadow's after the response; skipped if too many images wait."""
         if self._compared(champion.model) is None:
             return
         with self._lock:
@@ -123,10 +123,10 @@ class Shadow:
             self._waiting += 1
 
         def ended(done: Future[Any]) -> None:
-            # Not in the batch's thread, which must go on with the next batch.
+            # In another thread, so that the batch's thread can start the next batch.
             try:
                 self._run(compare, done)
-            except RuntimeError:  # the service stops
+            except RuntimeError:  # the service is stopping
                 self._left()
 
         def compare(done: Future[tuple[Loaded, Segmentation]]) -> None:
@@ -144,7 +144,7 @@ class Shadow:
             self._left()
 
     def compare(self, xray: Xray, champion: Answered, model: Loaded, segmentation: Segmentation) -> Answered:
-        """Describe the shadow's answer, count its agreement with the champion's, and return it."""
+        """Describe the shadow's result, count its agreement with the champion's, and return it."""
         from serving.xray.findings import describe
 
         answered = Answered(model, segmentation, describe(segmentation, xray, model.package.contract))
@@ -158,7 +158,7 @@ class Shadow:
         return answered
 
     def failed(self, champion: Answered, error: BaseException) -> None:
-        """Count a picture on which the shadow failed."""
+        """Count an image on which the shadow failed."""
         self.metrics.errors.inc()
         say("the shadow failed", logging.WARNING, reason=type(error).__name__)
         if (pair := self._compared(champion.model)) is not None:
@@ -176,7 +176,7 @@ class Shadow:
             self._waiting -= 1
 
     def _turn_to(self, champion: Loaded, model: Loaded) -> None:
-        """Begin the counts of a pair of versions, if it is another one than before."""
+        """Restart the counts if the pair of versions has changed."""
         with self._lock:
             if self._pair == (pair := (f"{champion.name}/{champion.version}", f"{model.name}/{model.version}")):
                 return
@@ -195,7 +195,7 @@ class Shadow:
             self._written = None
 
     def _withdrawn_before(self, champion: Loaded, model: Loaded) -> str:
-        """Return why any service took this version's canary back, as its tags say; empty without a registry."""
+        """Return the reason, from the version's tags, why a service withdrew this canary; empty if none did."""
         if not (self._settings.canary and model.version.isdecimal() and champion.version.isdecimal()):
             return ""
         try:
@@ -234,7 +234,7 @@ class Shadow:
         name, _, version = shadow.rpartition("/")
         try:
             write(connect(existing=True), name, version, tag, counted)
-        except Exception as error:  # counts are kept and written at the next poll
+        except Exception as error:  # keep the counts; the next poll writes them
             say("the shadow's counts were not written", logging.WARNING, tag=f"{PREFIX}{tag}", reason=first_line(error))
             return
         with self._lock:

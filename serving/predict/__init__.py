@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from model.inference.package import Package, Segmentation
 
 # A batch with at least this many pixels is full. This bounds only the batch: up to ``batch_size`` + cores X-rays are
-# decoded ahead of it, and as many wait to be written.
+# decoded ahead of it, and as many may wait to be written.
 BATCH_PIXELS = 64_000_000
 
 
@@ -40,12 +40,12 @@ class Options:
     Attributes:
         overlays: write an overlay of every mask on its X-ray.
         seg: write a DICOM SEG for every DICOM.
-        review: write the review sheet, ``review.html``, and what it shows, ``review/``.
+        review: write the review sheet, ``review.html``, and its images and outlines, ``review/``.
         overwrite: replace all results of an earlier run.
         resume: skip inputs that an earlier run has finished, by the files' SHA-256.
         batch_size: number of X-rays per batch.
-        max_megapixels: larger pictures are refused before they are decoded.
-        timeout: timeout of decoding one file, in seconds.
+        max_megapixels: larger images are refused before they are decoded.
+        timeout: timeout for decoding one file, in seconds.
         engine: a key of ``model.inference.engines.ENGINES``, or ``auto``.
         signatures: as for :func:`registry.seal.verify`.
     """
@@ -64,7 +64,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Counted:
-    """Numbers of inputs by result; ``skipped`` were finished by an earlier run."""
+    """Number of inputs by result; ``skipped`` were finished by an earlier run."""
 
     inputs: int
     done: int
@@ -75,7 +75,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class _Read:
-    """A read input: it has an X-ray, or an error, or neither if an earlier run finished it."""
+    """An input after reading: has an X-ray, or an error, or neither if an earlier run finished it."""
 
     source: Input
     sha256: str = ""
@@ -86,9 +86,9 @@ class _Read:
 def predict(paths: Sequence[str], model: str, out: Path, options: Options) -> Counted:
     """Predict on all X-rays in ``paths`` and write the results to ``out``.
 
-    ``masks/`` has one PNG per X-ray, of 0 and 255, at the X-ray's size. ``overlays/``, ``seg/`` and the review sheet
-    depend on the options. ``results.csv`` and ``results.json`` have one row per X-ray, including failed ones. Output
-    names are the inputs' paths relative to their common folder. A file that cannot be used is reported in one line on
+    ``masks/`` has one PNG per X-ray, with values 0 and 255, at the X-ray's size. ``overlays/``, ``seg/`` and the review
+    sheet depend on the options. ``results.csv`` and ``results.json`` have one row per X-ray, including failed ones.
+    Output names are the inputs' paths relative to their common folder. An unusable file is reported in one line on
     standard error and does not stop the run.
 
     Args:
@@ -106,13 +106,13 @@ def predict(paths: Sequence[str], model: str, out: Path, options: Options) -> Co
     from serving.viewer.about import about as said
 
     inputs = find(paths, out)
-    decoders = Decoders(min(cores(), len(inputs)), options.max_megapixels)  # they start while the model loads
+    decoders = Decoders(min(cores(), len(inputs)), options.max_megapixels)  # start while the model loads
     with closing(decoders), tempfile.TemporaryDirectory() as scratch:
         folder = fetch(model, Path(scratch), signatures=options.signatures)
         package = load(folder, options.engine)
         print(f"predict: {package.engine.name} ({package.engine.reason})", flush=True)
         weights = file_sha256(folder / WEIGHTS)
-        # The folder of a registry version is <name>/<number>-<id>, see registry.fetch.
+        # registry.fetch names the folder of a version <name>/<number>-<id>.
         registered = folder.is_relative_to(scratch)
         name = folder.parent.name if registered else package.card.get("name")
         version = folder.name.partition("-")[0] if registered else package.card.get("version")
@@ -146,7 +146,7 @@ class _Run:
         self.twins: dict[str, str] = {}
 
     def all(self, inputs: Sequence[Input]) -> Counted:
-        """Predict on all inputs and count."""
+        """Predict on all inputs and count the results."""
         names = {each.name for each in inputs}
         masks: dict[Path, str] = {}
         for name in sorted(names):  # a.dcm and a.dcm.png would have the same mask file
@@ -224,7 +224,7 @@ class _Run:
                 row |= self._results(read.source.name, read.xray, found)
             except UserError:
                 raise
-            except Exception as error:  # whatever one file gives rise to is its row and never the end of the others
+            except Exception as error:  # an error on one file becomes its row and does not stop the run
                 row["error"] = f"{read.source.name}: its results cannot be made ({type(error).__name__}); report it"
         elif not read.error:
             return self.results.rows[read.source.name]

@@ -37,7 +37,7 @@ class Input:
 def find(paths: Sequence[str], out: Path) -> list[Input]:
     """Return the files of files, folders and patterns, each once, sorted by name.
 
-    A folder is searched recursively for files with a picture's extension and for DICOMs without one; other files are
+    A folder is searched recursively for files with an image extension and for DICOMs without one; other files are only
     counted. Hidden files, links to folders and files in ``out`` are skipped. Results in ``out`` are skipped even if a
     pattern or path names them. A path that does not exist stays in the list if there are others: reading it fails, and
     the other inputs continue.
@@ -92,7 +92,7 @@ def _plain_parts(pattern: str) -> Iterator[str]:
 
 
 def _absolute(path: str | Path) -> Path:
-    # Links are not resolved: a link's target must not decide the output path.
+    # Do not resolve links: a link's target must not decide the output path.
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 
@@ -116,7 +116,7 @@ def _tell_unreadable(error: OSError) -> None:
 
 
 def _is_bare_dicom(path: Path) -> bool:
-    """Return whether a file without a picture's extension is a DICOM, as on CDs; False for DICOMDIR."""
+    """Return whether a file without an image extension is a DICOM, as on CDs; False for DICOMDIR."""
     if path.name.upper() == "DICOMDIR" or (path.suffix and not path.suffix[1:].isdecimal()):
         return False
     try:
@@ -125,7 +125,7 @@ def _is_bare_dicom(path: Path) -> bool:
         with path.open("rb") as file:
             return looks_like_dicom(file.read(132))
     except OSError:
-        return False  # no error, since the user did not name this file
+        return False  # not an error: the user did not name this file
 
 
 def read_bytes(path: Path, name: str, max_megapixels: float) -> bytes:

@@ -21,7 +21,7 @@ from serving.viewer.review import PAGE, Entry, write_review
 TABLE, DOCUMENT = "results.csv", "results.json"
 JOURNAL = ".results.jsonl"  # rows of an unfinished run, each with the SHA-256 of the weights
 NAMED = {"mask": ("masks", ".png"), "overlay": ("overlays", ".png"), "seg": ("seg", ".dcm")}
-# What the review sheet shows of an X-ray: its picture, and its thumbnail with the outlines.
+# The review sheet's files per X-ray, as (folder, suffix): the enlarged image; the thumbnail with the outlines.
 SHOWN = {"picture": ("review", ".jpg"), "shapes": ("review", ".json")}
 FOLDERS = NAMED | SHOWN
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -33,7 +33,7 @@ COLUMNS = (
     *("grey_mean", "grey_deviation", "day", "device"),
     *("flags", "reasons", "note", *NAMED),
 )
-REQUIRED = frozenset({"file", "status", "error", "sha256"})  # keys of every row, also of a failed one
+REQUIRED = frozenset({"file", "status", "error", "sha256"})  # keys of every row, including failed ones
 Row = dict[str, Any]
 
 
@@ -127,14 +127,14 @@ class Results:
                 self.forget(name)
             except ImageError as error:
                 self.rows[name] = {"file": name, "status": "failed", "error": str(error), "sha256": ""}
-        # Now and not at the end: if this run is killed, old tables would not match the new files.
+        # At the start: if this run is killed, old tables would not match the new files.
         for table in (DOCUMENT, TABLE, PAGE):
             (self.out / table).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Write ``results.csv``, ``results.json`` and the review sheet, and remove the journal."""
         rows = [self.rows[name] for name in sorted(self.rows)]
-        # A file name may be any bytes; invalid UTF-8 is written unchanged.
+        # A file name may have any bytes; invalid UTF-8 is written unchanged.
         with (
             write_file(self.out / TABLE) as partial,
             partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
@@ -144,13 +144,13 @@ class Results:
             table.writerows(flat(row) for row in rows)
         write_json(self.out / DOCUMENT, {"model": self.model, "sides": SIDES, "results": rows})
         if self.about is None:
-            (self.out / PAGE).unlink(missing_ok=True)  # it would not have this run's rows
+            (self.out / PAGE).unlink(missing_ok=True)  # the old sheet lacks this run's rows
         else:
             write_review(self.out / PAGE, self.about, [self._entry(row) for row in rows])
         (self.out / JOURNAL).unlink(missing_ok=True)
 
     def _entry(self, row: Row) -> Entry:
-        """Return a row with the places of what the review sheet shows of it."""
+        """Return a row and the relative paths of its files, for the review sheet."""
         there = {kind: place(kind, row["file"]) for kind in FOLDERS if row["status"] == "ok" and kind in row}
         links = {kind: path for kind, path in there.items() if kind in NAMED}
         return Entry(row, links, there.get("picture"), there.get("shapes"))
@@ -161,7 +161,7 @@ SIDES = "left and right are the patient's: a frontal X-ray shows the left lung o
 
 @contextmanager
 def _as_image_error(path: Path, kind: str, name: str) -> Iterator[None]:
-    """Turn an OSError on one result into an ImageError of its input; a full disk raises UserError."""
+    """Turn an OSError on one result into an ImageError for its input; a full disk raises UserError."""
     try:
         with explain_full_disk(path):
             yield
@@ -183,15 +183,15 @@ def opened(
         out: the folder.
         model: name, version and digest of the model.
         overwrite: remove an earlier run's results.
-        resume: keep them.
-        about: what the review sheet says of the model; None: no sheet is written.
+        resume: keep an earlier run's results.
+        about: facts of the model for the review sheet; None: no sheet is written.
 
     Raises:
-        UserError: the folder cannot be made; another run writes there; it has results and neither ``overwrite`` nor
+        UserError: the folder cannot be created; another run writes to it; it has results and neither ``overwrite`` nor
             ``resume`` is set; or its results are from another model or program.
     """
     with ExitStack() as stack:
-        # The results are patient data: nobody else on the machine may read them.
+        # The results are patient data: no other user of the machine may read them.
         stack.callback(os.umask, os.umask(0o077))
         try:
             if out.exists() and not out.is_dir():
@@ -254,7 +254,7 @@ def _journal(text: str) -> Iterator[tuple[str, Row]]:
 
 
 def flat(row: Row) -> Row:
-    """Return a row of the CSV, with one value per column; unknown values are empty."""
+    """Return the CSV row of a result, with one value per column; unknown values are empty."""
     values = {key: value for key, value in row.items() if key in COLUMNS}
     for part in ("lungs", "left", "right"):
         values |= {f"{part}_{unit}": row[part][unit] for unit in AREAS} if part in row else {}
@@ -267,5 +267,5 @@ def flat(row: Row) -> Row:
 
 
 def _as_text(value: str) -> str:
-    """Return a cell that a spreadsheet takes as text: one that begins like a formula gets an apostrophe (OWASP)."""
+    """Return a cell that spreadsheets read as text: one that begins like a formula gets an apostrophe (OWASP)."""
     return f"'{value}" if value.startswith(FORMULA) else value

@@ -1,1 +1,1 @@
-"""Review: give predicted masks to a labelling tool, and take corrected ones into a cohort."""
+"""Review: export predicted masks for a labelling tool, and import corrected masks into a cohort."""

@@ -1,4 +1,4 @@
-"""Put corrected masks into a cohort, with a record of who corrected what."""
+"""Import corrected masks into a cohort, with a record of who corrected what."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from serving.review.corrections import Correction, read
 from serving.review.folder import PROPOSED, XRAYS, Model, Picture, Review
 from serving.xray.sides import lungs
 
-SITE = "reviewed"  # of X-rays that the cohort did not have
+SITE = "reviewed"  # the site of X-rays that are new in the cohort
 RECORD, REPLACED = "corrections.json", Path("corrections/replaced")
 DIGITS = {label: digit for digit, label in LABELS.items()}
-# A training picture is upright with dark lungs, which no import can make sure of.
+# Flags of X-rays that are not upright with dark lungs, as training images must be.
 NOT_AS_TRAINED = ("turned", "inverted")
 
 
@@ -38,10 +38,10 @@ class Imported:
         out: the cohort.
         corrected: masks that the reviewer changed.
         accepted: masks that the reviewer left as proposed.
-        replaced: X-rays of the cohort whose mask is another now, or that had none.
-        added: X-rays that the cohort did not have.
-        unchanged: masks left as proposed that were not accepted, and so not imported.
-        missing: pictures of the review without a corrected mask.
+        replaced: X-rays of the cohort with a new mask, including those that had none.
+        added: X-rays that are new in the cohort.
+        unchanged: masks left as proposed but not accepted; not imported.
+        missing: X-rays of the review without a corrected mask.
     """
 
     out: Path
@@ -55,7 +55,7 @@ class Imported:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a picture's files belong in the cohort."""
+    """The case of the cohort that a correction belongs to; ``new`` if the cohort did not have the X-ray."""
 
     correction: Correction
     case: Case
@@ -73,22 +73,22 @@ def import_masks(
 ) -> Imported:
     """Write a cohort with a review's corrected masks: all of them, or nothing.
 
-    An X-ray of the cohort, with the same bytes, gets the corrected mask, and the old one goes to
-    ``corrections/replaced/<SHA-256>.png``. Another X-ray is added to the site ``reviewed``. ``corrections.json`` gets
-    one entry for each mask.
+    An X-ray that is in the cohort with the same bytes gets the corrected mask; the old mask moves to
+    ``corrections/replaced/<SHA-256>.png``. Other X-rays are added to the site ``reviewed``. ``corrections.json`` gets
+    one entry per mask.
 
     Args:
         folder: the review.
         cohort: folder of a cohort in a layout that the ingest step reads.
         out: folder of the new cohort, which must not exist; None: ``cohort`` itself is replaced.
         by: who corrected the masks.
-        params: the bounds of the validate step.
-        accept_unchanged: take masks that equal the proposed ones as accepted.
-        exported: an export of Label Studio to read as well.
+        params: parameters with the bounds of the validate step.
+        accept_unchanged: treat masks that equal the proposed ones as accepted.
+        exported: an export of Label Studio to read as well; None: only the files.
 
     Raises:
-        UserError: a mask or its X-ray cannot be used (all are listed), there is none to import, or a folder cannot be
-            read or written. Nothing is changed.
+        UserError: a mask or its X-ray cannot be used (all are listed), there is no mask to import, or a folder cannot
+            be read or written. Nothing is changed.
     """
     if not by.strip():
         raise UserError("--by: empty; say who corrected the masks")
@@ -118,7 +118,7 @@ def import_masks(
 
 
 def needed_params(params: Params) -> list[str]:
-    """Return what ``params.yaml`` lacks for the site of added X-rays, one line for each."""
+    """Return the changes that ``params.yaml`` needs for the site of added X-rays, one line each."""
     lines = [] if SITE in params.validate_.sites else [f"add {SITE} to validate.sites"]
     scenario = params.scenarios.get(params.register_.scenario)
     if scenario and SITE not in scenario.train:
@@ -156,7 +156,7 @@ def _cases(cohort: Path) -> list[Case]:
 
 
 def _known(cohort: Path, cases: Sequence[Case], xrays: Sequence[Path]) -> dict[str, Case]:
-    """Return the cohort's X-rays by the SHA-256 of their bytes; only those with the size of one of ``xrays``."""
+    """Return the cohort's X-rays by SHA-256; only files with the size of one of ``xrays`` are hashed."""
     sizes = {path.stat().st_size for path in xrays}
     same = [case for case in cases if (cohort / case.image).stat().st_size in sizes]
     return {sha256(cohort / case.image): case for case in reversed(same)}
@@ -174,7 +174,7 @@ def _places(
         called = f"{folder / XRAYS / picture.png} ({picture.file})"
         turned = [name for name in NOT_AS_TRAINED if name in picture.flags]
         twin = first.setdefault(picture.xray_sha256, picture.file)
-        if twin != picture.file:  # two DICOMs of the same pixels
+        if twin != picture.file:  # two DICOMs with the same pixels
             problems.append(f"{called}: the same X-ray as {twin}; keep one of their corrected masks")
         elif case := known.get(picture.xray_sha256):
             places.append(_Place(each, case, new=False))
@@ -210,7 +210,7 @@ def _record(cohort: Path) -> list[dict[str, Any]]:
 
 
 def _put(cohort: Path, folder: Path, place: _Place, model: Model, by: str, when: str) -> dict[str, Any]:
-    """Write one picture's files into the cohort and return its entry of the record."""
+    """Write one X-ray's files into the cohort and return its entry for the record."""
     each, case = place.correction, place.case
     if place.new:
         (cohort / case.image).parent.mkdir(parents=True, exist_ok=True)
@@ -248,27 +248,27 @@ def _set_aside(cohort: Path, name: str) -> str:
 
 
 def _mask_names(case: Case) -> Iterator[str]:
-    """Yield the paths of the masks of an X-ray that has none."""
+    """Yield the paths for the masks of an X-ray that has no masks yet."""
     base = case.image.removesuffix(case.layout.image.format(id=case.id))
     for template in case.layout.masks:
         yield base + template.format(id=case.id)
 
 
 def _parts(mask: Mask, count: int) -> tuple[Mask, ...]:
-    """Return the masks of a layout: one of both lungs, or the left and the right one, in this order."""
+    """Return the ``count`` masks of a layout: one of both lungs, or the left lung and the right lung."""
     return (mask,) if count == 1 else lungs(mask, View(), None)
 
 
 def _united(cohort: Path, names: Sequence[str]) -> Mask | None:
     masks = [foreground(decode((cohort / name).read_bytes(), name)[0]) for name in names]
     if not masks or len({mask.shape for mask in masks}) > 1:
-        return None  # none, or halves that no step could use
+        return None  # no mask, or halves of different sizes
     united: Mask = np.bitwise_or.reduce(masks)
     return united
 
 
 def _dice(mask: Mask, other: Mask | None) -> float | None:
-    """Return the Dice coefficient, 0 to 1, of a mask that is not empty; None without another of its size."""
+    """Return the Dice coefficient, 0 to 1, of a mask that is not empty; None without another mask of its size."""
     if other is None or mask.shape != other.shape:
         return None
     return round(2 * int((mask & other).sum()) / (int(mask.sum()) + int(other.sum())), 6)

@@ -1,4 +1,4 @@
-"""Read the corrected masks of a review and check them as the pipeline will."""
+"""Read the corrected masks of a review and apply the pipeline's checks."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ JUNK = (".", "thumbs.db", "desktop.ini")
 
 @dataclass(frozen=True)
 class Correction:
-    """A mask that a reviewer stands behind.
+    """A mask that a reviewer corrected or accepted.
 
     Attributes:
         picture: its X-ray.
         mask: uint8 (H, W), 0 or 1.
-        changed: whether it is not the proposed mask.
-        annotator: who drew it, if a labelling tool says so.
+        changed: whether it differs from the proposed mask.
+        annotator: the annotator according to the labelling tool; empty if unknown.
     """
 
     picture: Picture
@@ -42,13 +42,13 @@ class Correction:
 
 @dataclass(frozen=True)
 class Read:
-    """What a review's folder has.
+    """The content of a review's folder.
 
     Attributes:
         corrections: usable masks, in the manifest's order.
-        unchanged: numbers of masks that equal the proposed ones and were not accepted.
-        missing: number of pictures without a corrected mask.
-        labels: the worksheet's labels by id; empty where the reviewer has given none.
+        unchanged: number of masks that equal the proposed ones and were not accepted.
+        missing: number of X-rays without a corrected mask.
+        labels: the worksheet's labels by id; an empty text if the reviewer gave none.
         problems: one line for each file that cannot be used.
     """
 
@@ -69,9 +69,9 @@ def read(
 
     Args:
         folder: the review.
-        pictures: of its manifest.
+        pictures: the X-rays of its manifest.
         bounds: section ``validate`` of ``params.yaml``.
-        accept_unchanged: take masks that equal the proposed ones as accepted.
+        accept_unchanged: treat masks that equal the proposed ones as accepted.
         exported: an export of Label Studio; None: only the files.
 
     Raises:
@@ -113,7 +113,7 @@ def _strangers(folder: Path, known: set[str]) -> Iterator[str]:
 
 
 def _correction(folder: Path, picture: Picture, annotation: Annotation | None) -> Correction | None:
-    """Return a picture's correction, None if it has none; raises ImageError if it cannot be used."""
+    """Return the correction of an X-ray, or None if it has none; raises ImageError if it cannot be used."""
     path = folder / CORRECTED / picture.png
     if annotation is None and not path.exists():
         return None
@@ -124,7 +124,7 @@ def _correction(folder: Path, picture: Picture, annotation: Annotation | None) -
     original = folder / PROPOSED / picture.png
     proposed = foreground(decode(original.read_bytes(), str(original))[0])
     if annotation is not None:
-        # What nobody has moved comes back as the polygons of the task, and these are not the mask to the pixel.
+        # An unchanged annotation equals the task's polygons, which only approximate the proposed mask.
         shown = to_mask(to_polygons(proposed), *proposed.shape)
         changed = not np.array_equal(annotation.mask, shown)
         return Correction(picture, annotation.mask if changed else proposed, changed, annotation.by)
@@ -155,7 +155,7 @@ def _require(path: Path, digest: str) -> None:
 
 
 def _outside(mask: Mask, bounds: ValidateParams) -> Iterator[str]:
-    """Yield in what a mask fails the validate step."""
+    """Yield the reasons for which a mask fails the validate step."""
     fraction = cv2.countNonZero(mask) / mask.size
     if fraction == 0:
         yield "is empty"

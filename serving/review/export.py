@@ -32,19 +32,19 @@ from serving.xray.drawing import visible
 from serving.xray.reading import Xray
 
 NEEDED = frozenset({"file", "sha256", "flags", "mask"})  # keys of a row
-BIT_DEPTHS = (8, 16)  # of a PNG that a cohort takes as it is
-SHOWN = 3  # names in an error
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what begins a formula in a spreadsheet
+BIT_DEPTHS = (8, 16)  # of a PNG that is copied to a cohort unchanged
+SHOWN = 3  # maximum number of names in an error message
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters of a spreadsheet formula
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Which X-rays of the results are exported.
+    """Selects the X-rays of the results to export.
 
     Attributes:
-        everything: also those without a flag.
-        flags: only those with one of these flags; empty: any flag.
-        files: only those whose name matches one of these patterns, flagged or not; empty: any name.
+        everything: also X-rays without a flag.
+        flags: only X-rays with one of these flags; empty: any flag.
+        files: only X-rays whose name matches one of these patterns, flagged or not; empty: any name.
     """
 
     everything: bool = False
@@ -61,13 +61,13 @@ class Chosen:
         return self.everything or bool(self.files) or bool(names)
 
     def unmatched(self, names: Sequence[str]) -> list[str]:
-        """Return the patterns that match none of the names."""
+        """Return the patterns that match no name."""
         return [each for each in self.files if not any(fnmatchcase(name, each) for name in names)]
 
 
 @dataclass(frozen=True)
 class Exported:
-    """Numbers of X-rays: in the results, written, failed in the results, and the same file under a second name."""
+    """Number of X-rays: in the results, written, failed in the results, and duplicates under a second name."""
 
     results: int
     written: int
@@ -80,16 +80,16 @@ def export(
 ) -> Exported:
     """Write the chosen X-rays, their proposed masks and the manifest to a new folder.
 
-    The X-rays for display are 8-bit grey PNGs at the mask's size, with the grey values stretched between the
-    percentiles that the networks see. Nothing is written if no X-ray is chosen.
+    The X-rays for display are 8-bit grey PNGs at the mask's size, with the grey values stretched between
+    :data:`serving.xray.drawing.PERCENTILES`. Nothing is written if no X-ray is chosen.
 
     Args:
         results: folder of ``defunet predict``.
         inputs: the folder that the names in the results are relative to.
         out: the folder to write; it must not exist.
         chosen: see :class:`Chosen`.
-        max_megapixels: larger pictures are refused before they are decoded.
-        timeout: of decoding one file, in seconds.
+        max_megapixels: larger images are refused before they are decoded.
+        timeout: timeout for decoding one file, in seconds.
 
     Raises:
         UserError: there are no complete results; ``out`` exists; ``inputs`` has none of the X-rays; or X-rays or masks
@@ -113,7 +113,7 @@ def export(
         named = ", ".join(_text(row["file"]) for row in order[:SHOWN]) + (", ..." if len(order) > SHOWN else "")
         raise UserError(f"{inputs}: has none of the {len(order)} X-rays ({named}); give their folder with --inputs")
     with ExitStack() as stack:
-        # These are patients' pictures: nobody else on the machine may read them.
+        # The X-rays are patient data: no other user of the machine may read them.
         stack.callback(os.umask, os.umask(0o077))
         partial = stack.enter_context(write_folder(out))
         decoders = stack.enter_context(closing(Decoders(min(cores(), len(order)), max_megapixels, keywords=())))
@@ -142,7 +142,7 @@ class _Writer:
             (out / folder).mkdir(parents=True)
 
     def __call__(self, row: Row) -> Picture | str:
-        """Return the picture, or the line of what is wrong with it."""
+        """Return the manifest's entry of the X-ray, or one line with its problem."""
         path = self.inputs / row["file"]
         try:
             data = read_bytes(path, str(path), self.max_megapixels)
@@ -180,7 +180,7 @@ class _Writer:
             raise ImageError(f"{path}: cannot be read ({error.strerror}); predict again") from error
         if pixels.shape != xray.pixels.shape:
             raise ImageError(f"{path}: not of the X-ray's size; predict again")
-        return foreground(pixels)  # 0 and 1: a labelling tool takes the value as the number of the label
+        return foreground(pixels)  # 0 and 1: a labelling tool reads the value as the label's number
 
 
 def _document(results: Path) -> dict[str, Any]:
@@ -206,12 +206,12 @@ def _model(document: dict[str, Any], results: Path) -> Model:
 
 
 def _text(name: str) -> str:
-    """Return a file's name as text; bytes that are no UTF-8 become their escapes."""
+    """Return a file's name as text; bytes that are not UTF-8 become escapes."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _stored(data: bytes, xray: Xray, name: str) -> bytes:
-    """Return the X-ray as a cohort takes it: a PNG as it is, unless it is turned or of an odd depth, else a new one."""
+    """Return the PNG for the cohort: the file's bytes if it is an upright 8-bit or 16-bit PNG, else a new PNG."""
     if xray.kind == "png" and b"eXIf" not in data and check_png(data, name).bit_depth in BIT_DEPTHS:
         return data
     pixels = xray.pixels
@@ -222,7 +222,7 @@ def _stored(data: bytes, xray: Xray, name: str) -> bytes:
 
 
 def _label(file: str) -> str:
-    """Return the label that a publisher's name ends in, else an empty text."""
+    """Return the label at the end of a publisher's file name; empty if there is none."""
     stem = PurePosixPath(file).stem
     found = (re.fullmatch(layout.id, stem) for layout in LAYOUTS)
     return next((LABELS[match["label"]] for match in found if match), "")

@@ -1,4 +1,4 @@
-"""The folder of a review: the files that labelling tools read, and the manifest that the import checks them against.
+"""The folder of a review: files for labelling tools, and a manifest against which the import checks them.
 
 ``<id>.png`` is the X-ray for display and ``labels/original/<id>.png`` its proposed mask; corrected masks are expected
 as ``labels/final/<id>.png``. This is the layout of MONAI Label's local datastore. ``xrays/<id>.png`` is the X-ray at
@@ -34,15 +34,15 @@ class Picture(BaseModel):
     """One X-ray of a review.
 
     Attributes:
-        id: its name in the folder: 16 hexadecimal digits of the source file's SHA-256.
+        id: name in the folder: 16 hexadecimal digits of the source file's SHA-256.
         file: name of the source file, as in ``results.json``.
-        sha256: of the source file.
-        xray_sha256: of ``xrays/<id>.png``; that of the source file if this is a grey PNG.
-        mask_sha256: of the proposed mask's file.
-        height: pixels.
-        width: pixels.
+        sha256: SHA-256 of the source file.
+        xray_sha256: SHA-256 of ``xrays/<id>.png``; equals ``sha256`` if the source file was copied unchanged.
+        mask_sha256: SHA-256 of the proposed mask's file.
+        height: height in pixels.
+        width: width in pixels.
         flags: names of the quality flags.
-        reasons: their reasons.
+        reasons: reasons of the flags.
         label: ``normal`` or ``abnormal`` if the file's name says so, else empty.
     """
 
@@ -61,7 +61,7 @@ class Picture(BaseModel):
 
     @property
     def png(self) -> str:
-        """Name of the picture's files in each folder."""
+        """Name of the X-ray's files in each folder."""
         return f"{self.id}.png"
 
 
@@ -82,7 +82,7 @@ class Review(BaseModel):
         """Read a folder's manifest.
 
         Raises:
-            UserError: it is missing or not one of this program.
+            UserError: the manifest is missing or was not written by this program.
         """
         path = folder / MANIFEST
         if not path.is_file():

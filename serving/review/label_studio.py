@@ -1,4 +1,4 @@
-"""Label Studio: tasks with the proposed lungs as polygons, and the export of what annotators made of them."""
+"""Label Studio: write tasks with the proposed lungs as polygons, and read the export of the annotations."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ def _regions(picture: Picture, proposed: Mask) -> Iterator[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Annotation:
-    """What an annotator submitted for a picture.
+    """An annotator's submission for one X-ray.
 
     Attributes:
         mask: uint8 (H, W), 0 or 1.
-        by: the annotator's number or address in Label Studio; empty if the export does not say.
+        by: the annotator's id or e-mail address in Label Studio; empty if the export has none.
     """
 
     mask: Mask
@@ -80,10 +80,10 @@ def read_export(path: Path, pictures: Sequence[Picture]) -> tuple[dict[str, Anno
     Skipped tasks and tasks without an annotation are left out.
 
     Returns:
-        The annotations by the picture's id, and one line for each that cannot be used.
+        The annotations by the X-ray's id, and one line for each unusable annotation.
 
     Raises:
-        UserError: the file is no such export.
+        UserError: the file is not such an export.
     """
     try:
         tasks = json.loads(path.read_text(encoding="utf-8"))

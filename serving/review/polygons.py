@@ -1,7 +1,7 @@
-"""Lungs as polygons, the form in which Label Studio edits them, and back.
+"""Convert lung masks to polygons, which Label Studio can edit, and back.
 
-Coordinates are percentages of the picture's width and height, from its upper left corner, as in Label Studio's
-PolygonLabels. The centre of the first pixel is at half a pixel.
+Coordinates are percentages of the image's width and height, from its upper left corner, as in Label Studio's
+PolygonLabels. The centre of the first pixel is at (0.5, 0.5) pixels.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 
 from model.lungs import Mask
 
-# By how much a polygon may leave the outline: a share of the longer side, and at least half a pixel. An exact outline
-# has more points than anyone moves by hand.
+# Maximum distance of a polygon from the outline: a share of the longer side, and at least this many pixels. An exact
+# outline has too many points to edit by hand.
 TOLERANCE, LEAST = 0.002, 0.5
 Polygon = list[list[float]]
 
@@ -31,16 +31,16 @@ def to_polygons(mask: Mask) -> list[Polygon]:
     found: list[Polygon] = []
     for outline in outlines:
         points = cv2.approxPolyDP(outline, tolerance, True)[:, 0].astype(np.float64)
-        if len(points) > 2:  # a line encloses nothing
+        if len(points) > 2:  # fewer points enclose no area
             found.append(((points + 0.5) / (width, height) * 100).round(6).tolist())
     return found
 
 
 def to_mask(polygons: Sequence[Polygon], height: int, width: int) -> Mask:
-    """Return the mask that polygons enclose, uint8 (H, W), 0 or 1; parts outside of the picture are cut off."""
+    """Return the mask that polygons enclose, uint8 (H, W), 0 or 1; parts outside the image are clipped."""
     mask = np.zeros((height, width), np.uint8)
     for polygon in polygons:
         points = np.rint(np.asarray(polygon, np.float64) / 100 * (width, height) - 0.5).astype(np.int32)
-        # One by one: together, parts that overlap would cancel each other.
+        # Fill one by one: overlapping polygons of one call would cancel each other.
         cv2.fillPoly(mask, [points[:, None]], (1,))
     return mask

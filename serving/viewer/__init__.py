@@ -1,11 +1,11 @@
-"""Look at predictions: the viewer that the service's page and the review sheet of ``predict`` share."""
+"""The viewer of predictions, shared by the service's page and the review sheet of ``predict``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 TEMPLATES = Path(__file__).parent / "templates"
-# Classic scripts, not modules: a page that is opened as a file cannot import modules.
+# Classic scripts: a page opened as a file cannot import modules.
 SCRIPTS = ("findings.js", "outlines.js", "viewer.js")
 STYLES = ("theme.css", "viewer.css")
 

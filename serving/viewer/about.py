@@ -1,4 +1,4 @@
-"""What a page says of the model behind its masks."""
+"""Facts of the model that a page shows."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class About:
-    """The model behind a page's masks, as its card says it.
+    """Facts of the model that predicted a page's masks, from its card.
 
     Attributes:
         name: name of the model.
         version: version in the registry, or the first digits of the weights' SHA-256.
         engine: name of the inference engine.
-        cohort: name of the cohort that it was trained on; empty if the package has no card.
+        cohort: name of the training cohort; empty if the package has no card.
         drawings: whether the training images are drawings and not X-rays of patients; None if unknown.
         trained: number of training images; None if unknown.
-        dice: mean Dice of the test images, 0 to 1, against masks of the kind that it was trained on; None if unknown.
+        dice: mean Dice of the test images, 0 to 1, against masks of the same kind as in training; None if unknown.
         dice_ci95: 95 % confidence interval of ``dice``.
         tested: number of test images; None if unknown.
         licence: licence of the weights; empty if unknown.
@@ -37,7 +37,7 @@ class About:
 
 
 def about(card: Mapping[str, Any], name: str, version: str, engine: str) -> About:
-    """Return what a package's card says; a card of another shape leaves its figures unknown.
+    """Return the facts of a package's card; a card in another format leaves the figures unknown.
 
     Args:
         card: the content of ``card.json``; empty if there is none.

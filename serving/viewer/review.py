@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from serving.xray.reading import Xray
 
 PAGE = "review.html"
-# Above this many megabytes (10^6 bytes) of them the page reads the enlarged pictures from the files beside it:
-# a browser holds the text of an embedded picture in memory, and editors and mail refuse larger files.
+# Maximum size of all embedded images in megabytes (10^6 bytes); above it the page loads them from separate files. A
+# browser keeps embedded images in memory, and editors and mail refuse larger files.
 EMBEDDED_MB = 25.0
 FIELDS = (
     *("file", "status", "error", "kind", "height", "width", "spacing", "lungs", "left", "right", "symmetry"),
@@ -37,9 +37,9 @@ class Entry:
 
     Attributes:
         row: its row of ``results.json``.
-        links: its results by kind, relative to the sheet's folder.
-        picture: the enlarged picture, relative to the folder; None without one.
-        shapes: the outlines and the thumbnail, relative to the folder; None without them.
+        links: paths of its results by kind, relative to the sheet's folder.
+        picture: path of the enlarged image, relative to the folder; None if there is none.
+        shapes: path of the outlines and the thumbnail, relative to the folder; None if there are none.
     """
 
     row: Mapping[str, Any]
@@ -49,7 +49,7 @@ class Entry:
 
 
 def view_of(found: Segmentation, xray: Xray, percentiles: tuple[float, float]) -> dict[str, bytes]:
-    """Return what the sheet shows of an X-ray: ``picture``, a JPEG, and ``shapes``, JSON with the thumbnail.
+    """Return the sheet's files of an X-ray: ``picture``, a JPEG, and ``shapes``, JSON with outlines and thumbnail.
 
     Args:
         found: the prediction.
@@ -64,10 +64,10 @@ def view_of(found: Segmentation, xray: Xray, percentiles: tuple[float, float]) -
 
 
 def worst_first(row: Mapping[str, Any]) -> tuple[bool, bool, float, int, float]:
-    """Return a row's place in the sheet.
+    """Return a row's sort key in the sheet.
 
-    Failed X-rays come first, then those of the lowest ``expected_dice``. Without that figure those with the most flags
-    come first, and of equally many those of which the largest share is uncertain.
+    Failed X-rays come first, then X-rays without ``expected_dice``, then those with the lowest. Ties go to the X-ray
+    with more flags, then to the one with the larger uncertain share.
     """
     expected = row.get("expected_dice")
     return (
@@ -83,11 +83,11 @@ def write_review(path: Path, about: About, entries: Sequence[Entry], embedded_mb
     """Write the sheet, one file that needs no network, atomically.
 
     Args:
-        path: where; its folder has the entries' files.
-        about: what the sheet says of the model.
+        path: path of the sheet; its folder has the entries' files.
+        about: facts of the model.
         entries: the X-rays in any order.
-        embedded_mb: enlarged pictures are part of the page if all of them together have at most this many megabytes,
-            else the page reads them from the files.
+        embedded_mb: the page embeds the enlarged images if their total is at most this many megabytes (10^6 bytes),
+            else it loads them from the files.
 
     Raises:
         UserError: the disk is full, or the file cannot be written.
@@ -124,7 +124,7 @@ def _shown(entry: Entry, folder: Path, embedded: bool) -> dict[str, Any]:
             "thumbnail": view["thumbnail"],
             "picture": _data(data) if embedded else _address(entry.picture),
         }
-    except (OSError, ValueError, KeyError, TypeError):  # removed or altered since: the row is shown without it
+    except (OSError, ValueError, KeyError, TypeError):  # removed or changed since: show the row without an image
         return shown
 
 
@@ -136,7 +136,7 @@ def _size(path: Path) -> int:
 
 
 def _address(path: Path) -> str:
-    """Return a relative path as a URL; a file's name may be any bytes."""
+    """Return a relative path as a URL; a file's name may have any bytes."""
     return quote(os.fsencode(path.as_posix()))
 
 
@@ -145,5 +145,5 @@ def _data(jpeg: bytes) -> str:
 
 
 def _in_script(value: Any) -> str:
-    """Return JSON that ends no script element, whatever the files' names are."""
+    """Return JSON that cannot close a script element, whatever the files' names are."""
     return json.dumps(value, allow_nan=False).replace("<", "\\u003c")

@@ -1,4 +1,4 @@
-"""The outlines of a prediction as vector paths, and the X-ray as a small picture below them."""
+"""The outlines of a prediction as vector paths, and the X-ray as a small image below them."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from serving.xray.drawing import PERCENTILES, visible
 from serving.xray.reading import Xray
 from serving.xray.sides import lungs, mirrored
 
-LARGEST_SIDE = 1024  # pixels of the picture and of the grid of its outlines
+LARGEST_SIDE = 1024  # pixels of the longer side of the image and of the outlines' grid
 THUMBNAIL = 320  # pixels of a thumbnail's longer side
 QUALITY, THUMBNAIL_QUALITY = 85, 75  # of JPEG
-EPSILON = 0.5  # pixels of the grid by which a path may leave its contour
-MOST_PARTS = 200  # contours of one path, the largest ones: a picture of noise has thousands
-GAP = 0.04  # share of the picture between a lung's side and its letter
+EPSILON = 0.5  # maximum distance of a path from its contour, in grid pixels
+MOST_PARTS = 200  # maximum contours of a path, the largest ones; a mask of noise has thousands
+GAP = 0.04  # distance between a lung and its letter, as a share of the image's width
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """A prediction's outlines, in the places of the X-ray as its file shows it.
+    """A prediction's outlines, in the orientation of the X-ray's file.
 
     Attributes:
-        width: width of the grid in which the paths are given; at most :data:`LARGEST_SIDE`, like the height.
-        height: height of the grid.
-        left: SVG path of the patient's left lung; empty without one.
-        right: SVG path of the patient's right lung.
-        band: SVG path, to be filled by the even-odd rule, of the pixels with a probability of 0.25 to 0.75.
-        sides: whether the patient's sides are known; else ``left`` and ``right`` are no more than two parts.
-        doubtful: whether the picture may be mirrored, by its heart.
-        letters: place of the letters L and R as shares of width and height; only those whose lung was found.
+        width: width of the paths' grid in pixels; at most :data:`LARGEST_SIDE`, like the height.
+        height: height of the grid in pixels.
+        left: SVG path of the patient's left lung; empty if none was found.
+        right: SVG path of the patient's right lung; empty if none was found.
+        band: SVG path of the pixels with a probability of 0.25 to 0.75; fill it by the even-odd rule.
+        sides: whether the patient's sides are known; else ``left`` and ``right`` are only two parts of the mask.
+        doubtful: whether the image may be mirrored, by the position of the heart.
+        letters: positions of the letters L and R as shares of width and height; only for lungs that were found.
     """
 
     width: int
@@ -61,7 +61,7 @@ def shapes(found: Segmentation, xray: Xray) -> Shapes:
     left, right = (_reduced(part * np.uint8(255), width, height) >= 128 for part in parts)
     low, high = UNSURE
     chance = _reduced(found.probabilities, width, height)
-    # A thin ring of pixels would have contours without an area: the band is what lies between two contours.
+    # The band is the area between two contours: a thin ring of pixels would have contours without an area.
     band = _path(chance >= low) + _path(chance > high)
     known = mirrored(xray.dicom, found.view.change.turns) is not None and found.view.frontal
     return Shapes(
@@ -77,7 +77,7 @@ def shapes(found: Segmentation, xray: Xray) -> Shapes:
 
 
 def thumbnail(picture: npt.NDArray[np.uint8]) -> bytes:
-    """Return a picture, uint8 (H, W), as a JPEG of at most :data:`THUMBNAIL` pixels a side."""
+    """Return an image, uint8 (H, W), as a JPEG of at most :data:`THUMBNAIL` pixels a side."""
     scale = min(1.0, THUMBNAIL / max(picture.shape))
     height, width = (max(1, round(side * scale)) for side in picture.shape)
     return jpeg(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), THUMBNAIL_QUALITY)
@@ -104,14 +104,14 @@ def _reduced(plane: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def _path(region: npt.NDArray[np.bool_]) -> str:
-    """Return the SVG path of a region's contours, holes included; coordinates are those of pixels' centres."""
+    """Return the SVG path of a region's contours, including holes; coordinates are pixel centres."""
     contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     largest = sorted(contours, key=lambda each: -len(each))[:MOST_PARTS]
     return "".join(_ring(cv2.approxPolyDP(each, EPSILON, True)[:, 0].tolist()) for each in largest if len(each) > 2)
 
 
 def _ring(points: Sequence[Sequence[int]]) -> str:
-    """Return a closed path; relative steps are shorter than coordinates."""
+    """Return a closed path, with relative steps because they are shorter than absolute coordinates."""
     (x, y), text = points[0], f"M{points[0][0]} {points[0][1]}l"
     steps = []
     for right, down in points[1:]:
@@ -121,7 +121,7 @@ def _ring(points: Sequence[Sequence[int]]) -> str:
 
 
 def _letters(left: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_]) -> dict[str, tuple[float, float]]:
-    """Return where the letters stand: beside each lung, on the side away from the other one."""
+    """Return the positions of the letters: next to each lung, on the side away from the other lung."""
     height, width = left.shape
     points = {name: np.argwhere(part)[:, ::-1] for name, part in (("L", left), ("R", right)) if part.any()}
     middle = {name: each.mean(axis=0) for name, each in points.items()}

@@ -1,1 +1,1 @@
-"""Chest X-ray pictures: decoding, DICOM, findings and drawings."""
+"""Chest X-rays: decoding, DICOM, findings and overlays."""

@@ -1,4 +1,4 @@
-"""Read the size of a compressed picture in a DICOM from the codestream's headers, without decoding."""
+"""Read the size of a compressed DICOM image from the codestream's headers, without decoding."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from itertools import pairwise
 # Start-of-frame markers of JPEG (ITU-T T.81, table B.1, without C4, C8 and CC) and JPEG-LS (T.87).
 FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7})
 SCAN = b"\xff\xda"  # start of a scan; within a scan's data every FF is followed by 00 or another marker
-MOST_SCANS = 50  # a progressive JPEG has about ten; each one takes as long as the whole picture
+MOST_SCANS = 50  # a progressive JPEG has about ten; each scan takes as long as the whole image
 BARE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
 JPEG = b"\xff\xd8"
 JPEG_2000 = b"\xff\x4f\xff\x51"  # start of codestream, then the image and tile size (T.800, A.5.1)
 JP2 = b"\0\0\0\x0cjP  "  # the signature box of a file around a codestream (T.800, I.5.1)
-MOST_CHANNELS = 4  # JPEG 2000 allows 16,384 channels, each as large as the picture
+MOST_CHANNELS = 4  # JPEG 2000 allows 16,384 channels, each as large as the image
 RLE_HEADER = struct.Struct("<16I")  # the number of segments and their offsets (DICOM PS3.5, G.5)
 
 
@@ -36,7 +36,7 @@ def size(stream: bytes) -> tuple[int, int] | None:
 
 
 def has_too_many_scans(stream: bytes) -> bool:
-    """Return whether a JPEG has more scans than any writer makes: a small file could hold its decoder for minutes."""
+    """Return whether a JPEG has more scans than any encoder writes; decoding such a small file can take minutes."""
     return stream.startswith(JPEG) and stream.count(SCAN) > MOST_SCANS
 
 
@@ -46,11 +46,11 @@ def _codestream(file: bytes) -> bytes:
     while place + 8 <= len(file):
         length, head = int.from_bytes(file[place : place + 4], "big"), 8
         kind = file[place + 4 : place + 8]
-        if length == 1:  # the length follows in eight bytes
+        if length == 1:  # the length is in the next eight bytes
             length, head = int.from_bytes(file[place + 8 : place + 16], "big"), 16
         if kind == b"jp2c":
             return file[place + head :]
-        if length < head:  # 0 means up to the end of the file: no box follows
+        if length < head:  # 0: the box extends to the end of the file, and no box follows
             break
         place += length
     return b""
@@ -88,7 +88,7 @@ def fits(frame: bytes, most: int) -> bool:
             if header < 128:  # header + 1 literal bytes; padding at the end may be shorter
                 most -= min(header + 1, max(stop - place - 1, 1))
                 place += header + 2
-            elif header > 128:  # the next byte, 257 - header times
+            elif header > 128:  # the next byte, repeated 257 - header times
                 most -= 257 - header
                 place += 2
             else:

@@ -1,8 +1,8 @@
 """Decode X-rays in separate processes: a hostile file may block its decoder for hours, crash it, or fill memory.
 
-The processes have bounded memory and time, and no network, no files to write and no other processes
-(:mod:`serving.xray.sandbox`). What comes back is JSON and raw bytes, checked before it is used, since a hostile file
-may control its decoder.
+The processes have limited memory and time. They cannot use the network, write files or start processes
+(:mod:`serving.xray.sandbox`). Their replies are JSON and raw bytes. Replies are checked before use, because a hostile
+file may control its decoder.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]  # added to PYTHONPATH of the processes
 MAIN = "import sys; from serving.xray.decoding import main; main(int(sys.argv[1]), float(sys.argv[2]))"
-# Memory limit of a decoder above its use before the first file: a constant, plus bytes per allowed pixel. The largest
-# measured use is 31 bytes per pixel, for a grey JPEG stored in colour.
+# Memory limit of a decoder in addition to its use before the first file: a constant, plus bytes per allowed pixel. The
+# largest measured use is 31 bytes per pixel, for a grey JPEG stored in colour.
 ROOM, ROOM_A_PIXEL = 1 << 30, 48
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 GRACE = 2.0  # seconds after a file's timeout in which a decoder ends by itself
@@ -48,8 +48,8 @@ class Decoders:
 
     Args:
         count: number of processes.
-        max_megapixels: larger pictures are refused before they are decoded.
-        keywords: the DICOM attributes to return; None: all that :func:`serving.xray.header.to_bytes` takes.
+        max_megapixels: larger images are refused before they are decoded.
+        keywords: the DICOM attributes to return; None: all that :func:`serving.xray.header.to_bytes` keeps.
     """
 
     def __init__(self, count: int, max_megapixels: float, keywords: Collection[str] | None = None) -> None:
@@ -65,13 +65,13 @@ class Decoders:
         Args:
             data: the file.
             name: name of the file in messages.
-            until: deadline on the clock of :func:`time.monotonic`; the process is killed then.
-            whole_header: return all DICOM attributes that :func:`serving.xray.header.to_bytes` takes.
+            until: deadline on the clock of :func:`time.monotonic`, at which the process is killed.
+            whole_header: return all DICOM attributes that :func:`serving.xray.header.to_bytes` keeps.
 
         Raises:
             ImageError: as :func:`serving.xray.reading.read_xray`; or the file crashed its decoder, or needed more
                 memory than an X-ray of the allowed size.
-            TimeoutError: the deadline is over.
+            TimeoutError: the deadline has passed.
         """
         decoder = self._idle.get()
         try:
@@ -100,7 +100,7 @@ class _Decoder:
                 env=os.environ
                 | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))},
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,  # no terminal: Ctrl+C does not reach it, and it reaches no terminal
+                start_new_session=True,  # detaches it from the terminal: Ctrl+C does not reach it
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,  # standard output belongs to the caller
             )
@@ -108,7 +108,7 @@ class _Decoder:
     def read(self, data: bytes, name: str, seconds: float, keywords: Collection[str] | None) -> Xray:
         if seconds <= 0:
             raise TimeoutError
-        if self._process.poll() is not None:  # it ended while idle, so no file is at fault
+        if self._process.poll() is not None:  # it ended while idle: no file is at fault
             self.close()
             self._start()
         until = time.monotonic() + seconds + GRACE
@@ -120,7 +120,7 @@ class _Decoder:
             raise
         except (EOFError, OSError, ValueError, KeyError, TypeError) as error:
             late = isinstance(error, TimeoutError)
-            self._process.kill()  # nothing happens if it has ended by itself
+            self._process.kill()  # does nothing if the process has ended
             self._pipe.close()
             code = self._process.wait()
             self._start()
@@ -138,9 +138,9 @@ class _Decoder:
 
 @contextmanager
 def _held() -> Iterator[None]:
-    """Hold back :data:`STOPPING` in this thread and in processes that it starts, until :func:`main` ignores them.
+    """Block :data:`STOPPING` in this thread and in the processes that it starts, until :func:`main` ignores them.
 
-    Otherwise a signal to all processes would end one that has not come so far.
+    Otherwise a signal to all processes would end a process that does not ignore it yet.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
@@ -159,7 +159,7 @@ def main(descriptor: int, max_megapixels: float) -> None:
     from serving.xray.reading import read_xray
     from serving.xray.sandbox import confine
 
-    # From here on decoders' own libraries would write there, and quote the file.
+    # The decoders' libraries write to standard error, and their messages may quote the file.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     pipe: Connection[Any, Any] = Connection(descriptor)
     _limit_memory(ROOM + int(ROOM_A_PIXEL * max_megapixels * 1e6))
@@ -169,14 +169,14 @@ def main(descriptor: int, max_megapixels: float) -> None:
             name, seconds, keywords, length = pipe.recv()
         except (EOFError, OSError):
             return
-        # The kernel kills the process, even inside a native decoder and even if the caller is gone.
+        # SIGALRM ends the process even inside a native decoder and without its caller.
         signal.setitimer(signal.ITIMER_REAL, seconds)
         data = bytearray(length)
         _read_into(pipe, memoryview(data))
         try:
             xray = read_xray(bytes(data), name, max_megapixels)
             header = b"" if xray.dicom is None else to_bytes(xray.dicom, keywords)
-        except Exception as error:  # a decoder raises anything on a damaged file, and its text may quote the file
+        except Exception as error:  # decoders may raise anything on a damaged file, and the text may quote it
             signal.setitimer(signal.ITIMER_REAL, 0)
             refusal = _refusal(error, name)
             _send(pipe, {"refusal": str(refusal), "too_large": isinstance(refusal, TooLargeError)})
@@ -193,12 +193,12 @@ def _send(pipe: Connection[Any, Any], reply: dict[str, Any]) -> None:
 
 
 def _receive(pipe: Connection[Any, Any], until: float, most: int) -> Xray:
-    """Return what a decoder read; nothing of its reply is trusted.
+    """Return the X-ray from a decoder's reply, which is untrusted.
 
     Raises:
-        ImageError: the decoder refuses the file.
+        ImageError: the decoder refused the file.
         TimeoutError: the reply is not complete at ``until``.
-        EOFError, OSError, ValueError, KeyError, TypeError: the decoder has ended, or its reply is none.
+        EOFError, OSError, ValueError, KeyError, TypeError: the decoder has ended, or its reply is invalid.
     """
     from serving.xray.reading import Xray
 
@@ -228,7 +228,7 @@ def _receive(pipe: Connection[Any, Any], until: float, most: int) -> Xray:
 
 
 def _refusal(error: Exception, name: str) -> ImageError:
-    """Return the error for the caller, without the text of an exception that is not this project's own."""
+    """Return the error for the caller; omits the text of exceptions that this project does not define."""
     if isinstance(error, ImageError):
         return error
     if isinstance(error, MemoryError):

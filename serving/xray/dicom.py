@@ -1,4 +1,4 @@
-"""Read the X-ray of a DICOM as its header defines its display: rescaled, windowed, lungs dark (PS3.3, PS3.4)."""
+"""Read the X-ray of a DICOM for display as its header defines: rescaled, windowed, lungs dark (PS3.3, PS3.4)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from core.images import ImageError
 from serving.xray import codestream
 from serving.xray.planes import check_size, grey_of
 
-# Storage classes of chest X-rays; scanned films and public data sets use secondary capture.
+# SOP classes of chest X-rays; scanned films and public data sets use secondary capture.
 STORAGE = frozenset(
     {
         ComputedRadiographyImageStorage,
@@ -51,15 +51,15 @@ STORAGE = frozenset(
         MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
     }
 )
-# DR is not in the standard but in use; secondary captures may have OT or no modality. PS3.3, C.7.3.1.1.1.
+# DR is used, although it is not in the standard; secondary captures may have OT or no modality (PS3.3, C.7.3.1.1.1).
 MODALITIES = frozenset({"CR", "DX", "DR", "RG", "SC", "OT", ""})
 MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 CODE = re.compile(r"[A-Z0-9_ ]{1,16}")
 PIXEL_GROUPS = (0x0028, 0x7FE0)
 WIDEST_PIXEL = 8  # bytes
-BASELINE_BITS = 8  # bits of a pixel up to which every decoder reads extended JPEG
+BASELINE_BITS = 8  # every decoder reads extended JPEG up to this many bits per pixel
 OTHER_ELEMENTS = 16 << 20  # bytes; allowance for all elements that are not pixels
-LEAST_CM, MOST_CM = 5, 60  # sides of a chest X-ray: a newborn's, collimated, and above the largest detector
+LEAST_CM, MOST_CM = 5, 60  # side of a chest X-ray: a newborn's, collimated; more than the largest detector
 RLE_PADDING = 1 << 10  # bytes; some writers pad their segments
 
 
@@ -67,13 +67,13 @@ def read_dicom(data: bytes, name: str, most: int) -> tuple[np.ndarray, tuple[flo
     """Read a DICOM with one X-ray.
 
     Applies the modality LUT or rescale, then the first VOI LUT or window. Inverts the values for ``MONOCHROME1`` or a
-    presentation LUT shape of ``INVERSE``; DICOM requires both together for DX, so they invert once. An invalid window
-    is ignored. Padding gets the value of the darkest pixel.
+    presentation LUT shape of ``INVERSE``. DX requires both together, so the values are inverted only once. An invalid
+    window is ignored. Padding gets the value of the darkest pixel.
 
     Args:
         data: the whole file.
         name: name of the file in messages.
-        most: limit in pixels; larger pictures are refused before they are decoded.
+        most: limit in pixels; larger images are refused before they are decoded.
 
     Returns:
         Pixels, uint8, uint16 or float32 (H, W), lungs dark; row and column spacing in mm, or None; the dataset.
@@ -95,7 +95,7 @@ def read_dicom(data: bytes, name: str, most: int) -> tuple[np.ndarray, tuple[flo
 
 
 def _stored_values(dataset: Dataset) -> np.ndarray:
-    """Decode the pixel data; pixels may lie in any bits of their words (PS3.5, 8.1.1), which pydicom ignores."""
+    """Decode the pixel data; a pixel may use any bits of its word (PS3.5, 8.1.1), which pydicom ignores."""
     bits, high, width = (int(dataset[key].value) for key in ("BitsStored", "HighBit", "BitsAllocated"))
     lowest = high == bits - 1 or dataset.file_meta.TransferSyntaxUID.is_encapsulated or not bits <= high + 1 <= width
     if not lowest:
@@ -104,21 +104,21 @@ def _stored_values(dataset: Dataset) -> np.ndarray:
     stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
     if not lowest:
         dataset.BitsStored, dataset.HighBit = bits, high
-        # Some writers name the highest bit of the word and fill the lowest ones.
+        # Some writers declare the word's highest bits but fill the lowest ones.
         upper = int(stored.max()) >> bits > 0
         stored = (stored << (width - 1 - high if upper else width - bits)) >> (width - bits)
     return stored
 
 
 def _decode(dataset: Dataset) -> np.ndarray:
-    """Return the pixels that a dataset holds; raises what the decoder raises."""
+    """Return the pixels of a dataset; raises what the decoder raises."""
     meta = dataset.file_meta
     if meta.TransferSyntaxUID == RLELossless:
-        # By pydicom itself: GDCM's decoder overflows its buffer (github.com/malaterre/GDCM/pull/235).
+        # Not with GDCM: its decoder overflows its buffer (github.com/malaterre/GDCM/pull/235).
         return pixel_array(dataset, decoding_plugin="pydicom")
     if meta.TransferSyntaxUID != JPEGExtended12Bit or dataset.BitsStored <= BASELINE_BITS:
         return pixel_array(dataset)
-    # pydicom decodes no more than 8 bits of this syntax. GDCM does: it takes the JPEG process from the picture.
+    # pydicom decodes at most 8 bits of this syntax. GDCM decodes 12: it reads the JPEG process from the codestream.
     meta.TransferSyntaxUID = JPEGLossless
     try:
         return pixel_array(dataset, decoding_plugin="gdcm")
@@ -129,10 +129,10 @@ def _decode(dataset: Dataset) -> np.ndarray:
 def plausible_spacing(
     found: tuple[float, float] | None, shape: tuple[int, int]
 ) -> tuple[tuple[float, float] | None, str]:
-    """Return the spacing if a chest X-ray can have it, else None and why not.
+    """Return the spacing if it is plausible for a chest X-ray, else None and the reason.
 
     Args:
-        found: the distance between rows and between columns, in mm; None if unknown.
+        found: distance between rows and between columns in mm; None if unknown.
         shape: height and width in pixels.
     """
     if found is None:
@@ -147,8 +147,8 @@ def plausible_spacing(
 def spacing(dataset: Dataset) -> tuple[float, float] | None:
     """Return the distance between rows and between columns in mm, or None if the DICOM has none.
 
-    ``PixelSpacing`` is used unchanged. ``ImagerPixelSpacing`` is at the detector and is divided by the magnification,
-    if that is known (PS3.3, 10.7.1.3).
+    ``PixelSpacing`` is used unchanged. ``ImagerPixelSpacing`` is measured at the detector and is divided by the
+    magnification, if known (PS3.3, 10.7.1.3).
     """
     for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
         values = _numbers(dataset.get(keyword))
@@ -171,22 +171,22 @@ def _numbers(value: Any) -> list[float]:
 
 @contextmanager
 def _as_image_error(name: str, what: str) -> Iterator[None]:
-    """Turn any exception of pydicom and its decoders into an ImageError of one line, without the exception's text.
+    """Turn any exception of pydicom and its decoders into an ImageError of one line.
 
-    That text may quote patient data of the file.
+    The line omits the exception's text, which may quote patient data.
     """
     try:
         yield
     except ImageError:
         raise
-    except Exception as error:  # they raise anything: ValueError, KeyError, struct.error, RuntimeError, RecursionError
+    except Exception as error:  # may be anything: ValueError, KeyError, struct.error, RuntimeError, RecursionError
         raise ImageError(f"{name}: damaged or cut short: {what}; export it again") from error
 
 
 def _parse(data: bytes, name: str, most: int) -> Dataset:
     file = io.BytesIO(data)
     with _as_image_error(name, "it cannot be parsed"):
-        # Read the file meta information as pydicom does, before dcmread unpacks the whole rest.
+        # Read the file meta information first, because dcmread inflates the whole data set.
         read_preamble(file, force=True)
         meta = read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=_after_meta)
         if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
@@ -196,7 +196,7 @@ def _parse(data: bytes, name: str, most: int) -> Dataset:
         if not len(dataset):
             raise EOFError("no element is whole")
         _remove_unreadable(dataset)
-        if "TransferSyntaxUID" not in dataset.file_meta:  # a data set without its file header
+        if "TransferSyntaxUID" not in dataset.file_meta:  # a data set without file meta information
             implicit, little = dataset.original_encoding
             plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
             dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else plain
@@ -204,9 +204,9 @@ def _parse(data: bytes, name: str, most: int) -> Dataset:
 
 
 def _remove_unreadable(dataset: Dataset) -> None:
-    """Remove elements whose values pydicom cannot read: they would raise at a later access.
+    """Remove elements that pydicom cannot read, because a later access would raise.
 
-    Elements that describe the pixels stay, because without them the pixels would be misread.
+    Elements that describe the pixels stay: without them the pixels would be misread.
     """
     for tag in [tag for tag in dataset.keys() if tag.group not in PIXEL_GROUPS]:  # noqa: SIM118 - else its values
         try:
@@ -223,8 +223,8 @@ def _after_meta(tag: BaseTag, vr: str | None, length: int) -> bool:
 
 
 def _check_deflated(body: bytes, name: str, most: int) -> None:
-    """Raise ImageError if a deflated data set unpacks to more than the largest allowed picture needs."""
-    if body.startswith(b"\0\0"):  # a command set: pydicom would skip it and unpack what follows
+    """Raise ImageError if a deflated data set inflates to more than the largest allowed image needs."""
+    if body.startswith(b"\0\0"):  # a command set: pydicom would skip it and inflate the rest
         raise ImageError(f"{name}: damaged: network commands precede its compressed data set; export it again")
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
     room = most * WIDEST_PIXEL + OTHER_ELEMENTS
@@ -269,7 +269,7 @@ def _check_pixels(dataset: Dataset, name: str, most: int) -> None:
         raise ImageError(f"{name}: compressed ({known}), which cannot be read here; export it uncompressed")
     for table in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):  # frame offsets, not needed for one frame
         dataset.pop(table, None)
-    # A DICOM header that states a small size for a huge picture would pass the check above.
+    # The check above uses the DICOM header, which may give a small size for a huge image.
     with _as_image_error(name, "its compressed picture cannot be found"):
         frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
         if syntax == RLELossless:
@@ -306,7 +306,7 @@ def _for_display(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
     if dataset.get("ModalityLUTSequence") or (slope or [1.0], intercept or [0.0]) != ([1.0], [0.0]):
         values = apply_modality_lut(stored, dataset)
     if dataset.get("VOILUTSequence") and values.dtype.kind == "f":
-        values = np.rint(values).astype(np.int64)  # a LUT is indexed by integers
+        values = np.rint(values).astype(np.int64)  # integers, to index a LUT
     values = apply_voi_lut(values, dataset) if _has_window(dataset) else apply_voi(values, dataset)
     if dataset.PhotometricInterpretation == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE":
         seen = values[~padding] if padding.any() else values
@@ -322,7 +322,7 @@ def _turned(values: np.ndarray) -> np.ndarray:
 
 
 def _has_window(dataset: Dataset) -> bool:
-    """Return whether the first window is valid: its function is undefined for smaller widths (C.11.2.1)."""
+    """Return whether the first window is valid; the window function needs a minimum width (PS3.3, C.11.2.1)."""
     width, center = _numbers(dataset.get("WindowWidth")), _numbers(dataset.get("WindowCenter"))
     if not width or not center:
         return False
@@ -331,7 +331,7 @@ def _has_window(dataset: Dataset) -> bool:
 
 
 def _padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Return the padding pixels, bool (H, W): those with the padding value, or in its range (C.7.5.1.1.2)."""
+    """Return the padding pixels, bool (H, W): pixels with the padding value or in its range (PS3.3, C.7.5.1.1.2)."""
     value = _numbers(dataset.get("PixelPaddingValue"))
     if not value:
         return np.zeros(stored.shape, bool)

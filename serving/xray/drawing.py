@@ -13,7 +13,7 @@ from model.preprocessing import FLAT
 from serving.xray.reading import Xray
 from serving.xray.sides import lungs
 
-LARGEST_SIDE = 1024  # pixels; enough to judge an outline, at a tenth of the full file size
+LARGEST_SIDE = 1024  # pixels of the longer side; enough to judge an outline, in a tenth of the file size
 PERCENTILES = (0.5, 99.5)  # grey values shown as black and white
 COLOURS = {"left": (80, 170, 255), "right": (255, 160, 60)}  # RGB; distinguishable with colour blindness
 OPACITY = 0.25
@@ -51,7 +51,7 @@ def visible(
 
     Args:
         pixels: uint8, uint16 or float32 (H, W), any range.
-        largest_side: maximum of the longer side in pixels; smaller pictures are not resized.
+        largest_side: maximum of the longer side in pixels; smaller images are not resized.
         percentiles: percentiles of the grey values that become black and white.
     """
     scale = min(1.0, largest_side / max(pixels.shape))

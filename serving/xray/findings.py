@@ -18,7 +18,7 @@ from serving.xray.sides import lungs, mirrored
 
 LEAST, P5, P95, MOST = (PERCENTILES.index(each) for each in (0, 5, 95, 100))
 LUNGS = 2
-# By the quarter turns counter-clockwise that put it right.
+# Key: the number of counter-clockwise quarter turns that make the image upright.
 TURNED = {
     1: "it lies turned clockwise by 90 degrees",
     2: "it is upside down",
@@ -35,7 +35,7 @@ FLAGS = (
 
 @dataclass(frozen=True)
 class Area:
-    """An area of lung: in pixels, as a share of the X-ray (0 to 1), and in cm2, None if the spacing is unknown."""
+    """A lung area: in pixels, as a share of the X-ray (0 to 1), and in cm2 (None if the spacing is unknown)."""
 
     pixels: int
     share: float
@@ -44,7 +44,7 @@ class Area:
 
 @dataclass(frozen=True)
 class Flag:
-    """A warning about a mask: its name, one of :data:`FLAGS`, and the reason with figures."""
+    """A warning about a mask: its name, one of :data:`FLAGS`, and the reason, with figures."""
 
     name: str
     reason: str
@@ -65,11 +65,11 @@ class Findings:
         components: number of 8-connected regions of the mask.
         solidity: lung area / area of the convex hulls of the two lungs, 0 to 1; None without lung.
         uncertain: share of the pixels with a lung probability of 0.25 to 0.75.
-        expected_dice: the mask's Dice as expected without a reader's mask, 0 to 1; None if the package has no
-            calibration, or the picture does not look like a frontal chest X-ray.
-        expected_dice_low: its lower bound, above which 90 % of pictures like the validation images lie.
-        grey_mean: mean of the standardised grey values that the network saw, 0 to 255.
-        grey_deviation: their standard deviation.
+        expected_dice: the mask's Dice, estimated without a reference mask, 0 to 1; None if the package has no
+            calibration, or the image does not look like a frontal chest X-ray.
+        expected_dice_low: lower bound that the Dice exceeds on 90 % of images like the validation images.
+        grey_mean: mean of the network's input, standardised grey values of 0 to 255.
+        grey_deviation: standard deviation of the network's input.
         flags: quality flags; empty if there are none.
     """
 
@@ -93,10 +93,10 @@ class Findings:
 def describe(found: Segmentation, xray: Xray, contract: Contract) -> Findings:
     """Measure a mask and compare mask and X-ray with the training images.
 
-    Every limit is from the percentiles of the training images in the contract.
+    Every limit comes from the percentiles of the training images in the contract.
 
     Args:
-        found: the mask, the probabilities, and how the X-ray shows the chest.
+        found: the mask, the probabilities and the view of the chest.
         xray: the X-ray.
         contract: the contract of the model package.
     """
@@ -145,7 +145,7 @@ def _flags(
     histogram = np.histogram(grey, BINS, (0, 256))[0] / grey.size
     doubts = [*_intensity_flags(histogram, contract), *_mask_flags(findings, contract, turned, view)]
     yield from doubts
-    # Some X-rays have similar histograms when inverted, so this check alone is no evidence, and a view decides better.
+    # Some X-rays have similar histograms when inverted: require another flag, and trust a frontal view more.
     decided = contract.view is not None and view.frontal
     if doubts and not decided and _strangeness(histogram[::-1], contract) < _strangeness(histogram, contract):
         yield Flag("polarity", "inverted, its grey values would be more like those of the training images")
@@ -156,7 +156,7 @@ def _picture_flags(findings: Findings, contract: Contract, turned: bool | None, 
     training = contract.training
     if min(height, width) < contract.minimum_size:
         yield Flag("size", f"{width} x {height} pixels; the tested minimum is {contract.minimum_size} a side")
-    # Training images of one size were resized to it, and have no information on the aspect ratio.
+    # Training images that all have one size were resized, and have lost their aspect ratios.
     if training.width[0] < training.width[-1] or training.height[0] < training.height[-1]:
         least, most = training.width[0] / training.height[-1], training.width[-1] / training.height[0]
         if not least <= width / height <= most:
@@ -201,9 +201,9 @@ def _mask_flags(findings: Findings, contract: Contract, turned: bool | None, vie
         yield Flag("shape", "no lung was found")
         return
     training = contract.training
-    names = ("left", "right") if turned else ("right", "left")  # the patient's, in the picture's order
+    names = ("left", "right") if turned else ("right", "left")  # the patient's sides, from the image's left
     on_left, on_right = (getattr(findings, name) for name in names)
-    seen = 1 - view.border.outside  # share of the picture that the network saw
+    seen = 1 - view.border.outside  # share of the X-ray without the empty border, as the network saw it
     # Symmetry and solidity have no upper limit.
     for text, value, row, most in (
         (
@@ -240,21 +240,22 @@ def _mask_flags(findings: Findings, contract: Contract, turned: bool | None, vie
 
 
 def _reach(row: Sequence[float]) -> tuple[float, float]:
-    """Return minimum and maximum of a row of percentiles, extended by min to 5th and 95th to max percentile.
+    """Return the training range of a row of percentiles, extended at each end.
 
-    With many values or few training images, some valid values are slightly outside of the training range.
+    The minimum is lowered by its distance to the 5th percentile, and the maximum raised by its distance to the 95th.
+    With many values or few training images, some valid values are slightly outside the training range.
     """
     return row[LEAST] - (row[P5] - row[LEAST]), row[MOST] + (row[MOST] - row[P95])
 
 
 def _standardised(xray: Xray, view: View, contract: Contract) -> npt.NDArray[np.uint8]:
-    """Return the network's input, uint8 (S, S)."""
+    """Return the network's input, uint8 (S, S), where S is the contract's size."""
     pixels = xray.pixels if view.as_it_is else view.put_right(xray.pixels)
     return standardise(pixels, contract.size, contract.interpolation, contract.intensity_percentiles)
 
 
 def _strangeness(histogram: np.ndarray, contract: Contract) -> float:
-    """Return the share of pixels by which a histogram is outside of the 5th to 95th percentile of training images."""
+    """Return the share of pixels by which a histogram is outside the training images' 5th to 95th percentile."""
     rows = np.asarray(contract.training.histogram)
     above, below = histogram - rows[:, P95], rows[:, P5] - histogram
     return float(np.maximum(above, 0).sum() + np.maximum(below, 0).sum())

@@ -10,24 +10,24 @@ from collections.abc import Collection
 from pydicom import DataElement, Dataset, dcmread
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 
-# pydicom warns of every value that breaks the standard, and quotes it; the user cannot change the files.
+# pydicom warns of every invalid value and quotes it, but the user cannot change the files.
 warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)\.")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
-# Identification, patient, acquisition, relationship and image: what a DICOM SEG copies from its X-ray.
+# The groups that a DICOM SEG copies from its X-ray: identification, patient, acquisition, relationship and image.
 GROUPS = frozenset({0x0008, 0x0010, 0x0018, 0x0020, 0x0028})
-LONGEST = 1 << 10  # characters of a value
+LONGEST = 1 << 10  # maximum characters of a value
 
 
 def to_bytes(dataset: Dataset, keywords: Collection[str] | None) -> bytes:
     """Return the readable top-level elements of a DICOM as bytes.
 
-    Sequences, private elements, long values and elements of a wrong VR are left out: no result needs them, and a
-    hostile file can nest or fill them at will.
+    Omits sequences, private elements, long values and elements with a wrong VR: no result needs them, and a hostile
+    file can nest or fill them at will.
 
     Args:
         dataset: the parsed DICOM.
-        keywords: the attributes to take; None: all in :data:`GROUPS`.
+        keywords: the attributes to keep; None: all in :data:`GROUPS`.
     """
     charset = dataset.get("SpecificCharacterSet")
     chosen = Dataset()
@@ -43,15 +43,15 @@ def to_bytes(dataset: Dataset, keywords: Collection[str] | None) -> bytes:
                 alone.add(element)
                 if charset and keyword != "SpecificCharacterSet":
                     alone.SpecificCharacterSet = charset
-                str(_parse(_encode(alone))[tag].value)  # the other process will read it so
+                str(_parse(_encode(alone))[tag].value)  # as the other process will read it
                 chosen.add(element)
-        except Exception:  # noqa: S112 - pydicom raises anything on a damaged element, which is then left out
+        except Exception:  # noqa: S112 - pydicom may raise anything on a damaged element, which is omitted
             continue
     return _encode(chosen)
 
 
 def from_bytes(data: bytes) -> Dataset:
-    """Return the dataset that :func:`to_bytes` encoded."""
+    """Return the dataset encoded by :func:`to_bytes`."""
     return _parse(data)
 
 

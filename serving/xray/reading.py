@@ -1,4 +1,4 @@
-"""Read an X-ray as one grey channel from PNG, JPEG, TIFF or DICOM; the content decides the format."""
+"""Read an X-ray as one grey channel from PNG, JPEG, TIFF or DICOM; the content determines the format."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Xray:
 
     Attributes:
         pixels: uint8, uint16 or float32 (H, W), any range, lungs dark.
-        spacing: distance between rows and between columns in mm; None if unknown or impossible.
+        spacing: distance between rows and between columns in mm; None if unknown or implausible.
         dicom: the DICOM dataset, including pixel data; None for other formats.
         kind: ``png``, ``jpeg``, ``tiff`` or ``dicom``.
-        doubts: quality flags that the file itself gives rise to: name and reason.
+        doubts: quality flags from reading the file, as (name, reason).
     """
 
     pixels: np.ndarray
@@ -53,11 +53,11 @@ def read_xray(data: bytes, name: str, max_megapixels: float) -> Xray:
     Args:
         data: the file.
         name: name of the file in messages.
-        max_megapixels: larger pictures are refused before they are decoded.
+        max_megapixels: larger images are refused before they are decoded.
 
     Raises:
-        ImageError: the file is empty, damaged, of another format, too large or too small, in colour, of one grey
-            value, or not a single X-ray.
+        ImageError: the file is empty, damaged, in another format, too large, too small, in colour, has only one grey
+            value, or is not a single X-ray.
     """
     if not data:
         raise ImageError(f"{name}: the file is empty (0 bytes); fetch it again")
@@ -86,7 +86,7 @@ def read_xray(data: bytes, name: str, max_megapixels: float) -> Xray:
 
 
 def looks_like_dicom(data: bytes) -> bool:
-    """Return whether a file begins as DICOM does: with a preamble and ``DICM``, or with a first element."""
+    """Return whether a file begins like a DICOM: with a preamble and ``DICM``, or with a first element."""
     return data[128:132] == b"DICM" or (data[:2] in FIRST_GROUPS and data[3:4] == b"\0")
 
 
@@ -100,7 +100,7 @@ def _check_plane(pixels: np.ndarray, name: str) -> None:
 
 
 def _as_turned(pixels: np.ndarray, data: bytes, name: str) -> np.ndarray:
-    """Return the pixels of a PNG rotated as its EXIF orientation says, as of a JPEG or TIFF."""
+    """Return the pixels of a PNG, rotated by its EXIF orientation."""
     if b"eXIf" not in data:
         return pixels
     from PIL import Image, ImageOps
@@ -116,10 +116,10 @@ def _as_turned(pixels: np.ndarray, data: bytes, name: str) -> np.ndarray:
 
 
 def _decode_picture(data: bytes, name: str, most: int) -> np.ndarray:
-    """Return the pixels of a JPEG or TIFF, rotated as its orientation tag says."""
+    """Return the pixels of a JPEG or TIFF, rotated by its orientation tag."""
     from PIL import Image, ImageOps
 
-    # Pillow's limit is global; check_size below applies the user's limit.
+    # Pillow's limit is global; check_size applies the user's limit instead.
     Image.MAX_IMAGE_PIXELS = None
     try:
         with Image.open(io.BytesIO(data)) as picture:
@@ -131,14 +131,14 @@ def _decode_picture(data: bytes, name: str, most: int) -> np.ndarray:
             return _plane(turned, _white_is_zero(picture), _stored_type(picture), name)
     except ImageError:
         raise
-    except Exception as error:  # Pillow's decoders raise many types on a damaged file
+    except Exception as error:  # Pillow's decoders raise many types of exceptions on a damaged file
         raise ImageError(f"{name}: damaged or cut short: its picture cannot be decoded; fetch it again") from error
 
 
 def _damage(data: bytes, name: str) -> tuple[tuple[str, str], ...]:
-    """Return the flag of a JPEG whose decoder warns: it decodes to a picture, and maybe to another one.
+    """Return a flag if the decoder warns of corrupt data: the JPEG decodes, but maybe not to the image taken.
 
-    libjpeg writes its warnings to standard error and gives them to no caller, so that they are read from there.
+    libjpeg reports warnings only on standard error, so they are read from there.
 
     Raises:
         ImageError: the JPEG is cut short.
@@ -163,14 +163,14 @@ def _damage(data: bytes, name: str) -> tuple[tuple[str, str], ...]:
 
 
 def _scratch() -> IO[bytes]:
-    """Return a file without a name: in memory where the system can, because a decoder's process writes no other."""
+    """Return an unnamed temporary file: in memory if possible, since a decoder's process may not write to disk."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("warnings"), "w+b")
     return tempfile.TemporaryFile()
 
 
 def _has_second(picture: Picture) -> bool:
-    # Counting the frames would read the whole file, which may have thousands.
+    # Counting the frames would read the whole file, which may have thousands of them.
     try:
         picture.seek(1)
     except EOFError:
@@ -184,7 +184,7 @@ def _white_is_zero(picture: Picture) -> bool:
 
 
 def _stored_type(picture: Picture) -> np.dtype[Any] | None:
-    """Return the type of a TIFF's pixels where Pillow takes them for another: int8 for uint8, uint32 for int32."""
+    """Return a TIFF's dtype if Pillow misreads it: int8 (read as uint8) or uint32 (read as int32); else None."""
     if picture.format != "TIFF":
         return None
     sample = picture.tag_v2.get(SAMPLE_FORMAT, (1,))
@@ -203,7 +203,7 @@ def _plane(picture: Picture, inverted: bool, stored: np.dtype[Any] | None, name:
             pixels = pixels.astype(np.uint16)
         elif pixels.dtype != np.uint8:
             pixels = pixels.astype(np.float32)
-        # A copy, because a view of Pillow's memory is read-only.
+        # Copy, because a view of Pillow's memory is read-only.
         return pixels.max() - pixels if inverted else pixels.copy()
     if "A" in picture.getbands() and picture.getchannel("A").getextrema() != (255, 255):
         raise ImageError(f"{name}: has transparent parts; save it as plain grey")

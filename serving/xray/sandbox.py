@@ -1,4 +1,4 @@
-"""Confine a decoder's process with a seccomp filter: no network, no other process, no writing to files."""
+"""Confine a decoder's process with a seccomp filter: no network, no new processes, no writing to files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import sys
 from contextlib import suppress
 
-# The system calls of Python and the decoders once their modules are loaded. Everything else fails with EPERM.
+# System calls that Python and the decoders need after their modules are loaded. All others fail with EPERM.
 ALLOWED = """
     access brk clock_getres clock_gettime clock_nanosleep close dup dup2 exit exit_group faccessat faccessat2
     fadvise64 fstat fstatfs futex get_robust_list getcwd getdents64 getegid geteuid getgid getpid getppid
@@ -20,7 +20,7 @@ ALLOWED = """
 """
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CLONE_THREAD = 0x10000
-# To copy a descriptor and to read and set its flags; others send signals.
+# Commands that copy a descriptor or read and set its flags; other commands can send signals.
 FCNTL = (fcntl.F_DUPFD, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL, fcntl.F_DUPFD_CLOEXEC)
 
 
@@ -34,7 +34,7 @@ def available() -> bool:
 
 
 def confine() -> bool:
-    """Install the filter in this process, for good; return False if seccomp filters are not available."""
+    """Install the filter in this process permanently; return False if seccomp filters are not available."""
     if not available():
         return False
     from seccompy import Action, ArgCmp, CmpOp, Filter, FilterFlag, SeccompError
@@ -42,7 +42,7 @@ def confine() -> bool:
     rules = Filter(default=Action.ERRNO | errno.EPERM, flags=FilterFlag.TSYNC)
 
     def allow(name: str, *conditions: ArgCmp) -> None:
-        with suppress(ValueError):  # 64-bit Arm lacks the older forms of some calls
+        with suppress(ValueError):  # 64-bit Arm lacks some older system calls
             rules.allow(name, args=conditions)
 
     try:
@@ -54,10 +54,10 @@ def confine() -> bool:
             allow("fcntl", ArgCmp(1, CmpOp.EQ, command))
         allow("openat", ArgCmp(2, CmpOp.MASKED_EQ, 0, WRITES))
         allow("open", ArgCmp(1, CmpOp.MASKED_EQ, 0, WRITES))
-        # Threads, but no processes. glibc falls back from clone3 to clone, whose flags a filter can read.
+        # Allow threads but no processes. glibc falls back from clone3 to clone, whose flags a filter can read.
         allow("clone", ArgCmp(0, CmpOp.MASKED_EQ, CLONE_THREAD, CLONE_THREAD))
         rules.errno("clone3", errno.ENOSYS)
         rules.load()
-    except SeccompError:  # none for this processor
+    except SeccompError:  # libseccomp does not support this processor
         return False
     return True

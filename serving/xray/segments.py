@@ -24,22 +24,22 @@ LUNG, LEFT, RIGHT = (
     Code("3341006", "SCT", "Right lung"),
 )
 STRUCTURE = Code("123037004", "SCT", "Anatomical Structure")
-# Required attributes that may be empty (type 2 of PS3.3, C.7.1.1 and C.7.2.1); some exports omit them.
+# Attributes that are required but may be empty (type 2; PS3.3, C.7.1.1 and C.7.2.1); some exports omit them.
 MAY_BE_EMPTY = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
 )
-SERIES = 9000  # series number, above those of a modality
+SERIES = 9000  # series number, above those that a modality uses
 
 
 def to_seg(found: Found, source: Dataset, name: str, model: dict[str, Any]) -> bytes:
     """Return a DICOM SEG with segments for the patient's left and right lung, or one segment if the side is unknown.
 
-    It has the patient, study, rows and columns of the X-ray.
+    The SEG has the patient, study, rows and columns of the X-ray.
 
     Args:
-        found: the mask, at the X-ray's size, how the X-ray shows the chest, and the mask's expected Dice, which becomes
-            the segments' description.
+        found: the mask at the X-ray's size, the view of the chest, and the expected Dice, which goes into the
+            segments' description.
         source: the X-ray's dataset; missing type 2 attributes are added to it, empty.
         name: name of the file in messages.
         model: ``name``, ``version`` and ``weights_sha256`` of the model.
@@ -74,7 +74,7 @@ def to_seg(found: Found, source: Dataset, name: str, model: dict[str, Any]) -> b
         for each in described:
             each.SegmentDescription = f"Expected Dice of the lungs {expected:.3f}, lower bound {low:.3f}"
     try:
-        # The same X-ray and model give the same UIDs: in an archive a second run replaces the first.
+        # The same X-ray and model give the same UIDs, so that a second run replaces the first in an archive.
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
             if not UID(str(getattr(source, keyword))).is_valid:
                 raise ValueError(keyword)
@@ -94,8 +94,8 @@ def to_seg(found: Found, source: Dataset, name: str, model: dict[str, Any]) -> b
             device_serial_number=model["weights_sha256"][:16],
             omit_empty_frames=False,
         )
-    except Exception as error:  # highdicom raises anything on an odd header
-        # Not the error's text, which may quote patient data of the header.
+    except Exception as error:  # highdicom may raise anything on an unusual header
+        # Omit the error's text, which may quote patient data.
         missing = getattr(error, "name", None)
         reason = type(error).__name__ + (f": {missing}" if missing else "")
         raise ImageError(f"{name}: no DICOM SEG can refer to it ({reason}); its mask is written as PNG") from error
@@ -106,9 +106,9 @@ def to_seg(found: Found, source: Dataset, name: str, model: dict[str, Any]) -> b
 
 
 def _drop_half_measures(seg: Segmentation) -> None:
-    """Remove pixel measures without a slice thickness: an X-ray has none, and highdicom cannot read them back.
+    """Remove pixel measures without a slice thickness: highdicom cannot read them, and an X-ray has no thickness.
 
-    They are required only with a frame of reference (PS3.3, A.51.5.1). The X-ray itself has the spacing.
+    They are required only with a frame of reference (PS3.3, A.51.5.1). The X-ray keeps the spacing.
     """
     shared = seg.SharedFunctionalGroupsSequence[0]
     if any("SliceThickness" not in item for item in shared.get("PixelMeasuresSequence", [])):

@@ -1,4 +1,4 @@
-"""The patient's left and right lung in a picture."""
+"""The patient's left and right lung in an X-ray."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ KEYWORDS = ("PatientOrientation", "ViewPosition")  # the DICOM attributes that :
 
 
 def lungs(mask: Mask, view: View, dataset: Dataset | None) -> tuple[Mask, Mask]:
-    """Return the patient's left and right lung, uint8 (H, W) each, in the places of a mask of the same shape.
+    """Split a mask into the patient's left and right lung, uint8 (H, W) each.
 
     Args:
         mask: uint8 (H, W), 1 is lung.
-        view: how the picture shows the chest; the sides are those of the upright picture.
-        dataset: the picture's DICOM dataset, if it has one.
+        view: the view of the chest; the mask is split in its upright orientation.
+        dataset: the X-ray's DICOM dataset, if it has one.
     """
     on_left, on_right = (view.put_back(half, mask.shape) for half in halves(view.upright(mask)))
     return (on_left, on_right) if mirrored(dataset, view.change.turns) else (on_right, on_left)
 
 
 def mirrored(dataset: Dataset | None, turns: int = 0) -> bool | None:
-    """Return whether the patient's left is on the picture's left side; None if it is not an upright frontal view.
+    """Return whether the patient's left is on the image's left; None if the view is not upright and frontal.
 
-    PA and AP views are normally shown from the front, with the patient's left on the picture's right:
-    ``PatientOrientation`` is ``L`` for rows and ``F`` for columns. A picture without orientation counts as such.
+    PA and AP views are normally shown from the front, with the patient's left on the image's right:
+    ``PatientOrientation`` is ``L`` for rows and ``F`` for columns. This is assumed if the orientation is missing.
 
     Args:
-        dataset: the DICOM dataset, if the picture has one.
-        turns: quarter turns counter-clockwise after which the picture is looked at.
+        dataset: the DICOM dataset, if the X-ray has one.
+        turns: counter-clockwise quarter turns that are applied to the image first.
     """
     pair, seen = (dataset.get(keyword) for keyword in KEYWORDS) if dataset else (None, None)
     values = pair if isinstance(pair, Sequence) and not isinstance(pair, str | bytes) else []

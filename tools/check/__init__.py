@@ -27,9 +27,9 @@ from tracking.store import connect, store_address, store_name
 if TYPE_CHECKING:
     import torch
 
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - no file of ours: its size is read
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only its size is read
 ASKED = "/api/2.0/mlflow/registered-models/search"
-LARGEST_ERROR = 0.05  # of a bfloat16 product, relative to the largest entry; bfloat16 has 8 bits of precision
+LARGEST_ERROR = 0.05  # of a bfloat16 matrix product, relative to the largest entry; bfloat16 has 8 bits of precision
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _mlflow() -> str:
 
 
 def is_open(address: str) -> bool:
-    """Return whether a server beyond this machine answers requests that carry no credentials."""
+    """Return whether a server on another machine accepts requests without credentials."""
     url = urllib3.util.parse_url(address)
     if url.scheme not in ("http", "https") or not url.host:
         return False
@@ -96,11 +96,11 @@ def is_open(address: str) -> bool:
             return False
         asked = url._replace(auth=None, path=f"{(url.path or '').rstrip('/')}{ASKED}", query="max_results=1")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)  # nothing secret is sent
+            warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)  # the request has no secrets
             pool = urllib3.PoolManager(retries=urllib3.Retry(0, redirect=1), timeout=10, cert_reqs="CERT_NONE")
             answer = pool.request("GET", asked.url)
     except (OSError, urllib3.exceptions.HTTPError):
-        return False  # it answers MLflow's client, by another way, such as a proxy
+        return False  # MLflow's client reaches it another way, such as a proxy
     return answer.status == HTTPStatus.OK
 
 
@@ -159,7 +159,7 @@ def _gpus(wanted: int) -> str:
 
 
 def _multiply(device: torch.device) -> str:
-    """Multiply two matrices on a GPU, compare with the CPU's product, and return the GPU's name and memory."""
+    """Multiply two matrices on a GPU, compare the product with the CPU's, and return the GPU's name and memory."""
     import torch
 
     left, right = torch.randn((2, 256, 256), generator=torch.Generator().manual_seed(0))

@@ -12,7 +12,7 @@ from core.errors import UserError
 CONFIG_MAP = "workflow-controller-configmap"
 KEY = "workflowDefaults"
 FIX = "apply pipelines/manifests/argo-retries.yaml"
-# What each policy does not retry; OnFailure is Argo's default.
+# Failures that each policy does not retry; OnFailure is Argo's default.
 MISSED = {
     "OnError": "a step that fails is not retried",
     "OnFailure": "a step whose pod is lost is not retried",
@@ -34,7 +34,7 @@ def retry_policy(namespace: str) -> str:
 
     where = f"{namespace}/{CONFIG_MAP}"
     try:
-        # Passed here because the library reads its default when it is imported.
+        # Pass it, because the library reads its default at import.
         file = os.environ.get("KUBECONFIG")
         config.load_config(**({"config_file": file} if file else {}))
         api = client.CoreV1Api()

@@ -1,1 +1,1 @@
-"""``defunet checkpoints``: what trainings have left, and its removal."""
+"""``defunet checkpoints``: list and remove the checkpoints of training runs."""

@@ -1,4 +1,4 @@
-"""``defunet checkpoints``: list and clean up what trainings have left."""
+"""The command ``defunet checkpoints``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The states that trainings have left: what they are of, how far they came, and which may go."""
+"""Checkpoints of training runs: their cell, progress and size, and whether they can be removed."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Read = Callable[[str], bytes]
 
 @dataclass
 class Kept:
-    """What one training has left.
+    """The files of one training run.
 
     Attributes:
         cell: network/scenario/seed-n.
-        training: the first digits of its fingerprint; ``-`` for a state of an earlier version, which had none.
-        place: its folder, or ``s3://bucket/prefix``.
-        files: size in bytes and time of every file, by its name below ``place``.
+        training: first digits of the run's fingerprint; ``-`` for a checkpoint of an earlier version, which has none.
+        place: the folder, or ``s3://bucket/prefix``.
+        files: size in bytes and modification time of every file, by its path relative to ``place``.
         read: returns a file's content.
     """
 
@@ -45,22 +45,22 @@ class Kept:
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """Size of all files in bytes."""
         return sum(size for size, _ in self.files.values())
 
     @property
     def changed(self) -> datetime:
-        """When its newest file was written."""
+        """Modification time of the newest file."""
         return max(moment for _, moment in self.files.values())
 
     @property
     def finished(self) -> bool:
-        """Whether it has a result and nothing to go on from."""
+        """Whether there is a result and no checkpoint to resume from."""
         return f"{RESULT}/{RUN}" in self.files and STATE not in self.files
 
     @property
     def epochs(self) -> int | None:
-        """Epochs that it has behind it; None where its record is gone."""
+        """Number of completed epochs; None if there is no record of them."""
         if self.finished:
             return int(json.loads(self._content(f"{RESULT}/{RUN}") or b'{"epochs": 0}')["epochs"])
         steps = [
@@ -74,13 +74,13 @@ class Kept:
 
     @property
     def unsent(self) -> bool:
-        """Whether it holds the record of a finished training that MLflow has not got yet."""
+        """Whether there is an MLflow record of a finished run that has not been sent yet."""
         names = [name for name in self.files if PurePosixPath(name).name == ABOUT]
         abouts = [json.loads(self._content(name) or b"{}") for name in names]
         return any(about.get("status") == FINISHED and about.get(KEPT) for about in abouts)
 
     def _content(self, name: str) -> bytes:
-        """Return a file's content, nothing where its training has removed it since it was listed."""
+        """Return a file's content; empty if the training run has removed it since it was listed."""
         try:
             return self.read(name)
         except FileNotFoundError:
@@ -92,10 +92,10 @@ class Kept:
 
 
 def find(place: str) -> list[Kept]:
-    """Return what trainings have left in a folder of all cells or ``s3://bucket/prefix``, by cell.
+    """Return the training runs in a folder or ``s3://bucket/prefix`` of all cells, sorted by cell and time.
 
     Raises:
-        UserError: there is no such folder, or S3 cannot be asked.
+        UserError: the folder does not exist, or S3 cannot be read.
     """
     found: dict[str, Kept] = {}
     for name, size, moment, read in _in_s3(place) if is_s3(place) else _in_folder(place):
@@ -151,7 +151,7 @@ def _in_s3(place: str) -> Iterator[tuple[str, int, datetime, Read]]:
 
 
 def remove(kept: Kept) -> str:
-    """Remove what a training has left; return why it stays instead, empty if it is gone.
+    """Remove the files of a training run; return why they were not removed, or an empty text.
 
     Raises:
         UserError: a file cannot be removed.

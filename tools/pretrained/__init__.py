@@ -32,15 +32,15 @@ def make(
 ) -> str:
     """Round a trained cell's weights to float16, score them, and write an MLflow model of their package.
 
-    The figures in the card are those of the rounded weights. Equal inputs give equal bytes.
+    The card has the scores of the rounded weights. Equal inputs give equal bytes.
 
     Args:
         model: output of train.
         raw: output of ingest.
         arrays: output of preprocess.
         splits: the folder of the frozen splits.
-        params: all parameters; must be those of the training.
-        out: output folder, whose name is the model's; replaced if it exists.
+        params: all parameters; must equal those of the training run.
+        out: output folder, named like the model; replaced if it exists.
         licence: licence of the weights, in a few words.
         terms: the terms in Markdown, for the README.
 
@@ -67,7 +67,7 @@ def make(
 
 
 def _round(model: Path, out: Path) -> None:
-    """Write a copy of a trained cell with weights in float16, and records that name them."""
+    """Write a copy of a trained cell with weights in float16, and with the new digest in its records."""
     trained, run = read_record(model / PROVENANCE, "train"), read_run(model)
     out.mkdir()
     shutil.copyfile(model / CONFIG, out / CONFIG)
@@ -78,13 +78,13 @@ def _round(model: Path, out: Path) -> None:
     digest = sha256(out / WEIGHTS)
     write_json(out / PROVENANCE, trained | {"weights": digest, "rounded_from": trained["weights"]})
     if run:
-        # Without the MLflow run of the training, where the figures of other weights would be logged.
+        # Drop the MLflow run: scores of the rounded weights must not be logged there.
         nowhere = {"mlflow_run_id": None, "mlflow_training": digest}
         write_json(out / RUN, {name: run[name] for name in ("commit", "dirty")} | {"weights": digest} | nowhere)
 
 
 def _save_model(package: Path, params: Params, out: Path, digest: str) -> None:
-    """Save an MLflow model in which nothing names this machine, this moment, or holds the code twice."""
+    """Save an MLflow model without paths of this machine, without times, and without a second copy of the code."""
     from mlflow.models import Model
     from mlflow.pyfunc import save_model
 

@@ -1,4 +1,4 @@
-"""Apply a profile, a named set of parameters, to ``params.yaml``; comments and other values do not change."""
+"""Apply a profile, a named set of parameters, to ``params.yaml``; keeps comments and other values."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def _page(
     first = next(study for study in studies if study.about.headline)
     found = scores.scores(first)
     charts.forest(found, figures / FOREST)
-    # If several studies have them: those of the page's first study, else of the last.
+    # If several studies have them, use those of the page's first study, else those of the last.
     order = [*(study for study in studies if study is not first), first]
     ablated = next((study for study in reversed(order) if dropped[study.name]), None)
     if ablated:
@@ -137,9 +137,9 @@ def _part(study: Study, dropped: list[differences.Difference], folder: Path) -> 
 
 
 def _all_tables(study: Study) -> str:
-    # No comparisons: the main page has them, over all training runs.
+    # Omit comparisons: the main page has them, over all training runs.
     text = re.sub(r"^# .*", "# All tables", render_markdown(study.cohort, study.cells, []), count=1)
-    # Stored cells have only the scored splits, which may exclude the training images.
+    # Stored cells have only the scored splits, which may lack training images.
     return text.replace(" X-rays with a mask (", " scored X-rays (", 1)
 
 

@@ -1,4 +1,4 @@
-"""``python -m tools.publish.archive``: store the rows of finished cells, and small pictures, in the repository."""
+"""``python -m tools.publish.archive``: store the rows of finished cells, and small images, in the repository."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def keep(
         evaluations: folder of the cells' evaluations.
         models: folder of the cells' models.
         out: folder of the study or of one of its ablations.
-        arrays: the preprocessed cohort, for small pictures of Figures 5 and 6 and of the worst images; None: none.
-        params: section ``evaluate`` of the parameters, for the pictures.
+        arrays: the preprocessed cohort, to draw Figures 5 and 6 and the worst images; None: do not draw them.
+        params: section ``evaluate`` of the parameters, for the drawings.
         only: store only this cell.
 
     Returns:
@@ -71,12 +71,12 @@ def keep(
                 shutil.copy(models / cell.folder / name, folder)
             history = pd.read_csv(models / cell.folder / HISTORY)
             history.merge(pd.DataFrame(runs[cell]["per_epoch"]), on="epoch").to_csv(folder / HISTORY, index=False)
-            # The folder of unsent MLflow records is a path of the training machine.
+            # Omit the folder of unsent MLflow records: it is a path of the training machine.
             record = {key: value for key, value in runs[cell].items() if key not in ("mlflow_records", "per_epoch")}
             write_json(folder / RUN, record)
             for name in (RELIABILITY, SCORED):
                 shutil.copy(evaluations / cell.folder / name, folder)
-            if (evaluations / cell.folder / ROBUSTNESS).exists():  # who wants it runs benchmarks.robustness
+            if (evaluations / cell.folder / ROBUSTNESS).exists():  # optional, from benchmarks.robustness
                 shutil.copy(evaluations / cell.folder / ROBUSTNESS, folder)
     if arrays is not None and params is not None:
         with write_folder(out / FIGURES) as folder:

@@ -1,4 +1,4 @@
-"""The figures of the page: forest plot, ablations, robustness and cost."""
+"""Draw the figures of the main page: forest plot, ablations, robustness and cost."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tools.publish.scores import ALL, OVER_BOTH, Score
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DIGITS = 6  # decimals of drawn values; further decimals differ between CPUs
-EDGE = 0.002  # least distance of a mark from the edge, at which it is not cut
+DIGITS = 6  # decimals of drawn values; more would differ between CPUs
+EDGE = 0.002  # minimum distance of a mark from the edge, so that it is not cut off
 
 
 def forest(found: Sequence[Score], path: Path) -> None:
     """Draw the Dice of every network in every scenario with its 95 % interval, and the paper's Dice.
 
-    A figure of the paper far below ours is drawn as a number with an arrow at the edge.
+    A Dice of the paper far below ours is drawn as a number with an arrow at the edge.
     """
     scenarios = list(dict.fromkeys(score.scenario for score in found))
     networks = sorted({score.network for score in found}, key=paper.order)
@@ -115,7 +115,7 @@ def ablations(found: Sequence[Difference], titles: dict[str, str], path: Path) -
 
 
 def robustness(frame: pd.DataFrame, path: Path) -> None:
-    """Draw test Dice over severity, one panel per corruption and scenario, one line per network and site.
+    """Draw test Dice against severity, one panel per corruption and scenario, one line per network and site.
 
     The band is the interval over images for one training run, and the range of the runs for several.
 
@@ -172,10 +172,10 @@ def _legend_of_lines(figure: Figure, networks: list[str], sites: list[str]) -> N
 
 
 def cost(frame: pd.DataFrame, found: Sequence[Score], path: Path) -> None:
-    """Draw Dice, mean over the scenarios, over the cost of a prediction.
+    """Draw mean Dice over the scenarios against the cost of a prediction.
 
     Args:
-        frame: result of :func:`tools.publish.measured.read_cost`, for the size and width of the scores.
+        frame: result of :func:`tools.publish.measured.read_cost`, at the size and width of the scores.
         found: the scores; networks without a score in every scenario are omitted.
         path: the output file.
     """

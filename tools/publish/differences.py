@@ -29,12 +29,12 @@ class Difference:
         other: name of the other side: a network, a study or an ablation.
         runs: number of runs of each side.
         n_images: number of common test images.
-        ours: mean Dice over runs and images.
-        theirs: the same for the other side.
+        ours: mean Dice over runs and images, 0 to 1.
+        theirs: mean Dice of the other side.
         value: ``ours - theirs``.
-        interval: ends of the 95 % interval, not corrected for the number of comparisons; ``None`` for one image.
+        interval: ends of the 95 % interval, not corrected for multiple comparisons; ``None`` for one image.
         over: the sources of variation in the interval.
-        p: two-sided p-value, corrected for the comparisons of the table; ``None`` with too few runs for a verdict.
+        p: two-sided p-value, corrected for the table's comparisons; ``None`` with too few runs for a verdict.
         verdict: the verdict on ``ours``.
     """
 
@@ -54,7 +54,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two sides of a comparison; ``same``: they differ only after training, so that runs are compared pairwise."""
+    """Two sides of a comparison; with ``same`` they differ only after training, so runs are compared pairwise."""
 
     ours: list[Evaluated]
     theirs: list[Evaluated]
@@ -74,7 +74,7 @@ def compare(pairs: list[Pair], masks: str, column: str) -> list[Difference]:
         UserError: two sides have no common test image, or a cell lacks the column.
     """
     sides = [(by_image(pair.ours, masks, column), by_image(pair.theirs, masks, column)) for pair in pairs]
-    separate = {  # each side only once, even if it is in several pairs
+    separate = {  # each side once, even if several pairs have it
         tuple(id(data) for data in cells): dice
         for pair, both in zip(pairs, sides, strict=True)
         if not pair.same

@@ -1,4 +1,4 @@
-"""Further content of a study's page: worst images, time to the paper's validation Dice, and pictures."""
+"""More content of a study's page: worst images, time to the paper's validation Dice, and drawings."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def reaching(study: Study) -> list[Reaching]:
         if data.cell.scenario != MIXED or data.cell.network not in paper.MIXED["validation"]:
             continue
         target = paper.MIXED["validation"][data.cell.network]["dice"]
-        # In a run with stages only epochs at the full size are comparable to the paper; earlier ones count as time.
+        # In a run with stages only epochs at the full size are comparable to the paper; the time includes the others.
         size = data.history.get("size", pd.Series(0, data.history.index))
         full = data.history[size == size.max()]
         best = float(full["validation_dice"].max())
@@ -102,12 +102,12 @@ def reaching(study: Study) -> list[Reaching]:
 
 
 def figures(study: Study) -> list[Path]:
-    """Return the study's pictures, sorted by name."""
+    """Return the study's drawings, sorted by name."""
     return sorted((study.folder / FIGURES).glob("*.jpg"))
 
 
 def figure_title(path: Path) -> str:
-    """Return the title of a picture from its file name: ``worst-mixed``, ``figure-5-shenzhen``."""
+    """Return the title of a drawing from its file name, such as ``worst-mixed`` or ``figure-5-shenzhen``."""
     kind, _, rest = path.stem.partition("-")
     if kind == "worst":
         return f"The {WORST_IMAGES} worst test images, {scenario_title(rest)}"

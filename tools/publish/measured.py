@@ -1,4 +1,4 @@
-"""Tables other than a study's rows: robustness to corrupted images, and the cost of a prediction."""
+"""Read further tables: robustness to corrupted images, and the cost of a prediction."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def read_robustness(study: Study) -> pd.DataFrame | None:
     """Return the test Dice on corrupted images of a study's cells; ``None`` if no cell has it.
 
     Returns:
-        ``network``, ``scenario``, ``seed``, ``corruption`` (a key of :data:`CORRUPTIONS`), ``severity`` (0, clean, to
-        5), ``site`` (``all`` or one), ``dice`` and the ends of its interval over images, ``low`` and ``high``.
+        Columns ``network``, ``scenario``, ``seed``, ``corruption`` (a key of :data:`CORRUPTIONS`), ``severity`` (0,
+        clean, to 5), ``site`` (``all`` or one), ``dice`` and its interval over images, ``low`` and ``high``.
 
     Raises:
         UserError: a file is invalid, or has an unknown corruption or severity.
@@ -51,9 +51,9 @@ def read_cost(results: Path) -> pd.DataFrame | None:
     """Return the results of ``benchmarks.cost``; ``None`` if there are none.
 
     Returns:
-        ``network``, ``width`` (share of the paper's), ``size`` (pixels per side), ``parameters``, ``gmac`` (10^9
-        multiply-accumulates per picture), ``milliseconds`` (per picture, median of rounds), ``least`` and ``most`` (of
-        the rounds), ``hardware``.
+        Columns ``network``, ``width`` (share of the paper's), ``size`` (pixels per side), ``parameters``, ``gmac``
+        (10^9 multiply-accumulates per image), ``milliseconds`` (per image, median of rounds), ``least`` and ``most``
+        (of the rounds), ``hardware``.
 
     Raises:
         UserError: the file is invalid.

@@ -1,4 +1,4 @@
-"""Small pictures of a study: Figures 5 and 6 for all networks, and the worst test images of DEFU-Net."""
+"""Small drawings of a study: Figures 5 and 6 for all networks, and the worst test images of DEFU-Net."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 IMAGE_INCHES, DPI, QUALITY = 2.0, 100, 85
-TOLERANCE = 0.005  # allowed difference in Dice of a repeated prediction, perhaps in another precision
+TOLERANCE = 0.005  # allowed difference in Dice of a repeated prediction, which may have another precision
 
 
 class _Scored:

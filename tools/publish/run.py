@@ -1,8 +1,8 @@
 """``python -m tools.publish.run``: train, evaluate and store the studies of ``results/plan.yaml``.
 
 Each cell trains in one process with one thread, and several cells run in parallel: on shared cores this is faster than
-several threads per cell. A stored cell is not run again, and a killed one resumes from its last checkpoint. Cells run
-in the plan's order, the first seed of all cells of a study before the second.
+several threads per cell. Stored cells are skipped, and killed cells resume from their last checkpoint. Cells run in the
+plan's order, with the first seed of all cells of a study before the second.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def run_job(job: Job, raw: Path, validation: Path, base: Path, shared: Path) -> 
     Raises:
         UserError: a command failed; the message names its log.
     """
-    # One file per cell: a training run reads its file again, to check that it has not changed.
+    # One file per cell, because a training run checks that its file has not changed.
     params = job.work / "params" / f"{'-'.join(job.cell.folder.parts)}.yaml"
     with ONE_AT_A_TIME:
         choices = parameters(job.entry, base, params)
@@ -156,7 +156,7 @@ def trained(model: Path, choices: Params) -> bool:
 def preprocessed(
     choices: Params, entry: Planned, raw: Path, validation: Path, params: Path, shared: Path
 ) -> tuple[Path, Path]:
-    """Return the arrays and splits for an entry's parameters; made once for all entries with the same parameters."""
+    """Return the arrays and splits for an entry's parameters; entries with equal parameters share them."""
     folder = shared / "-".join([params_hash(choices.preprocess), *entry.scenarios])
     arrays, splits = folder / "arrays", folder / "splits"
     if not (arrays.exists() and splits.exists()):
@@ -183,7 +183,7 @@ def call(step: str, log: Path, *arguments: object) -> None:
 
 
 def work_off(todo: list[Job], processes: int, *given: Path) -> Iterator[tuple[bool, str]]:
-    """Run jobs in parallel; yield for each whether it succeeded, and a line about it."""
+    """Run jobs in parallel; for each, yield whether it succeeded, and one line about it."""
     with ThreadPoolExecutor(processes) as pool:
         running = {pool.submit(run_job, job, *given): job for job in todo}
         for future in as_completed(running):

@@ -30,8 +30,8 @@ class Score:
     """The test Dice of one network in one scenario, mean over images and training runs.
 
     Attributes:
-        scenario: its scenario; for folds, without their number.
-        network: its name.
+        scenario: the scenario; for folds, without their number.
+        network: name of the network.
         site: site of the images, or ``all``.
         n_images: number of test images.
         runs: number of training runs; for folds, per fold.
@@ -71,7 +71,7 @@ def by_image(cells: Sequence[Evaluated], masks: str, column: str, site: str = AL
 
 
 def spread_of(sides: Sequence[pd.DataFrame]) -> RunSpread | None:
-    """Return the spread of runs over all sides with several runs; ``None`` if there are none. Pass each side once."""
+    """Return the spread of runs over all sides with several runs, ``None`` if there are none; pass each side once."""
     several = [side.to_numpy(float).T for side in sides if side.shape[1] > 1 and len(side) > 1]
     return run_spread(several) if several else None
 
@@ -102,7 +102,7 @@ def scores(study: Study) -> list[Score]:
 
 
 def score_at(study: Study, network: str, scenario: str, column: str, site: str = ALL) -> Score | None:
-    """Return one score, for folds over all of them; ``None`` if the study has none.
+    """Return one score, over all folds if there are folds; ``None`` if the study has none.
 
     Args:
         study: the study, with its kind of masks.
@@ -131,7 +131,7 @@ def folded(study: Study) -> list[Score]:
     """Return every network's scores over the test images of all folds, for all images and for each site.
 
     Raises:
-        UserError: a fold is missing, or two folds have a common test image.
+        UserError: a fold is missing, or two folds share a test image.
     """
     if not study.about.folds:
         return []

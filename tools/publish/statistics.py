@@ -2,12 +2,12 @@
 
 An interval over images ignores the variance of training runs. So runs and images are resampled together (hierarchical
 bootstrap: Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8; Bouthillier et al.,
-Accounting for Variance in Machine Learning Benchmarks, MLSys 2021). With three runs per side this gives too many false
-positives, for two reasons that are corrected here:
+Accounting for Variance in Machine Learning Benchmarks, MLSys 2021). With three runs per side this alone gives too many
+false positives, for two reasons, which are corrected here:
 
 - Resampling n runs gives only (n - 1) / n of the variance among runs (Davison and Hinkley). So the runs' deviations
   from their mean are multiplied by sqrt(n / (n - 1)).
-- The variance of three runs is often far too small by chance. It is replaced by the mean variance over all networks of
+- By chance the variance of three runs is often far too small. It is replaced by the mean variance over all networks of
   the table if that is larger. Student's quantiles replace the normal ones, with the degrees of freedom of that mean and
   of the images (Satterthwaite, Biometrics Bulletin 2, 1946).
 
@@ -46,10 +46,10 @@ class Estimate:
     """A mean Dice or a difference of two, with its uncertainty over images and training runs.
 
     Attributes:
-        value: -1 to 1, (...).
+        value: the mean or the difference, -1 to 1, (...).
         low: lower end of the 95 % interval, (...).
-        high: its upper end, (...).
-        p: two-sided p-value of the value 0, (...).
+        high: upper end of the 95 % interval, (...).
+        p: two-sided p-value of the null hypothesis that the value is 0, (...).
     """
 
     value: Floats
@@ -62,7 +62,7 @@ def run_spread(sides: Sequence[Floats]) -> RunSpread:
     """Return the mean variance among training runs over all sides of a table.
 
     Args:
-        sides: per network and scenario its Dice, float64 (..., runs, images) with two runs or more; each side once.
+        sides: Dice of each network and scenario, float64 (..., runs, images), at least two runs; each side once.
 
     Raises:
         ValueError: there is no side, or a side has a single run.
@@ -142,7 +142,7 @@ def _draws(rng: np.random.Generator, resamples: int, count: int) -> Floats:
 
 
 def _resampled(side: Floats, images: Floats, rng: np.random.Generator) -> Floats:
-    """Return the means of one side, (resamples, ...), with its own draws of runs and the common draws of images."""
+    """Return the means of one side, (resamples, ...); draws runs anew and uses the common draws of images."""
     count = side.shape[-2]
     mean = side.mean(-2, keepdims=True)
     wide = mean + np.sqrt(count / (count - 1)) * (side - mean)

@@ -1,8 +1,8 @@
 """Studies stored in the repository: rows, cases, history and configuration of every cell, without large files.
 
-``results/<study>/study.yaml`` describes the study. The same folder has one folder per cell, as in ``models/``, and in
-``ablations/<name>/`` the same for each ablation. ``figures/`` has small pictures, and ``worst.csv`` a reader's remarks
-on the worst X-rays.
+``results/<study>/study.yaml`` describes the study. The folder has one folder per cell, as in ``models/``, and one per
+ablation, ``ablations/<name>/``, with its cells. ``figures/`` has small drawings, and ``worst.csv`` has a reader's
+remarks on the worst X-rays.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Study:
 
     @property
     def width(self) -> float:
-        """Number of channels as a share of the paper's."""
+        """Number of channels relative to the paper's."""
         return float(self.cells[0].config["width"])
 
     @property
@@ -112,7 +112,7 @@ def read_studies(results: Path) -> list[Study]:
     """Return the studies of a folder, sorted by the number in front of their names, then by name.
 
     Raises:
-        UserError: there is none, or files are missing or invalid (all of a study are listed).
+        UserError: there is no study, or files are missing or invalid (all of a study are listed).
     """
     found = sorted((path.parent for path in results.glob(f"*/{STUDY}")), key=_order)
     if not found:
@@ -157,7 +157,7 @@ def _read_cells(folder: Path, problems: list[str]) -> list[Evaluated]:
 
 
 def _read_cell(folder: Path, cell: Cell) -> Evaluated:
-    """Return a stored cell, without ROC curve and pictures, which are not stored."""
+    """Return a stored cell, without ROC curve and images, which are not stored."""
     frames = {}
     for name, types in ((CASES, {"id": "string"}), (HISTORY, {})):
         try:

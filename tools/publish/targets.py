@@ -57,7 +57,7 @@ def read_targets(results: Path) -> list[Target]:
     """Return the targets in the order of the file; empty without a file.
 
     Raises:
-        UserError: the file is not a list of targets.
+        UserError: the file is not a valid list of targets.
     """
     path = results / TARGETS
     if not path.exists():
@@ -69,7 +69,7 @@ def read_targets(results: Path) -> list[Target]:
 
 
 def reach(targets: Sequence[Target], studies: Sequence[Study]) -> list[Reach]:
-    """Return the result for each target, from the matching study with the most runs, or the first of these."""
+    """Return the result for each target, from the (first) matching study with the most runs."""
     return [_reach(target, studies) for target in targets]
 
 

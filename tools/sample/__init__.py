@@ -1,7 +1,7 @@
 """The sample cohort: synthetic chest X-rays of two "manufacturers" with lung masks, in the publishers' layouts.
 
-It replaces a real cohort in examples and tests. It has no patient data: shapes, textures, readings, ages and sexes are
-from a seeded random generator.
+It replaces a real cohort in examples and tests. It has no patient data: a seeded random generator draws shapes,
+textures, readings, ages and sexes.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ COHORT = "cohort.json"
 ENTRIES = frozenset({"MontgomerySet", "ChinaSet_AllFiles", "mask", COHORT, "README.md"})
 UNPAIRED_EVERY = 11  # every 11th Shenzhen X-ray has no mask
 COLOUR_EVERY, COLOUR_FIRST = 40, 5  # every 40th, from the 5th, is grey stored as RGB
-MOST = 999_999  # X-rays of a site
-PARALLEL = 100  # patients from which starting processes is worth it
+MOST = 999_999  # maximum number of X-rays per site
+PARALLEL = 100  # minimum number of patients for several processes
 PATIENTS_A_JOB = 8
-# Adaptive filters per row, for small files, since a sample cohort is committed.
+# Adaptive filters per row, for small files: the sample cohort is committed.
 PNG = (
     *(cv2.IMWRITE_PNG_COMPRESSION, 9),
     *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_FILTERED),
@@ -74,11 +74,11 @@ class Xray:
     """One X-ray of the sample.
 
     Attributes:
-        name: the publisher's file name without its extension: MCUCXR_0001_0.
-        picture: uint16 (height, width), 0 to 4095, or uint8 (height, width), or uint8 (height, width, 3) that is grey.
-        left: mask of the patient's left lung, uint8 (height, width), 0 or 255, on the right of the picture.
-        right: mask of the patient's right lung, the same format.
-        reading: the text of its clinical reading: sex, age, finding.
+        name: the publisher's file name without extension, such as MCUCXR_0001_0.
+        picture: uint16 (height, width), 0 to 4095, or uint8 (height, width), or grey as uint8 (height, width, 3).
+        left: mask of the patient's left lung, uint8 (height, width), 0 or 255, on the image's right.
+        right: mask of the patient's right lung, in the same format.
+        reading: text of the clinical reading: sex, age, finding.
     """
 
     name: str
@@ -97,20 +97,20 @@ def draw_xray(site: str, number: int, seed: int = 0, scale: float = 1.0) -> Xray
 
 
 def draw_patient(site: str, patient: int, numbers: range | list[int], seed: int, scale: float) -> Iterator[Xray]:
-    """Yield the X-rays ``numbers`` of one patient: the same chest, developed with other contrast, labels and grain.
+    """Yield the X-rays ``numbers`` of one patient: the same chest with different contrast, labels and grain.
 
-    Drawing a chest takes most of the time of a small X-ray, so that large cohorts have several of each patient.
+    A small X-ray takes most of its time to draw the chest, so large cohorts have several X-rays per patient.
 
     Args:
         site: ``montgomery`` or ``shenzhen``.
         patient: number of the patient; odd ones are normal, even ones abnormal.
-        numbers: numbers of the X-rays; the one equal to ``patient`` is that of :func:`draw_xray`.
+        numbers: numbers of the X-rays; the one equal to ``patient`` is the X-ray of :func:`draw_xray`.
         seed: seed of all random draws.
-        scale: scale of the pictures' sides.
+        scale: scale of the images' sides.
     """
     machine = MACHINES[site]
     place = list(MACHINES).index(site)
-    # Separate generators for shapes and noise, so that every scale shows the same chest.
+    # Separate generators for shapes and noise, so that the chest does not depend on the scale.
     shapes = np.random.default_rng([seed, place, patient, 0])
     chest = draw_chest(shapes)
     frame = machine.frame(shapes, scale)
@@ -159,7 +159,7 @@ WRITERS = {"montgomery": _write_montgomery, "shenzhen": _write_shenzhen}
 
 
 def _write_site(root: Path, site: str, count: int, patients: int, seed: int, scale: float) -> None:
-    """Write the X-rays of a site, in one process per core; the bytes do not depend on their number."""
+    """Write the X-rays of a site, with one process per core; the number of cores does not change the bytes."""
     if not count:
         return
     for folder in FOLDERS[site]:
@@ -172,7 +172,7 @@ def _write_site(root: Path, site: str, count: int, patients: int, seed: int, sca
                 write(patient)
                 advance(1)
             return
-        # Spawned and not forked, because the caller may have threads.
+        # Spawn, not fork, because the caller may have threads.
         with ProcessPoolExecutor(cores(), mp_context=get_context("spawn")) as pool:
             for _ in pool.map(write, every, chunksize=PATIENTS_A_JOB):
                 advance(1)
@@ -207,7 +207,7 @@ def _check(out: Path, montgomery: int, shenzhen: int, patients: int | None, seed
         raise UserError(f"the sample cohort cannot be made: {len(problems)} value(s) to correct", problems)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; give a new folder")
-    # The folder is replaced, so it must be an earlier sample and not other files.
+    # The folder is replaced, so it must be an earlier sample.
     if out.exists() and any(out.iterdir()) and not _is_sample(out):
         raise UserError(f"{out}: holds files that are not a sample cohort; name an empty or a new folder")
 
@@ -230,9 +230,9 @@ def make_sample(
         montgomery: number of X-rays in the Montgomery layout, uint16, 0 to 4095, each with a left and a right mask.
         shenzhen: number of X-rays in the Shenzhen layout, uint8; every eleventh has no mask.
         seed: seed of all random draws.
-        scale: scale of the pictures' sides; 1 is about 320 x 390 pixels, 12.5 the publishers' 4020 x 4892.
-        patients: number of patients of each site, even; X-ray ``k`` is of patient ``k`` modulo this number. None: every
-            X-ray is of a patient of its own.
+        scale: scale of the images' sides; 1 is about 320 x 390 pixels, 12.5 the publishers' 4020 x 4892.
+        patients: number of patients per site, even; X-ray ``k`` is of patient ``k`` modulo this number. None: one
+            patient per X-ray.
 
     Raises:
         UserError: a value is out of range, ``out`` has other files, or the disk is full.

@@ -1,9 +1,9 @@
 """The shapes of a synthetic chest.
 
-Shapes are in chest coordinates, independent of the picture's size and aspect ratio: ``u`` is horizontal, 0 at the
-midline and -1 and +1 at the lungs' outermost edges; ``v`` is vertical, 0 at the lung apices and 1 at the costophrenic
-angles. The shapes of one side use the distance from the midline, ``s >= 0``, and the side's sign: -1 is the patient's
-right, on the left of the picture, +1 the patient's left.
+Shapes are in chest coordinates, independent of the image's size and aspect ratio: ``u`` is horizontal, 0 at the midline
+and -1 and +1 at the lungs' outermost edges; ``v`` is vertical, 0 at the lung apices and 1 at the costophrenic angles.
+The shapes of one side use the distance from the midline, ``s >= 0``, and the side's sign: -1 is the patient's right, on
+the image's left, and +1 the patient's left.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Points = NDArray[np.float64]  # (n, 2): chest coordinates, or s and v of one sid
 Field = NDArray[np.float32]  # (height, width)
 
 RIGHT, LEFT = -1, 1  # the patient's sides
-SUBPIXEL_BITS = 6  # of OpenCV's fixed-point drawing coordinates
+SUBPIXEL_BITS = 6  # fractional bits of OpenCV's fixed-point coordinates
 
 
 def curve(points: Any, samples: int = 64) -> Points:
@@ -37,7 +37,7 @@ def on_side(points: Points, side: int) -> Points:
 
 @dataclass(frozen=True)
 class Frame:
-    """Position of the chest in a picture of ``height`` x ``width`` pixels, and methods to draw shapes there."""
+    """Position of the chest in an image of ``height`` x ``width`` pixels, and methods to draw shapes there."""
 
     height: int
     width: int
@@ -45,7 +45,7 @@ class Frame:
     top: float  # y of the apices, pixels
     half_width: float  # pixels of one unit of u
     length: float  # pixels of one unit of v
-    tilt: float  # of the patient, radians
+    tilt: float  # rotation of the patient, radians
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -88,7 +88,7 @@ class Frame:
         canvas = np.zeros(self.shape, np.uint8)
         for points, width in lines:
             pixels = width * self.half_width
-            # A line thinner than a pixel is drawn one pixel wide and paler.
+            # Draw a line thinner than a pixel one pixel wide, but paler.
             value = int(255 * min(1.0, pixels))
             thickness = max(1, round(pixels))
             cv2.polylines(canvas, [self._fixed_point(points)], False, value, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
@@ -112,7 +112,7 @@ class Lung:
     side: int
     border: Points
     diaphragm: Points  # from the costophrenic to the cardiophrenic angle
-    medial: Points  # the border at the heart, from below to the apex
+    medial: Points  # the border at the heart, from the base to the apex
 
     @property
     def outline(self) -> Points:
@@ -128,10 +128,10 @@ class Chest:
     lungs: tuple[Lung, Lung]  # the patient's right, left
     torso: float  # half-width of the trunk below the arms, units of u
     shoulder: float  # v of the shoulders
-    arm: float  # how far the arms are held from the trunk, units of u
+    arm: float  # distance of the arms from the trunk, units of u
     ribs: float  # v of the first posterior rib at the spine
     rib_distance: float  # v between neighbouring ribs
-    rib_slope: float  # v that a posterior rib falls on its way to the side
+    rib_slope: float  # fall of a posterior rib towards the side, units of v
     trachea: Points = field(repr=False)  # (u, v)
 
 

@@ -21,7 +21,7 @@ class Machine:
     """One manufacturer's machine.
 
     Attributes:
-        frame: draws the picture's size in pixels (at a scale) and the position of the chest in it.
+        frame: draws the image's size in pixels (at a scale) and the position of the chest.
         develop: converts a radiograph to the stored grey values.
     """
 
@@ -39,7 +39,7 @@ def _place(
 ) -> Frame:
     centre, length = width * rng.uniform(0.48, 0.52), height * rng.uniform(*length_share)
     tilt = float(np.clip(rng.normal(0, 0.022), -0.05, 0.05))
-    # Both lungs must be in the picture: a tilt moves the midline towards one edge, and a lung reaches to at most 1.07.
+    # Both lungs must be in the image: a tilt moves the midline towards one edge, and a lung extends to at most 1.07.
     low = centre - np.sin(tilt) * length
     room = (min(centre, low, width - centre, width - low) - 0.008 * width - 1) / 1.07
     half_width = min(width * rng.uniform(*half_share), room)
@@ -56,7 +56,7 @@ def _stamp(
     boxed: bool = False,
     bold: bool = True,
 ) -> None:
-    """Draw ``text`` into ``picture`` in place; ``at`` and ``size`` (of a capital) are shares of the picture."""
+    """Draw ``text`` into ``picture`` in place; ``at`` and ``size`` (height of a capital) are shares of the image."""
     height, width = picture.shape
     font, pixels = cv2.FONT_HERSHEY_SIMPLEX, size * height
     scale = pixels / 22  # a capital of this font is 22 pixels high at scale 1
@@ -88,7 +88,7 @@ def _lowest_lung(radiograph: Radiograph) -> int:
     return int(np.flatnonzero((radiograph.right | radiograph.left).any(axis=1))[-1])
 
 
-# The publisher's size is 4020 x 4892 pixels of 12 bits, portrait or landscape; the sample has it at scale 12.5.
+# The publisher's images have 4020 x 4892 pixels of 12 bits, portrait or landscape; scale 12.5 gives this size.
 FILM = (4020 * 0.08, 4892 * 0.08)
 
 
@@ -100,7 +100,7 @@ def _film_frame(rng: np.random.Generator, scale: float) -> Frame:
 
 
 def _film(rng: np.random.Generator, radiograph: Radiograph, frame: Frame) -> NDArray[np.uint16]:
-    """Scanned film: hard contrast, white abdomen, black surround, cut off below by the shutter. uint16, 0 to 4095."""
+    """Return a scanned film, uint16, 0 to 4095: hard contrast, white abdomen, black surround, shutter edge below."""
     height, width = frame.shape
     across = np.linspace(-1, 1, width, dtype=np.float32)[None, :] * np.float32(rng.uniform(-0.06, 0.06))
     steep, middle = rng.uniform(4.2, 5.6), rng.uniform(0.66, 0.80)
@@ -127,7 +127,7 @@ def _film(rng: np.random.Generator, radiograph: Radiograph, frame: Frame) -> NDA
             inwards = rng.uniform(0.004, 0.012) * width
             at = (through[0] + np.cos(normal) * inwards, height / 2)
             picture *= _half_plane(frame.shape, at, normal + rng.normal(0, 0.006))
-    # A scanner's last three bits are noise, which PNG cannot compress: they are 0, except for full white.
+    # A scanner's last three bits are noise, which PNG cannot compress: set them to 0, except for full white.
     steps = np.rint(picture.clip(0, 1) * 511).astype(np.uint16)
     return np.where(steps == 511, 4095, steps * 8).astype(np.uint16)
 
@@ -138,7 +138,7 @@ def _digital_frame(rng: np.random.Generator, scale: float) -> Frame:
 
 
 def _digital(rng: np.random.Generator, radiograph: Radiograph, frame: Frame) -> NDArray[np.uint8]:
-    """Digital detector: flat curve, bright lungs, sharpened edges, grain, a dim surround, small labels. uint8."""
+    """Return a digital image, uint8: flat curve, bright lungs, sharpened edges, grain, dim surround, small labels."""
     height, width = frame.shape
     down = np.linspace(-1, 1, height, dtype=np.float32)[:, None] * np.float32(rng.uniform(-0.04, 0.08))
     gamma, white = rng.uniform(0.55, 0.85), rng.uniform(1.45, 1.75)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tools.sample import anatomy
 from tools.sample.anatomy import LEFT, RIGHT, Chest, Field, Frame, Points, curve, on_side
 
-ZONES = {"upper": 0.24, "middle": 0.47, "lower": 0.70}  # v of the zones' middles
+ZONES = {"upper": 0.24, "middle": 0.47, "lower": 0.70}  # v of the zones' centres
 KINDS = ("infiltrate", "nodules", "cavity", "effusion")
 
 
@@ -19,10 +19,10 @@ KINDS = ("infiltrate", "nodules", "cavity", "effusion")
 class Lesion:
     """An abnormality in a lung."""
 
-    kind: str  # of KINDS
+    kind: str  # one of KINDS
     side: int
-    zone: str  # of ZONES
-    seed: int  # of its own shape
+    zone: str  # one of ZONES
+    seed: int  # seed of the shape
 
     @property
     def finding(self) -> str:
@@ -39,8 +39,8 @@ class Radiograph:
 
     Attributes:
         attenuation: float32 (height, width), 0 in air and about 1 to 1.6 behind the heart and the abdomen.
-        right: mask of the patient's right lung, uint8 (height, width), 0 or 255, on the left of the picture.
-        left: mask of the patient's left lung, the same format.
+        right: mask of the patient's right lung, uint8 (height, width), 0 or 255, on the image's left.
+        left: mask of the patient's left lung, in the same format.
     """
 
     attenuation: Field
@@ -49,7 +49,7 @@ class Radiograph:
 
 
 def draw_lesions(rng: np.random.Generator) -> list[Lesion]:
-    """Return one to three lesions, not two of the same kind on one side."""
+    """Return one to three lesions, at most one of each kind per side."""
     lesions: dict[tuple[str, int], Lesion] = {}
     for _ in range(int(rng.integers(1, 4))):
         kind = str(rng.choice(KINDS, p=(0.45, 0.25, 0.12, 0.18)))
@@ -60,7 +60,7 @@ def draw_lesions(rng: np.random.Generator) -> list[Lesion]:
 
 
 def cloud(rng: np.random.Generator, shape: tuple[int, int], cells: int) -> Field:
-    """Return smooth noise of mean 0 and deviation about 1 with ``cells`` bumps across, independent of the size."""
+    """Return smooth noise with mean 0, deviation about 1 and ``cells`` bumps across, independent of the size."""
     rows = max(2, round(cells * shape[0] / shape[1])) + 2
     # A separate generator, so that the number of bumps does not change later draws.
     grid = np.random.default_rng(int(rng.integers(2**32))).standard_normal((rows, cells + 2), dtype=np.float32)
@@ -165,7 +165,7 @@ def _lung_field(rng: np.random.Generator, chest: Chest, frame: Frame, masks: lis
     """Return the reduction of attenuation by the air in the lungs, less vessels and texture."""
     total = np.zeros(frame.shape, np.float32)
     u, v = frame.grid()
-    filled = np.float32(rng.uniform(0.74, 1.08))  # how much air was breathed in
+    filled = np.float32(rng.uniform(0.74, 1.08))  # amount of inhaled air
     grain = np.float32(0.018) * cloud(rng, frame.shape, 70) + np.float32(0.030) * cloud(rng, frame.shape, 12)
     for lung, mask in zip(chest.lungs, masks, strict=True):
         inside = frame.blur(mask.astype(np.float32) / np.float32(255), 0.012)

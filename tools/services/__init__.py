@@ -1,7 +1,7 @@
 """Local S3 and MLflow servers: ``python -m tools.services``, or ``make services``.
 
-SeaweedFS stores objects, and the MLflow server runs and models. The MLflow server proxies artifacts to S3, so that its
-clients need no S3 keys. Tests use the same functions, and ``compose.yaml`` runs the same commands.
+SeaweedFS stores objects; the MLflow server stores runs and models. It proxies artifacts to S3, so that its clients need
+no S3 keys. Tests use the same functions, and ``compose.yaml`` runs the same commands.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from tools.services.checks import HOST, find_program, free_ports
 
 DATA, ARTIFACTS = "data", "mlflow"  # the buckets: for users and steps, and for the MLflow server
 LIBC, PR_SET_PDEATHSIG = ctypes.CDLL(None), 1  # from <sys/prctl.h>
-# SeaweedFS stops in 2 seconds; occasionally its admin component, unused here, delays it for 10.
+# SeaweedFS stops in 2 seconds; sometimes its admin component, which is not used here, needs 10.
 START_SECONDS, STOP_SECONDS = 300, 30
-# SeaweedFS' internal ports, other than S3.
+# SeaweedFS' internal ports.
 INNER_PORTS = (
     *("s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc"),
     *("filer.port", "filer.port.grpc", "admin.port", "admin.port.grpc"),
@@ -34,7 +34,7 @@ INNER_PORTS = (
 
 @dataclass(frozen=True)
 class Keys:
-    """S3 credentials. The defaults are for services that only this machine's users can reach."""
+    """S3 credentials; the defaults are only for services that listen on the loopback address."""
 
     access: str = "laptop"
     secret: str = "laptop-only"  # noqa: S105
@@ -56,7 +56,7 @@ class Service:
 
 
 def s3_command(program: str, folder: str, ip: str, bind: str, ports: Mapping[str, int]) -> list[str]:
-    """Return the command of an S3 server with both buckets; it reads the keys of its one user from the environment.
+    """Return the command of an S3 server with both buckets; the server reads its user's keys from the environment.
 
     Args:
         program: path of ``weed``.
@@ -67,13 +67,13 @@ def s3_command(program: str, folder: str, ip: str, bind: str, ports: Mapping[str
     """
     line = [program, "mini", f"-dir={folder}", f"-ip={ip}", f"-ip.bind={bind}", f"-bucket={DATA},{ARTIFACTS}"]
     line += ["-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
-    # By default it reserves a GiB per bucket on a large disk, and refuses to write without that space.
+    # By default SeaweedFS reserves a GiB per bucket on a large disk, and refuses writes without that space.
     line.append("-master.volumeSizeLimitMB=128")
     return line + [f"-{name}={port}" for name, port in ports.items()]
 
 
 def mlflow_command(program: str, bind: str, port: int, names: Sequence[str], workers: int) -> list[str]:
-    """Return the command of a tracking server with artifacts in S3; the environment has database and keys.
+    """Return the command of a tracking server with artifacts in S3; database and keys are in its environment.
 
     Args:
         program: path of ``mlflow``.
@@ -88,25 +88,25 @@ def mlflow_command(program: str, bind: str, port: int, names: Sequence[str], wor
 
 
 def mlflow_environment(database: str, endpoint: str, keys: Keys) -> dict[str, str]:
-    """Return the tracking server's environment; the database URI may have a password, so it is not an argument."""
+    """Return the tracking server's environment, which has the database URI because that may have a password."""
     given = {"MLFLOW_BACKEND_STORE_URI": database, "AWS_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1"}
-    # The server would start extra processes for LLM jobs, which are not used here.
+    # Else the server starts extra processes for LLM jobs.
     given |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     return given | keys.environment
 
 
 @contextmanager
 def s3(folder: Path, keys: Keys, port: int) -> Iterator[Service]:
-    """Run an S3 server on the loopback address; its data stay in ``folder/s3``.
+    """Run an S3 server on the loopback address; its data persist in ``folder/s3``.
 
     Raises:
-        UserError: the program is missing, or it does not start.
+        UserError: the program is missing, or the server does not start.
     """
     data = folder / "s3"
     data.mkdir(parents=True, exist_ok=True)
     ports = {"s3.port": port} | dict(zip(INNER_PORTS, free_ports(len(INNER_PORTS)), strict=True))
     line = s3_command(find_program("weed"), str(data), HOST, HOST, ports)
-    line.append("-volume.preStopSeconds=0")  # no pause for other servers to notice, as there are none
+    line.append("-volume.preStopSeconds=0")  # no other servers need to notice the stop
     url = f"http://{HOST}:{port}"
     client = s3_client(url, keys)
     with _running("S3", url, line, keys.environment, folder, lambda: _has_buckets(client)) as service:
@@ -115,10 +115,10 @@ def s3(folder: Path, keys: Keys, port: int) -> Iterator[Service]:
 
 @contextmanager
 def mlflow(folder: Path, database: str, endpoint: str, keys: Keys, port: int) -> Iterator[Service]:
-    """Run a tracking server on the loopback address with its artifacts in the S3 server at ``endpoint``.
+    """Run a tracking server on the loopback address with artifacts in the S3 server at ``endpoint``.
 
     Raises:
-        UserError: the program is missing, or it does not start.
+        UserError: the program is missing, or the server does not start.
     """
     import httpx
 
@@ -177,7 +177,7 @@ def _has_buckets(client: Any) -> bool:
 def _running(
     name: str, url: str, line: list[str], environment: dict[str, str], folder: Path, answers: Callable[[], bool]
 ) -> Iterator[Service]:
-    """Start a command, wait until it answers, run the block, then stop the command and its children."""
+    """Start a server, wait until it responds, run the block, then stop the server and its children."""
     # Settings of this process must not redirect the server.
     others = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "MLFLOW_", "S3_"))}
     log = folder / f"{name.lower()}.log"
@@ -206,15 +206,15 @@ def _running(
 
 
 def _end_with_parent() -> None:
-    """Ask Linux to stop a server when its parent process is killed."""
+    """Make Linux signal this process when its parent is killed."""
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """Terminate a server, then kill the rest of its process group.
 
-    The serving processes may be children of the started process; when they have ended, the work is done. MLflow's
-    launcher would run on for seconds to free memory.
+    The serving processes may be children of the started process; the work is done when they have ended. MLflow's
+    launcher would need seconds more to free memory.
     """
     import psutil
 

@@ -85,7 +85,7 @@ Ctrl+C stops both.""",
 
 
 def _watch(*services: Service) -> None:
-    """Wait for Ctrl+C, then ignore further ones, so that the servers are stopped."""
+    """Wait for Ctrl+C, then ignore further ones while the servers stop."""
     try:
         while True:
             for service in services:

@@ -48,7 +48,7 @@ def check_database(uri: str) -> None:
     except ArgumentError:
         raise UserError(f"not the URI of a database; {URI_FORM}") from None
     try:
-        engine = create_engine(uri, poolclass=NullPool)  # no connection stays open
+        engine = create_engine(uri, poolclass=NullPool)  # keeps no connection open
         engine.connect().close()
     except ImportError as error:
         raise UserError(f"{shown}: its driver, {error.name}, is not installed; {URI_FORM}") from error

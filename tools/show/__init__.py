@@ -21,7 +21,7 @@ from tools.show.changes import change_line
 from tools.show.costs import cost_table
 from tracking.store import answered, connect, store_name
 
-# Columns that are dropped in a narrow terminal, in this order.
+# Columns to drop in a narrow terminal, in this order.
 DISPENSABLE = ("accuracy", "Jaccard", "ASSD, px", "MLflow run", "started", "HD95, px", "images", "seed", "commit")
 RUNS = "workflowType=machine_learning"
 
@@ -100,11 +100,11 @@ def main(
 
 
 def registry_lines(registered: dict[str, Any]) -> list[str]:
-    """Return the lines on the registered version and on how to browse the MLflow store.
+    """Return lines on the registered version and on how to browse the MLflow store.
 
     Args:
         registered: content of ``artifacts/registered.json``. The version is shown only if the current store has it with
-            the same run, because DVC may have fetched the file from another machine, or the store may have changed.
+            the same run: DVC may have pulled the file from another machine, or the store may have changed.
     """
     name, number = str(registered["name"]), int(registered["version"])
     cell = f"{registered['network']}, {registered['scenario']}, seed {registered['seed']}"
@@ -127,7 +127,7 @@ def registry_lines(registered: dict[str, Any]) -> list[str]:
     if version.run_id != registered["run_id"]:
         return [f"{missing} (its version {number} is of another run)", browse]
     with answered(f"run {version.run_id}"):
-        # MLflow's start page is for language models, and empty here.
+        # Not MLflow's start page, which is for language models and empty here.
         runs = f"runs     {base}/#/experiments/{client.get_run(version.run_id).info.experiment_id}/runs?{RUNS}"
     aliases = "".join(f" @{alias}" for alias in version.aliases)
     uri = f'mlflow.pyfunc.load_model("models:/{name}/{number}")'

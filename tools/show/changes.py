@@ -1,4 +1,4 @@
-"""What changed in test Dice since the last commit."""
+"""The change in test Dice since the last commit."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ DICE = "test_dice"
 
 
 def change_line(reports: Path) -> str | None:
-    """Return how the test Dice of every network and scenario differs from that of the last commit, in one line.
+    """Return the change in test Dice of every network and scenario since the last commit, in one line.
 
-    None if Git does not have the figures of a commit. `dvc metrics diff` compares any two commits.
+    Returns None if the last commit has no figures. `dvc metrics diff` compares any two commits.
 
     Args:
         reports: output of report, in a Git repository.
@@ -26,7 +26,7 @@ def change_line(reports: Path) -> str | None:
         commit = git(reports, "rev-parse", "--short", "HEAD").strip()
         before = json.loads(git(reports, "show", f"HEAD:./{name}"))
     except (OSError, subprocess.CalledProcessError, ValueError):
-        return None  # no repository, no commit, or none with figures
+        return None  # no repository, no commit, or no figures in it
     lines = []
     for network, scenarios in now.items():
         for scenario, figures in scenarios.items():

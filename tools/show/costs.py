@@ -1,4 +1,4 @@
-"""Times and machines of the training runs, which differ between equal runs and so are not in the report."""
+"""Times and machines of the training runs; the report omits them, because they differ between equal runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def cost_table(models: Path, rows: Iterable[Row]) -> Table:
     for name in ("commit", "MLflow run"):
         table.add_column(name, no_wrap=True)
     if len(machines) > 1:
-        table.add_column("machine", max_width=24)  # wrapped before columns are dropped
+        table.add_column("machine", max_width=24)  # wrap it before dropping columns
     for cell, run in runs.items():
         where = [cell.network, cell.scenario, str(cell.seed)]
         if not run:
