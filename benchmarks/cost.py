@@ -100,7 +100,7 @@ def main(
     width: Annotated[float, typer.Option(min=0.01, help="Share of the paper's channels.")] = 0.125,
     rounds: Annotated[int, typer.Option(min=1, help="How often each network is timed.")] = 20,
     threads: Annotated[int, typer.Option(min=1, help="Of the processor.")] = 2,
-    network: Annotated[list[str] | None, typer.Option(help="One network alone; may be said again.")] = None,
+    network: Annotated[list[str] | None, typer.Option(help="Only this network; repeatable.")] = None,
     out: Annotated[Path, typer.Option(help="The file; lines of other sizes and widths in it stay.")] = Path(
         "results/cost.csv"
     ),

@@ -214,7 +214,7 @@ def main(
         raise UserError(f"--batch-size {batch_size} is odd: accumulation computes it in two halves")
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch sees no GPU here; say --device cpu")
+        raise UserError("--device cuda: PyTorch sees no GPU here; pass --device cpu")
     console = Console(width=None if Console().is_terminal else 130)
     console.print(f"{network}, {size} x {size}, width {width:g}, batch {batch_size}, on the {kind}", highlight=False)
     common = {"network": network, "device": kind, "size": size, "width": width, "batch_size": batch_size}

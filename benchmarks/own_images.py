@@ -97,7 +97,7 @@ def main(
     sizes: Annotated[list[int] | None, typer.Option("--size", help="Numbers of own images; repeatable.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Draws of images.")] = 3,
     tested: Annotated[int, typer.Option(min=1, help="Test images in each draw.")] = TESTED,
-    seed: Annotated[int, typer.Option(help="Of the trainings.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the training runs.")] = 0,
     work: Annotated[Path, typer.Option(help="Models and checkpoints.")] = Path("build/own-images"),
     out: Annotated[Path, typer.Option(help="JSON lines, appended to.")] = Path("results/own-images.jsonl"),
     params: cli.ParamsFile = Path("params.yaml"),

@@ -280,7 +280,7 @@ def main(
 ) -> None:
     """Measure requests a second, p50 and p99 with and without micro-batching, and a restart under load."""
     if not image.is_file():
-        raise UserError(f"{image}: not found; say --image")
+        raise UserError(f"{image}: not found; pass --image")
     data = image.read_bytes()
     figures: dict[str, Any] = {
         "machine": hardware(),

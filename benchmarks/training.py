@@ -172,13 +172,15 @@ def main(
         bool | None, typer.Option("--compile/--no-compile", help="Of the shipped loop; else yes on a GPU, no on a CPU.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each loop.")] = 5,
-    steps: Annotated[int | None, typer.Option(min=1, help="Of a turn; else 5 on a CPU, 50 on a GPU.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps per measurement; default 5 on a CPU, 50 on a GPU.")
+    ] = None,
     images: Annotated[int, typer.Option(min=1, help="To train on.")] = 64,
     validation: Annotated[int, typer.Option(min=1, help="Images to score.")] = 24,
     score_steps: Annotated[int, typer.Option(min=0, help="Of the short training runs that are scored; 0: none.")] = 60,
     seeds: Annotated[int, typer.Option(min=1, help="Of the short training runs.")] = 3,
     threads: Annotated[
-        int, typer.Option(min=0, help="Of PyTorch on a CPU; 0: its own choice. Say 1 on a busy one.")
+        int, typer.Option(min=0, help="PyTorch threads on a CPU; 0: its default. Use 1 on a busy machine.")
     ] = 0,
     arrays: Annotated[Path | None, typer.Option(help="A preprocessed cohort in place of computed images.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A trial: few rounds, steps, images and seeds.")] = False,
@@ -191,7 +193,7 @@ def main(
         raise UserError(f"unknown network {network!r}; known are {', '.join(sorted(networks.NETWORKS))}")
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch sees no GPU here; say --device cpu")
+        raise UserError("--device cuda: PyTorch sees no GPU here; pass --device cpu")
     if threads:
         torch.set_num_threads(threads)
     cuda = kind == "cuda"

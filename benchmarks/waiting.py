@@ -158,7 +158,9 @@ def main(
     network: Annotated[str, typer.Option(help="A network of model.networks.")] = "defu_net",
     size: Annotated[int | None, typer.Option(help="Side of the images, pixels; else that of params.yaml.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each side in each situation.")] = 7,
-    seconds: Annotated[float, typer.Option(min=0, help="Of a turn, about; a step at least.")] = 2.0,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="Approximate length of a measurement; at least one step.")
+    ] = 2.0,
     busy: Annotated[int, typer.Option(min=1, help="Processes beside it that compute all the time.")] = 1,
     out: Annotated[Path, typer.Option(help="JSON lines, one a round, appended to.")] = Path(
         "build/benchmarks/waiting.jsonl"

@@ -148,7 +148,7 @@ def schedule(
         int, typer.Option(min=1, max=10, help="Runs of this schedule that may run at the same time.")
     ] = 1,
 ) -> None:
-    """Compile the pipeline, have it run again and again, and print the schedule's id."""
+    """Compile the pipeline, run it on a schedule, and print the schedule's id."""
     from core.terminal import say
     from pipelines.client.cron import Cron
     from pipelines.client.render import moment

@@ -159,7 +159,7 @@ def final_errors(given: Mapping[str, Any]) -> Iterator[None]:
         with _tolerant():
             if text := marks.read(earlier):
                 first = text.splitlines()[0]
-                raise UserError(f"{first} (attempt {earlier + 1} found it; no further one can mend it)")
+                raise UserError(f"{first} (attempt {earlier + 1} found it; another attempt cannot fix it)")
     try:
         yield
     except UserError as error:

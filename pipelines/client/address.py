@@ -55,7 +55,7 @@ class Address:
             configuration.host = IN_CLUSTER.format(self.system_namespace)
         else:
             if self.token or self.token_file:
-                raise UserError("a token opens a host: say --host (or KF_PIPELINES_ENDPOINT) with it")
+                raise UserError("a token belongs to one host: pass --host (or KF_PIPELINES_ENDPOINT) with it")
             self._through_kubernetes(configuration)
             return configuration
         self._authorise(configuration)
@@ -95,7 +95,7 @@ class Address:
             config.load_kube_config(config_file=file, client_configuration=configuration, context=self.kube_context)
         except config.ConfigException as error:
             raise UserError(
-                f"which Kubeflow? say --host (or KF_PIPELINES_ENDPOINT); the kubeconfig is of no use ({error})"
+                f"which Kubeflow? pass --host (or KF_PIPELINES_ENDPOINT); the kubeconfig is of no use ({error})"
             ) from None
         host = configuration.host.rstrip("/") + THROUGH_KUBERNETES.format(self.system_namespace)
         renew = configuration.refresh_api_key_hook

@@ -53,7 +53,7 @@ class Kubeflow:
             raise trouble if trouble.status != 404 else wrong_place(self.host) from None
         self.namespace = address.user_namespace() if health.multi_user else None
         if health.multi_user and not self.namespace:
-            raise UserError(f"{self.host}: serves several users; say --namespace, the name of your profile")
+            raise UserError(f"{self.host}: serves several users; pass --namespace, the name of your profile")
         self._system_namespace = address.system_namespace
         self._through_kubernetes = "/services/ml-pipeline:" in self.host
         kubernetes = address.kubernetes()
@@ -82,7 +82,7 @@ class Kubeflow:
         if not create:
             known = ", ".join(sorted(each.display_name for each in self._listed_experiments())) or "none yet"
             where = f" in namespace {self.namespace}" if self.namespace else ""
-            raise UserError(f"no experiment '{name}'{where} (there: {known}); say --create-experiment to make it")
+            raise UserError(f"no experiment '{name}'{where} (there: {known}); pass --create-experiment to make it")
         body = api.V2beta1Experiment(display_name=name, namespace=self.namespace)
         made = self._client.once(
             lambda: self._experiments.experiment_service_create_experiment(experiment=body),

@@ -113,15 +113,15 @@ def cohort(source: str | None, md5: str | None) -> tuple[str, str]:
     pinned = pinned_source(PIN)
     source = source or (pinned if pinned and is_s3(pinned) else None)
     if source is None:
-        raise UserError(f"which cohort? say --source; {PIN} pins none that a cluster could read, an s3:// address")
+        raise UserError(f"which cohort? pass --source; {PIN} pins none that a cluster could read, an s3:// address")
     if md5 is not None:
         return source, md5
     if (md5 := data_md5(PIN)) is None:
-        raise UserError(f"{source}: nothing pins it here; say --data-md5, or pin it in {PIN}: make data DATA={source}")
+        raise UserError(f"{source}: nothing pins it here; pass --data-md5, or pin it in {PIN}: make data DATA={source}")
     if source != pinned:
         # Kubeflow's cache would return results of other data for this hash.
         raise UserError(
-            f"--source {source}: {PIN} pins {pinned or 'other data'}; say --data-md5 {md5} if it holds the same data, "
+            f"--source {source}: {PIN} pins {pinned or 'other data'}; pass --data-md5 {md5} if it holds the same data, "
             f"else --data-md5 of its own (make data DATA={source} pins it)"
         )
     return source, md5

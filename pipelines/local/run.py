@@ -290,7 +290,7 @@ def main(
 
         image = image or IMAGE
     elif image is not None:
-        raise UserError(f"--image {image}: processes run in none; say --runner docker, or leave it out")
+        raise UserError(f"--image {image}: processes run in none; pass --runner docker, or leave it out")
     done = run_locally(asked, out, image, verbose)
     of = done.registered
     cell = f"{of['network']} {of['scenario']} seed {of['seed']}"

@@ -88,7 +88,7 @@ def make_guard(settings: Settings) -> Guard:
     if not local and not settings.behind_proxy and not (settings.api_key_file and settings.tls_cert):
         raise UserError(
             f"--host {settings.host}: listens beyond this machine; name --api-key-file, --tls-cert and --tls-key, or "
-            "say --behind-proxy where a proxy authenticates and encrypts"
+            "pass --behind-proxy where a proxy authenticates and encrypts"
         )
     hosts = settings.allowed_hosts or (LOOPBACK if local else ("*",) if _is_any(settings.host) else (settings.host,))
     return Guard(tuple(hosts), _keys(settings.api_key_file) if settings.api_key_file else ())

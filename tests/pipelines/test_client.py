@@ -514,8 +514,8 @@ def test_a_wrong_host_is_told_in_one_line(defunet: Client, server: Server) -> No
     one_line(defunet("runs", "--host", "http://no-such-host.invalid"), "no-such-host.invalid: no such host")
     one_line(defunet("runs", "--host", "ftp://example.org"), "is no http:// or https:// address")
     one_line(defunet("runs", "--host", f"{server.url}/elsewhere"), "has no Kubeflow Pipelines API (404)")
-    one_line(defunet("runs", KF_PIPELINES_ENDPOINT=""), "which Kubeflow? say --host")
-    one_line(defunet("runs", "--token", "a", KF_PIPELINES_ENDPOINT=""), "a token opens a host: say --host")
+    one_line(defunet("runs", KF_PIPELINES_ENDPOINT=""), "which Kubeflow? pass --host")
+    one_line(defunet("runs", "--token", "a", KF_PIPELINES_ENDPOINT=""), "a token belongs to one host: pass --host")
 
 
 @pytest.mark.parametrize(
@@ -600,7 +600,7 @@ def test_a_token_that_is_renewed_while_waiting_is_taken_up(server: Server, tmp_p
 def test_several_users(defunet: Client) -> None:
     with serving(multi_user=True) as server:
         where = {"KF_PIPELINES_ENDPOINT": server.url}
-        one_line(defunet("runs", **where), "serves several users; say --namespace")
+        one_line(defunet("runs", **where), "serves several users; pass --namespace")
         one_line(defunet("runs", "--namespace", "team-b", **where), "not allowed", "in namespace 'team-b'")
         assert defunet("runs", "--namespace", "team-a", **where).exit_code == 0
         one_line(
@@ -628,7 +628,7 @@ def test_a_kubeconfig_leads_through_kubernetes(defunet: Client, server: Server, 
     assert done.exit_code == 0, done.output
     proxy = "GET /api/v1/namespaces/kubeflow/services/ml-pipeline:http/proxy/apis/v2beta1"
     assert server.state.requests == [f"{proxy}/healthz", f"{proxy}/runs"]
-    one_line(defunet("runs", "--kube-context", "none", **kubeconfig), "which Kubeflow? say --host")
+    one_line(defunet("runs", "--kube-context", "none", **kubeconfig), "which Kubeflow? pass --host")
 
 
 def test_kubernetes_says_why_a_pod_waits_and_that_a_workflow_is_gone(

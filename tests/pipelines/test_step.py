@@ -271,7 +271,7 @@ def test_an_attempt_ends_on_the_error_that_no_retry_can_mend(tmp_path: Path) -> 
     line = "error: no-cell: not a cell's folder; it must end in <network>/<scenario>/seed-<number>"
     assert (first.returncode, first.stderr.splitlines()[-1]) == (1, line)
     assert second.returncode == 1
-    assert second.stderr.splitlines() == [f"{line} (attempt 1 found it; no further one can mend it)"]
+    assert second.stderr.splitlines() == [f"{line} (attempt 1 found it; another attempt cannot fix it)"]
     assert log.read_text().startswith("no-cell: not a cell's folder")
     assert log.read_text().splitlines()[1] == "  (no retry can mend this)"
     # Of this task of this run alone.

@@ -22,7 +22,7 @@ def checkpoints(
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Remove what is listed; needs --older-than.")] = False,
 ) -> None:
-    """List what trainings have left: cell, digest, state, epochs, age and size; with --remove, remove it."""
+    """List the checkpoints of training runs: cell, digest, state, epochs, age and size; with --remove, remove it."""
     from tools.checkpoints.states import find
     from tools.checkpoints.states import remove as removed
 

@@ -26,18 +26,18 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def main(
     folder: Annotated[Path, typer.Option(help="The folder of objects, database and logs.")] = Path("services"),
-    s3_port: Annotated[int, typer.Option(min=1, max=65535, help="Of S3.")] = S3_PORT,
-    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Of MLflow.")] = MLFLOW_PORT,
+    s3_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of S3.")] = S3_PORT,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of MLflow.")] = MLFLOW_PORT,
     database: Annotated[
         str | None,
         typer.Option(
             envvar="MLFLOW_BACKEND_STORE_URI",
             show_envvar=True,
-            help="MLflow's, e.g. postgresql+pg8000://user:password@host/name; default: SQLite in the folder.",
+            help="Database of MLflow, e.g. postgresql+pg8000://user:password@host/name; default: SQLite in the folder.",
         ),
     ] = None,
-    access_key: Annotated[str, typer.Option(envvar="S3_ACCESS_KEY_ID", help="Of S3's one user.")] = Keys.access,
-    secret_key: Annotated[str, typer.Option(envvar="S3_SECRET_ACCESS_KEY", help="Its secret.")] = Keys.secret,
+    access_key: Annotated[str, typer.Option(envvar="S3_ACCESS_KEY_ID", help="Access key of S3.")] = Keys.access,
+    secret_key: Annotated[str, typer.Option(envvar="S3_SECRET_ACCESS_KEY", help="Secret key of S3.")] = Keys.secret,
 ) -> None:
     """Start S3 and MLflow on this machine, print how to use them, and stop both on Ctrl+C; their data remain."""
     signal.signal(signal.SIGTERM, _interrupt)
