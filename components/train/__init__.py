@@ -32,7 +32,6 @@ from model import networks
 from model.threads import settle
 from model.training.recipe import TrainParams
 from model.weights import CONFIG
-from registry.seal import AUTO
 from tracking.run import TrackedRun, describe
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def train(
     checkpoints: Path,
     remote: str = "",
     reread: Callable[[], TrainParams] | None = None,
-    signatures: str = AUTO,
+    signatures: str = "auto",
 ) -> TrainResult:
     """Train a cell and write its weights, configuration, history, provenance and run record.
 
