@@ -64,9 +64,13 @@ def _page(
     first = next(study for study in studies if study.about.headline)
     found = scores.scores(first)
     charts.forest(found, figures / FOREST)
-    # If several studies have them, use those of the page's first study, else those of the last.
+    # Of several studies the page's first is used, else the last; for ablations the one with most.
     order = [*(study for study in studies if study is not first), first]
-    ablated = next((study for study in reversed(order) if dropped[study.name]), None)
+    ablated = max(
+        (study for study in reversed(order) if dropped[study.name]),
+        key=lambda study: len(dropped[study.name]),
+        default=None,
+    )
     if ablated:
         charts.ablations(dropped[ablated.name], ablated.about.ablations, figures / ABLATIONS)
     corrupted = {study.name: frame for study in order if (frame := read_robustness(study)) is not None}
