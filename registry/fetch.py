@@ -58,7 +58,7 @@ def fetch(uri: str, to: Path, mark: str = "", signatures: str = AUTO) -> Path:
         with FileLock(_lock(folder)):
             if not (folder / CONTRACT).is_file():
                 _download(f"models:/{name}/{found.version}", folder, mark)
-    verify(folder, found.tags.get(PACKAGE_TAG, ""), signatures)
+    verify(folder, found.tags.get(PACKAGE_TAG, ""), signatures, f"{name} version {found.version}")
     return folder
 
 

@@ -38,7 +38,7 @@ def seal(package: Path) -> str:
     return sha256(package / DIGESTS)
 
 
-def verify(package: Path, expected: str = "", signatures: str = AUTO) -> None:
+def verify(package: Path, expected: str = "", signatures: str = AUTO, called: str = "") -> None:
     """Check a package's digests and, depending on ``signatures``, its signature.
 
     Args:
@@ -46,11 +46,12 @@ def verify(package: Path, expected: str = "", signatures: str = AUTO) -> None:
         expected: SHA-256 of the package in the registry; empty: unknown.
         signatures: ``require``, ``warn``, ``off`` or ``auto``. ``auto`` is the value of ``DEFUNET_SIGNATURES``, else
             ``require`` if a key, certificates or an identity to verify with are configured, else ``off``.
+        called: name of the package in messages; empty: its folder.
 
     Raises:
         UserError: a file is missing, altered or not in the digests; the signature is missing or wrong.
     """
-    _check_digests(package, expected)
+    _check_digests(package, expected, called or str(package))
     mode = (os.environ.get(SIGNATURES) or AUTO) if signatures == AUTO else signatures
     if mode not in (AUTO, REQUIRE, WARN, OFF):
         raise UserError(f"{SIGNATURES}={mode}: takes {REQUIRE}, {WARN}, {OFF} or {AUTO}")
@@ -59,7 +60,7 @@ def verify(package: Path, expected: str = "", signatures: str = AUTO) -> None:
     if mode == OFF:
         return
     try:
-        check_signature(package)
+        check_signature(package, called)
     except UserError as error:
         if mode == REQUIRE:
             raise
@@ -72,14 +73,14 @@ def _files(package: Path) -> list[Path]:
     return [path for path in found if path.name not in (DIGESTS, SIGNATURE) and not path.name.startswith(".")]
 
 
-def _check_digests(package: Path, expected: str) -> None:
+def _check_digests(package: Path, expected: str, called: str) -> None:
     path = package / DIGESTS
     if not path.exists():
         if expected:
-            raise UserError(f"{package}: has no {DIGESTS}, which was registered with it; fetch it again")
+            raise UserError(f"{called}: has no {DIGESTS}, which was registered with it; fetch it again")
         return  # a package of an earlier release
     if expected and sha256(path) != expected:
-        raise UserError(f"{package}: {DIGESTS} is not the one that was registered; do not use it, and register again")
+        raise UserError(f"{called}: {DIGESTS} is not the one that was registered; do not use it, and register again")
     try:
         digests = dict(json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
@@ -87,9 +88,9 @@ def _check_digests(package: Path, expected: str) -> None:
     there = {each.relative_to(package).as_posix(): each for each in _files(package)}
     for name in sorted({*digests, *there}):
         if name not in there:
-            raise UserError(f"{package}: {name} is missing; fetch the package again")
+            raise UserError(f"{called}: {name} is missing; fetch the package again")
         if digests.get(name) != sha256(there[name]):
-            raise UserError(f"{package}: {name} is not the file that was registered; do not use it, fetch it again")
+            raise UserError(f"{called}: {name} is not the file that was registered; do not use it, fetch it again")
 
 
 def can_verify() -> bool:
@@ -123,14 +124,17 @@ def _sign(package: Path, key: str) -> None:
         raise UserError(f"{SIGNING_KEY}={key}: the package cannot be signed ({reason})") from error
 
 
-def check_signature(package: Path) -> None:
+def check_signature(package: Path, called: str = "") -> None:
     """Verify a package's signature; raises UserError if it is missing or wrong, or nothing verifies it."""
-    signature = package / SIGNATURE
+    signature, called = package / SIGNATURE, called or str(package)
     if not can_verify():
         ways = f"{VERIFYING_KEY}, {VERIFYING_CERTIFICATES} or {VERIFYING_IDENTITY}"
-        raise UserError(f"{package}: its signature cannot be verified; say by {ways} with what")
+        raise UserError(f"{called}: its signature cannot be verified; set {ways}")
     if not signature.exists():
-        raise UserError(f"{package}: is not signed; register it with {SIGNING_KEY}, or say {SIGNATURES}={WARN}")
+        raise UserError(
+            f"{called}: is not signed; set {SIGNING_KEY} and register it again (`dvc repro --force --single-item "
+            f"register`), or set {SIGNATURES}={WARN}"
+        )
     from model_signing import hashing, verifying
 
     variable, config = next(each for each in VERIFIED_BY if os.environ.get(each)), verifying.Config()
@@ -150,4 +154,4 @@ def check_signature(package: Path) -> None:
     try:
         config.verify(package, signature)
     except Exception as error:  # model_signing's errors have no common base class
-        raise UserError(f"{package}: its signature is not by what {variable} names; do not use it") from error
+        raise UserError(f"{called}: its signature is not by what {variable} names; do not use it") from error

@@ -114,7 +114,9 @@ def _survey(source: str, files: Source) -> Survey:
     if found.cases or found.lines:
         return found
     if not found.ignored:
-        raise UserError(f"{source}: it has no files; give the folder of the X-rays")
+        raise UserError(
+            f"{source}: nothing is there, or it has no files; check the address, or give the folder of the X-rays"
+        )
     expected = [f"{layout.site}: .../{layout.image.format(id=layout.example[:-4])}" for layout in LAYOUTS]
     raise UserError(
         f"{source}: {len(found.ignored)} file(s), for example {found.ignored[0]}, but none in a layout known here; "

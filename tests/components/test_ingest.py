@@ -242,7 +242,7 @@ def test_one_picture_under_two_names_has_one_pixel_hash(cohort: Path, tmp_path: 
 def test_an_unknown_layout_an_empty_folder_and_no_folder_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "empty/.hidden").mkdir(parents=True)
     (tmp_path / "empty/.hidden/file").write_text("")
-    assert "it has no files" in str(refusal(tmp_path / "empty", tmp_path / "raw"))
+    assert "it has no files; check the address" in str(refusal(tmp_path / "empty", tmp_path / "raw"))
     put(tmp_path / "unknown/pictures/a.png", xray(8, 8, 0))
     error = str(refusal(tmp_path / "unknown", tmp_path / "raw"))
     assert "1 file(s), for example pictures/a.png, but none in a layout known here" in error

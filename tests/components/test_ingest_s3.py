@@ -130,7 +130,7 @@ def test_no_bucket_no_key_no_credentials_no_server(
     assert "no such bucket" in said("s3://there-is-none/cxr")
     assert "not a valid bucket name" in said("s3://no bucket/cxr")
     assert "no bucket named" in said("s3:///cxr")
-    assert "it has no files" in said(f"s3://{bucket.name}/nothing")
+    assert "it has no files; check the address" in said(f"s3://{bucket.name}/nothing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     assert "the credentials are refused (SignatureDoesNotMatch)" in said(f"s3://{bucket.name}/cxr")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "stranger")

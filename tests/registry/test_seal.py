@@ -167,7 +167,7 @@ def test_a_signed_package_is_verified(
     sealed: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(VERIFYING_KEY, str(keys[1]))
-    with pytest.raises(UserError, match="is not signed; register it with DEFUNET_SIGNING_KEY"):
+    with pytest.raises(UserError, match="is not signed; set DEFUNET_SIGNING_KEY and register it again"):
         verify(sealed)
     monkeypatch.setenv(SIGNATURES, "warn")
     verify(sealed)

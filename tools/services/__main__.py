@@ -72,7 +72,7 @@ In another shell:
 
 {exports}
 
-The cohort to S3, and back on another machine:
+The cohort that data.dvc pins to S3, and back on another machine:
 
 dvc remote add --local --default services s3://{DATA}/dvc
 dvc push
