@@ -295,7 +295,7 @@ def test_keys_and_modes_that_cannot_be_used_are_one_line(
     with pytest.raises(UserError, match="takes require, warn, off or auto"):
         verify(sealed)
     monkeypatch.setenv(SIGNATURES, "require")
-    with pytest.raises(UserError, match=f"cannot be verified; say by {VERIFYING_KEY}"):
+    with pytest.raises(UserError, match=f"cannot be verified; set {VERIFYING_KEY}"):
         verify(sealed)
 
 
