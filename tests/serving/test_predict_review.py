@@ -39,7 +39,8 @@ def opened(browser: Browser, page: Path, **options: Any) -> Visit:
 
 
 def names(visit: Visit) -> list[str]:
-    return [each.inner_text() for each in visit.page.query_selector_all(".card:visible .name")]
+    # A card has no inner text before it is first drawn (content-visibility).
+    return [each.text_content() or "" for each in visit.page.query_selector_all(".card:visible .name")]
 
 
 def rank(row: dict[str, Any]) -> tuple[bool, float]:
