@@ -46,7 +46,7 @@ def begun(project: Project, *options: object, **environment: str) -> Job:
 def held(job: Job, other: Job) -> None:
     """Hold a training until another one waits for it, however slowly that begins."""
     job.kill(signal.SIGSTOP)
-    assert other.until(lambda: "is under way" in other.output, 90), other.errors
+    assert other.until(lambda: "is running this same training" in other.output, 90), other.errors
     job.kill(signal.SIGCONT)
 
 
@@ -146,7 +146,7 @@ def test_on_two_machines_the_second_one_takes_the_result_from_s3(
     first = begun(one, *where)
     second = other.start(other.train_line(*where))
     held(first, second)
-    assert f"under way ({os.uname().nodename}, process {first.pid}" in second.output
+    assert f"this same training ({os.uname().nodename}, process {first.pid}" in second.output
     ended = [job.wait([]) for job in (first, second)]
     assert [(done.returncode, done.stderr) for done in ended] == [(0, LOADING), (0, LOADING)]
     assert "took the result" in ended[1].stdout
