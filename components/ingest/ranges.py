@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryFile
 from threading import Lock
 
-from core.terminal import progress
+from core.parallel import parallel
 
 Span = tuple[int, int]  # first byte, and the byte after the last
 
@@ -42,23 +41,17 @@ class Ranges(io.RawIOBase):
         Raises:
             UserError: the object cannot be read, or has changed.
         """
-        wanted = list(joined(spans))
-        pool = ThreadPoolExecutor(WORKERS)
-        try:
-            with progress("download", sum(end - start for start, end in wanted), True) as advance:
-                for count in pool.map(self._store, pieces(wanted)):
-                    advance(count)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        wanted = joined(spans)
+        for _ in parallel(self._store, pieces(wanted), WORKERS, "download: ranges"):
+            pass
         self._local.flush()
-        self._fetched = list(joined([*self._fetched, *wanted], gap=0))
+        self._fetched = joined([*self._fetched, *wanted], gap=0)
 
-    def _store(self, span: Span) -> int:
+    def _store(self, span: Span) -> None:
         data = self._get(*span)
         with self._one_at_a_time:
             self._local.seek(span[0])
             self._local.write(data)
-        return len(data)
 
     def readable(self) -> bool:
         """Return True."""
@@ -97,22 +90,17 @@ class Ranges(io.RawIOBase):
         super().close()
 
 
-def joined(spans: Iterable[Span], gap: int = GAP) -> Iterator[Span]:
-    """Yield spans in order; spans that overlap or are at most ``gap`` bytes apart are one."""
-    first = last = None
+def joined(spans: Iterable[Span], gap: int = GAP) -> list[Span]:
+    """Return spans in order; spans that overlap or are at most ``gap`` bytes apart are one."""
+    found: list[Span] = []
     for start, end in sorted(spans):
-        if first is not None and last is not None and start <= last + gap:
-            last = max(last, end)
-            continue
-        if first is not None and last is not None:
-            yield first, last
-        first, last = start, end
-    if first is not None and last is not None:
-        yield first, last
+        if found and start <= found[-1][1] + gap:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
+        else:
+            found.append((start, end))
+    return found
 
 
-def pieces(spans: Iterable[Span]) -> Iterator[Span]:
-    """Yield spans of at most :data:`LARGEST` bytes that cover the given ones."""
-    for start, end in spans:
-        for begin in range(start, end, LARGEST):
-            yield begin, min(begin + LARGEST, end)
+def pieces(spans: Iterable[Span]) -> list[Span]:
+    """Return spans of at most :data:`LARGEST` bytes that cover the given ones."""
+    return [(at, min(at + LARGEST, end)) for start, end in spans for at in range(start, end, LARGEST)]
