@@ -1,8 +1,9 @@
-"""Convert stored images to network input, and set the precision."""
+"""Convert stored images to network input, and set the precision and the number of threads."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +13,17 @@ from torch import Tensor
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[Any]:
     """Return the autocast context for ``precision``."""
     return torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch use one CPU thread in this block; another number of threads changes the last bits of results."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def to_input(images: Tensor) -> Tensor:

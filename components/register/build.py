@@ -69,6 +69,7 @@ def build(
     """
     from model.inference.export import export
     from model.inference.predictor import Predictor
+    from model.inputs import one_thread
 
     config = read_json(model / CONFIG)
     cohort, splits = Arrays(arrays), read_split(evaluation / SPLIT)
@@ -92,7 +93,8 @@ def build(
         if half:
             share_weights(folder / ONNX)
         torch = start(folder, "torch")
-        golden.write(folder, torch, config["input"]["size"])
+        with one_thread():  # equal bytes wherever it is built
+            golden.write(folder, torch, config["input"]["size"])
         exact = probabilities(torch, cohort.images[chosen], flip=params.evaluate.flip)
         training = describe_training(
             cohort.manifest.iloc[rows["train"]], cohort.images[rows["train"]], masks[rows["train"]], exact

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from model.inputs import autocast, channels_last
+from model.inputs import autocast, channels_last, one_thread
 from model.measured import cpu, once
 from model.networks import build
 from model.training.distributed import DistributedContext
@@ -64,12 +64,8 @@ def measure_gain() -> float:
     alternate, after one warm-up step each. The minimum CPU time of each counts, because other processes increase the
     time, most of all with several threads.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         fastest = _fastest_steps()
-    finally:
-        torch.set_num_threads(threads)
     return fastest[torch.float32] / fastest[torch.bfloat16]
 
 

@@ -48,7 +48,7 @@ from core.params import EvaluateParams, read_params, read_yaml
 from core.results import DIFFERENCE_COLOURS, FIGURE_COLOURS, METRICS, ROW_METRICS, Row
 from model.inference.postprocessing import to_masks
 from model.inference.predictor import Predictor
-from model.inputs import autocast
+from model.inputs import autocast, one_thread
 from model.metrics import confusion, overlap_metrics
 from model.surface import gap, tolerance_at
 from model.weights import CONFIG, WEIGHTS, save_weights
@@ -84,10 +84,10 @@ def probabilities(trained: Trained) -> dict[str, np.ndarray]:
     """What the trained network says of each image, by its id."""
     arrays, predictor = Arrays(trained.project.arrays), Predictor.load(trained.project.model)
     said = {}
-    torch.set_num_threads(1)  # as the command had: more add up in another order
-    for ids in read_split(trained.project.split).values():
-        images = arrays.images[arrays.rows(ids)]
-        said |= dict(zip(ids, predictor.probabilities(images, flip=SHIPPED["flip"]), strict=True))
+    with one_thread():  # as the command had: more add up in another order
+        for ids in read_split(trained.project.split).values():
+            images = arrays.images[arrays.rows(ids)]
+            said |= dict(zip(ids, predictor.probabilities(images, flip=SHIPPED["flip"]), strict=True))
     return said
 
 

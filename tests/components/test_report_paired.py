@@ -214,7 +214,7 @@ def test_caption_owns_to_what_the_interval_leaves_out(tmp_path: Path) -> None:
     run = write_run(tmp_path, ["defu_net", "unet", "r2_unet"], ["mixed", "montgomery-to-shenzhen"])
     compared(run)
     assert "Two comparisons with no correction for their number" in caption(run)
-    assert "not that in the training" in caption(run)
+    assert "not the randomness of training" in caption(run)
     assert "somewhat too narrow" in caption(run)
     assert "too narrow" not in caption(run, "paired-montgomery-to-shenzhen"), "32 images are enough"
     compared(run, Cell("defu_net", "mixed", 0), Cell("unet", "mixed", 0))

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from components.train.result import RESULT
 from core.cell import HISTORY, PROVENANCE, RUN
+from model.inputs import one_thread
 from model.training.distributed import DistributedContext
 from model.weights import CONFIG, WEIGHTS
 from tests.conftest import CELL, EPOCHS, ROOT, Project, fresh
@@ -35,11 +36,8 @@ Found = dict[str, Any]
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Found:
     """What one process computes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    found = compute(ALONE, tmp_path_factory.mktemp("alone"))
-    torch.set_num_threads(threads)
-    return found
+    with one_thread():
+        return compute(ALONE, tmp_path_factory.mktemp("alone"))
 
 
 @pytest.fixture(scope="module")

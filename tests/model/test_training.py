@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from core.params import read_yaml
-from model import networks
+from model import inputs, networks
 from model.inputs import to_input
 from model.metrics import confusion, overlap_metrics
 from model.training.batches import Sampler, Subset
@@ -102,10 +102,8 @@ def trainer(
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with inputs.one_thread():
+        yield
 
 
 def history(result: Result) -> list[dict[str, float]]:

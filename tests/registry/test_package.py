@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from components.register.build import LIBRARIES, build
 from core.cell import CASES, ROWS, SPLIT
@@ -136,15 +137,18 @@ def test_the_card_is_written_from_the_run(built: tuple[Project, Path]) -> None:
 
 
 @pytest.mark.full
-def test_built_again_it_is_the_same(
+def test_built_again_with_more_threads_it_is_the_same(
     built: tuple[Project, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project, folder = built
+    params, threads = read_params(project.root / "params.yaml"), torch.get_num_threads()
     monkeypatch.chdir(project.root)
     monkeypatch.setenv("GIT_COMMIT", "c0ffee")
-    again = build(
-        project.model, project.evaluation, project.arrays, read_params(project.root / "params.yaml"), tmp_path / "again"
-    )
+    torch.set_num_threads(threads + 1)
+    try:
+        again = build(project.model, project.evaluation, project.arrays, params, tmp_path / "again")
+    finally:
+        torch.set_num_threads(threads)
     for path in folder.rglob("*"):
         if path.is_file():
             assert (again / path.relative_to(folder)).read_bytes() == path.read_bytes(), path
