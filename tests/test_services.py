@@ -123,6 +123,7 @@ def test_a_person_starts_uses_stops_and_starts_them_again(person: Person, tmp_pa
     python(put, tmp_path, environment(**exported))
     assert "already" in person.refused("--s3-port", free_ports(1)[0])
     assert f"S3: port {person.s3_port} is taken" in person.refused("--folder", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
     person.process.send_signal(signal.SIGINT)
     code, out, err = person.ended()

@@ -148,7 +148,7 @@ class Downloads:
         for broken_off in self.folder.glob("*.partial*"):
             broken_off.unlink()
         wanted = [name for name in dict.fromkeys(names) if name not in self._places]
-        for _ in parallel(self._find, wanted, WORKERS, "download: earlier files"):
+        for _ in parallel(self._find, wanted, WORKERS, "check earlier downloads"):
             pass
         missing = [name for name in wanted if name not in self._places]
         config = TransferConfig(max_concurrency=WORKERS, multipart_threshold=RANGE, multipart_chunksize=RANGE)

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from core import cli
 from core.errors import UserError
+from core.files import explain_unwritable
 from tools.services import ARTIFACTS, DATA, Keys, Service, check_alive, mlflow, s3
 from tools.services.checks import check_database, check_port
 
@@ -42,14 +43,16 @@ def main(
     """Start S3 and MLflow on this machine, print how to use them, and stop both on Ctrl+C; their data remain."""
     signal.signal(signal.SIGTERM, _interrupt)
     folder = folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / ".gitignore").write_text("*\n")
     keys = Keys(access_key, secret_key)
-    database = database or f"sqlite:///{folder / 'mlflow.db'}"
     try:
         for name, port, option in (("S3", s3_port, "--s3-port"), ("MLflow", mlflow_port, "--mlflow-port")):
             check_port(name, port, option)
-        check_database(database)
+        if database:
+            check_database(database)
+        with explain_unwritable(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / ".gitignore").write_text("*\n")
+        database = database or f"sqlite:///{folder / 'mlflow.db'}"
         with (
             FileLock(folder / ".lock", timeout=0),
             s3(folder, keys, s3_port) as objects,
