@@ -34,7 +34,7 @@ from core.files import write_json
 from core.params import Params, read_params
 from core.provenance import hardware
 from model import networks
-from model.curves import auc_of, roc_auc
+from model.curves import auc_of, class_histogram
 from model.inference.input_config import InputConfig
 from model.inference.predictor import Predictor
 from model.metrics import agreement, confusion, overlap_metrics
@@ -126,7 +126,7 @@ def parts(cell: Cell) -> dict[str, tuple[Turn, Turn]]:
         return np.array([scoring_before.roc_auc(*pair) for pair in zip(said, m, strict=True)])
 
     def areas() -> np.ndarray:
-        return np.array([roc_auc(*pair) for pair in zip(said, m, strict=True)])
+        return np.array([auc_of(class_histogram(*pair)) for pair in zip(said, m, strict=True)])
 
     return {
         "confusion": (lambda: scoring_before.confusion(p, m), lambda: confusion(p, m)),

@@ -53,16 +53,6 @@ def auc_of(counts: Counts) -> float:
     return float((lung * below).sum() / pairs)
 
 
-def roc_auc(probabilities: np.ndarray, masks: np.ndarray) -> float:
-    """Return the area under the ROC curve over all pixels; NaN if the masks are all 0 or all 1.
-
-    Args:
-        probabilities: float of any shape, 0 to 1.
-        masks: uint8 or bool of that shape, 0 or 1.
-    """
-    return auc_of(class_histogram(probabilities, masks))
-
-
 def roc_curve(counts: Counts, points: int) -> dict[str, npt.NDArray[np.float64]]:
     """Return the ROC curve at evenly spaced false positive rates.
 

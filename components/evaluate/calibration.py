@@ -8,27 +8,10 @@ import pandas as pd
 BINS = 15  # as in Guo et al.
 
 
-def reliability(probabilities: np.ndarray, masks: np.ndarray, bins: int = BINS) -> pd.DataFrame:
-    """Return the points of a reliability diagram over all pixels, one row per bin of predicted probability.
-
-    Bins have equal width and include their lower edge; the last bin includes 1. Source: Niculescu-Mizil and Caruana,
-    "Predicting Good Probabilities with Supervised Learning", ICML 2005; Guo, Pleiss, Sun and Weinberger, "On
-    Calibration of Modern Neural Networks", ICML 2017, here for the probability of one class, lung.
-
-    Args:
-        probabilities: float (N, H, W), 0 to 1.
-        masks: uint8 or bool (N, H, W), 0 or 1.
-        bins: number of bins.
-
-    Returns:
-        ``low`` and ``high``, the edges of the bin; ``predicted``, the mean of its probabilities; ``observed``, the
-        share of its pixels that are lung (both NaN in an empty bin); ``pixels``, their number.
-    """
-    return reliability_of(reliability_sums(probabilities, masks, bins))
-
-
 def reliability_sums(probabilities: np.ndarray, masks: np.ndarray, bins: int = BINS) -> np.ndarray:
     """Return the sums for :func:`reliability_of`; sums of several batches can be added.
+
+    Bins have equal width and include their lower edge; the last bin includes 1.
 
     Args:
         probabilities: float (N, H, W), 0 to 1.
@@ -47,7 +30,19 @@ def reliability_sums(probabilities: np.ndarray, masks: np.ndarray, bins: int = B
 
 
 def reliability_of(sums: np.ndarray) -> pd.DataFrame:
-    """Return the points of :func:`reliability` from the sums of :func:`reliability_sums`."""
+    """Return the points of a reliability diagram over all pixels, one row per bin of predicted probability.
+
+    Source: Niculescu-Mizil and Caruana, "Predicting Good Probabilities with Supervised Learning", ICML 2005; Guo,
+    Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017, here for the probability of one
+    class, lung.
+
+    Args:
+        sums: result of :func:`reliability_sums`.
+
+    Returns:
+        ``low`` and ``high``, the edges of the bin; ``predicted``, the mean of its probabilities; ``observed``, the
+        share of its pixels that are lung (both NaN in an empty bin); ``pixels``, their number.
+    """
     pixels, probability, lung = sums
     bins = len(pixels)
     with np.errstate(invalid="ignore"):

@@ -58,7 +58,9 @@ def finish(work: Work, scored: Iterable[SplitScores], out: Path) -> list[Row]:
     original = found.scores["original"]
     tested = original.cases
     summary = summary_figures(rows)
-    summary["test"]["original"] |= risk_areas(tested)
+    curves = risk_curves(tested)
+    risk = risk_areas(curves)
+    summary["test"]["original"] |= risk
     work.inputs.require_unchanged(work.title)
     with write_folder(out) as folder:
         write_json(folder / ROWS, rows)
@@ -68,12 +70,12 @@ def finish(work: Work, scored: Iterable[SplitScores], out: Path) -> list[Row]:
         write_json(folder / SPLIT, {name: work.ids[name] for name in SPLITS})
         pd.DataFrame(roc_curve(original.histogram(tested), ROC_POINTS)).to_csv(folder / ROC, index=False)
         reliability_of(found.reliability).to_csv(folder / RELIABILITY, index=False)
-        risk_curves(tested).to_csv(folder / RISK, index=False)
+        curves.to_csv(folder / RISK, index=False)
         write_overlays(folder, work.cohort, work.cohort.rows(work.ids["test"]), found.shown, tested)
     if run_id is None:
         print(f"evaluate: the run that trained {work.model} is not in this MLflow store; the figures are only in {out}")
     else:
-        _log(client, run_id, out, rows, risk_areas(tested))
+        _log(client, run_id, out, rows, risk)
     return rows
 
 

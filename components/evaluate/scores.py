@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 
 import numpy as np
@@ -30,12 +31,15 @@ class Scores:
     Args:
         split: train, validation or test.
         kind: original or dilated.
+
+    Attributes:
+        histograms: the histograms of the pixels, int64 (2, BINS), by site, label, sex and age group.
     """
 
     def __init__(self, split: str, kind: str) -> None:
         self.split, self.kind = split, kind
         self._parts: list[pd.DataFrame] = []
-        self._histograms: dict[tuple[str, ...], Counts] = {}
+        self.histograms: defaultdict[tuple[str, ...], Counts] = defaultdict(lambda: np.zeros((2, BINS), np.int64))
 
     def add(
         self,
@@ -66,13 +70,12 @@ class Scores:
             "expected_dice": expected_dice(probabilities, predicted),
             **(more or {}),
         }
-        people = zip(*_person(frame), strict=True)
-        figures["auc"] = np.array(
-            [
-                self._rated(person, class_histogram(p, m))
-                for person, p, m in zip(people, probabilities, masks, strict=True)
-            ]
-        )
+        auc = []
+        for person, p, m in zip(zip(*_person(frame), strict=True), probabilities, masks, strict=True):
+            pixels = class_histogram(p, m)
+            self.histograms[person] += pixels
+            auc.append(auc_of(pixels))
+        figures["auc"] = np.array(auc)
         self._parts.append(
             frame.assign(
                 **{name: figures[name] for name in METRICS},
@@ -80,15 +83,6 @@ class Scores:
                 **{"soft_overlap": soft.overlap, "soft_square": soft.square},
             )
         )
-
-    def _rated(self, person: tuple[str, ...], pixels: Counts) -> float:
-        """Add an image's histogram to its group's; return the area under the image's ROC curve."""
-        self._add(person, pixels)
-        return auc_of(pixels)
-
-    def _add(self, person: tuple[str, ...], pixels: Counts) -> None:
-        held = self._histograms.setdefault(person, np.zeros((2, BINS), np.int64))
-        held += pixels
 
     @property
     def newest(self) -> pd.DataFrame:
@@ -100,17 +94,12 @@ class Scores:
         """One row per image in the order of addition, with the columns of ``cases.csv``; empty without images."""
         return pd.concat(self._parts, ignore_index=True) if self._parts else pd.DataFrame()
 
-    @property
-    def histograms(self) -> dict[tuple[str, ...], Counts]:
-        """The histograms of the pixels, int64 (2, BINS), by site, label, sex and age group."""
-        return self._histograms
-
     def extend(self, cases: pd.DataFrame, histograms: Mapping[tuple[str, ...], Counts]) -> None:
         """Add the cases and histograms of other images, accumulated by another process."""
         if len(cases):
             self._parts.append(cases)
         for person, pixels in histograms.items():
-            self._add(person, pixels)
+            self.histograms[person] += pixels
 
     def histogram(self, group: pd.DataFrame) -> Counts:
         """Return the histogram of a group's pixels by class and probability (:func:`model.curves.class_histogram`).
@@ -120,7 +109,7 @@ class Scores:
         people = set(zip(*_person(group), strict=True))
         total = np.zeros((2, BINS), np.int64)
         for person in people:
-            total += self._histograms[person]
+            total += self.histograms[person]
         return total
 
 

@@ -28,7 +28,6 @@ CODE = (
     "model/inputs.py",
     "model/metrics.py",
     "model/preprocessing.py",
-    "model/selective.py",
     "model/surface.py",
     "model/weights.py",
     "core/cell.py",

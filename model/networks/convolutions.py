@@ -13,18 +13,9 @@ def double_convolution(in_channels: int, channels: int, *, norm: bool = False) -
         channels: number of output channels.
         norm: add a BatchNorm after each convolution, which then has no bias.
     """
-    if norm:
-        return nn.Sequential(
-            nn.Conv2d(in_channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-        )
-    return nn.Sequential(
-        nn.Conv2d(in_channels, channels, 3, padding=1),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(channels, channels, 3, padding=1),
-        nn.ReLU(inplace=True),
-    )
+    layers: list[nn.Module] = []
+    for inputs in (in_channels, channels):
+        layers.append(nn.Conv2d(inputs, channels, 3, padding=1, bias=not norm))
+        layers += [nn.BatchNorm2d(channels)] if norm else []
+        layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)

@@ -33,9 +33,9 @@ class Schedule:
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, params: TrainParams, steps: int) -> None:
-        self.cosine: torch.optim.lr_scheduler.LambdaLR | None = None
-        self.plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
-        if params.schedule == "cosine":
+        self.per_step = params.schedule == "cosine"
+        self.scheduler: Any
+        if self.per_step:
             warmup = math.ceil(params.warmup * steps)
 
             def share(step: int) -> float:
@@ -43,12 +43,12 @@ class Schedule:
                     return (step + 1) / warmup
                 return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
-            self.cosine = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+            self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         else:
             # As in Keras, which the authors used, the rate drops in the patience-th epoch without an improvement of
             # 1e-4 (PyTorch waits one more epoch). So it can drop before early stopping, for which any improvement
             # counts.
-            self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
                 optimizer,
                 factor=params.plateau.factor,
                 patience=max(0, params.plateau.patience - 1),
@@ -58,25 +58,13 @@ class Schedule:
 
     def after_step(self) -> None:
         """Advance the cosine schedule by a step."""
-        if self.cosine is not None:
-            self.cosine.step()
+        if self.per_step:
+            self.scheduler.step()
 
     def after_epoch(self, validation_loss: float) -> None:
         """Advance the plateau schedule by an epoch."""
-        if self.plateau is not None:
-            self.plateau.step(validation_loss)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state for :meth:`load_state_dict`."""
-        state: dict[str, Any] = self._kind().state_dict()
-        return state
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state of :meth:`state_dict`."""
-        self._kind().load_state_dict(state)
-
-    def _kind(self) -> Any:
-        return self.cosine if self.cosine is not None else self.plateau
+        if not self.per_step:
+            self.scheduler.step(validation_loss)
 
 
 class Average:

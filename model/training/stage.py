@@ -115,7 +115,7 @@ class StageTrainer:
             "network": self.network.state_dict(),
             "average": self.average.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
+            "schedule": self.schedule.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
 
@@ -124,7 +124,7 @@ class StageTrainer:
         self.network.load_state_dict(state["network"])
         self.average.network.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        self.schedule.scheduler.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
 
     def epoch(self, epoch: int, number: int, monitor: StepMonitor) -> dict[str, float]:

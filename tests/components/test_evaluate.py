@@ -23,7 +23,7 @@ from sklearn.calibration import calibration_curve
 from torchmetrics.functional.classification import binary_calibration_error
 
 from components.evaluate import evaluate
-from components.evaluate.calibration import reliability
+from components.evaluate.calibration import reliability_of, reliability_sums
 from components.evaluate.overlays import OPACITY, blend, figure_regions, worst_overlay
 from components.report.reliability import expected_calibration_error
 from core.cell import (
@@ -377,7 +377,7 @@ def test_reliability_is_of_the_test_pixels(trained: Trained, probabilities: dict
     st.integers(1, 20),
 )
 def test_reliability_bins_hold_every_pixel_once(rated: np.ndarray, masks: np.ndarray, count: int) -> None:
-    bins = reliability(rated, masks, count)
+    bins = reliability_of(reliability_sums(rated, masks, count))
     assert len(bins) == count
     assert bins["pixels"].sum() == rated.size
     filled = bins[bins["pixels"] > 0]

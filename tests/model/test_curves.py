@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from sklearn import metrics as sk
 from torchmetrics.functional.classification import binary_auroc
 
-from model.curves import BINS, EDGES, auc_of, class_histogram, roc_auc, roc_curve
-from model.selective import aurc, risk_coverage
+from model.curves import BINS, EDGES, auc_of, class_histogram, roc_curve
 
 Mask = NDArray[np.uint8]
 quick = settings(max_examples=60, deadline=None)
@@ -33,7 +32,7 @@ shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))
 )
 def test_roc_area_is_the_chance_that_lung_is_rated_higher(pair: tuple[NDArray[np.float32], Mask]) -> None:
     rated, mask = pair
-    got = roc_auc(rated, mask)
+    got = auc_of(class_histogram(rated, mask))
     lung, other = rated[mask > 0], rated[mask == 0]
     if not lung.size or not other.size:
         assert math.isnan(got)
@@ -74,9 +73,9 @@ def test_the_area_is_the_exact_one_to_a_ten_thousandth() -> None:
         logits = spread * (masks * 2.0 - 1 + random.normal(0, 1, masks.shape))
         rated = (1 / (1 + np.exp(-logits))).astype(np.float32)
         exact = float(binary_auroc(torch.tensor(rated).ravel(), torch.tensor(masks).long().ravel()))
-        assert roc_auc(rated, masks) == pytest.approx(exact, abs=1e-4)
+        assert auc_of(class_histogram(rated, masks)) == pytest.approx(exact, abs=1e-4)
         pooled = sum(class_histogram(p, m) for p, m in zip(rated, masks, strict=True))
-        assert auc_of(np.asarray(pooled)) == roc_auc(rated, masks)
+        assert auc_of(np.asarray(pooled)) == auc_of(class_histogram(rated, masks))
 
 
 def test_the_curve_is_that_of_the_pixels() -> None:
@@ -92,29 +91,3 @@ def test_the_curve_is_that_of_the_pixels() -> None:
     for at, wanted, threshold in zip(curve["fpr"][1:-1], curve["tpr"][1:-1], curve["threshold"][1:-1], strict=True):
         assert (rated[masks == 0] >= threshold).mean() == pytest.approx(at, abs=0.01)
         assert (rated[masks > 0] >= threshold).mean() == pytest.approx(wanted, abs=0.01)
-
-
-figures = st.integers(1, 12).flatmap(
-    lambda n: st.tuples(*[hnp.arrays(np.float64, n, elements=st.floats(0, 1)) for _ in range(2)])
-)
-
-
-@quick
-@given(figures)
-def test_the_risk_coverage_curve_is_the_mean_of_the_most_confident(
-    pair: tuple[NDArray[np.float64], NDArray[np.float64]],
-) -> None:
-    confidence, quality = pair
-    curve = risk_coverage(confidence, quality)
-    order = sorted(range(len(quality)), key=lambda n: -confidence[n])
-    for number in range(len(quality)):
-        assert curve["coverage"][number] == pytest.approx((number + 1) / len(quality))
-        assert curve["quality"][number] == pytest.approx(np.mean([quality[n] for n in order[: number + 1]]))
-    best = aurc(quality, quality)
-    assert best - 1e-12 <= aurc(confidence, quality) <= aurc(-quality, quality) + 1e-12
-    assert 0 <= best <= 1
-    assert curve["quality"][-1] == pytest.approx(quality.mean())
-
-
-def test_without_images_there_is_no_area() -> None:
-    assert math.isnan(aurc(np.zeros(0), np.zeros(0)))
