@@ -11,7 +11,7 @@ import getpass
 import itertools
 import os
 import socket
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ INTENDED, DONE, FAILED, REFUSED = "intended", "done", "failed", "refused"
 PROMOTE, ROLLBACK = "promote", "rollback"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Decision:
     """One decision of the history.
 
@@ -48,18 +48,18 @@ class Decision:
         closed: whether the state is recorded in the registry, and not inferred from the next decision.
     """
 
-    id: str
-    number: int
-    when: str
-    who: str
+    id: str = ""
+    number: int = 0
+    when: str = ""
+    who: str = ""
     kind: str
     state: str
     previous: int | None
     version: int
-    forced: bool
-    reason: str
-    figures: dict[str, float]
-    closed: bool
+    forced: bool = False
+    reason: str = ""
+    figures: dict[str, float] = field(default_factory=dict)
+    closed: bool = False
 
 
 def actor() -> str:
@@ -78,53 +78,41 @@ def experiment_of(name: str) -> str:
 
 
 def write(
-    client: MlflowClient,
-    name: str,
-    *,
-    number: int,
-    kind: str,
-    state: str,
-    previous: int | None,
-    version: int,
-    forced: bool = False,
-    reason: str = "",
-    figures: dict[str, float] | None = None,
-    details: dict[str, Any] | None = None,
-    text: str = "",
+    client: MlflowClient, name: str, decision: Decision, details: dict[str, Any] | None = None, text: str = ""
 ) -> Decision:
-    """Record a decision, with ``decision.json`` and ``decision.md`` as artifacts.
+    """Record a decision of now and of this user, with ``decision.json`` and ``decision.md`` as artifacts.
+
+    Args:
+        client: MLflow's client.
+        name: the registered model.
+        decision: the decision; its id, time, user and ``closed`` are set here.
+        details: the gate, for ``decision.json``.
+        text: ``decision.md``.
+
+    Returns:
+        The recorded decision.
 
     Raises:
         UserError: the registry does not answer.
     """
-    decision = Decision(
-        id="",
-        number=number,
-        when=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        who=actor(),
-        kind=kind,
-        state=state,
-        previous=previous,
-        version=version,
-        forced=forced,
-        reason=reason,
-        figures=figures or {},
-        closed=state != INTENDED,
-    )
+    when = datetime.now(UTC).isoformat(timespec="milliseconds")
+    decision = replace(decision, when=when, who=actor(), closed=decision.state != INTENDED)
     apart = ("id", "figures", "state", "closed")
     values = {key: value for key, value in asdict(decision).items() if key not in apart}
     tags = {f"decision.{key}": "" if value is None else str(value) for key, value in values.items()}
     with answered(f"experiment {experiment_of(name)}"):
         where = _experiment(client, name)
-        run = client.create_run(where, tags=tags | {"decision.model": name}, run_name=f"{kind} version {version}")
+        run = client.create_run(
+            where, tags=tags | {"decision.model": name}, run_name=f"{decision.kind} version {decision.version}"
+        )
         decision = replace(decision, id=run.info.run_id)
         for key, value in decision.figures.items():
             client.log_metric(decision.id, key, value)
         client.log_dict(decision.id, {**asdict(decision), "model": name, "gate": details}, JSON)
         client.log_text(decision.id, text, MARKDOWN)
         # Set last: a run without this tag, from a killed process, does not count as a decision.
-        client.set_tag(decision.id, "decision.state", state)
-        if state == REFUSED:
+        client.set_tag(decision.id, "decision.state", decision.state)
+        if decision.state == REFUSED:
             client.set_terminated(decision.id, "FINISHED")
     return decision
 

@@ -6,9 +6,10 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -27,6 +28,7 @@ from registry.versions import MANIFEST_TAG, Version, read_version
 from tracking.store import connect
 
 PIN, PARAMS = "data.dvc", "params.yaml"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,6 @@ class Fact:
         name: commit, data, parameters, code, weights, training or signature.
         says: the recorded value.
         proved: whether the value was verified.
-        available: whether the evidence is available locally.
         found: the evidence, and where it was found.
         differs: whether the evidence contradicts the recorded value.
     """
@@ -45,7 +46,6 @@ class Fact:
     name: str
     says: str
     proved: bool
-    available: bool
     found: str
     differs: bool = False
 
@@ -100,31 +100,29 @@ def _at(commit: str, name: str) -> str | None:
 
 def _commit(version: Version, commit: str, here: bool) -> Fact:
     if commit == "unknown":
-        return Fact("commit", commit, False, False, "not recorded at registration")
+        return Fact("commit", commit, False, "not recorded at registration")
     if not here:
-        return Fact(
-            "commit", commit, False, False, "not in this repository: run `git fetch`, or look where it was trained"
-        )
+        return Fact("commit", commit, False, "not in this repository: run `git fetch`, or look where it was trained")
     subject = (_git("log", "-1", "--format=%cs %s", commit) or "").strip()
     if version.tags.get("git.dirty") != "false":
-        return Fact("commit", commit, False, True, f"in this repository ({subject}), with uncommitted changes", True)
-    return Fact("commit", commit, True, True, f"in this repository ({subject})")
+        return Fact("commit", commit, False, f"in this repository ({subject}), with uncommitted changes", True)
+    return Fact("commit", commit, True, f"in this repository ({subject})")
 
 
 def _data(version: Version, commit: str | None) -> Fact:
     md5 = version.tags.get("data.md5", "not pinned")
     if md5 == "not pinned":
-        return Fact("data", md5, False, False, f"no {PIN} pinned it at registration")
+        return Fact("data", md5, False, f"no {PIN} pinned it at registration")
     held = _in_cache(md5)
     bytes_ = f"its files are in DVC's cache ({held})" if held else "its files are not in DVC's cache: dvc pull"
     if commit:
         there = _pinned(_at(commit, PIN))
         if there == md5:
-            return Fact("data", md5, True, bool(held), f"{PIN} at {commit[:8]} pins it; {bytes_}")
+            return Fact("data", md5, True, f"{PIN} at {commit[:8]} pins it; {bytes_}")
         found = f"{PIN} at {commit[:8]} pins {there or 'nothing'}"
-        return Fact("data", md5, False, bool(held), f"{found}, not this; {_other_pins(md5)}; {bytes_}", True)
+        return Fact("data", md5, False, f"{found}, not this; {_other_pins(md5)}; {bytes_}", True)
     where = _other_pins(md5)
-    return Fact("data", md5, where.startswith(PIN), bool(held), f"{where}; {bytes_}")
+    return Fact("data", md5, where.startswith(PIN), f"{where}; {bytes_}")
 
 
 def _other_pins(md5: str) -> str:
@@ -168,45 +166,35 @@ def _parameters(version: Version, commit: str | None, file: Path, folder: Path) 
     """
     says = version.tags.get("params.hash", "")
     if not says:
-        return Fact("parameters", "-", False, False, "not recorded at registration")
-    now = _hash_of(lambda: read_params(file))
+        return Fact("parameters", "-", False, "not recorded at registration")
+    now = _if_valid(lambda: params_hash(read_params(file)))
     here = f"{file} now has {'this hash' if now == says else now or 'values that do not fit this code'}"
     if commit is None:
-        return Fact("parameters", says, now == says, now == says, here)
+        return Fact("parameters", says, now == says, here)
     there = _params_at(commit)
     if there is not None and params_hash(there) == says:
-        return Fact("parameters", says, True, True, f"{PARAMS} at {commit[:8]} has this hash")
+        return Fact("parameters", says, True, f"{PARAMS} at {commit[:8]} has this hash")
     found = f"{PARAMS} at {commit[:8]} " + (f"has {params_hash(there)}" if there else "does not fit this code")
-    if there is not None and _trained_with(folder) == there.train.model_dump(mode="json"):
+    record = _if_valid(lambda: read_record(folder / PROVENANCE, "train"))
+    if record and there is not None and record["params"] == there.train.model_dump(mode="json"):
         for later in (_git("log", "--all", "--format=%H", "--", PARAMS) or "").split():
             if (other := _params_at(later)) is not None and params_hash(other) == says:
                 where = f"{PARAMS} at {later[:8]} has this hash"
                 found = f"section train at {commit[:8]} is that of its training; {where}"
-                return Fact("parameters", says, True, True, found)
-    return Fact("parameters", says, False, now == says, f"{found}; {here}", True)
+                return Fact("parameters", says, True, found)
+    return Fact("parameters", says, False, f"{found}; {here}", True)
+
+
+def _if_valid(read: Callable[[], T]) -> T | None:
+    """Return what ``read`` returns, None if it raises UserError."""
+    with suppress(UserError):
+        return read()
+    return None
 
 
 def _params_at(commit: str) -> Params | None:
     """Return the parameters at a commit, None if this code does not accept them."""
-    try:
-        return check(_yaml(_at(commit, PARAMS) or ""), f"{PARAMS} at {commit[:8]}")
-    except UserError:
-        return None
-
-
-def _trained_with(folder: Path) -> dict[str, Any] | None:
-    try:
-        params: dict[str, Any] = read_record(folder / PROVENANCE, "train")["params"]
-    except UserError:
-        return None
-    return params
-
-
-def _hash_of(read: Callable[[], Params]) -> str | None:
-    try:
-        return params_hash(read())
-    except UserError:
-        return None
+    return _if_valid(lambda: check(_yaml(_at(commit, PARAMS) or ""), f"{PARAMS} at {commit[:8]}"))
 
 
 def _code(version: Version, commit: str | None, folder: Path) -> Fact:
@@ -214,26 +202,26 @@ def _code(version: Version, commit: str | None, folder: Path) -> Fact:
     says = [version.tags.get(name, "") for name in ("code.train", "code.evaluate")]
     shown = ", ".join(digest[:12] for digest in says)
     if not all(says):
-        return Fact("code", "-", False, False, "not recorded at registration")
+        return Fact("code", "-", False, "not recorded at registration")
     if commit is None:
-        return Fact("code", shown, False, False, "its commit is not in this repository")
+        return Fact("code", shown, False, "its commit is not in this repository")
     try:
         records = [read_record(folder / PROVENANCE, "train"), read_record(folder / SCORED, "evaluate")]
     except UserError:
-        return Fact("code", shown, False, False, "its package does not say which files these are")
+        return Fact("code", shown, False, "its package does not say which files these are")
     there = [_code_at(commit, list(record["code"])) for record in records]
     if there[0] == says[0] and there[1] != says[1]:
         # The evaluation may be later than training, with the current code.
         now = code_digest(code_files([name for name in records[1]["code"] if (ROOT / name).exists()]))
         if now == says[1]:
             found = f"training's files at {commit[:8]} and evaluation's files here have these hashes"
-            return Fact("code", shown, True, True, found)
+            return Fact("code", shown, True, found)
     if None in there:
-        return Fact("code", shown, False, True, f"{commit[:8]} lacks some of its files", True)
+        return Fact("code", shown, False, f"{commit[:8]} lacks some of its files", True)
     if there == says:
-        return Fact("code", shown, True, True, f"training's and evaluation's files at {commit[:8]} have these hashes")
+        return Fact("code", shown, True, f"training's and evaluation's files at {commit[:8]} have these hashes")
     found = ", ".join(str(digest)[:12] for digest in there)
-    return Fact("code", shown, False, True, f"the files at {commit[:8]} have {found}", True)
+    return Fact("code", shown, False, f"the files at {commit[:8]} have {found}", True)
 
 
 def _code_at(commit: str, names: Sequence[str]) -> str | None:
@@ -251,7 +239,7 @@ def _training(version: Version, folder: Path) -> Fact:
     try:
         trained, scored = read_record(folder / PROVENANCE, "train"), read_record(folder / SCORED, "evaluate")
     except UserError:
-        return Fact("training", "-", False, False, "its package has no record of its training and evaluation")
+        return Fact("training", "-", False, "its package has no record of its training and evaluation")
     weights, tags = sha256(folder / WEIGHTS), version.tags
     says = str(trained.get("weights", ""))
     wrong = [
@@ -270,9 +258,9 @@ def _training(version: Version, folder: Path) -> Fact:
     ]
     if wrong:
         found = f"its package's record differs from the version in: {', '.join(wrong)}"
-        return Fact("training", says[:12], False, True, found, True)
+        return Fact("training", says[:12], False, found, True)
     found = "its package's record has the version's weights, code, split and cohort"
-    return Fact("training", says[:12], True, True, found)
+    return Fact("training", says[:12], True, found)
 
 
 def _signed(version: Version) -> bool:
@@ -282,22 +270,22 @@ def _signed(version: Version) -> bool:
 def _signature(version: Version, folder: Path) -> Fact:
     says = "signed" if _signed(version) else "not signed"
     if not can_verify():
-        return Fact("signature", says, False, False, "no key, certificate or identity to verify it with is configured")
+        return Fact("signature", says, False, "no key, certificate or identity to verify it with is configured")
     try:
         check_signature(folder)
     except UserError as error:
-        return Fact("signature", says, False, True, str(error).removeprefix(f"{folder}: "), says == "signed")
-    return Fact("signature", says, True, True, "verified, over every file of the package")
+        return Fact("signature", says, False, str(error).removeprefix(f"{folder}: "), says == "signed")
+    return Fact("signature", says, True, "verified, over every file of the package")
 
 
 def _weights(version: Version, folder: Path) -> Fact:
     says = version.tags.get("weights.sha256", "")
     if not says:
-        return Fact("weights", "-", False, False, "not recorded at registration")
+        return Fact("weights", "-", False, "not recorded at registration")
     actual = sha256(folder / WEIGHTS)
     if actual != says:
-        return Fact("weights", says, False, True, f"the registry's file has {actual}", True)
-    return Fact("weights", says, True, True, "the registry's file has this hash")
+        return Fact("weights", says, False, f"the registry's file has {actual}", True)
+    return Fact("weights", says, True, "the registry's file has this hash")
 
 
 def show_lineage(version: Version, facts: list[Fact]) -> None:

@@ -15,7 +15,7 @@ import typer
 
 from components.ingest import IngestResult
 from components.ingest.pictures import place_of
-from components.ingest.record import Record, total
+from components.ingest.record import Record, count
 from core.cli import Out, run
 from core.cohort import MANIFEST, read_lines, write_lines
 from core.errors import UserError
@@ -50,8 +50,9 @@ def merge(parts: Sequence[Path], out: Path) -> IngestResult:
             for place in (*frame["image"], *frame["mask"]):
                 if place:
                     link(folder / place, partial / place)
-        write_lines(partial, pd.concat(frames))
-        record = replace(first, shard="", sites=total(records[folder].sites for folder in order))
+        whole = pd.concat(frames)
+        write_lines(partial, whole)
+        record = replace(first, shard="", sites=count(whole))
         record.write(partial)
     return IngestResult(out, record.name, record.synthetic, record.sites, [])
 

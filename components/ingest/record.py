@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -76,12 +75,3 @@ def count(frame: pd.DataFrame) -> dict[str, SiteCount]:
     images = Counter(frame["site"])
     masks = Counter(frame["site"][frame["mask"] != ""])
     return {site: SiteCount(images[site], masks[site], images[site] - masks[site]) for site in sorted(images)}
-
-
-def total(counts: Iterable[dict[str, SiteCount]]) -> dict[str, SiteCount]:
-    """Return the sums of counts by site, sorted by site."""
-    sums: dict[str, Counter[str]] = {}
-    for part in counts:
-        for site, one in part.items():
-            sums.setdefault(site, Counter()).update(asdict(one))
-    return {site: SiteCount(sums[site]["images"], sums[site]["masks"], sums[site]["unpaired"]) for site in sorted(sums)}

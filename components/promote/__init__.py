@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,21 +106,20 @@ def promote(
     else:
         line = f"{challenger} {verdict}; champion stays {before or 'none'}"
     page = markdown(gate, line.removeprefix(f"{challenger} "), {"by": history.actor(), "reason": reason})
-    decision = {
-        "kind": history.PROMOTE,
-        "previous": before,
-        "version": challenger.number,
-        "forced": goes and not gate.passed,
-        "reason": reason,
-        "figures": gate.figures,
-        "details": asdict(gate),
-        "text": page,
-    }
+    decision = history.Decision(
+        kind=history.PROMOTE,
+        state=history.INTENDED if goes else history.REFUSED,
+        previous=before,
+        version=challenger.number,
+        forced=goes and not gate.passed,
+        reason=reason,
+        figures=gate.figures,
+    )
     if goes:
         with promotion_lock(client, name, params.promotion.lock) as held:
-            _move(client, held, champion, decision, gate)
+            _move(client, held, champion, decision, page, gate)
     else:
-        refused = history.write(client, name, number=0, state=history.REFUSED, **decision)  # type: ignore[arg-type]
+        refused = history.write(client, name, decision, asdict(gate), page)
         _mark(client, gate, refused, "refused", page)
     if goes:
         print(line)
@@ -157,11 +156,13 @@ def rollback(params: RegistryParams, *, dry_run: bool = False, reason: str = "")
         return Promotion(name, back.number, number, number, line, None)
     line = f"{back} is champion again (before: {number or 'none'})"
     page = f"# {line}\n\n- by: {history.actor()}\n- reason: {' '.join(reason.split()) or 'none given'}\n"
-    decision = {"kind": history.ROLLBACK, "previous": number, "version": back.number, "reason": reason, "text": page}
+    decision = history.Decision(
+        kind=history.ROLLBACK, state=history.INTENDED, previous=number, version=back.number, reason=reason
+    )
     # A process that died after it set this champion still holds its lock.
     moved = {each.number for each in decided if each.state == history.DONE and each.version == number}
     with promotion_lock(client, name, params.promotion.lock, moved) as held:
-        _move(client, held, champion, decision, None)
+        _move(client, held, champion, decision, page)
     print(line)
     return Promotion(name, back.number, number, back.number, line, None, page)
 
@@ -208,13 +209,20 @@ def _about(known: TrainedOn, test: TestSet) -> dict[str, str]:
     }
 
 
-def _move(client: MlflowClient, held: PromotionLock, found: Version | None, decision: dict, gate: Gate | None) -> None:  # type: ignore[type-arg]
+def _move(
+    client: MlflowClient,
+    held: PromotionLock,
+    found: Version | None,
+    decision: history.Decision,
+    page: str,
+    gate: Gate | None = None,
+) -> None:
     """Record the decision, move the alias, close the decision, in this order.
 
     Raises:
         UserError: the champion is no longer ``found``; nothing was changed.
     """
-    name, version = held.name, decision["version"]
+    name = held.name
     now = read_aliases(client, name).get(CHAMPION)
     past = history.read(client, name, now)
     for each in past:
@@ -227,11 +235,12 @@ def _move(client: MlflowClient, held: PromotionLock, found: Version | None, deci
             f"{name}: version {now or 'none'} became champion during the comparison{by}; nothing was changed: "
             "check it with `defunet models`, then run again"
         )
-    written = history.write(client, name, number=held.number, state=history.INTENDED, **decision)
+    details = asdict(gate) if gate else None
+    written = history.write(client, name, replace(decision, number=held.number), details, page)
     if gate:
-        _mark(client, gate, written, "passed" if gate.passed else "forced", decision["text"])
+        _mark(client, gate, written, "passed" if gate.passed else "forced", page)
     held.check()
-    _set_champion(client, name, version, now)
+    _set_champion(client, name, decision.version, now)
     # The champion has moved; even if close() fails, the history infers it from the alias.
     try:
         history.close(client, written, history.DONE)

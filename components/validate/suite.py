@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,12 @@ def expectations(params: ValidateParams) -> list[Expectation]:
     def named(name: str, title: str, site: str | None = None) -> dict[str, Any]:
         return {"description": title, "severity": "critical", "meta": {"name": name, "site": site}}
 
+    def one_of(column: str, values: Collection[Any], name: str, title: str) -> Expectation:
+        return gxe.ExpectColumnValuesToBeInSet(column=column, value_set=[*values], **named(name, title))
+
+    def between(column: str, least: float, most: float, title: str) -> Expectation:
+        return gxe.ExpectColumnValuesToBeBetween(column=column, min_value=least, max_value=most, **named(column, title))
+
     suite: list[Expectation] = [
         gxe.ExpectTableRowCountToBeBetween(min_value=1, **named("not_empty", "the cohort has at least one image")),
         *(
@@ -73,23 +80,19 @@ def expectations(params: ValidateParams) -> list[Expectation]:
         gxe.ExpectColumnValuesToBeUnique(
             column="pixel_sha256", **named("no_duplicate_image", "no image occurs twice under two names")
         ),
-        gxe.ExpectColumnValuesToBeInSet(
-            column="site", value_set=params.sites, **named("allowed_site", f"site is one of {', '.join(params.sites)}")
+        one_of("site", params.sites, "allowed_site", f"site is one of {', '.join(params.sites)}"),
+        one_of("label", params.labels, "allowed_label", f"label is one of {', '.join(params.labels)}"),
+        one_of(
+            "bit_depth",
+            params.bit_depths,
+            "allowed_bit_depth",
+            f"the image has {' or '.join(map(str, params.bit_depths))} bits",
         ),
-        gxe.ExpectColumnValuesToBeInSet(
-            column="label",
-            value_set=params.labels,
-            **named("allowed_label", f"label is one of {', '.join(params.labels)}"),
-        ),
-        gxe.ExpectColumnValuesToBeInSet(
-            column="bit_depth",
-            value_set=params.bit_depths,
-            **named("allowed_bit_depth", f"the image has {' or '.join(map(str, params.bit_depths))} bits"),
-        ),
-        gxe.ExpectColumnValuesToBeInSet(
-            column="pairing",
-            value_set=["paired", "unpaired"],
-            **named("paired_or_unpaired", "the image has a mask and all values of a mask, or none of them"),
+        one_of(
+            "pairing",
+            ["paired", "unpaired"],
+            "paired_or_unpaired",
+            "the image has a mask and all values of a mask, or none of them",
         ),
         gxe.ExpectColumnPairValuesToBeEqual(
             column_A="size",
@@ -97,30 +100,16 @@ def expectations(params: ValidateParams) -> list[Expectation]:
             ignore_row_if="either_value_is_missing",
             **named("equal_size", "the mask has the size of its image"),
         ),
-        gxe.ExpectColumnValuesToBeInSet(
-            column="mask_binary", value_set=[True], **named("binary_mask", "the mask holds two values, background 0")
-        ),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="lung_fraction",
-            min_value=low,
-            max_value=high,
-            **named("lung_fraction", f"the mask covers {low:g} to {high:g} of the image"),
-        ),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="large_components",
-            min_value=fewest,
-            max_value=most,
-            **named(
-                "large_components",
-                f"the mask has {fewest} to {most} components that cover {params.large_component:g} of it or more",
-            ),
+        one_of("mask_binary", [True], "binary_mask", "the mask holds two values, background 0"),
+        between("lung_fraction", low, high, f"the mask covers {low:g} to {high:g} of the image"),
+        between(
+            "large_components",
+            fewest,
+            most,
+            f"the mask has {fewest} to {most} components that cover {params.large_component:g} of it or more",
         ),
         *(
-            gxe.ExpectColumnValuesToBeInSet(
-                column=f"{kind}_exists",
-                value_set=[True],
-                **named(f"{kind}_exists", f"the {kind} that the manifest names is a file"),
-            )
+            one_of(f"{kind}_exists", [True], f"{kind}_exists", f"the {kind} that the manifest names is a file")
             for kind in ("image", "mask")
         ),
     ]

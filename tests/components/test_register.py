@@ -383,7 +383,11 @@ def test_what_was_rolled_back_becomes_challenger_only_when_asked(here: Project) 
     offer(here)
     client = here.client()
     for number, (kind, previous, version) in enumerate((("promote", None, 1), ("rollback", 1, 7)), 1):
-        history.write(client, NAME, number=number, kind=kind, state=history.DONE, previous=previous, version=version)
+        history.write(
+            client,
+            NAME,
+            history.Decision(number=number, kind=kind, state=history.DONE, previous=previous, version=version),
+        )
     client.delete_registered_model_alias(NAME, "challenger")
     assert offer(here).alias == ""
     here.write_params(register={"challenger": "always"})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.history import DONE, PROMOTE, experiment_of, read, write
+from registry.history import DONE, PROMOTE, Decision, experiment_of, read, write
 from tracking.store import connect
 
 
@@ -15,7 +15,7 @@ def test_a_stray_run_is_ignored_with_a_warning(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     client = connect()
-    decided = write(client, "lungs", number=1, kind=PROMOTE, state=DONE, previous=None, version=3)
+    decided = write(client, "lungs", Decision(number=1, kind=PROMOTE, state=DONE, previous=None, version=3))
     where = client.get_experiment_by_name(experiment_of("lungs")).experiment_id
     stray = client.create_run(where, tags={"decision.state": "done"})
     twisted = client.create_run(where, tags={**client.get_run(decided.id).data.tags, "decision.number": "two"})
