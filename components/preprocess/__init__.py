@@ -47,6 +47,7 @@ def preprocess(
     scenarios: dict[str, Scenario],
     out: Path,
     splits: Path,
+    fill: Callable[[pd.DataFrame, Path], None] | None = None,
 ) -> PreprocessSummary:
     """Write a cohort's images and masks as arrays, and each scenario's split; images without a mask are omitted.
 
@@ -61,6 +62,7 @@ def preprocess(
         scenarios: the scenarios to write splits for.
         out: output folder of the arrays; an earlier one is replaced.
         splits: output folder of the splits; an earlier one is replaced.
+        fill: writes the arrays of a manifest's rows to a folder; None: from the files of ``raw``.
 
     Raises:
         UserError: the cohort has not passed validation in its current state, files cannot be read or do not match (all
@@ -68,28 +70,7 @@ def preprocess(
     """
     require_whole(raw, COHORT, "components.ingest.merge")
     require_pass(validation, raw)
-    fill = partial(write_arrays, raw, params=params)
-    return write_outputs(raw, params, scenarios, out, splits, fill)
-
-
-def write_outputs(
-    raw: Path,
-    params: PreprocessParams,
-    scenarios: dict[str, Scenario],
-    out: Path,
-    splits: Path,
-    fill: Callable[[pd.DataFrame, Path], None],
-) -> PreprocessSummary:
-    """Write arrays and splits as :func:`preprocess` does.
-
-    Args:
-        raw: the whole cohort; its manifest and ``cohort.json`` suffice.
-        params: section ``preprocess`` of ``params.yaml``.
-        scenarios: the scenarios to write splits for.
-        out: output folder of the arrays.
-        splits: output folder of the splits.
-        fill: writes the arrays of a manifest's rows to a folder.
-    """
+    fill = fill or partial(write_arrays, raw, params=params)
     manifest = paired(raw)
     shares = {str(split): share for split, share in params.splits.items()}
     frozen = freeze(manifest, shares, params.seed)

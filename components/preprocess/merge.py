@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import typer
 
-from components.preprocess import PreprocessSummary, write_outputs
+from components.preprocess import PreprocessSummary, preprocess
 from components.preprocess.arrays import ARRAYS, INFO, paired, parameters, reserve
 from core.cli import Out, ParamsFile, run
-from core.cohort import COHORT, MANIFEST, read_manifest, require_pass, require_whole
+from core.cohort import COHORT, MANIFEST, read_manifest, require_whole
 from core.errors import UserError
 from core.files import read_json
 from core.inputs import differences
@@ -52,7 +52,6 @@ def merge(
             have other images or parameters, or are damaged; a split would be empty; or the disk is full.
     """
     require_whole(cohort, COHORT, "components.ingest.merge")
-    require_pass(validation, cohort)
     infos = {folder: _info(folder) for folder in distinct(parts)}
     order = require_all({folder: str(info.get("shard", "")) for folder, info in infos.items()})
     for folder in order:
@@ -61,7 +60,7 @@ def merge(
             raise UserError(f"{folder}: made with other parameters ({'; '.join(changes)}); run this shard again")
     owners = _owners(paired(cohort), order, [Shard.parse(infos[folder]["shard"]) for folder in order], cohort)
     fill = partial(_fill, order=order, owners=owners, size=params.size)
-    return write_outputs(cohort, params, scenarios, out, splits, fill)
+    return preprocess(cohort, validation, params, scenarios, out, splits, fill)
 
 
 def _info(folder: Path) -> dict[str, Any]:

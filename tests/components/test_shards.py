@@ -296,7 +296,9 @@ def test_a_wrong_command_is_told_in_one_line(project: Project) -> None:
             f"error: --shard 1/2: {whole} is for the whole; name a folder for the part with --out"
         )
     assert "named twice" in refused(project.call(project.line("ingest.merge", "data", "data", "--out", "raw")))
-    assert "has not passed" in refused(project.call(project.line("preprocess.merge", "nothing", "--out", "arrays")))
+    assert "nothing/arrays.json: not found" in refused(
+        project.call(project.line("preprocess.merge", "nothing", "--out", "arrays"))
+    )
     assert not (project.root / "raw").exists()
 
 
