@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from components.evaluate.finish import finish
@@ -10,40 +10,23 @@ from components.evaluate.parts import write_part
 from components.evaluate.stored import StoredMasks
 from components.evaluate.stream import SplitScores, score_split
 from components.evaluate.work import CODE, Work
-from core.cell import Cell
-from core.cohort import Arrays, read_split
 from core.errors import UserError
-from core.params import EvaluateParams
 from core.results import Row
 from core.shard import Shard
 
-__all__ = ["CODE", "evaluate", "evaluate_shard"]
+__all__ = ["CODE", "Work", "evaluate", "evaluate_shard"]
 
 
-def evaluate(
-    cell: Cell,
-    arrays: Path,
-    raw: Path,
-    split: Path,
-    model: Path,
-    params: EvaluateParams,
-    out: Path,
-    reread: Callable[[], EvaluateParams] | None = None,
-) -> list[Row]:
+def evaluate(work: Work, raw: Path, out: Path) -> list[Row]:
     """Score a cell and write its rows, cases, curves and overlays; ``docs/evaluation.md`` defines the metrics.
 
     Images are processed in batches; only one row of metrics per image stays in memory.
 
     Args:
-        cell: network, scenario and seed.
-        arrays: output of preprocess.
+        work: the cell and its inputs.
         raw: output of ingest, for the masks at their original size.
-        split: the scenario's split, ``<scenario>.json``.
-        model: output of train.
-        params: section ``evaluate`` of ``params.yaml``.
         out: output folder for ``rows.json``, ``cases.csv``, ``metrics.json``, ``split.json``, ``scored.json``,
             ``roc.csv``, ``reliability.csv``, ``risk_coverage.csv``, ``overlays.json`` and ``overlays/``.
-        reread: reads ``params`` again from its file, to detect an edit during the evaluation.
 
     Returns:
         The rows of ``rows.json``: one per split, group of images, kind of masks and reduction.
@@ -52,33 +35,17 @@ def evaluate(
         UserError: model or data are missing or do not match, the weights, arrays or split differ from the record of
             training, an input changed during the evaluation, or MLflow cannot be reached.
     """
-    work, scored = _begin(cell, arrays, raw, split, model, params, reread)
-    return finish(work, scored, out)
+    return finish(work, _scored(work, raw), out)
 
 
-def evaluate_shard(
-    cell: Cell,
-    arrays: Path,
-    raw: Path,
-    split: Path,
-    model: Path,
-    params: EvaluateParams,
-    shard: Shard,
-    out: Path,
-    reread: Callable[[], EvaluateParams] | None = None,
-) -> int:
+def evaluate_shard(work: Work, raw: Path, shard: Shard, out: Path) -> int:
     """Score one shard of the batches of each split, for :func:`components.evaluate.merge.merge`.
 
     Args:
-        cell: this and the other common arguments are as for :func:`evaluate`.
-        arrays: output of preprocess.
+        work: the cell and its inputs.
         raw: output of ingest.
-        split: the scenario's split.
-        model: output of train.
-        params: section ``evaluate`` of ``params.yaml``.
         shard: the shard. It has whole batches, so that batches are the same as without shards.
         out: output folder (:mod:`components.evaluate.parts`).
-        reread: reads ``params`` again from its file.
 
     Returns:
         The number of images scored; a shard may have none.
@@ -86,32 +53,24 @@ def evaluate_shard(
     Raises:
         UserError: as :func:`evaluate` does, except that MLflow is not used.
     """
-    work, scored = _begin(cell, arrays, raw, split, model, params, reread, shard)
-    return write_part(work, shard, scored, out)
+    return write_part(work, shard, _scored(work, raw, shard), out)
 
 
-def _begin(
-    cell: Cell,
-    arrays: Path,
-    raw: Path,
-    split: Path,
-    model: Path,
-    params: EvaluateParams,
-    reread: Callable[[], EvaluateParams] | None,
-    shard: Shard | None = None,
-) -> tuple[Work, Iterator[SplitScores]]:
-    """Check the inputs and load the network; return the inputs, and an iterator that scores split after split."""
+def _scored(work: Work, raw: Path, shard: Shard | None = None) -> Iterator[SplitScores]:
+    """Check the inputs and load the network; return an iterator that scores split after split."""
     import torch
 
     from model.inference.predictor import Predictor
 
-    opened = cohort, ids = Arrays(arrays), read_split(split, cell.scenario)
-    stored = StoredMasks(raw, cohort, arrays, params)
+    work.ids  # noqa: B018 - a missing split is reported first
+    stored = StoredMasks(raw, work.cohort, work.arrays, work.params)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.allow_tf32 = False  # results do not depend on the machine (docs/training.md, On a GPU)
     try:
-        predictor = Predictor.load(model, device)
+        predictor = Predictor.load(work.model, device)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{model}: not a trained model ({error}); run the train step again") from error
-    work = Work.of(cell, arrays, split, model, params, reread, opened, predictor.input_config)
-    return work, (score_split(predictor, model, cohort, stored, name, ids[name], shard) for name in work.splits)
+        raise UserError(f"{work.model}: not a trained model ({error}); run the train step again") from error
+    work.inputs  # noqa: B018 - the digests are taken before the evaluation
+    if difference := predictor.input_config.difference(work.cohort.info):
+        raise UserError(f"{work.model}, {work.arrays}: {difference}; run the train step again")
+    return (score_split(work, predictor, stored, name, shard) for name in work.splits)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from components.evaluate import evaluate, evaluate_shard
+from components.evaluate import Work, evaluate, evaluate_shard
 from core import cli
 from core.cell import Cell
 from core.params import EvaluateParams, read_params
@@ -29,12 +29,12 @@ def main(
     def reread() -> EvaluateParams:
         return read_params(params).evaluate
 
-    cell = Cell.of(model)
-    if shard:
-        images = evaluate_shard(cell, arrays, raw, split, model, reread(), Shard.parse(shard), out, reread)
-        print(f"{out}: {images} images, shard {shard}")
+    part = Shard.parse(shard) if shard else None
+    work = Work(Cell.of(model), arrays, split, model, reread(), reread)
+    if part:
+        print(f"{out}: {evaluate_shard(work, raw, part, out)} images, shard {shard}")
     else:
-        evaluate(cell, arrays, raw, split, model, reread(), out, reread)
+        evaluate(work, raw, out)
 
 
 if __name__ == "__main__":

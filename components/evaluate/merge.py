@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,27 +17,13 @@ from core.params import EvaluateParams, read_params
 from core.results import Row
 
 
-def merge(
-    parts: Sequence[Path],
-    cell: Cell,
-    arrays: Path,
-    split: Path,
-    model: Path,
-    params: EvaluateParams,
-    out: Path,
-    reread: Callable[[], EvaluateParams] | None = None,
-) -> list[Row]:
+def merge(work: Work, parts: Sequence[Path], out: Path) -> list[Row]:
     """Merge the shards of an evaluation into the files that evaluate writes without shards, and log it to MLflow.
 
     Args:
+        work: the cell and its inputs.
         parts: outputs of :func:`components.evaluate.evaluate_shard`, one for each shard, in any order.
-        cell: network, scenario and seed.
-        arrays: output of preprocess.
-        split: the scenario's split, ``<scenario>.json``.
-        model: output of train.
-        params: section ``evaluate`` of ``params.yaml``.
         out: output folder, as in :func:`components.evaluate.evaluate`.
-        reread: reads ``params`` again from its file, to detect an edit during the merge.
 
     Returns:
         The rows of ``rows.json``.
@@ -46,7 +32,6 @@ def merge(
         UserError: the parts are not the shards 1/N to N/N; one was scored from other weights, arrays, split or
             parameters, or with other code, or is damaged; or MLflow cannot be reached.
     """
-    work = Work.of(cell, arrays, split, model, params, reread)
     return finish(work, read_parts(work, require_parts(work, list(parts))), out)
 
 
@@ -63,7 +48,7 @@ def main(
     def reread() -> EvaluateParams:
         return read_params(params).evaluate
 
-    merge(parts, Cell.of(model), arrays, split, model, reread(), out, reread)
+    merge(Work(Cell.of(model), arrays, split, model, reread(), reread), parts, out)
 
 
 if __name__ == "__main__":

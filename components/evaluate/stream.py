@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +12,7 @@ from components.evaluate.calibration import BINS, reliability_sums
 from components.evaluate.overlays import Shown
 from components.evaluate.scores import Scores
 from components.evaluate.stored import STORED, StoredMasks
+from components.evaluate.work import Work
 from core.cohort import Arrays
 from core.errors import UserError
 from core.parallel import cores
@@ -56,53 +56,44 @@ class SplitScores:
 
 
 def score_split(
-    predictor: Predictor,
-    model: Path,
-    cohort: Arrays,
-    stored: StoredMasks,
-    name: str,
-    ids: list[str],
-    shard: Shard | None = None,
+    work: Work, predictor: Predictor, stored: StoredMasks, name: str, shard: Shard | None = None
 ) -> SplitScores:
     """Predict and score the images of one split.
 
     Args:
+        work: the cell and its inputs.
         predictor: the trained network.
-        model: folder of the model, for messages.
-        cohort: the arrays.
-        stored: the masks at their stored size, with the parameters.
+        stored: the masks at their stored size.
         name: name of the split.
-        ids: ids of its images.
         shard: score only this shard's batches; batches are the same as without shards.
 
     Raises:
         UserError: the network returns NaN or infinity, or a stored mask cannot be read.
     """
-    params, order = stored.params, cohort.rows(ids)
-    found = SplitScores.of(cohort, params, name, ids)
-    parts = list(batches(len(order), params.batch_size))
+    order = work.cohort.rows(work.ids[name])
+    found = SplitScores.of(work.cohort, work.params, name, work.ids[name])
+    parts = list(batches(len(order), work.params.batch_size))
     with ThreadPoolExecutor(cores()) as pool:  # decoding and resizing release the GIL
         for number in shard.range_of(len(parts)) if shard else range(len(parts)):
             part = parts[number]
-            _score_batch(found, pool, predictor, model, cohort, stored, order[part], part.start)
+            _score_batch(found, pool, work, predictor, stored, order[part], part.start)
     return found
 
 
 def _score_batch(
     found: SplitScores,
     pool: ThreadPoolExecutor,
+    work: Work,
     predictor: Predictor,
-    model: Path,
-    cohort: Arrays,
     stored: StoredMasks,
     rows: np.ndarray,
     start: int,
 ) -> None:
-    params = stored.params
+    params, cohort = work.params, work.cohort
     plain, mirrored = predictor.both_ways(cohort.images[rows])
     probabilities = (plain + mirrored) / np.float32(2) if params.flip else plain
     if not np.isfinite(probabilities).all():
-        raise UserError(f"{model}: the network returns NaN or infinity; run the train step again")
+        raise UserError(f"{work.model}: the network returns NaN or infinity; run the train step again")
     predicted = params.to_masks(probabilities)
     agreed = agreement(plain >= params.threshold, mirrored >= params.threshold)
     at_own_size = list(pool.map(stored.score, rows, probabilities))

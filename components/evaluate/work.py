@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from core.errors import UserError
 from core.files import read_json
 from core.inputs import Inputs, read_record
 from core.params import EvaluateParams
-from model.inference.input_config import InputConfig
 from model.weights import CONFIG, WEIGHTS
 
 # The code that determines the results, as in dvc.yaml.
@@ -41,61 +41,59 @@ CODE = (
 
 @dataclass(frozen=True)
 class Work:
-    """The inputs of an evaluation, of one of its shards, or of the merge.
+    """The inputs of an evaluation, of one of its shards, or of the merge; they are read when they are first used.
 
     Attributes:
         cell: network, scenario and seed.
         arrays: output of preprocess.
+        split: the scenario's split, ``<scenario>.json``.
         model: output of train.
         params: section ``evaluate`` of ``params.yaml``.
-        cohort: the arrays.
-        ids: image ids of train, validation and test.
-        inputs: the digests.
+        reread: reads ``params`` again from its file, to detect an edit during the evaluation.
     """
 
     cell: Cell
     arrays: Path
+    split: Path
     model: Path
     params: EvaluateParams
-    cohort: Arrays
-    ids: dict[str, list[str]]
-    inputs: Inputs
+    reread: Callable[[], EvaluateParams] | None = None
 
-    @classmethod
-    def of(
-        cls,
-        cell: Cell,
-        arrays: Path,
-        split: Path,
-        model: Path,
-        params: EvaluateParams,
-        reread: Callable[[], EvaluateParams] | None,
-        opened: tuple[Arrays, dict[str, list[str]]] | None = None,
-        trained: InputConfig | None = None,
-    ) -> Work:
-        """Check the inputs of an evaluation and take their digests.
+    @cached_property
+    def cohort(self) -> Arrays:
+        """The arrays; raises UserError if they are missing or damaged."""
+        return Arrays(self.arrays)
 
-        Args:
-            cell: this and the arguments up to ``reread`` are as for :func:`components.evaluate.evaluate`.
-            arrays: output of preprocess.
-            split: the scenario's split.
-            model: output of train.
-            params: section ``evaluate`` of ``params.yaml``.
-            reread: reads ``params`` again from its file.
-            opened: the arrays and the split, if they have already been read.
-            trained: the preprocessing of the network's input; None: it is not compared with the arrays'.
+    @cached_property
+    def ids(self) -> dict[str, list[str]]:
+        """The image ids of train, validation and test; raises UserError if the split is of another scenario."""
+        return read_split(self.split, self.cell.scenario)
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """The digests of all inputs.
 
         Raises:
-            UserError: model or data are missing or do not match, or the weights, arrays or split differ from the record
-                of training.
+            UserError: the model is of another cell, or the weights, arrays or split differ from ``provenance.json``.
         """
-        cohort, ids = opened or (Arrays(arrays), read_split(split, cell.scenario))
+        model = self.model
         config = read_json(model / CONFIG)
-        if (held := Cell(config["network"], config["scenario"], config["seed"])) != cell:
-            raise UserError(f"{model}: has the model of {held.folder}, not of {cell.folder}; run the train step again")
-        if trained and (difference := trained.difference(cohort.info)):
-            raise UserError(f"{model}, {arrays}: {difference}; run the train step again")
-        return cls(cell, arrays, model, params, cohort, ids, _inputs(model, arrays, split, params, reread))
+        if (held := Cell(config["network"], config["scenario"], config["seed"])) != self.cell:
+            raise UserError(
+                f"{model}: has the model of {held.folder}, not of {self.cell.folder}; run the train step again"
+            )
+        trained = read_record(model / PROVENANCE, "train")
+        files = {"weights": model / WEIGHTS, "config": model / CONFIG, "split": self.split}
+        files |= {name: self.arrays / f"{name}.npy" for name in ("images", "masks-original", "masks-dilated")}
+        inputs = Inputs(files, CODE, self.params, self.reread)
+        recorded = trained["files"] | {"weights": trained["weights"]}
+        for name in ("weights", "split", "images"):
+            if inputs.files[name] != recorded[name]:
+                raise UserError(
+                    f"{files[name]}: not what the training in {model} recorded (sha256 {inputs.files[name][:12]}, "
+                    f"recorded {recorded[name][:12]}); run `dvc checkout`, or the train step again"
+                )
+        return inputs
 
     @property
     def splits(self) -> list[str]:
@@ -110,25 +108,3 @@ class Work:
     def record(self) -> dict[str, Any]:
         """Return the record of the inputs, as ``scored.json`` has it."""
         return self.inputs.record(str(self.cohort.info["manifest_sha256"]))
-
-
-def _inputs(
-    model: Path, arrays: Path, split: Path, params: EvaluateParams, reread: Callable[[], EvaluateParams] | None
-) -> Inputs:
-    """Return the inputs of the evaluation, after a check against the record of training.
-
-    Raises:
-        UserError: the weights, arrays or split differ from ``provenance.json``.
-    """
-    trained = read_record(model / PROVENANCE, "train")
-    files = {"weights": model / WEIGHTS, "config": model / CONFIG, "split": split}
-    files |= {name: arrays / f"{name}.npy" for name in ("images", "masks-original", "masks-dilated")}
-    inputs = Inputs(files, CODE, params, reread)
-    recorded = {"weights": trained["weights"], "split": trained["files"]["split"], "images": trained["files"]["images"]}
-    for name, digest in recorded.items():
-        if inputs.files[name] != digest:
-            raise UserError(
-                f"{files[name]}: not what the training in {model} recorded (sha256 {inputs.files[name][:12]}, recorded "
-                f"{digest[:12]}); run `dvc checkout`, or the train step again"
-            )
-    return inputs

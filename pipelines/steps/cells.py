@@ -91,14 +91,15 @@ def evaluate(
     """
     import pandas as pd
 
-    from components.evaluate import evaluate
+    from components.evaluate import Work, evaluate
     from core.params import EvaluateParams
 
     name = model.metadata[CELL]
     cell, out = Cell.of(Path(name)), Path(evaluation.path) / EVALUATIONS / name
     split = Path(arrays.path) / SPLITS / f"{cell.scenario}.json"
     choices = section(EvaluateParams, params, "evaluate")
-    evaluate(cell, Path(arrays.path) / ARRAYS, Path(raw.path), split, Path(model.path), choices, out)
+    work = Work(cell, Path(arrays.path) / ARRAYS, split, Path(model.path), choices)
+    evaluate(work, Path(raw.path), out)
     shutil.copytree(model.path, Path(evaluation.path) / MODELS / name)
     test.metadata[CELL] = name
     for masks, figures in read_json(out / SUMMARY)["test"].items():

@@ -22,7 +22,7 @@ from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 from torchmetrics.functional.classification import binary_calibration_error
 
-from components.evaluate import evaluate
+from components.evaluate import Work, evaluate
 from components.evaluate.calibration import reliability_of, reliability_sums
 from components.evaluate.overlays import OPACITY, blend, figure_regions, worst_overlay
 from components.report.reliability import expected_calibration_error
@@ -417,15 +417,8 @@ def test_again_it_is_the_same_to_the_byte(scored: Project, trained: Trained) -> 
 
 def score(project: Project, cell: Cell = CELL, out: Path | None = None, **changes: Any) -> list[Row]:
     given = read_params(project.root / "params.yaml").evaluate.model_dump() | changes
-    return evaluate(
-        cell,
-        project.arrays,
-        project.raw,
-        project.split,
-        project.model,
-        EvaluateParams(**given),
-        out or project.evaluation,
-    )
+    work = Work(cell, project.arrays, project.split, project.model, EvaluateParams(**given))
+    return evaluate(work, project.raw, out or project.evaluation)
 
 
 @pytest.fixture

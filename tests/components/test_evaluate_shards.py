@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from components.evaluate import evaluate, evaluate_shard
+from components.evaluate import Work, evaluate, evaluate_shard
 from components.evaluate.merge import merge
 from components.evaluate.parts import PART
 from core.cell import OVERLAYS, Cell
@@ -39,18 +39,20 @@ def params(project: Project, **changes: Any) -> EvaluateParams:
     return EvaluateParams(**(read_params(project.root / "params.yaml").evaluate.model_dump() | changes))
 
 
+def work(project: Project, cell: Cell = CELL, **changes: Any) -> Work:
+    return Work(cell, project.arrays, project.split, project.model, params(project, **changes))
+
+
 def whole(project: Project, **changes: Any) -> dict[str, bytes]:
     """Return what one evaluation writes."""
     out = project.root / "whole"
-    where = (project.arrays, project.raw, project.split, project.model)
-    evaluate(CELL, *where, params(project, **changes), out)
+    evaluate(work(project, **changes), project.raw, out)
     return files(out)
 
 
 def part(project: Project, shard: Shard, cell: Cell = CELL, **changes: Any) -> Path:
     out = project.root / f"parts/{shard.number}"
-    where = (project.arrays, project.raw, project.split, project.model)
-    evaluate_shard(cell, *where, params(project, **changes), shard, out)
+    evaluate_shard(work(project, cell, **changes), project.raw, shard, out)
     return out
 
 
@@ -61,7 +63,7 @@ def parts(project: Project, of: int, **changes: Any) -> list[Path]:
 
 def merged(project: Project, folders: list[Path], **changes: Any) -> dict[str, bytes]:
     out = project.root / "merged"
-    merge(folders, CELL, project.arrays, project.split, project.model, params(project, **changes), out)
+    merge(work(project, **changes), folders, out)
     return files(out)
 
 

@@ -78,7 +78,8 @@ class Drawn:
         self.masks = {kind: np.broadcast_to(np.eye(SIDE, dtype=np.uint8), self.images.shape) for kind in ("original",)}
         people = {"site": "one", "label": "normal", "sex": ["F", "M"] * (images // 2), "age": 40.0}
         self.manifest = pd.DataFrame({"id": [f"{n:04d}" for n in range(images)], **people})
-        self.params = EvaluateParams(**SHIPPED)
+        self.params, self.cohort = EvaluateParams(**SHIPPED), self
+        self.ids = {"test": list(self.manifest["id"])}
         self.random = np.random.default_rng(0)
 
     def rows(self, ids: list[str]) -> np.ndarray:
@@ -96,7 +97,7 @@ def peak(images: int) -> int:
     """Return the most memory, bytes, that scoring some images takes."""
     all_of_it: Any = Drawn(images)
     tracemalloc.start()
-    found = score_split(all_of_it, Path("model"), all_of_it, all_of_it, "test", list(all_of_it.manifest["id"]))
+    found = score_split(all_of_it, all_of_it, all_of_it, "test")
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     cases = found.scores["original"].cases

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from components.evaluate import evaluate
+from components.evaluate import Work, evaluate
 from components.register import pyfunc_arguments
 from components.register.build import CODE, build
 from components.register.half import halve
@@ -55,7 +55,8 @@ def make(
     with tempfile.TemporaryDirectory() as scratch:
         rounded, evaluation = Path(scratch) / "model", Path(scratch) / "evaluation"
         _round(model, rounded)
-        evaluate(cell, arrays, raw, splits / f"{cell.scenario}.json", rounded, params.evaluate, evaluation)
+        work = Work(cell, arrays, splits / f"{cell.scenario}.json", rounded, params.evaluate)
+        evaluate(work, raw, evaluation)
         about = {"name": out.name, "licence": licence}
         package = build(rounded, evaluation, arrays, params, Path(scratch) / PACKAGE, about)
         digest = seal(package)
