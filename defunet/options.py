@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from core.cli import ParamsFile
+from core.cli import ParamsFile, spliced
 
 if TYPE_CHECKING:
     from pipelines.client.kubeflow import Kubeflow
@@ -145,7 +143,7 @@ def connected(function: Callable[..., None]) -> Callable[..., None]:
         address = Address(host, namespace, token, token_file, kube_context, system_namespace, ca_file)
         return Kubeflow(address, patience, say)
 
-    return _spliced(function, "connect", provide)
+    return spliced("connect", provide)(function)
 
 
 def packaged(function: Callable[..., None]) -> Callable[..., None]:
@@ -184,7 +182,7 @@ def packaged(function: Callable[..., None]) -> Callable[..., None]:
         }
         return Packed(what, experiment, create_experiment)
 
-    return _spliced(function, "pack", provide)
+    return spliced("pack", provide)(function)
 
 
 @dataclass(frozen=True)
@@ -199,22 +197,3 @@ class Packed:
         """Find or create the experiment, submit or schedule with ``how``, and return Kubeflow's id."""
         where = kubeflow.experiment(self.experiment, self.create_experiment)
         return how(**self.what, experiment_id=where, **more)
-
-
-def _spliced(function: Callable[..., None], name: str, provide: Callable[..., Any]) -> Callable[..., None]:
-    """Replace the parameter ``name`` by the parameters of ``provide``; its value becomes a callable of ``provide``."""
-    shared = inspect.signature(provide, eval_str=True).parameters
-    own = inspect.signature(function, eval_str=True).parameters
-
-    @functools.wraps(function)
-    def command(**options: Any) -> None:
-        known = {key: options.pop(key) for key in shared}
-        function(**options, **{name: lambda: provide(**known)})
-
-    parameters = [parameter for key, parameter in own.items() if key != name] + list(shared.values())
-    # Keyword-only, so that parameters with a default may precede those without.
-    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    del command.__wrapped__
-    return command
