@@ -14,7 +14,7 @@ import typer
 from core.cli import ParamsFile, spliced
 
 if TYPE_CHECKING:
-    from pipelines.client.kubeflow import Kubeflow
+    from pipelines.client.kubeflow import Kubeflow, Order
 
 of_connection, of_run = (
     partial(typer.Option, rich_help_panel=panel) for panel in ("Connection to Kubeflow", "The run")
@@ -95,16 +95,16 @@ def _connect(
 
 @dataclass(frozen=True)
 class Packed:
-    """The arguments of :meth:`pipelines.client.kubeflow.Kubeflow.submit`, and the experiment's name."""
+    """What Kubeflow shall run, and the experiment's name."""
 
-    what: dict[str, Any]
+    order: Order
     experiment: str
     create_experiment: bool
 
     def send(self, kubeflow: Kubeflow, how: Callable[..., str], **more: Any) -> str:
         """Find or create the experiment, submit or schedule with ``how``, and return Kubeflow's id."""
         where = kubeflow.experiment(self.experiment, self.create_experiment)
-        return how(**self.what, experiment_id=where, **more)
+        return how(self.order, where, **more)
 
 
 def _pack(
@@ -143,6 +143,7 @@ def _pack(
 ) -> Packed:
     """Compile the pipeline."""
     from core.terminal import say
+    from pipelines.client.kubeflow import Order
     from pipelines.client.package import arguments, cohort, overridden, package, shown
 
     choices, touched = overridden(params, set_ or ())
@@ -151,14 +152,9 @@ def _pack(
     values = {"source": source, "data_md5": data_md5, "checkpoints": checkpoints, "promote": promote or None}
     given = arguments(built, choices, touched, values)
     say(f"with {shown(given)}")
-    what = {
-        "spec": built.spec,
-        "arguments": given,
-        "name": name or datetime.now(UTC).strftime("lung-segmentation %Y-%m-%d %H:%M:%S"),
-        "service_account": service_account or built.service_account,
-        "pipeline_root": pipeline_root,
-    }
-    return Packed(what, experiment, create_experiment)
+    name = name or datetime.now(UTC).strftime("lung-segmentation %Y-%m-%d %H:%M:%S")
+    order = Order(built.spec, given, name, service_account or built.service_account, pipeline_root)
+    return Packed(order, experiment, create_experiment)
 
 
 # Decorators of commands. The first replaces the parameter ``connect`` by the connection options; calling ``connect()``
