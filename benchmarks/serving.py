@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import httpx
 import numpy as np
@@ -34,6 +33,7 @@ from core.errors import UserError
 from core.files import write_json
 from core.provenance import hardware
 from serving.http.settings import Settings
+from tools.services.checks import free_ports
 
 WAYS = {"one by one": ("--max-batch", "1"), "micro-batches": ("--max-batch", str(Settings.max_batch))}
 PATIENCE = 120.0  # seconds until a service must be ready
@@ -132,10 +132,23 @@ class Running:
 
 
 @contextmanager
-def started(model: str, engine: str, port: int, *options: str) -> Iterator[Running]:
-    """Start a service, wait until it is ready, and stop it at the end of the block."""
+def started(model: str, engine: str, port: int, *options: str, output: IO[bytes] | None = None) -> Iterator[Running]:
+    """Start a service, wait until it is ready, and stop it at the end of the block.
+
+    Args:
+        model: as for ``defunet serve``.
+        engine: as for ``defunet serve``.
+        port: port to listen on.
+        options: further options.
+        output: file for what the service prints; None prints it.
+
+    Raises:
+        UserError: the service ends, or is not ready in time.
+    """
     line = [sys.executable, "-m", "serving.http", "--model", model, "--engine", engine, "--port", str(port)]
-    process = subprocess.Popen([*line, "--log-level", "warning", "--max-queue", "512", *options])
+    process = subprocess.Popen(
+        [*line, "--log-level", "warning", "--max-queue", "512", *options], stdout=output, stderr=output
+    )
     service = Running(process, port)
     try:
         # On a shared port another service may respond; this one listens only after its model is loaded.
@@ -143,7 +156,7 @@ def started(model: str, engine: str, port: int, *options: str) -> Iterator[Runni
         while not listens(process.pid, port):
             _check(process, limit)
             time.sleep(0.05)
-        while not _is_ready(service):
+        while not is_ready(service):
             _check(process, limit)
             time.sleep(0.05)
         yield service
@@ -165,23 +178,17 @@ def listens(pid: int, port: int) -> bool:
 
 def _check(process: subprocess.Popen[bytes], limit: float) -> None:
     if process.poll() is not None:
-        raise UserError("the service did not begin; its own line above says why")
+        raise UserError("the service did not begin; `defunet serve` with the same --model says why")
     if time.monotonic() > limit:
         raise UserError(f"the service was not ready after {PATIENCE:g} s; try again on a machine that does less")
 
 
-def _is_ready(service: Running) -> bool:
+def is_ready(service: Running) -> bool:
+    """Return whether a service answers that it is ready."""
     try:
         return httpx.get(f"{service.url}/ready", timeout=10).status_code == 200
     except httpx.TransportError:
         return False
-
-
-def free_port() -> int:
-    """Return a free port."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def measure(service: Running, image: bytes, clients: int, seconds: float) -> dict[str, Any]:
@@ -207,10 +214,10 @@ def sweep(
     model: str, engine: str, image: bytes, concurrency: Sequence[int], seconds: float, rounds: int
 ) -> list[dict[str, Any]]:
     """Measure both services alternately, for every number of clients."""
-    rows = []
+    rows, ports = [], free_ports(2)
     with (
-        started(model, engine, free_port(), *WAYS["one by one"]) as single,
-        started(model, engine, free_port(), *WAYS["micro-batches"]) as batched,
+        started(model, engine, ports[0], *WAYS["one by one"]) as single,
+        started(model, engine, ports[1], *WAYS["micro-batches"]) as batched,
     ):
         services = {"one by one": single, "micro-batches": batched}
         for service in services.values():
@@ -226,7 +233,7 @@ def sweep(
 
 def restart(model: str, engine: str, image: bytes, clients: int, seconds: float) -> dict[str, Any]:
     """Replace a service by a second one under load, and return the clients' results."""
-    port = free_port()
+    (port,) = free_ports(1)
     with started(model, engine, port, "--reuse-port") as old:
         asking = Clients(old.url, image, clients)
         time.sleep(seconds)

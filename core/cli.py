@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,3 +49,29 @@ def run(step: Callable[..., Any]) -> None:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(context_settings=HELP)(command)
     app()
+
+
+def spliced(name: str, provide: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that replaces a command's parameter ``name`` by the parameters of ``provide``.
+
+    The command gets a callable as ``name``, which calls ``provide`` with the options; a dataclass is one too.
+    """
+    shared = inspect.signature(provide, eval_str=True).parameters
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(function, eval_str=True).parameters
+
+        @functools.wraps(function)
+        def command(**options: Any) -> None:
+            known = {key: options.pop(key) for key in shared}
+            function(**options, **{name: lambda: provide(**known)})
+
+        parameters = [parameter for key, parameter in own.items() if key != name] + list(shared.values())
+        # Keyword-only, so that parameters with a default may precede those without.
+        parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        del command.__wrapped__
+        return command
+
+    return decorate

@@ -2,111 +2,35 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from core.cli import ParamsFile
+from core.cli import ParamsFile, spliced
 
 if TYPE_CHECKING:
-    from pipelines.client.kubeflow import Kubeflow
+    from pipelines.client.kubeflow import Kubeflow, Order
 
-CONNECTION = "Connection to Kubeflow"
-RUN = "The run"
+of_connection, of_run = (
+    partial(typer.Option, rich_help_panel=panel) for panel in ("Connection to Kubeflow", "The run")
+)
 
-Host = Annotated[
-    str | None,
-    typer.Option(
-        envvar="KF_PIPELINES_ENDPOINT",
-        help="Address of Kubeflow Pipelines. Default: the pod's cluster, else the kubeconfig's.",
-        rich_help_panel=CONNECTION,
-    ),
-]
-Namespace = Annotated[
-    str | None,
-    typer.Option(
-        envvar="DEFUNET_NAMESPACE",
-        help="Your profile's namespace in a multi-user Kubeflow. Default in a pod: its namespace.",
-        rich_help_panel=CONNECTION,
-    ),
-]
-Token = Annotated[
-    str | None,
-    typer.Option(
-        envvar="DEFUNET_TOKEN",
-        show_envvar=True,
-        help="A bearer token. Prefer the variable: other users can list command lines.",
-        rich_help_panel=CONNECTION,
-    ),
-]
-TokenFile = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="DEFUNET_TOKEN_FILE",
-        help="A file with the token, read before every request. Default in a pod: Kubeflow's token.",
-        rich_help_panel=CONNECTION,
-    ),
-]
-KubeContext = Annotated[
-    str | None, typer.Option(help="Context of the kubeconfig, used without --host.", rich_help_panel=CONNECTION)
-]
-SystemNamespace = Annotated[
-    str, typer.Option(help="The namespace of Kubeflow Pipelines itself.", rich_help_panel=CONNECTION)
-]
-CaFile = Annotated[
-    Path | None,
-    typer.Option(help="CA certificates that verify the host.", rich_help_panel=CONNECTION),
-]
-Patience = Annotated[
-    float,
-    typer.Option(min=0, help="Seconds for which failed connections are retried.", rich_help_panel=CONNECTION),
-]
 Set = Annotated[
     list[str] | None,
-    typer.Option(
+    of_run(
         "--set",
         metavar="KEY=VALUE",
         help="Override a value of the parameter file, for example train.epochs=3 or 'matrix.networks=\\[unet]'; "
         "repeatable. All values are checked before anything is sent.",
-        rich_help_panel=RUN,
     ),
 ]
-Cluster = Annotated[Path, typer.Option(help="The cluster settings, validated as a whole.", rich_help_panel=RUN)]
-Image = Annotated[
-    str | None, typer.Option(help="The image of every step; overrides the cluster settings.", rich_help_panel=RUN)
-]
-Source = Annotated[
-    str | None,
-    typer.Option(
-        help="The cohort: s3://bucket/prefix, or a folder or ZIP file that the pods can read. Default: the "
-        "s3:// address that data.dvc pins.",
-        rich_help_panel=RUN,
-    ),
-]
-DataMd5 = Annotated[
-    str | None, typer.Option(help="The MD5 that pins the cohort. Default: the one in data.dvc.", rich_help_panel=RUN)
-]
-Checkpoints = Annotated[
-    str | None,
-    typer.Option(
-        help="Place of the checkpoints: s3://bucket/prefix or a folder on a volume. Default: the cluster settings'.",
-        rich_help_panel=RUN,
-    ),
-]
-Promote = Annotated[
-    bool, typer.Option("--promote", help="Make the registered model the champion.", rich_help_panel=RUN)
-]
-Experiment = Annotated[str, typer.Option(help="The run's experiment in Kubeflow.")]
-CreateExperiment = Annotated[bool, typer.Option("--create-experiment", help="Create the experiment if needed.")]
-Name = Annotated[str | None, typer.Option(help="The display name. Default: the pipeline's name and the time.")]
-ServiceAccount = Annotated[str | None, typer.Option(help="Service account; overrides the cluster settings.")]
-PipelineRoot = Annotated[str | None, typer.Option(help="The root of all artifacts, for example s3://bucket/runs.")]
+Cluster = Annotated[Path, of_run(help="The cluster settings, validated as a whole.")]
+Image = Annotated[str | None, of_run(help="The image of every step; overrides the cluster settings.")]
 Wait = Annotated[
     bool,
     typer.Option(
@@ -125,96 +49,114 @@ ScheduleId = Annotated[str, typer.Argument(metavar="SCHEDULE", help="The id of a
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The id of a run, as `defunet runs` lists it.")]
 
 
-def connected(function: Callable[..., None]) -> Callable[..., None]:
-    """Replace a command's parameter ``connect`` by the connection options; calling ``connect()`` returns the client."""
+def _connect(
+    host: Annotated[
+        str | None,
+        of_connection(
+            envvar="KF_PIPELINES_ENDPOINT",
+            help="Address of Kubeflow Pipelines. Default: the pod's cluster, else the kubeconfig's.",
+        ),
+    ] = None,
+    namespace: Annotated[
+        str | None,
+        of_connection(
+            envvar="DEFUNET_NAMESPACE",
+            help="Your profile's namespace in a multi-user Kubeflow. Default in a pod: its namespace.",
+        ),
+    ] = None,
+    token: Annotated[
+        str | None,
+        of_connection(
+            envvar="DEFUNET_TOKEN",
+            show_envvar=True,
+            help="A bearer token. Prefer the variable: other users can list command lines.",
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        of_connection(
+            envvar="DEFUNET_TOKEN_FILE",
+            help="A file with the token, read before every request. Default in a pod: Kubeflow's token.",
+        ),
+    ] = None,
+    kube_context: Annotated[str | None, of_connection(help="Context of the kubeconfig, used without --host.")] = None,
+    system_namespace: Annotated[str, of_connection(help="The namespace of Kubeflow Pipelines itself.")] = "kubeflow",
+    ca_file: Annotated[Path | None, of_connection(help="CA certificates that verify the host.")] = None,
+    patience: Annotated[float, of_connection(min=0, help="Seconds for which failed connections are retried.")] = 120,
+) -> Any:  # Kubeflow, whose import takes time
+    """Return the client."""
+    from core.terminal import say
+    from pipelines.client.address import Address
+    from pipelines.client.kubeflow import Kubeflow
 
-    def provide(
-        host: Host = None,
-        namespace: Namespace = None,
-        token: Token = None,
-        token_file: TokenFile = None,
-        kube_context: KubeContext = None,
-        system_namespace: SystemNamespace = "kubeflow",
-        ca_file: CaFile = None,
-        patience: Patience = 120,
-    ) -> Any:
-        from core.terminal import say
-        from pipelines.client.address import Address
-        from pipelines.client.kubeflow import Kubeflow
-
-        address = Address(host, namespace, token, token_file, kube_context, system_namespace, ca_file)
-        return Kubeflow(address, patience, say)
-
-    return _spliced(function, "connect", provide)
-
-
-def packaged(function: Callable[..., None]) -> Callable[..., None]:
-    """Replace a command's parameter ``pack`` by the options of a run; calling ``pack()`` compiles the pipeline."""
-
-    def provide(
-        params: ParamsFile = Path("params.yaml"),
-        set_: Set = None,
-        cluster: Cluster = Path("pipelines/cluster.yaml"),
-        image: Image = None,
-        source: Source = None,
-        data_md5: DataMd5 = None,
-        checkpoints: Checkpoints = None,
-        promote: Promote = False,
-        experiment: Experiment = "Default",
-        create_experiment: CreateExperiment = False,
-        name: Name = None,
-        service_account: ServiceAccount = None,
-        pipeline_root: PipelineRoot = None,
-    ) -> Any:
-        from core.terminal import say
-        from pipelines.client.package import arguments, cohort, overridden, package, shown
-
-        choices, touched = overridden(params, set_ or ())
-        source, data_md5 = cohort(source, data_md5)
-        built = package(choices, cluster, image)
-        values = {"source": source, "data_md5": data_md5, "checkpoints": checkpoints, "promote": promote or None}
-        given = arguments(built, choices, touched, values)
-        say(f"with {shown(given)}")
-        what = {
-            "spec": built.spec,
-            "arguments": given,
-            "name": name or datetime.now(UTC).strftime("lung-segmentation %Y-%m-%d %H:%M:%S"),
-            "service_account": service_account or built.service_account,
-            "pipeline_root": pipeline_root,
-        }
-        return Packed(what, experiment, create_experiment)
-
-    return _spliced(function, "pack", provide)
+    address = Address(host, namespace, token, token_file, kube_context, system_namespace, ca_file)
+    return Kubeflow(address, patience, say)
 
 
 @dataclass(frozen=True)
 class Packed:
-    """The arguments of :meth:`pipelines.client.kubeflow.Kubeflow.submit`, and the experiment's name."""
+    """What Kubeflow shall run, and the experiment's name."""
 
-    what: dict[str, Any]
+    order: Order
     experiment: str
     create_experiment: bool
 
     def send(self, kubeflow: Kubeflow, how: Callable[..., str], **more: Any) -> str:
         """Find or create the experiment, submit or schedule with ``how``, and return Kubeflow's id."""
         where = kubeflow.experiment(self.experiment, self.create_experiment)
-        return how(**self.what, experiment_id=where, **more)
+        return how(self.order, where, **more)
 
 
-def _spliced(function: Callable[..., None], name: str, provide: Callable[..., Any]) -> Callable[..., None]:
-    """Replace the parameter ``name`` by the parameters of ``provide``; its value becomes a callable of ``provide``."""
-    shared = inspect.signature(provide, eval_str=True).parameters
-    own = inspect.signature(function, eval_str=True).parameters
+def _pack(
+    params: ParamsFile = Path("params.yaml"),
+    set_: Set = None,
+    cluster: Cluster = Path("pipelines/cluster.yaml"),
+    image: Image = None,
+    source: Annotated[
+        str | None,
+        of_run(
+            help="The cohort: s3://bucket/prefix, or a folder or ZIP file that the pods can read. Default: the "
+            "s3:// address that data.dvc pins."
+        ),
+    ] = None,
+    data_md5: Annotated[str | None, of_run(help="The MD5 that pins the cohort. Default: the one in data.dvc.")] = None,
+    checkpoints: Annotated[
+        str | None,
+        of_run(
+            help="Place of the checkpoints: s3://bucket/prefix or a folder on a volume. Default: the cluster settings'."
+        ),
+    ] = None,
+    promote: Annotated[bool, of_run("--promote", help="Make the registered model the champion.")] = False,
+    experiment: Annotated[str, typer.Option(help="The run's experiment in Kubeflow.")] = "Default",
+    create_experiment: Annotated[
+        bool, typer.Option("--create-experiment", help="Create the experiment if needed.")
+    ] = False,
+    name: Annotated[
+        str | None, typer.Option(help="The display name. Default: the pipeline's name and the time.")
+    ] = None,
+    service_account: Annotated[
+        str | None, typer.Option(help="Service account; overrides the cluster settings.")
+    ] = None,
+    pipeline_root: Annotated[
+        str | None, typer.Option(help="The root of all artifacts, for example s3://bucket/runs.")
+    ] = None,
+) -> Packed:
+    """Compile the pipeline."""
+    from core.terminal import say
+    from pipelines.client.kubeflow import Order
+    from pipelines.client.package import arguments, cohort, overridden, package, shown
 
-    @functools.wraps(function)
-    def command(**options: Any) -> None:
-        known = {key: options.pop(key) for key in shared}
-        function(**options, **{name: lambda: provide(**known)})
+    choices, touched = overridden(params, set_ or ())
+    source, data_md5 = cohort(source, data_md5)
+    built = package(choices, cluster, image)
+    values = {"source": source, "data_md5": data_md5, "checkpoints": checkpoints, "promote": promote or None}
+    given = arguments(built, choices, touched, values)
+    say(f"with {shown(given)}")
+    name = name or datetime.now(UTC).strftime("lung-segmentation %Y-%m-%d %H:%M:%S")
+    order = Order(built.spec, given, name, service_account or built.service_account, pipeline_root)
+    return Packed(order, experiment, create_experiment)
 
-    parameters = [parameter for key, parameter in own.items() if key != name] + list(shared.values())
-    # Keyword-only, so that parameters with a default may precede those without.
-    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    del command.__wrapped__
-    return command
+
+# Decorators of commands. The first replaces the parameter ``connect`` by the connection options; calling ``connect()``
+# returns the client. The second replaces ``pack`` by the options of a run; calling ``pack()`` compiles the pipeline.
+connected, packaged = spliced("connect", _connect), spliced("pack", _pack)

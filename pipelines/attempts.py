@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import httpx
 
@@ -34,25 +34,19 @@ LASTING = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryE
 SERVERS = ("boto3", "botocore", "httpx", "mlflow", "sqlalchemy", "urllib3")  # packages whose errors come from a server
 
 
-class Marks(Protocol):
+class _InFolder:
     """The markers of one task."""
 
-    def read(self, attempt: int) -> str | None:
-        """Return the marker of an attempt, or None if it left none."""
-
-    def write(self, attempt: int, text: str) -> None:
-        """Write the marker of an attempt."""
-
-
-class _InFolder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def read(self, attempt: int) -> str | None:
+        """Return the marker of an attempt, or None if it left none."""
         path = self._folder / f"{attempt}.txt"
         return path.read_text() if path.exists() else None
 
     def write(self, attempt: int, text: str) -> None:
+        """Write the marker of an attempt."""
         with write_file(self._folder / f"{attempt}.txt") as partial:
             partial.write_text(text)
 
@@ -101,6 +95,9 @@ class _InCluster:
 
     def write(self, attempt: int, text: str) -> None:
         """Do nothing: :func:`pipelines.tasks.task` writes the message."""
+
+
+Marks = _InFolder | _InBucket | _InCluster
 
 
 def _cluster() -> Marks | None:

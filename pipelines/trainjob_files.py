@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
@@ -35,22 +35,6 @@ TORCHRUN = ["python", "-m", "torch.distributed.run"]
 ARRAYS, SPLIT, PARAMS, MODEL = "arrays", "split.json", "params.yaml", "model"
 DEFAULTS = Path(__file__).parents[1] / "params.yaml"
 CONNECTIONS = 8
-
-
-class Shared(Protocol):
-    """Storage shared by the step and all pods of its TrainJob."""
-
-    def put(self, arrays: Path, split: Path, params: TrainParams, experiment: str) -> None:
-        """Write the inputs."""
-
-    def command(self, cell: Cell) -> tuple[list[str], list[str]]:
-        """Return the command and the arguments of a pod's container."""
-
-    def take(self, out: Path) -> None:
-        """Copy the result of rank 0 to ``out``."""
-
-    def remove(self) -> None:
-        """Remove the inputs and the result."""
 
 
 def shared(name: str, cell: Cell, checkpoints: Path, remote: str) -> Shared:
@@ -95,22 +79,22 @@ class Volume:
     states: Path
 
     def put(self, arrays: Path, split: Path, params: TrainParams, experiment: str) -> None:
-        """See :class:`Shared`."""
+        """Write the inputs."""
         self.remove()
         with explain_unwritable(self.folder):
             self.folder.mkdir(parents=True)
         _write_inputs(self.folder, arrays, split, params, experiment)
 
     def command(self, cell: Cell) -> tuple[list[str], list[str]]:
-        """See :class:`Shared`."""
+        """Return the command and the arguments of a pod's container."""
         return TORCHRUN, _arguments(cell, str(self.folder), str(self.folder / MODEL), str(self.states))
 
     def take(self, out: Path) -> None:
-        """See :class:`Shared`."""
+        """Copy the result of rank 0 to ``out``."""
         copy_result(self.folder / MODEL, out)
 
     def remove(self) -> None:
-        """See :class:`Shared`."""
+        """Remove the inputs and the result."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -122,24 +106,24 @@ class Bucket:
     states: str
 
     def put(self, arrays: Path, split: Path, params: TrainParams, experiment: str) -> None:
-        """See :class:`Shared`."""
+        """Upload the inputs."""
         with tempfile.TemporaryDirectory() as temporary:
             _write_inputs(Path(temporary), arrays, split, params, experiment)
             self.send(Path(temporary), [path for path in Path(temporary).rglob("*") if path.is_file()], "inputs")
 
     def command(self, cell: Cell) -> tuple[list[str], list[str]]:
-        """See :class:`Shared`."""
+        """Return the command and the arguments of a pod's container."""
         # main() replaces {inputs} and {out} by folders of the pod.
         arguments = _arguments(cell, "{inputs}", "{out}", self.states)
         return ["python", "-m", "pipelines.trainjob_files"], [self.url, *arguments]
 
     def take(self, out: Path) -> None:
-        """See :class:`Shared`."""
+        """Download the result of rank 0 to ``out``."""
         with write_folder(out) as folder:
             self.fetch(MODEL, folder)
 
     def remove(self) -> None:
-        """See :class:`Shared`."""
+        """Remove the inputs and the result."""
         with self._explained() as (client, bucket, prefix):
             for key in self._keys(client, bucket, f"{prefix}/"):
                 client.delete_object(Bucket=bucket, Key=key)
@@ -175,6 +159,9 @@ class Bucket:
             raise explain(error, self.url) from error
         except Boto3Error as error:
             raise UserError(f"{self.url}: the transfer failed after all retries ({error}); run again") from error
+
+
+Shared = Volume | Bucket  # storage shared by the step and all pods of its TrainJob
 
 
 def main(url: str, arguments: list[str]) -> int:

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.attack import odd, others, promotions
-from benchmarks.attack.corpus import SECRET, mutated, seeds
+from benchmarks.attack.corpus import SECRET, flipped, mutated, seeds
 from benchmarks.attack.counts import Counts
 from core.errors import UserError
 from core.images import ImageError
@@ -150,9 +150,7 @@ def packages(package: Path, seed: int) -> Counts:
         every = sorted(each for each in copy.rglob("*") if each.is_file() and each.stat().st_size)
         for path in tracked("damaged packages", every):
             whole = path.read_bytes()
-            damaged = bytearray(whole)
-            damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
-            path.write_bytes(bytes(damaged))
+            path.write_bytes(flipped(whole, chance))
             try:
                 verify(copy)
                 load(copy, "onnxruntime")

@@ -41,19 +41,21 @@ def seeds() -> dict[str, list[bytes]]:
         *(RLELossless, JPEGLSLossless),
     )
     return {
-        "PNG": [_picture(each, "PNG") for each in (eight, sixteen, colour)],
-        "JPEG": [_picture(eight, "JPEG", progressive=each) for each in (False, True)],
+        "PNG": [picture(each, "PNG") for each in (eight, sixteen, colour)],
+        "JPEG": [picture(eight, "JPEG", progressive=each) for each in (False, True)],
         "TIFF": [
-            *(_picture(each, "TIFF") for each in (eight, sixteen)),
-            *(_picture(eight, "TIFF", compression=each) for each in ("tiff_lzw", "tiff_deflate", "packbits")),
+            *(picture(each, "TIFF") for each in (eight, sixteen)),
+            *(picture(eight, "TIFF", compression=each) for each in ("tiff_lzw", "tiff_deflate", "packbits")),
         ],
         "DICOM": [saved(dataset(each), syntax) for each in (eight, sixteen) for syntax in syntaxes],
     }
 
 
-def _picture(pixels: np.ndarray, kind: str, **options: object) -> bytes:
+def picture(pixels: Image.Image | np.ndarray, kind: str, **options: object) -> bytes:
+    """Return an image, or an array (H, W) or (H, W, 3), as a file of a kind that Pillow writes."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind, **options)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
@@ -111,11 +113,16 @@ def _with_checksums(data: bytes) -> bytes:
     return bytes(fixed)
 
 
-def _flip(data: bytes, chance: random.Random) -> bytes:
+def flipped(data: bytes, chance: random.Random, count: int = 1) -> bytes:
+    """Return a copy with ``count`` random bits flipped; ``data`` must not be empty."""
     changed = bytearray(data)
-    for _ in range(chance.choice((1, 1, 3, 30))):
+    for _ in range(count):
         changed[chance.randrange(len(changed))] ^= 1 << chance.randrange(8)
     return bytes(changed)
+
+
+def _flip(data: bytes, chance: random.Random) -> bytes:
+    return flipped(data, chance, chance.choice((1, 1, 3, 30)))
 
 
 def _overwrite(data: bytes, chance: random.Random) -> bytes:

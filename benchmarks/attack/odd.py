@@ -21,7 +21,7 @@ from pydicom import DataElement, Dataset
 from pydicom.datadict import tag_for_keyword
 from pydicom.sequence import Sequence
 
-from benchmarks.attack.corpus import SECRET, SIDE, dataset, saved
+from benchmarks.attack.corpus import SECRET, SIDE, dataset, picture, saved
 from benchmarks.attack.counts import READ, REFUSED, Counts
 from core.images import SIGNATURE as PNG
 from model.inference.golden import draw
@@ -57,7 +57,7 @@ def odd_files() -> dict[str, bytes]:
     made = dict(_dicoms())
     made |= dict(_pictures())
     made |= dict(_no_pictures())
-    plain = _saved(draw(SIDE), "PNG")
+    plain = picture(draw(SIDE), "PNG")
     return made | {f"{name}.png": plain for name in NAMES}
 
 
@@ -87,32 +87,25 @@ def _dicoms() -> Iterator[tuple[str, bytes]]:
         yield f"spacing-{value}.dcm", saved(made)
 
 
-def _saved(picture: Image.Image | np.ndarray, kind: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
 def _pictures() -> Iterator[tuple[str, bytes]]:
     grey = Image.fromarray(draw(SIDE))
     for kind, modes in MODES.items():
         for mode in modes:
-            yield f"mode-{mode.replace(';', '')}.{kind.lower()}", _saved(grey.convert(mode), kind)
+            yield f"mode-{mode.replace(';', '')}.{kind.lower()}", picture(grey.convert(mode), kind)
         for rows, columns in SHAPES:
             pixels = np.arange(rows * columns, dtype=np.uint32).astype(np.uint8).reshape(rows, columns)
-            yield f"shape-{rows}-{columns}.{kind.lower()}", _saved(pixels, kind)
+            yield f"shape-{rows}-{columns}.{kind.lower()}", picture(pixels, kind)
         for turn in range(10):
             exif = Image.Exif()
             exif[EXIF_ORIENTATION] = turn
-            yield f"exif-{turn}.{kind.lower()}", _saved(grey, kind, exif=exif)
-    yield "animated.png", _saved(grey, "PNG", save_all=True, append_images=[grey.rotate(90)])
-    yield "pages.tiff", _saved(grey, "TIFF", save_all=True, append_images=[grey.rotate(90)])
+            yield f"exif-{turn}.{kind.lower()}", picture(grey, kind, exif=exif)
+    yield "animated.png", picture(grey, "PNG", save_all=True, append_images=[grey.rotate(90)])
+    yield "pages.tiff", picture(grey, "TIFF", save_all=True, append_images=[grey.rotate(90)])
     for name, value in (("nan", np.nan), ("infinite", np.inf), ("negative", -1e30)):
-        yield f"{name}.tiff", _saved(np.full((SIDE, SIDE), value, np.float32), "TIFF")
+        yield f"{name}.tiff", picture(np.full((SIDE, SIDE), value, np.float32), "TIFF")
     for level in (0, 255):
-        yield f"blank-{level}.png", _saved(np.full((SIDE, SIDE), level, np.uint8), "PNG")
-    yield from _bombs(_saved(grey, "PNG"), _saved(grey, "JPEG", progressive=True), _saved(grey, "TIFF"))
+        yield f"blank-{level}.png", picture(np.full((SIDE, SIDE), level, np.uint8), "PNG")
+    yield from _bombs(picture(grey, "PNG"), picture(grey, "JPEG", progressive=True), picture(grey, "TIFF"))
 
 
 def _bombs(png: bytes, jpeg: bytes, tiff: bytes) -> Iterator[tuple[str, bytes]]:
@@ -135,11 +128,11 @@ def _no_pictures() -> Iterator[tuple[str, bytes]]:
     grey = Image.fromarray(draw(SIDE)).convert("RGB")
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("x.png", _saved(grey, "PNG"))
+        file.writestr("x.png", picture(grey, "PNG"))
     contents = {
-        **{kind: _saved(grey, kind) for kind in OTHERS},
+        **{kind: picture(grey, kind) for kind in OTHERS},
         **{"empty": b"", "byte": b"\0", "text": SECRET.encode() * 20, "html": b"<script>alert(1)</script>"},
-        **{"zip": archive.getvalue(), "gzip": gzip.compress(_saved(grey, "PNG")), "pdf": b"%PDF-1.7\n%%EOF"},
+        **{"zip": archive.getvalue(), "gzip": gzip.compress(picture(grey, "PNG")), "pdf": b"%PDF-1.7\n%%EOF"},
         **{"zeros": bytes(100_000), "signature": PNG, "preamble": bytes(128) + b"DICM"},
     }
     for name, content in contents.items():
@@ -152,7 +145,7 @@ def odd(package: Path) -> Counts:
 
     A file fails if it has no row, if its error has several lines or quotes it, or if it ends the run.
     """
-    counts, files = Counts(), odd_files() | {"sound.png": _saved(draw(SIDE), "PNG")}
+    counts, files = Counts(), odd_files() | {"sound.png": picture(draw(SIDE), "PNG")}
     with tempfile.TemporaryDirectory() as scratch:
         ward, out = Path(scratch, "ward"), Path(scratch, "out")
         ward.mkdir()

@@ -5,32 +5,29 @@ from __future__ import annotations
 import random
 import re
 import socket
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pydicom
 import torch
 
-from benchmarks.attack.corpus import seeds
+from benchmarks.attack.corpus import flipped, seeds
 from benchmarks.attack.counts import Counts
+from benchmarks.serving import is_ready, started
 from core.errors import UserError
 from core.terminal import tracked
 from model.networks import build
 from model.training.checkpoint import STATE, CheckpointError, load_state, save_state
 from serving.xray.decoding import Decoders
+from tools.services.checks import free_ports
 
 CONTINUE = re.compile(rb"HTTP/1\.[01] 1\d\d ")
 ANSWER = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 SERVER_ERRORS = range(500, 600)
 ALLOWED = {503, 504}  # busy, and timeout of a decoder
-START = 60.0  # seconds until a service must be ready
 SECONDS = 20.0  # timeout of one response
 BOUNDARY = "attack"
 
@@ -45,9 +42,7 @@ def checkpoints(count: int, seed: int) -> Counts:
         save_state(folder, whole)
         content = (folder / STATE).read_bytes()
         for _ in tracked("damaged checkpoints", range(count)):
-            damaged = bytearray(content)
-            damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
-            (folder / STATE).write_bytes(damaged)
+            (folder / STATE).write_bytes(flipped(content, chance))
             counts.add(_loads(folder, whole))
     return counts
 
@@ -90,46 +85,16 @@ def requests(count: int, seed: int, package: Path) -> Counts:
     """
     counts, chance = Counts(), random.Random(seed)
     pictures = [data for kind in seeds().values() for data in kind]
-    with _service(package) as (port, log):
-        for _ in tracked("damaged requests", range(count)):
-            counts.add(_answer(port, _damaged(chance, chance.choice(pictures))))
-        if not _ready(port):
-            counts.add("is not ready any more")
-        if "Traceback" in log.read_text():
+    (port,) = free_ports(1)
+    with tempfile.TemporaryDirectory() as scratch, Path(scratch, "log").open("wb") as log:
+        with started(str(package), "auto", port, "--cache", scratch, output=log) as service:
+            for _ in tracked("damaged requests", range(count)):
+                counts.add(_answer(port, _damaged(chance, chance.choice(pictures))))
+            if not is_ready(service):
+                counts.add("is not ready any more")
+        if "Traceback" in Path(log.name).read_text():
             counts.add("a traceback in the log")
     return counts
-
-
-@contextmanager
-def _service(package: Path) -> Iterator[tuple[int, Path]]:
-    with tempfile.TemporaryDirectory() as scratch, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        log = Path(scratch) / "log"
-        line = [sys.executable, "-m", "serving.http", "--model", str(package), "--port", str(port), "--cache", scratch]
-        with log.open("wb") as file, subprocess.Popen(line, stdout=file, stderr=file) as process:
-            try:
-                _wait(port, process)
-                yield port, log
-            finally:
-                process.terminate()
-
-
-def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + START
-    while time.monotonic() < until and process.poll() is None:
-        if _ready(port):
-            return
-        time.sleep(0.2)
-    raise UserError("attack: the service does not start; try `defunet serve --model FOLDER` alone")
-
-
-def _ready(port: int) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/ready", timeout=SECONDS).status_code == httpx.codes.OK
-    except httpx.HTTPError:
-        return False
 
 
 def _damaged(chance: random.Random, picture: bytes) -> bytes:

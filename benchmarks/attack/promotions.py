@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from mlflow.artifacts import download_artifacts
 
+from benchmarks.attack.corpus import flipped
 from benchmarks.attack.counts import READ, REFUSED, Counts
 from components.promote import promote
 from core.errors import UserError
@@ -117,9 +118,7 @@ def _altered(path: Path, chance: random.Random) -> Iterator[str]:
     whole = path.read_bytes()
     try:
         if whole:
-            damaged = bytearray(whole)
-            damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
-            path.write_bytes(damaged)
+            path.write_bytes(flipped(whole, chance))
             yield "with a flipped bit"
             path.write_bytes(whole[: len(whole) // 2])
             yield "without its end"

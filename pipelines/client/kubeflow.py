@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -25,6 +25,36 @@ from pipelines.workflow import CANCELED, FAILED, PENDING, Row
 LOG = "/apis/v1alpha1/runs/{}/nodes/{}/log"
 # The v1beta1 response has the whole Argo Workflow with reasons, attempts, nodes and pods; v2beta1 omits it.
 WITH_WORKFLOW = "/apis/v1beta1/runs/{}"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What Kubeflow shall run, once or on a schedule.
+
+    Attributes:
+        spec: the compiled pipeline.
+        arguments: values of the pipeline's parameters.
+        name: the display name.
+        service_account: None: Kubeflow's default.
+        pipeline_root: root of all artifacts, for example ``s3://bucket/runs``; None: Kubeflow's default.
+    """
+
+    spec: dict[str, Any]
+    arguments: dict[str, Any]
+    name: str
+    service_account: str | None = None
+    pipeline_root: str | None = None
+
+    def body(self, experiment_id: str) -> dict[str, Any]:
+        """Return the fields of a request; the unique description identifies it if its response is lost."""
+        return {
+            "experiment_id": experiment_id,
+            "display_name": self.name,
+            "description": f"Submitted by defunet, number {uuid.uuid4()}",
+            "pipeline_spec": self.spec,
+            "runtime_config": api.V2beta1RuntimeConfig(parameters=self.arguments, pipeline_root=self.pipeline_root),
+            "service_account": self.service_account,
+        }
 
 
 class Kubeflow:
@@ -90,63 +120,30 @@ class Kubeflow:
         )
         return str(made.experiment_id)
 
-    def submit(
-        self,
-        spec: dict[str, Any],
-        arguments: dict[str, Any],
-        name: str,
-        experiment_id: str,
-        service_account: str | None = None,
-        pipeline_root: str | None = None,
-    ) -> str:
+    def submit(self, order: Order, experiment_id: str) -> str:
         """Start a run and return its id; a lost response does not start it twice."""
-        mark = _mark()
-        body = api.V2beta1Run(
-            experiment_id=experiment_id,
-            display_name=name,
-            description=mark,
-            pipeline_spec=spec,
-            runtime_config=api.V2beta1RuntimeConfig(parameters=arguments, pipeline_root=pipeline_root),
-            service_account=service_account,
-        )
+        body = api.V2beta1Run(**order.body(experiment_id))
 
         def look() -> Any:
             listed = self._runs.run_service_list_runs(
                 experiment_id=experiment_id, page_size=50, sort_by="created_at desc"
             )
-            return _marked(listed.runs, mark)
+            return _marked(listed.runs, body.description)
 
         return str(self._client.once(lambda: self._runs.run_service_create_run(run=body), look).run_id)
 
-    def schedule(
-        self,
-        spec: dict[str, Any],
-        arguments: dict[str, Any],
-        name: str,
-        experiment_id: str,
-        cron: str,
-        catch_up: bool,
-        max_concurrency: int,
-        service_account: str | None = None,
-        pipeline_root: str | None = None,
-    ) -> str:
+    def schedule(self, order: Order, experiment_id: str, cron: str, catch_up: bool, max_concurrency: int) -> str:
         """Create a recurring run and return its id; a lost response does not create it twice."""
-        mark = _mark()
         body = api.V2beta1RecurringRun(
-            experiment_id=experiment_id,
-            display_name=name,
-            description=mark,
+            **order.body(experiment_id),
             mode=api.RecurringRunMode.ENABLE,
-            pipeline_spec=spec,
-            runtime_config=api.V2beta1RuntimeConfig(parameters=arguments, pipeline_root=pipeline_root),
             trigger=api.V2beta1Trigger(cron_schedule=api.V2beta1CronSchedule(cron=cron)),
             no_catchup=not catch_up,
             max_concurrency=str(max_concurrency),
-            service_account=service_account,
         )
         made = self._client.once(
             lambda: self._schedules.recurring_run_service_create_recurring_run(recurring_run=body),
-            lambda: _marked(self._listed_schedules(), mark),
+            lambda: _marked(self._listed_schedules(), body.description),
         )
         return str(made.recurring_run_id)
 
@@ -286,11 +283,6 @@ def _is_error(text: str) -> bool:
     except ValueError:
         return False
     return isinstance(answer, dict) and "error_message" in answer
-
-
-def _mark() -> str:
-    """Return a unique description that identifies a submission if its response is lost."""
-    return f"Submitted by defunet, number {uuid.uuid4()}"
 
 
 def _marked(listed: Sequence[Any] | None, mark: str) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -23,16 +22,6 @@ CODES = {SUCCEEDED: 0, CANCELED: 4}
 FAILURE, TIMED_OUT, PENDING_TOO_LONG = 3, 5, 6
 COLOURS = {SUCCEEDED: "green", CACHED: "green", FAILED: "red", CANCELED: "yellow", PENDING: "yellow", RUNNING: "cyan"}
 LONG_PENDING = 60.0  # seconds after which a waiting pod is reported with its reason
-
-
-class View(Protocol):
-    """Shows the progress of a run."""
-
-    def show(self, run: Run) -> None:
-        """Show the current state."""
-
-    def close(self) -> None:
-        """Stop; the last state stays on the screen."""
 
 
 class Lines:
@@ -90,8 +79,11 @@ class Board:
         self._live.update(Group(table, bar, Text(progress_words(run, done, cells))), refresh=True)
 
     def close(self) -> None:
-        """Stop the live display."""
+        """Stop the live display; the last state stays on the screen."""
         self._live.stop()
+
+
+View = Lines | Board
 
 
 def view() -> View:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from serving.http.settings import Settings
 
 
-def serve(settings: Settings, log_level: str = "info") -> None:
+def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; then answer all accepted requests and return.
 
     ``/health`` answers while the model loads, ``/ready`` answers 200 when it is loaded. With ``reuse_port`` the port
@@ -17,7 +17,6 @@ def serve(settings: Settings, log_level: str = "info") -> None:
 
     Args:
         settings: see :class:`Settings`.
-        log_level: level of the log on standard output: debug, info, warning or error.
 
     Raises:
         UserError: the model does not exist or cannot be loaded; the address cannot be bound; or it is reachable from
@@ -40,7 +39,7 @@ def serve(settings: Settings, log_level: str = "info") -> None:
     guard = make_guard(settings)
     for model in filter(None, (settings.model, settings.shadow)):
         located(model)
-    configure(log_level)
+    configure(settings.log_level)
     service = Service(settings)
     failed: list[BaseException] = []
     if settings.reuse_port:

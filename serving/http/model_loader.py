@@ -13,6 +13,7 @@ from core.errors import UserError
 from core.files import sha256
 from core.terminal import printable
 from model.threads import wanted
+from registry import signatures
 from registry.fetch import NoVersionError
 from serving.http.cache import Cache
 from serving.http.logs import say
@@ -74,7 +75,7 @@ class ModelLoader:
     def __init__(self, settings: Settings, metrics: ModelMetrics, *, optional: bool = False) -> None:
         self._settings, self._metrics, self._optional = settings, metrics, optional
         self._asked = REGISTERED.fullmatch(settings.model)
-        self._cache = Cache(settings.cache, settings.signatures)
+        self._cache = Cache(settings.cache, settings.signatures or signatures())
         self._model: Loaded | None = None
         self._look: Look | None = None
         self._failed: dict[str, Any] | None = None

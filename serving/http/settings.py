@@ -1,87 +1,114 @@
-"""Settings of the service."""
+"""Settings of the service, and the options of the command ``serve``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of the command ``serve`` and their defaults.
+    """The options of the command ``serve``.
 
-    Attributes:
-        model: ``models:/name@alias``, which follows promotions, ``models:/name/3``, or a package's folder.
-        host: address to listen on.
-        port: port to listen on; 0 takes a free one.
-        allowed_hosts: names that the header Host may have, ``*`` for all; empty: the names of the address.
-        api_key_file: file with one key per line; every request must have one of them. None: no key is required.
-        tls_cert: PEM file of the certificate chain; None: plain HTTP.
-        tls_key: PEM file of the certificate's private key.
-        behind_proxy: a proxy authenticates and encrypts; all clients share its address.
-        reuse_port: share the port with another process, so that a new service can replace a running one.
-        engine: a key of ``model.inference.engines.ENGINES``, or ``auto``.
-        threads: maximum number of threads of the engine; None: as set by :mod:`model.threads`.
-        workers: number of threads that run batches.
-        max_batch: maximum number of images in a batch; 1: no batching.
-        max_wait: seconds that the first image of a batch waits for others.
-        max_queue: maximum number of requests in flight, else 503.
-        max_mb: maximum size of a file in megabytes (10^6 bytes).
-        max_mb_at_once: maximum size of all bodies being read, in megabytes.
-        max_mb_a_client: maximum size of all bodies being read from one address, in megabytes; ignored behind a proxy.
-        max_megapixels: maximum size of one image, in megapixels.
-        max_megapixels_at_once: maximum size of all images in flight, in megapixels; bounds the memory.
-        max_connections: maximum number of open connections, else 503.
-        header_timeout: seconds for a request's headers.
-        body_timeout: seconds for a request's body, after its headers.
-        stall_timeout: seconds that a body may pause.
-        least_kb_a_second: minimum rate of a body after its first ``stall_timeout`` seconds, in kB/s.
-        decode_timeout: seconds for decoding a file.
-        request_timeout: seconds from the whole body to the response.
-        stop_timeout: seconds for the accepted requests after a stop signal.
-        poll: seconds between two polls of the registry.
-        cache: folder of the downloaded versions.
-        signatures: as for :func:`registry.seal.verify`.
-        shadow: a second model, named as ``model``; its agreement with the first is counted. None: no second model.
-        canary: percentage of requests that get the shadow's response, 0 to 100.
-        canary_flags: the canary is withdrawn if its share of flagged masks exceeds the champion's by more, 0 to 1.
-        canary_errors: the canary is withdrawn if it fails on a larger share of images, 0 to 1.
-        record: file to which one line of findings is appended per prediction; None: no record.
+    A megabyte is 10^6 bytes. ``max_mb_a_client`` is ignored behind a proxy, and ``least_kb_a_second`` during the first
+    ``stall_timeout`` seconds of a body. ``allowed_hosts`` without a name allows the names of the address.
     """
 
-    model: str
-    host: str = "127.0.0.1"
-    port: int = 8080
-    allowed_hosts: tuple[str, ...] = ()
-    api_key_file: Path | None = None
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    behind_proxy: bool = False
-    reuse_port: bool = False
-    engine: str = "auto"
-    threads: int | None = None
-    workers: int = 1
-    max_batch: int = 8
-    max_wait: float = 0.005
-    max_queue: int = 64
-    max_mb: float = 64
-    max_mb_at_once: float = 512
-    max_mb_a_client: float = 256
-    max_megapixels: float = 40
-    max_megapixels_at_once: float = 200
-    max_connections: int = 1000
-    header_timeout: float = 10
-    body_timeout: float = 30
-    stall_timeout: float = 5
-    least_kb_a_second: float = 16
-    decode_timeout: float = 15
-    request_timeout: float = 30
-    stop_timeout: int = 60
-    poll: float = 10
-    cache: Path = Path("build/serve")
-    signatures: str = "auto"
-    record: Path | None = None
-    shadow: str | None = None
-    canary: float = 0
-    canary_flags: float = 0.05
-    canary_errors: float = 0.01
+    model: Annotated[
+        str,
+        typer.Option(
+            envvar="DEFUNET_MODEL",
+            show_default=False,
+            help="models:/NAME@ALIAS (followed), models:/NAME/3, a package's folder, pretrained or pretrained/NAME. "
+            "Default: the champion of params.yaml's register.model, else pretrained.",
+        ),
+    ] = ""
+    host: Annotated[str, typer.Option(envvar="DEFUNET_HOST", help="The address to listen on.")] = "127.0.0.1"
+    port: Annotated[
+        int, typer.Option(envvar="DEFUNET_PORT", min=0, max=65535, help="The port; 0 takes a free one.")
+    ] = 8080
+    allowed_hosts: Annotated[
+        list[str] | None,
+        typer.Option(help="A name that the header Host may have, * for all; repeatable. Default: those of --host."),
+    ] = None
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="DEFUNET_API_KEY_FILE", help="A file with one key a line; every request must send one of them."
+        ),
+    ] = None
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM file of the certificate chain.")] = None
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of the certificate's private key.")] = None
+    behind_proxy: Annotated[
+        bool,
+        typer.Option(
+            "--behind-proxy", help="A proxy authenticates and encrypts: listen beyond this machine without key and TLS."
+        ),
+    ] = False
+    reuse_port: Annotated[
+        bool, typer.Option("--reuse-port", help="Share the port, so that a new service can take over from an old one.")
+    ] = False
+    engine: Annotated[str, typer.Option(help="auto, openvino-bf16, openvino, onnxruntime, torch or compile.")] = "auto"
+    threads: Annotated[int | None, typer.Option(min=1, help="Maximum threads of the engine.")] = None
+    workers: Annotated[int, typer.Option(min=1, help="Threads that run batches.")] = 1
+    max_batch: Annotated[int, typer.Option(min=1, help="Maximum images in a batch; 1: no batching.")] = 8
+    max_wait: Annotated[float, typer.Option(min=0, help="Seconds that a batch waits for more images.")] = 0.005
+    max_queue: Annotated[int, typer.Option(min=1, help="Maximum requests in flight, else 503.")] = 64
+    max_mb: Annotated[float, typer.Option(min=0.001, help="Maximum megabytes of a file, else 413.")] = 64
+    max_mb_at_once: Annotated[float, typer.Option(min=0.001, help="Maximum megabytes of all files in transfer.")] = 512
+    max_mb_a_client: Annotated[
+        float, typer.Option(min=0.001, help="Maximum megabytes of all files from one address.")
+    ] = 256
+    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Maximum of one image, else 413.")] = 40
+    max_megapixels_at_once: Annotated[float, typer.Option(min=0.001, help="Maximum of all images in flight.")] = 200
+    max_connections: Annotated[int, typer.Option(min=1, help="Maximum open connections, else 503.")] = 1000
+    header_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a request's headers.")] = 10
+    body_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a request's body, else 408.")] = 30
+    stall_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a body may pause, else 408.")] = 5
+    least_kb_a_second: Annotated[float, typer.Option(min=0, help="Least rate of a body in kB/s, else 408.")] = 16
+    decode_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for decoding a file, else 504.")] = 15
+    request_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds from body to answer, else 504.")] = 30
+    stop_timeout: Annotated[int, typer.Option(min=1, help="Seconds for accepted requests after SIGTERM.")] = 60
+    poll: Annotated[float, typer.Option(min=0.1, help="Seconds between two polls of the registry.")] = 10
+    cache: Annotated[Path, typer.Option(envvar="DEFUNET_CACHE", help="The folder of downloaded versions.")] = Path(
+        "build/serve"
+    )
+    signatures: Annotated[
+        Literal["auto", "require", "warn", "off"] | None,
+        typer.Option(help="Whether the package must be signed. Default: as params.yaml says."),
+    ] = None
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="DEFUNET_RECORD",
+            help="A .jsonl file to which the findings of each prediction are appended, without picture or name, for "
+            "defunet drift.",
+        ),
+    ] = None
+    shadow: Annotated[
+        str | None,
+        typer.Option(
+            envvar="DEFUNET_SHADOW",
+            help="A second model, such as the challenger, named as for --model. Both answer; the first one's answer "
+            "goes out, and their agreement is counted.",
+        ),
+    ] = None
+    canary: Annotated[
+        float,
+        typer.Option(min=0, max=100, help="Percent of the pictures that get the answer of --shadow."),
+    ] = 0
+    canary_flags: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="The canary is taken back if its share of flagged pictures exceeds the champion's by more.",
+        ),
+    ] = 0.05
+    canary_errors: Annotated[
+        float, typer.Option(min=0, max=1, help="The canary is taken back if it fails on a larger share of pictures.")
+    ] = 0.01
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], typer.Option(help="Level of the log.")] = "info"

@@ -11,13 +11,16 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
 
 from core.errors import UserError
 from core.files import sha256 as file_sha256
 from core.images import ImageError, encode
 from core.parallel import cores
 from core.terminal import progress, say
+from model.inference.engines import ENGINES
 from serving.predict.inputs import Input, find, read_bytes
 from serving.predict.outputs import Results, Row, opened, place
 from serving.xray.decoding import Decoders
@@ -35,31 +38,28 @@ BATCH_PIXELS = 64_000_000
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a prediction run.
+    """Options of a prediction run, and of the command ``predict``."""
 
-    Attributes:
-        overlays: write an overlay of every mask on its X-ray.
-        seg: write a DICOM SEG for every DICOM.
-        review: write the review sheet, ``review.html``, and its images and outlines, ``review/``.
-        overwrite: replace all results of an earlier run.
-        resume: skip inputs that an earlier run has finished, by the files' SHA-256.
-        batch_size: number of X-rays per batch.
-        max_megapixels: larger images are refused before they are decoded.
-        timeout: timeout for decoding one file, in seconds.
-        engine: a key of ``model.inference.engines.ENGINES``, or ``auto``.
-        signatures: as for :func:`registry.seal.verify`.
-    """
-
-    overlays: bool = False
-    seg: bool = True
-    review: bool = True
-    overwrite: bool = False
-    resume: bool = False
-    batch_size: int = 8
-    max_megapixels: float = 60.0
-    timeout: float = 60.0
-    engine: str = "auto"
-    signatures: str = "auto"
+    overlays: Annotated[bool, typer.Option("--overlays", help="Also draw every mask over its X-ray.")] = False
+    seg: Annotated[bool, typer.Option("--seg/--no-seg", help="Write a DICOM SEG for every DICOM.")] = True
+    review: Annotated[
+        bool,
+        typer.Option("--review/--no-review", help="Write review.html: all X-rays and outlines, the worst first."),
+    ] = True
+    resume: Annotated[bool, typer.Option("--resume", help="Skip the X-rays that an earlier run has finished.")] = False
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")] = False
+    engine: Annotated[
+        str, typer.Option(help=f"Inference engine: auto (chosen for the model), {', '.join(ENGINES)}.")
+    ] = "auto"
+    batch_size: Annotated[int, typer.Option(min=1, help="X-rays in a batch.")] = 8
+    max_megapixels: Annotated[
+        float, typer.Option(min=0.001, help="Larger pictures are refused before they are decoded.")
+    ] = 60.0
+    timeout: Annotated[float, typer.Option(min=0.1, help="Timeout for decoding a file, in seconds.")] = 60.0
+    signatures: Annotated[
+        Literal["auto", "require", "warn", "off"] | None,
+        typer.Option(help="Whether the package must be signed. Default: as params.yaml says."),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ def predict(paths: Sequence[str], model: str, out: Path, options: Options) -> Co
         UserError: no input; the model cannot be loaded; ``out`` cannot be used.
     """
     from model.weights import WEIGHTS
+    from registry import signatures as configured
     from registry.fetch import fetch
     from registry.packages import load
     from serving.viewer.about import about as said
@@ -108,7 +109,7 @@ def predict(paths: Sequence[str], model: str, out: Path, options: Options) -> Co
     inputs = find(paths, out)
     decoders = Decoders(min(cores(), len(inputs)), options.max_megapixels)  # start while the model loads
     with closing(decoders), tempfile.TemporaryDirectory() as scratch:
-        folder = fetch(model, Path(scratch), signatures=options.signatures)
+        folder = fetch(model, Path(scratch), signatures=options.signatures or configured())
         package = load(folder, options.engine)
         print(f"predict: {package.engine.name} ({package.engine.reason})", flush=True)
         weights = file_sha256(folder / WEIGHTS)

@@ -16,7 +16,7 @@ from core.errors import UserError
 from core.files import UnwritableError, exclusive, explain_full_disk, write_file, write_json
 from core.images import ImageError
 from serving.viewer.about import About
-from serving.viewer.review import PAGE, Entry, write_review
+from serving.viewer.review import PAGE, write_review
 
 TABLE, DOCUMENT = "results.csv", "results.json"
 JOURNAL = ".results.jsonl"  # rows of an unfinished run, each with the SHA-256 of the weights
@@ -146,14 +146,13 @@ class Results:
         if self.about is None:
             (self.out / PAGE).unlink(missing_ok=True)  # the old sheet lacks this run's rows
         else:
-            write_review(self.out / PAGE, self.about, [self._entry(row) for row in rows])
+            write_review(self.out / PAGE, self.about, [(row, _files(row)) for row in rows])
         (self.out / JOURNAL).unlink(missing_ok=True)
 
-    def _entry(self, row: Row) -> Entry:
-        """Return a row and the relative paths of its files, for the review sheet."""
-        there = {kind: place(kind, row["file"]) for kind in FOLDERS if row["status"] == "ok" and kind in row}
-        links = {kind: path for kind, path in there.items() if kind in NAMED}
-        return Entry(row, links, there.get("picture"), there.get("shapes"))
+
+def _files(row: Row) -> dict[str, Path]:
+    """Return the relative paths of a row's files by kind."""
+    return {kind: place(kind, row["file"]) for kind in FOLDERS if row["status"] == "ok" and kind in row}
 
 
 SIDES = "left and right are the patient's: a frontal X-ray shows the left lung on its right side"

@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -29,23 +29,6 @@ FIELDS = (
     *("file", "status", "error", "kind", "height", "width", "spacing", "lungs", "left", "right", "symmetry"),
     *("uncertain", "expected_dice", "expected_dice_low", "flags", "note", "day", "device"),
 )
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One X-ray of the sheet.
-
-    Attributes:
-        row: its row of ``results.json``.
-        links: paths of its results by kind, relative to the sheet's folder.
-        picture: path of the enlarged image, relative to the folder; None if there is none.
-        shapes: path of the outlines and the thumbnail, relative to the folder; None if there are none.
-    """
-
-    row: Mapping[str, Any]
-    links: Mapping[str, Path]
-    picture: Path | None
-    shapes: Path | None
 
 
 def view_of(found: Segmentation, xray: Xray, percentiles: tuple[float, float]) -> dict[str, bytes]:
@@ -79,13 +62,20 @@ def worst_first(row: Mapping[str, Any]) -> tuple[bool, bool, float, int, float]:
     )
 
 
-def write_review(path: Path, about: About, entries: Sequence[Entry], embedded_mb: float = EMBEDDED_MB) -> None:
+def write_review(
+    path: Path,
+    about: About,
+    entries: Sequence[tuple[Mapping[str, Any], Mapping[str, Path]]],
+    embedded_mb: float = EMBEDDED_MB,
+) -> None:
     """Write the sheet, one file that needs no network, atomically.
 
     Args:
         path: path of the sheet; its folder has the entries' files.
         about: facts of the model.
-        entries: the X-rays in any order.
+        entries: the X-rays in any order, each as its row of ``results.json`` and the paths of its files by kind,
+            relative to the sheet's folder. ``picture`` is the enlarged image, ``shapes`` has the outlines and the
+            thumbnail; the sheet links to the others.
         embedded_mb: the page embeds the enlarged images if their total is at most this many megabytes (10^6 bytes),
             else it loads them from the files.
 
@@ -93,10 +83,10 @@ def write_review(path: Path, about: About, entries: Sequence[Entry], embedded_mb
         UserError: the disk is full, or the file cannot be written.
     """
     folder = path.parent
-    ordered = sorted(entries, key=lambda entry: (*worst_first(entry.row), entry.row["file"]))
-    size = sum(_size(folder / entry.picture) for entry in ordered if entry.picture)
+    ordered = sorted(entries, key=lambda entry: (*worst_first(entry[0]), entry[0]["file"]))
+    size = sum(_size(folder / files["picture"]) for _, files in ordered if "picture" in files)
     embedded = size <= embedded_mb * 1e6
-    shown = [_shown(entry, folder, embedded) for entry in ordered]
+    shown = [_shown(row, files, folder, embedded) for row, files in ordered]
     document = {"about": asdict(about), "embedded": embedded, "xrays": shown}
     text = (
         environment(TEMPLATES, html=False)
@@ -111,18 +101,18 @@ def write_review(path: Path, about: About, entries: Sequence[Entry], embedded_mb
         partial.write_text(text, encoding="utf-8")
 
 
-def _shown(entry: Entry, folder: Path, embedded: bool) -> dict[str, Any]:
-    shown = {name: entry.row[name] for name in FIELDS if entry.row.get(name) not in (None, "", [])}
-    shown |= {"links": {kind: _address(path) for kind, path in entry.links.items()}}
-    if entry.picture is None or entry.shapes is None:
+def _shown(row: Mapping[str, Any], files: Mapping[str, Path], folder: Path, embedded: bool) -> dict[str, Any]:
+    shown = {name: row[name] for name in FIELDS if row.get(name) not in (None, "", [])}
+    shown |= {"links": {kind: _address(path) for kind, path in files.items() if kind not in ("picture", "shapes")}}
+    if "picture" not in files or "shapes" not in files:
         return shown
     try:
-        view = json.loads((folder / entry.shapes).read_bytes())
-        data = (folder / entry.picture).read_bytes() if embedded else b""
+        view = json.loads((folder / files["shapes"]).read_bytes())
+        data = (folder / files["picture"]).read_bytes() if embedded else b""
         return shown | {
             "shapes": view["shapes"],
             "thumbnail": view["thumbnail"],
-            "picture": _data(data) if embedded else _address(entry.picture),
+            "picture": _data(data) if embedded else _address(files["picture"]),
         }
     except (OSError, ValueError, KeyError, TypeError):  # removed or changed since: show the row without an image
         return shown

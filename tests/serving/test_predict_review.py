@@ -13,7 +13,7 @@ import pytest
 
 from core.images import encode, read_image
 from serving.viewer.about import About
-from serving.viewer.review import Entry, write_review
+from serving.viewer.review import write_review
 from tests.serving.dicoms import dicom
 from tests.serving.test_predict import MONTGOMERY, SHENZHEN, Caller, call, ward
 
@@ -253,7 +253,7 @@ def test_pictures_that_make_the_page_too_large_lie_beside_it(browser: Browser, c
     page = call.out / "review.html"
     embedded = page.stat().st_size
     rows = [json.loads((call.out / "results.json").read_text())["results"][1]]
-    entries = [Entry(row, {"mask": Path(row["mask"])}, Path(row["picture"]), Path(row["shapes"])) for row in rows]
+    entries = [(row, {kind: Path(row[kind]) for kind in ("mask", "picture", "shapes")}) for row in rows]
     write_review(page, ABOUT, entries, embedded_mb=0)
     assert page.stat().st_size < embedded
     visit = opened(browser, page)
@@ -280,7 +280,7 @@ def test_the_lowest_expected_dice_comes_first_where_rows_have_it(browser: Browse
         for name, (dice, flags) in given.items()
     ]
     rows.append({"file": "failed", "status": "failed", "error": "damaged", "sha256": ""})
-    write_review(tmp_path / "review.html", ABOUT, [Entry(row, {}, None, None) for row in rows])
+    write_review(tmp_path / "review.html", ABOUT, [(row, {}) for row in rows])
     visit = opened(browser, tmp_path / "review.html")
     assert names(visit) == ["failed", "unknown", "bad", "middle", "good"]
     assert "expected Dice 0.60" in visit.page.locator(".card", has_text="bad").inner_text()

@@ -93,5 +93,5 @@ def test_its_names_are_those_of_the_steps(predictor: dict[str, Any]) -> None:
 
 
 def test_every_setting_is_an_option() -> None:
-    options = set(inspect.signature(serve).parameters) - {"log_level"}
+    options = set(inspect.signature(serve).parameters)
     assert options == set(Settings.__dataclass_fields__)
