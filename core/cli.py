@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.exceptions import TyperException
 
 from core.errors import UserError
 from core.terminal import say
@@ -48,7 +49,25 @@ def run(step: Callable[..., Any]) -> None:
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(context_settings=HELP)(command)
-    app()
+    start(app)
+
+
+def start(app: typer.Typer, name: str | None = None) -> None:
+    """Run a Typer app and exit; a wrong usage is one line like every other error, instead of Typer's box.
+
+    Args:
+        app: the app.
+        name: the program's name in its help; None: as it was called.
+    """
+    try:
+        code = app(standalone_mode=False, prog_name=name)
+    except TyperException as error:
+        context: Any = getattr(error, "ctx", None)
+        if text := error.format_message():  # empty if the help has been printed
+            usage = f"; `{context.command_path} --help` shows the usage" if context else ""
+            say(f"error: {text[:1].lower()}{text[1:].rstrip('.')}{usage}")
+        raise SystemExit(error.exit_code) from None
+    raise SystemExit(code)
 
 
 def spliced(name: str, provide: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:

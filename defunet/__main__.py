@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from core import __version__
-from core.cli import HELP, ParamsFile, exit_on_user_error
+from core.cli import HELP, ParamsFile, exit_on_user_error, start
 from core.errors import UserError
 from defunet import registry
+from defunet.examples import example
 from defunet.options import (
     Cluster,
     Every,
@@ -67,13 +68,13 @@ def _main(
 
 
 Connect = Callable[[], Any]
-KUBEFLOW, REGISTRY, MODEL = "The pipeline on Kubeflow", "The MLflow registry", "The model"  # panels of ``--help``
-TRAININGS = "Trainings"
+# The panels of ``--help``, in their order.
+MODEL, REGISTRY, KUBEFLOW, TRAININGS = "Use a model", "The MLflow registry", "The pipeline on Kubeflow", "Trainings"
 
 
 def _command(function: Callable[..., None], panel: str = KUBEFLOW) -> Callable[..., None]:
     """Register a function as a command that prints a UserError as one line."""
-    app.command(rich_help_panel=panel)(_in_one_line(function))
+    app.command(rich_help_panel=panel, epilog=example(function.__name__))(_in_one_line(function))
     return function
 
 
@@ -86,6 +87,16 @@ def _in_one_line(function: Callable[..., None]) -> Callable[..., None]:
 
     command.__signature__ = inspect.signature(function, eval_str=True)  # type: ignore[attr-defined]
     return command
+
+
+for _panel, _commands in ((MODEL, (predict, serve, drift)), (REGISTRY, registry.COMMANDS)):
+    for _each in _commands:
+        _command(_each, _panel)
+
+_review = typer.Typer(help="Have flagged masks corrected, and take them into the cohort.", no_args_is_help=True)
+app.add_typer(_review, name="review", rich_help_panel=MODEL)
+_review.command("export", epilog=example("review export"))(_in_one_line(review.export))
+_review.command("import", epilog=example("review import"))(_in_one_line(review.import_))
 
 
 @_command
@@ -159,7 +170,9 @@ def schedule(
     say("next at " + ", ".join(moment(each) for each in times.next(3)) + " (UTC)")
 
 
-_schedules = typer.Typer(help="List, pause, resume and delete schedules.", invoke_without_command=True)
+_schedules = typer.Typer(
+    help="List, pause, resume and delete schedules.", invoke_without_command=True, epilog=example("schedules")
+)
 app.add_typer(_schedules, name="schedules", rich_help_panel=KUBEFLOW)
 
 
@@ -179,7 +192,7 @@ def schedules(connect: Connect, context: typer.Context) -> None:
     print(columns([("schedule", "name", "cron", "status", "at once", "catches up"), *rows]))
 
 
-@_schedules.command()
+@_schedules.command(epilog=example("schedules pause"))
 @_in_one_line
 @connected
 def pause(connect: Connect, schedule: ScheduleId) -> None:
@@ -190,7 +203,7 @@ def pause(connect: Connect, schedule: ScheduleId) -> None:
     say(f"schedule {schedule}: paused")
 
 
-@_schedules.command()
+@_schedules.command(epilog=example("schedules resume"))
 @_in_one_line
 @connected
 def resume(connect: Connect, schedule: ScheduleId) -> None:
@@ -201,7 +214,7 @@ def resume(connect: Connect, schedule: ScheduleId) -> None:
     say(f"schedule {schedule}: resumed")
 
 
-@_schedules.command()
+@_schedules.command(epilog=example("schedules delete"))
 @_in_one_line
 @connected
 def delete(connect: Connect, schedule: ScheduleId) -> None:
@@ -299,18 +312,7 @@ def retry(
         _wait(kubeflow, run, every, timeout, pending_timeout)
 
 
-for _panel, _commands in (
-    (REGISTRY, registry.COMMANDS),
-    (MODEL, (predict, serve, drift)),
-    (TRAININGS, (checkpoints,)),
-):
-    for _each in _commands:
-        _command(_each, _panel)
-
-_review = typer.Typer(help="Have flagged masks corrected, and take them into the cohort.", no_args_is_help=True)
-app.add_typer(_review, name="review", rich_help_panel=MODEL)
-_review.command("export")(_in_one_line(review.export))
-_review.command("import")(_in_one_line(review.import_))
+_command(checkpoints, TRAININGS)
 
 
 def _wait(kubeflow: Kubeflow, run_id: str, every: float, limit: float | None, pending_limit: float | None) -> None:
@@ -338,7 +340,7 @@ def _wait(kubeflow: Kubeflow, run_id: str, every: float, limit: float | None, pe
 
 def main() -> None:
     """Run the command line and exit."""
-    app(prog_name="defunet")
+    start(app, "defunet")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -74,3 +75,18 @@ def test_the_help_fits_80_columns(name: str) -> None:
     helps = [each.help.replace("\\[", "[") for each in COMMANDS[name].params if getattr(each, "help", None)]
     assert len(helps) == len(COMMANDS[name].params) or not name
     assert {word for text in helps for word in text.split()} <= words
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("", "review")])
+def test_the_help_ends_with_an_example_that_the_command_takes(name: str) -> None:
+    shown = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "200"}).output
+    found = re.search(rf"Example: defunet {name}( .*)?", shown.strip().splitlines()[-1])
+    assert found
+    # Every argument and option is parsed and checked as in a call.
+    COMMANDS[name].make_context(name, shlex.split(found[1] or ""))
+
+
+def test_commands_that_use_a_model_come_first() -> None:
+    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "100"}).output
+    panels = re.findall(r"╭─ ([A-Z][\w ]+?) ─", shown)
+    assert panels == ["Options", "Use a model", "The MLflow registry", "The pipeline on Kubeflow", "Trainings"]
