@@ -24,8 +24,9 @@ run: repository setup  ## X-rays to registered model; DATA= and PROFILE= as belo
 	@$(if $(DATA),tools/pin-data.sh "$(DATA)")
 	@python -m core.params
 	@! grep -q '^frozen: true' data.dvc || dvc status --quiet data.dvc || { echo "error: data is not what data.dvc pins: dvc pull data.dvc brings it, make data DATA=... pins another cohort; dvc repro would pin what is in data now" >&2; exit 1; }
+	@mkdir -p build && rm -f build/metrics-before.json && if [ -f reports/metrics.json ]; then cp reports/metrics.json build/metrics-before.json; fi
 	@dvc repro
-	@python -m tools.show
+	@python -m tools.show --before build/metrics-before.json
 
 data: repository setup  ## Pin another cohort: DATA=folder|zip|s3://bucket/prefix
 	@tools/pin-data.sh "$(DATA)"

@@ -19,6 +19,7 @@ from model.threads import settle
 
 HELP = {"help_option_names": ["-h", "--help"]}  # of a Typer app's context
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.")]
+Wide = Annotated[bool, typer.Option("--wide", help="Every column of the tables, however narrow the terminal is.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The output folder; it is created only if the step succeeds.")]
 
 

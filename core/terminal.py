@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -67,21 +68,25 @@ def loading(what: str) -> None:
     say(f"loading {what} ...")
 
 
-def console(width: int, *, markup: bool = True) -> Console:
+def console(width: int, *, markup: bool = True, wide: bool = False) -> Console:
     """Return a console as wide as the terminal; without a terminal, as wide as COLUMNS, else ``width``.
 
     Args:
         width: characters.
         markup: False prints "[...]" as it is.
+        wide: at least ``width`` in any case; a narrower terminal wraps the lines.
     """
     from rich.console import Console
 
-    known = Console().is_terminal or os.environ.get("COLUMNS", "").isdecimal()
-    return Console(highlight=False, markup=markup, width=None if known else width)
+    found = Console(highlight=False, markup=markup)
+    known = found.is_terminal or os.environ.get("COLUMNS", "").isdecimal()
+    if wide or not known:
+        found.width = max(width, found.width) if known else width
+    return found
 
 
 def fit(table: Table, console: Console, dispensable: Sequence[str]) -> Table:
-    """Drop columns of a table until it fits the console, because truncated numbers are useless.
+    """Drop columns of a table until it fits the console, because truncated numbers are useless; at last its lines.
 
     Args:
         table: the table; it is modified.
@@ -96,8 +101,12 @@ def fit(table: Table, console: Console, dispensable: Sequence[str]) -> Table:
     endless = console.options.update(width=10_000)
     for header in dispensable:
         if Measurement.get(console, endless, table).maximum <= console.width:
-            break
-        table.columns = [column for column in table.columns if column.header != header]
+            return table
+        kept = [column for column in table.columns if column.header != header]
+        # Rich takes the column of the last number for the last one, which has no padding.
+        table.columns = [replace(column, _index=number) for number, column in enumerate(kept)]
+    if Measurement.get(console, endless, table).maximum > console.width:
+        table.box, table.padding, table.pad_edge = None, (0, 2, 0, 0), False
     return table
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from components.promote.__main__ import main as promote
-from core.cli import ParamsFile
+from core.cli import ParamsFile, Wide
 from core.errors import UserError
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the decision; change nothing.")]
@@ -30,6 +30,7 @@ def rollback(
 def models(
     history: Annotated[bool, typer.Option("--history", help="Who made which version champion, when and why.")] = False,
     json: Json = False,
+    wide: Wide = False,
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
     """List the registered versions with their aliases, figures and lineage, the newest first."""
@@ -39,10 +40,10 @@ def models(
     choices = read_registry_params(params)
     if history:
         decided = listing.decisions(choices)
-        print(listing.as_json(decided)) if json else listing.show_decisions(decided)
+        print(listing.as_json(decided)) if json else listing.show_decisions(decided, wide=wide)
     else:
         listed = listing.models(choices)
-        print(listing.as_json(listed)) if json else listing.show_models(listed)
+        print(listing.as_json(listed)) if json else listing.show_models(listed, wide=wide)
 
 
 def lineage(

@@ -45,9 +45,10 @@ def signatures(params: Path = Path("params.yaml")) -> str:
     return check_section(SignatureParams, values["registry"], f"{params}, registry").signatures
 
 
-def wide_console() -> Console:
+def wide_console(*, wide: bool = False) -> Console:
     """Return a console as wide as the terminal; without a terminal, as wide as COLUMNS, else :data:`WIDTH`.
 
-    Markup is off, because names, tags and reasons from the registry may contain "[...]".
+    Markup is off, because names, tags and reasons from the registry may contain "[...]". ``wide`` is as for
+    :func:`core.terminal.console`.
     """
-    return console(WIDTH, markup=False)
+    return console(WIDTH, markup=False, wide=wide)

@@ -96,8 +96,8 @@ def _number(value: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def show_models(listed: list[Listed]) -> None:
-    """Print the versions as a table."""
+def show_models(listed: list[Listed], *, wide: bool = False) -> None:
+    """Print the versions as a table; ``wide`` prints every column."""
     from rich.table import Table
 
     table = Table("version", "alias", "created (UTC)", "network, scenario, seed")
@@ -110,7 +110,7 @@ def show_models(listed: list[Listed]) -> None:
         dirty = " +changes" if of["git.dirty"] == "true" else ""
         table.add_row(
             str(each.version),
-            ", ".join(each.aliases),
+            "\n".join(each.aliases),
             each.created[:16].replace("T", " "),
             each.cell,
             *(_figure(each.figures.get(f"{split}.original")) for split in ("validation", "test")),
@@ -121,7 +121,7 @@ def show_models(listed: list[Listed]) -> None:
             of["image"] or "-",
             of["kubeflow.run"] or "-",
         )
-    console = wide_console()
+    console = wide_console(wide=wide)
     console.print(fit(table, console, ("Kubeflow run", "image", "params", "data", "created (UTC)", "commit", "gate")))
 
 
@@ -129,8 +129,8 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def show_decisions(decided: list[history.Decision]) -> None:
-    """Print the history as a table."""
+def show_decisions(decided: list[history.Decision], *, wide: bool = False) -> None:
+    """Print the history as a table; ``wide`` prints every column."""
     from rich.table import Table
 
     table = Table("when (UTC)", "what", "from", "to", "outcome", "difference", "by", "reason")
@@ -146,7 +146,7 @@ def show_decisions(decided: list[history.Decision]) -> None:
             each.who,
             each.reason or "-",
         )
-    console = wide_console()
+    console = wide_console(wide=wide)
     console.print(fit(table, console, ("by", "difference")))
 
 

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 VENV=${VENV:-.venv}
 PYTHON=${PYTHON:-python3.11}
 
-fail() { echo "setup: $*" >&2; exit 1; }
+fail() { echo "error: $*" >&2; exit 1; }
 
 # A virtual environment holds the path it was made at in its scripts and its interpreter's version in its folders: in a clone
 # that was renamed or copied, or for another Python, it is made anew.

@@ -54,6 +54,7 @@ def promote(
     dry_run: bool = False,
     force: bool = False,
     reason: str = "",
+    wide: bool = False,
 ) -> Promotion:
     """Make a version champion if it passes the gate; print every rule with its values and verdict.
 
@@ -71,6 +72,7 @@ def promote(
         dry_run: compare and print, but change nothing.
         force: promote even if a rule is not met; needs a reason.
         reason: reason for the history.
+        wide: print every column of the tables.
 
     Returns:
         The result. A failed gate is not an error: ``champion`` is unchanged and the caller prints ``line``.
@@ -91,7 +93,7 @@ def promote(
         print(line)
         return Promotion(name, challenger.number, champion.number, champion.number, line, None, f"{line}\n")
     gate = _gate(client, params, arrays, splits, challenger, champion)
-    show(gate)
+    show(gate, wide=wide)
     before = champion.number if champion else None
     goes = gate.passed or force
     verdict = "passes the gate" if gate.passed else f"does not pass the gate ({', '.join(gate.failed)})"

@@ -18,13 +18,15 @@ def main(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare and print; change nothing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Promote even if the gate is not passed.")] = False,
     reason: Annotated[str, typer.Option(help="The reason, for the history; required by --force.")] = "",
+    wide: cli.Wide = False,
     params: cli.ParamsFile = Path("params.yaml"),
 ) -> None:
     """Make a version champion if it passes the gate of section promotion.
 
     Exit code 0: passed, forced or champion already; 1: not passed, or an error, and the champion is unchanged.
     """
-    done = promote(read_params(params), arrays, splits, version, dry_run=dry_run, force=force, reason=reason)
+    choices = read_params(params)
+    done = promote(choices, arrays, splits, version, dry_run=dry_run, force=force, reason=reason, wide=wide)
     if done.passed is False and not force:
         raise UserError(done.line)
 

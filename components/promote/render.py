@@ -15,9 +15,9 @@ DISPENSABLE = ("champion, pooled", "challenger, pooled", "images", "champion")
 VERDICT = {True: "met", False: "NOT MET"}
 
 
-def show(gate: Gate) -> None:
-    """Print every rule with its values and verdict, and the comparison by site and label."""
-    console = wide_console()
+def show(gate: Gate, *, wide: bool = False) -> None:
+    """Print every rule with its values and verdict, and the comparison by site and label; ``wide``: every column."""
+    console = wide_console(wide=wide)
     console.print(f"{gate.challenger} against {gate.champion or 'no champion'}")
     for name, value in gate.about.items():
         console.print(f"  {name}: {value}")

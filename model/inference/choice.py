@@ -47,7 +47,7 @@ def describe(taken: str, names: Sequence[str], times: dict[str, float]) -> str:
     """Return the measured times, in milliseconds, and the reason for the choice as text."""
     others = [f"{name} {times[name]:.1f}" if name in times else f"{name} not timed" for name in names if name != taken]
     near = f"; preferred, since none is {GAIN} times as fast" if times[taken] > min(times.values()) else ""
-    return f"a picture takes {times[taken]:.1f} ms of processor time; {', '.join(others)}{near}"
+    return f"{times[taken]:.1f} ms of processor time per image; {', '.join(others)}{near}"
 
 
 def measure(

@@ -23,6 +23,7 @@ from core.terminal import progress, say
 from model.inference.engines import ENGINES
 from serving.predict.inputs import Input, find, read_bytes
 from serving.predict.outputs import Results, Row, opened, place
+from serving.viewer.review import worst_first
 from serving.xray.decoding import Decoders
 from serving.xray.reading import Xray
 
@@ -64,13 +65,17 @@ class Options:
 
 @dataclass(frozen=True)
 class Counted:
-    """Number of inputs by result; ``skipped`` were finished by an earlier run."""
+    """Number of inputs by result; ``skipped`` were finished by an earlier run.
+
+    Attributes:
+        flagged: the rows with flags, the worst first.
+    """
 
     inputs: int
     done: int
     skipped: int
     failed: int
-    flagged: int
+    flagged: list[Row]
 
 
 @dataclass(frozen=True)
@@ -166,7 +171,7 @@ class _Run:
             pool.shutdown(wait=True, cancel_futures=True)
         mine = [row for name, row in self.results.rows.items() if name in names]
         failed = sum(row["status"] != "ok" for row in mine)
-        flagged = sum(bool(row.get("flags")) for row in mine)
+        flagged = sorted((row for row in mine if row.get("flags")), key=worst_first)
         return Counted(len(inputs), len(mine) - failed - self.skipped, self.skipped, failed, flagged)
 
     def _read(self, source: Input) -> _Read:

@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from core import cli
-from core.terminal import loading
+from core.terminal import loading, printable
 from model.inference.engines import ENGINES
 from serving.predict import Options
 from serving.predict import predict as run
+
+NAMED = 5  # flagged X-rays that the last lines name
 
 
 @cli.spliced("options", Options)
@@ -48,10 +50,17 @@ def predict(
     counted = run(paths, model_or_default(model), out, given)
     skipped = f", {counted.skipped} finished before" if counted.skipped else ""
     print(
-        f"{counted.inputs} X-rays: {counted.done} done{skipped}, {counted.failed} failed; "
-        f"{counted.flagged} to be looked at (flags); {out / 'results.csv'}"
+        f"{counted.inputs} X-rays: {counted.done} done{skipped}, {counted.failed} failed, {len(counted.flagged)} "
+        f"flagged; {out / 'results.csv'}"
     )
+    if counted.flagged:
+        named = [
+            f"{printable(row['file'])} ({', '.join(dict.fromkeys(flag['name'] for flag in row['flags']))})"
+            for row in counted.flagged[:NAMED]
+        ]
+        more = f" and {len(counted.flagged) - NAMED} more" if len(counted.flagged) > NAMED else ""
+        print(f"flagged, the worst first: {', '.join(named)}{more}")
     if given.review:
-        print(f"look at them, the worst first: {out / 'review.html'}")
+        print(f"all of them, the worst first: {out / 'review.html'}")
     if counted.failed:
         raise SystemExit(1)

@@ -67,7 +67,7 @@ def test_what_was_measured_once_decides_from_then_on(folder: Path, cache: Path, 
     before = cache.read_bytes()
     engine = start(folder, threads=1, order=ORDER)
     assert engine.name == fastest
-    assert engine.reason.startswith("a picture takes 1.0 ms of processor time; ")
+    assert engine.reason.startswith("1.0 ms of processor time per image; ")
     assert cache.read_bytes() == before
     images = pictures(BATCH + 1)
     np.testing.assert_allclose(engine.probabilities(images), Predictor.load(folder).probabilities(images), atol=0.03)
@@ -203,5 +203,5 @@ def test_a_near_tie_keeps_the_preferred_one() -> None:
     assert pick("ab", {"a": GAIN - 0.01, "b": 1.0}) == "a"
     assert pick("ab", {"a": GAIN + 0.01, "b": 1.0}) == "b"
     assert pick("abc", {"b": 2.0, "c": 1.0}) == "c"
-    said = "a picture takes 1.1 ms of processor time; b 1.0, c not timed; preferred, since none is 1.1 times as fast"
+    said = "1.1 ms of processor time per image; b 1.0, c not timed; preferred, since none is 1.1 times as fast"
     assert describe("a", "abc", {"a": 1.09, "b": 1.0}) == said

@@ -41,3 +41,10 @@ def test_changes_are_those_since_the_last_commit(tmp_path: Path) -> None:
     assert change_line(reports) == f"change   test Dice since commit {commit}: none"
     write(reports, mixed=0.9123, other=0.5)
     assert change_line(reports) == f"change   test Dice since commit {commit}: unet mixed +0.0123, unet other new"
+
+    # A copy of the last run's figures is preferred, and `make run` makes one.
+    earlier = tmp_path / "before.json"
+    assert change_line(reports, earlier) == change_line(reports)
+    (reports / "metrics.json").replace(earlier)
+    write(reports, mixed=0.9, other=0.5)
+    assert change_line(reports, earlier) == "change   test Dice since the last run: unet mixed -0.0123"

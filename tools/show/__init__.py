@@ -12,6 +12,7 @@ from rich.table import Table
 from components.report import COMPARISONS, RESULTS
 from components.report.paired import Pair
 from components.report.text import digits_for
+from core.cli import Wide
 from core.errors import UserError
 from core.files import read_json
 from core.results import Row
@@ -50,21 +51,22 @@ def result_table(rows: list[Row]) -> Table:
 
 
 def comparison_table(pairs: list[Pair]) -> Table:
-    """Return the paired bootstrap comparison of the reference network with every other."""
+    """Return the paired bootstrap comparison of one reference network with others, against one kind of masks."""
+    reference, masks = pairs[0]["reference"], pairs[0]["masks"]
     table = Table(
-        title="Paired comparison: the reference's Dice less the other's, test images, mean over images",
+        title=f"{reference} less the other network: Dice, test images, {masks} masks",
         caption="95 %: paired bootstrap over images; no correction for the number of comparisons",
     )
-    for name in ("reference", "other", "scenario", "masks"):
+    for name in ("other", "scenario"):
         table.add_column(name, no_wrap=True)
-    for name in ("images", "difference", "95 %"):
+    for name in ("images", "Dice", "95 %"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("the reference is", no_wrap=True)
+    table.add_column("verdict")
     for pair in pairs:
         digits = digits_for([*(pair["ci95"] or []), pair["difference"] or 0.0])
         interval = "–" if pair["ci95"] is None else " to ".join(f"{bound:+.{digits}f}" for bound in pair["ci95"])
         difference = "–" if pair["difference"] is None else f"{pair['difference']:+.{digits}f}"
-        where = [pair["reference"], pair["other"], pair["scenario"], pair["masks"]]
+        where = [pair["other"], pair["scenario"]]
         table.add_row(*where, str(pair["n_images"]), difference, interval, pair["verdict"] or "–")
     return table
 
@@ -78,25 +80,32 @@ def main(
     registered: Annotated[Path, typer.Option(help="Output of register.")] = Path("artifacts/registered.json"),
     arrays: Annotated[Path, typer.Option(help="Output of preprocess.")] = Path("artifacts/arrays"),
     models: Annotated[Path, typer.Option(help="Output of train.")] = Path("models"),
+    before: Annotated[Path | None, typer.Option(help="A copy of the last run's metrics.json.")] = None,
+    wide: Wide = False,
 ) -> None:
     """Print results, comparisons and training times, and where the report and the registered model are."""
     cohort = read_json(arrays / "arrays.json")
     version = read_json(registered)
-    wide = console(140)  # enough for every column
-    rows = read_json(reports / RESULTS)
-    wide.print(fit(result_table(rows), wide, DISPENSABLE))
-    if pairs := read_json(reports / COMPARISONS):  # a report of a single network has none
-        wide.print(fit(comparison_table(pairs), wide, DISPENSABLE))
-    wide.print(fit(cost_table(models, rows), wide, DISPENSABLE))
+    screen = console(140, wide=wide)  # enough for every column
+    rows, pairs = read_json(reports / RESULTS), read_json(reports / COMPARISONS)
+    tables = [result_table(rows)]
+    # A report of a single network has no pairs.
+    kinds = dict.fromkeys((pair["masks"], pair["reference"]) for pair in pairs)
+    tables += [
+        comparison_table([pair for pair in pairs if (pair["masks"], pair["reference"]) == each]) for each in kinds
+    ]
+    several = len({row["seed"] for row in rows}) > 1
+    for table in (*tables, cost_table(models, rows)):
+        screen.print(fit(table, screen, [name for name in DISPENSABLE if name != "seed" or not several]))
     if cohort["synthetic"]:
-        wide.print(
+        screen.print(
             "The X-rays are synthetic: these figures show that the pipeline works and say nothing about patients."
         )
-    if line := change_line(reports):
-        wide.print(line, soft_wrap=True)
-    wide.print(f"report   {(reports / 'index.html').resolve()}", soft_wrap=True)
+    if line := change_line(reports, before):
+        screen.print(line, soft_wrap=True)
+    screen.print(f"report   {(reports / 'index.html').resolve()}", soft_wrap=True)
     for line in registry_lines(version):
-        wide.print(line, soft_wrap=True)
+        screen.print(line, soft_wrap=True)
 
 
 def registry_lines(registered: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The change in test Dice since the last commit."""
+"""The change in test Dice since the last run or commit."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ from core.provenance import git
 DICE = "test_dice"
 
 
-def change_line(reports: Path) -> str | None:
-    """Return the change in test Dice of every network and scenario since the last commit, in one line.
+def change_line(reports: Path, earlier: Path | None = None) -> str | None:
+    """Return the change in test Dice of every network and scenario since the last run or commit, in one line.
 
-    Returns None if the last commit has no figures. `dvc metrics diff` compares any two commits.
+    Returns None if neither has figures. `dvc metrics diff` compares any two commits.
 
     Args:
         reports: output of report, in a Git repository.
+        earlier: a copy of the last run's ``metrics.json``; None, or if there is none, the last commit is compared.
     """
-    now, name = read_json(reports / HEADLINES), HEADLINES
+    now, since = read_json(reports / HEADLINES), "the last run"
     try:
-        commit = git(reports, "rev-parse", "--short", "HEAD").strip()
-        before = json.loads(git(reports, "show", f"HEAD:./{name}"))
+        if earlier and earlier.is_file():
+            before = read_json(earlier)
+        else:
+            since = "commit " + git(reports, "rev-parse", "--short", "HEAD").strip()
+            before = json.loads(git(reports, "show", f"HEAD:./{HEADLINES}"))
     except (OSError, subprocess.CalledProcessError, ValueError):
         return None  # no repository, no commit, or no figures in it
     lines = []
@@ -36,4 +40,4 @@ def change_line(reports: Path) -> str | None:
                 lines.append(f"{network} {scenario} new")
             elif f"{new - old:+.4f}" not in ("+0.0000", "-0.0000"):
                 lines.append(f"{network} {scenario} {new - old:+.4f}")
-    return f"change   test Dice since commit {commit}: {', '.join(lines) or 'none'}"
+    return f"change   test Dice since {since}: {', '.join(lines) or 'none'}"
