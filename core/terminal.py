@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 # Seconds between reads of the loss; each read waits for the device.
 REFRESH_SECONDS = 1.0
+ENDLESS = 10_000  # characters, wider than any table
 SILENT_SECONDS = 30.0  # after which a progress display without a terminal prints again
 
 
@@ -74,14 +75,14 @@ def console(width: int, *, markup: bool = True, wide: bool = False) -> Console:
     Args:
         width: characters.
         markup: False prints "[...]" as it is.
-        wide: at least ``width`` in any case; a narrower terminal wraps the lines.
+        wide: wide enough for every column of any table; a narrower terminal wraps the lines.
     """
     from rich.console import Console
 
     found = Console(highlight=False, markup=markup)
     known = found.is_terminal or os.environ.get("COLUMNS", "").isdecimal()
     if wide or not known:
-        found.width = max(width, found.width) if known else width
+        found.width = ENDLESS if wide else width
     return found
 
 
@@ -98,7 +99,7 @@ def fit(table: Table, console: Console, dispensable: Sequence[str]) -> Table:
     """
     from rich.measure import Measurement
 
-    endless = console.options.update(width=10_000)
+    endless = console.options.update(width=ENDLESS)
     for header in dispensable:
         if Measurement.get(console, endless, table).maximum <= console.width:
             return table

@@ -29,7 +29,7 @@ GROUPS = [
 )
 def test_the_gate_fits_the_terminal(width: int, absent: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.StringIO()
-    monkeypatch.setattr(render, "wide_console", lambda: Console(file=shown, width=width, markup=False))
+    monkeypatch.setattr(render, "wide_console", lambda **_: Console(file=shown, width=width, markup=False))
     versions = [Version("lungs", number, (), {}, "run", 0) for number in (3, 2)]
     render.show(Gate(*versions, {"test images": "100 of cxr"}, RULES, GROUPS))
     text = shown.getvalue()

@@ -421,6 +421,7 @@ def test_source_and_md5_have_defaults_where_a_cluster_can_read_what_is_pinned(tm
     else:
         assert found == [(source, True), ("0123456789abcdef0123456789abcdef.dir", True)]
         assert f"source {source}, data_md5 0123456789abcdef0123456789abcdef.dir" in done.stdout
+    assert "defunet submit" in done.stdout
 
 
 def test_wrong_settings_compile_to_nothing_and_are_told_one_a_line(tmp_path: Path) -> None:

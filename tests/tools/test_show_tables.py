@@ -40,7 +40,7 @@ def shown(table: Table, width: int, monkeypatch: pytest.MonkeyPatch, dispensable
         screen.print(fit(table, screen, dispensable))
     text = captured.get()
     assert "…" not in text
-    assert max(map(len, text.splitlines())) <= max(width, 140 if how else 0)
+    assert how or max(map(len, text.splitlines())) <= width
     return text
 
 
