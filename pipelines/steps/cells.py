@@ -89,16 +89,28 @@ def evaluate(
         test: Metrics of the test split, means over images.
         roc: The ROC curve of the test split's pixels.
     """
-    import pandas as pd
-
     from components.evaluate import evaluate
     from core.params import EvaluateParams
 
-    name = model.metadata[CELL]
-    cell, out = Cell.of(Path(name)), Path(evaluation.path) / EVALUATIONS / name
-    split = Path(arrays.path) / SPLITS / f"{cell.scenario}.json"
+    cell, split = cell_of(model, arrays)
     choices = section(EvaluateParams, params, "evaluate")
+    out = Path(evaluation.path) / EVALUATIONS / cell.folder
     evaluate(cell, Path(arrays.path) / ARRAYS, Path(raw.path), split, Path(model.path), choices, out)
+    present(model, evaluation, test, roc)
+
+
+def cell_of(model: Artifact, arrays: Artifact) -> tuple[Cell, Path]:
+    """Return the cell of a trained model, and the path of its split in the unpacked archive of the arrays."""
+    cell = Cell.of(Path(model.metadata[CELL]))
+    return cell, Path(arrays.path) / SPLITS / f"{cell.scenario}.json"
+
+
+def present(model: Artifact, evaluation: Artifact, test: Metrics, roc: ClassificationMetrics) -> None:
+    """Complete the outputs of an evaluation that lies in ``evaluation``: the model's copy, the metrics, the curve."""
+    import pandas as pd
+
+    name = model.metadata[CELL]
+    out = Path(evaluation.path) / EVALUATIONS / name
     shutil.copytree(model.path, Path(evaluation.path) / MODELS / name)
     test.metadata[CELL] = name
     for masks, figures in read_json(out / SUMMARY)["test"].items():
@@ -148,7 +160,7 @@ def gather(matrix: str, evaluations: Input[list[Artifact]], gathered: Output[Arc
 
     Args:
         matrix: Section of params.yaml as JSON: the order of the cells.
-        evaluations: Outputs of evaluate, one per cell.
+        evaluations: Outputs of evaluate or merge_evaluation, one per cell.
         gathered: All models and evaluations.
     """
     from core.params import Matrix

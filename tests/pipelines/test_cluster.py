@@ -12,8 +12,9 @@ from google.protobuf.json_format import MessageToDict
 from core.errors import UserError
 from core.params import read_params, read_yaml
 from pipelines import components as components_module
-from pipelines.cluster import STEPS, check_cluster, cores, mebibytes, read_cluster
+from pipelines.cluster import STEPS, check_cluster, read_cluster
 from pipelines.graph import build
+from pipelines.rules import cores, mebibytes
 
 FILE = Path(__file__).resolve().parents[2] / "pipelines/cluster.yaml"
 
