@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import tarfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -52,10 +53,13 @@ def test_the_graph_in_shards_gives_what_dvc_repro_gives(project: Project, tmp_pa
     assert len(merges) == 2
     for merge in merges:
         unpack(merge, tmp_path / "made/all")
-    evaluations = files(tmp_path / "made/all/evaluations")
-    assert {"rows.json", "cases.csv", "roc.csv", "metrics.json"} <= {Path(name).name for name in evaluations}
-    assert evaluations == files(project.root / "evaluations")
-    cells = [f"defu_net {scenario} seed 0" for scenario in ("mixed", "shenzhen-to-montgomery")]
+    scenarios = ("mixed", "shenzhen-to-montgomery")
+    for scenario in scenarios:
+        folder = f"evaluations/defu_net/{scenario}/seed-0"
+        evaluation = files(tmp_path / "made/all" / folder)
+        assert {"rows.json", "cases.csv", "roc.csv", "metrics.json"} <= set(evaluation)
+        assert evaluation == files(project.root / folder)
+    cells = [f"defu_net {scenario} seed 0" for scenario in scenarios]
     named = [line.removesuffix(": started") for line in done.stdout.splitlines() if line.endswith(": started")]
     assert sorted(name for name in named if "shard" in name or name.startswith("merge")) == sorted(
         ["merge-cohort", "merge-arrays"]
@@ -73,7 +77,10 @@ def test_the_graph_in_shards_gives_what_dvc_repro_gives(project: Project, tmp_pa
         assert "evaluation/rows.json" in {each.path for each in client.list_artifacts(run.info.run_id, "evaluation")}
 
 
-def test_a_killed_shard_of_evaluate_fails_the_run_without_a_merge(project: Project, tmp_path: Path) -> None:
+def test_a_killed_shard_of_evaluate_fails_the_run_without_a_merge(
+    pinned: Callable[[Path], Project], tmp_path: Path
+) -> None:
+    project = pinned(tmp_path / "checkout")
     project.set_params({"matrix": {"scenarios": ["mixed"]}, "train": {"epochs": 1}})
     environment = project.environment | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
     line = ["python", "-m", "pipelines.local", "--evaluate-shards", "2", "--out", str(tmp_path / "run")]
