@@ -10,7 +10,7 @@ from rich.table import Table
 
 Records = dict[str, dict[str, Any]]  # the records of one cohort size, by step
 LISTED = 1000  # maximum number of keys in a response of S3's list
-SHARDED = ("ingest", "preprocess")  # sharded steps of the Kubeflow graph
+SHARDED = ("ingest", "preprocess")  # steps that `shards` of cluster.yaml divides
 
 
 @dataclass(frozen=True)

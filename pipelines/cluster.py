@@ -10,12 +10,27 @@ from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, cast, get_args
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from core.errors import UserError
 from core.params import check_section, read_yaml
 from core.shard import MOST
 from model.training.recipe import Section
+from pipelines.rules import (
+    CpuAmount,
+    Folder,
+    ImageName,
+    Key,
+    LabelValue,
+    MemoryAmount,
+    Name,
+    Place,
+    QueueName,
+    Seconds,
+    Variable,
+    cores,
+    mebibytes,
+)
 
 CLUSTER = Path("pipelines/cluster.yaml")
 
@@ -33,48 +48,23 @@ StepName = Literal[
     "outcome",
     "merge-cohort",
     "merge-arrays",
+    "merge-evaluation",
 ]
-MERGES = ("merge-cohort", "merge-arrays")  # the merge steps of a sharded graph
+MERGES = ("merge-cohort", "merge-arrays", "merge-evaluation")  # the merge steps of a sharded graph
 STEPS: tuple[StepName, ...] = tuple(name for name in get_args(StepName) if name not in MERGES)
 TAKES: dict[str, tuple[StepName, ...]] = {
     "train-and-evaluate": ("train", "evaluate"),
     "ingest-shard": ("ingest",),
     "preprocess-shard": ("preprocess",),
+    "evaluate-shard": ("evaluate",),
+    "merge-evaluation": ("merge-evaluation", "evaluate"),  # it logs to MLflow
 }
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 
 
 def settings_of(step: str) -> tuple[StepName, ...]:
     """Return the steps whose settings a step of the graph uses: resources of the first, variables of all."""
     return TAKES.get(step, cast(tuple[StepName, ...], (step,)))
-
-
-# A DNS subdomain: Kubernetes' rule for names of Secrets, ConfigMaps, claims and service accounts.
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
-# The key of a label or a resource: an optional DNS subdomain and slash, then up to 63 characters.
-Key = Annotated[
-    str, Field(pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$")
-]
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-# A DNS label: Kubernetes' rule for names that are also label values.
-QueueName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
-LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$")]
-Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-Folder = Annotated[str, Field(pattern=r"^/[^:\s]*[^:\s/]$")]
-Place = Annotated[str, Field(pattern=r"^(s3:/)?/[^:\s]*[^:\s/]$")]
-Seconds = Annotated[int, Field(ge=1, le=2**31 - 1)]
-CpuAmount = Annotated[str, Field(pattern=r"^([1-9][0-9]*m|[0-9]+(\.[0-9]+)?)$")]
-# Only powers of 1024: kfp accepts "K", Kubernetes "k".
-MemoryAmount = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Mi|Gi|Ti)$")]
-
-
-def cores(amount: str) -> float:
-    """Return a CPU amount, ``500m`` or ``0.5``, in cores."""
-    return int(amount[:-1]) / 1000 if amount.endswith("m") else float(amount)
-
-
-def mebibytes(amount: str) -> int:
-    """Return a memory amount, such as ``4Gi``, in MiB."""
-    return int(amount[:-2]) * {"Mi": 1, "Gi": 1024, "Ti": 1024**2}[amount[-2:]]
 
 
 class Cpu(Section):
@@ -177,13 +167,6 @@ class Variables(Section):
     optional: bool = Field(False, description="start without what is missing; else the pod waits for it")
 
 
-# Validate digests: a wrong one would show only when a pod cannot pull the image.
-ImageName = Annotated[
-    str,
-    Field(pattern=r"^[A-Za-z0-9][^\s@]*(@sha256:[0-9a-f]{64})?$", description="NAME:TAG or NAME@sha256:64 hex digits"),
-]
-
-
 class Cluster(Section):
     """All settings of ``cluster.yaml``."""
 
@@ -197,6 +180,9 @@ class Cluster(Section):
         description="cells that are trained or evaluated at a time, and shards that are read or preprocessed"
     )
     shards: Annotated[int, Field(ge=1, le=MOST)] = Field(1, description="parts of ingest and preprocess; 1: no parts")
+    evaluate_shards: Annotated[int, Field(ge=1, le=MOST)] = Field(
+        1, description="parts of evaluate of each cell; 1: no parts"
+    )
     one_pod_per_cell: bool = Field(False, description="train and evaluate a cell in one pod, with what train asks")
     run_timeout: Seconds | None = Field(description="seconds of the whole run; null: no end")
     checkpoints: Place | None = Field(description="default of the pipeline's parameter of that name")
@@ -247,6 +233,8 @@ def check_cluster(values: Any, origin: str) -> Cluster:
     ]
     if cluster.step("train").nodes > 1 and cluster.one_pod_per_cell:
         problems.append("one_pod_per_cell: not with steps.train.nodes; evaluate would run in the pod that only follows")
+    if cluster.evaluate_shards > 1 and cluster.one_pod_per_cell:
+        problems.append("evaluate_shards: not with one_pod_per_cell, whose pod evaluates the whole cell; remove one")
     if cluster.step("train").nodes > 1 and not cluster.checkpoints:
         problems.append("steps.train.nodes: several nodes need checkpoints, in S3 or on a volume that all of them see")
     paths = [volume.path for volume in cluster.step("train").volumes]
@@ -264,7 +252,10 @@ def _duplicates(cluster: Cluster) -> list[str]:
     given: dict[tuple[StepName, str], str] = {}
     for kind, references in (("secrets", cluster.secrets), ("config_maps", cluster.config_maps)):
         for number, reference in enumerate(references):
-            for step, variable in product(reference.steps, reference.variables):
+            steps = list(reference.steps)
+            if "evaluate" in steps and "merge-evaluation" not in steps and cluster.evaluate_shards > 1:
+                steps.append("merge-evaluation")  # takes the variables of evaluate
+            for step, variable in product(steps, reference.variables):
                 where = f"{kind}.{number}"
                 first = given.setdefault((step, variable), where)
                 if first != where:
@@ -292,17 +283,3 @@ def _clashes(where: str, step: Step, changed: set[str]) -> list[str]:
         if "volumes" in changed and len(set(values)) < len(values):
             problems.append(f"{where}.volumes: two have the same {key}")
     return problems
-
-
-def named_image(name: str | None) -> str | None:
-    """Validate the name of an image and return it unchanged; None is allowed.
-
-    Raises:
-        UserError: the name is malformed, or its digest is not ``sha256:`` and 64 hexadecimal digits.
-    """
-    if name is not None:
-        try:
-            TypeAdapter(ImageName).validate_python(name)
-        except ValidationError:
-            raise UserError(f"--image {name}: not an image; say NAME:TAG or NAME@sha256:64 hex digits") from None
-    return name

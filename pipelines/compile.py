@@ -14,7 +14,8 @@ from core.files import write_file, write_folder
 from core.params import Params, read_params
 from core.provenance import data_md5, git_state, pinned_source
 from core.s3 import is_s3
-from pipelines.cluster import CLUSTER, STEPS, Cluster, named_image, read_cluster
+from pipelines.cluster import CLUSTER, STEPS, Cluster, read_cluster
+from pipelines.rules import named_image
 from pipelines.size import require_fit
 from pipelines.tasks import cells_of
 

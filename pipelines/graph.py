@@ -12,6 +12,7 @@ from kfp import dsl, kubernetes
 
 from core.params import Params
 from pipelines import components as steps
+from pipelines.cells import train_and_score
 from pipelines.cluster import Cluster
 from pipelines.outcome import RUN_ID
 from pipelines.placement import place
@@ -26,6 +27,7 @@ def build(
     cluster: Cluster | None = None,
     cohort: tuple[str, str] | None = None,
     shards: int = 1,
+    evaluate_shards: int = 1,
 ) -> Any:
     """Return the pipeline as kfp's object, to compile or to run.
 
@@ -40,6 +42,7 @@ def build(
         cluster: the cluster settings of the steps; None: no settings, for local runs.
         cohort: the defaults of ``source`` and ``data_md5``; None: both are required.
         shards: number of shards of ingest and preprocess in a graph without ``cluster``; 1: no shards.
+        evaluate_shards: number of shards of evaluate of each cell, likewise.
     """
     default = sections(params)
     used = image or (cluster.image if cluster else None)  # None: the steps run as local processes
@@ -146,7 +149,7 @@ def build(
             }
             limit = cluster.parallelism if cluster else None
             prepared = prepare(step, planned, given, cluster.shards if cluster else shards, limit)
-            raw, arrays = prepared.raw, prepared.arrays
+            arrays = prepared.arrays
             with dsl.ParallelFor(cells, name="each cell", parallelism=limit) as cell:
                 training = {
                     "cell": cell,
@@ -155,21 +158,11 @@ def build(
                     "experiment": planned.outputs["experiment"],
                     "checkpoints": checkpoints,
                 }
-                scoring = planned.outputs["scoring"]
-                if cluster and cluster.one_pod_per_cell:
-                    evaluated = step(
-                        steps.train_and_evaluate(**training, raw=raw, scoring=scoring), "Train and evaluate"
-                    )
-                else:
-                    trained = step(steps.train(**training), "Train")
-                    model = trained.outputs["model"]
-                    evaluated = step(steps.evaluate(model=model, arrays=arrays, raw=raw, params=scoring), "Evaluate")
+                parts = cluster.evaluate_shards if cluster else evaluate_shards
+                evaluation = train_and_score(step, training, prepared, planned.outputs["scoring"], cluster, parts)
 
             # Only one step has a list input with one entry per cell: such a list limits the number of cells.
-            collected = step(
-                steps.gather(matrix=matrix, evaluations=dsl.Collected(evaluated.outputs["evaluation"])),
-                "Gather the cells",
-            )
+            collected = step(steps.gather(matrix=matrix, evaluations=dsl.Collected(evaluation)), "Gather the cells")
             gathered = collected.outputs["gathered"]
             step(
                 steps.report(gathered=gathered, arrays=arrays, params=evaluate),

@@ -6,18 +6,20 @@ import base64
 import gzip
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from pipelines.shape import IN_CELL, IN_CELL_AND_SHARD, IN_SHARD, SHARD_STEPS, shards_of
 from pipelines.tasks import to_json
-from pipelines.workflow import IN_SHARD, shards_of
 
 TEMPLATE = 2_000  # bytes of a step's template without the pod's patch
 GO = 1.075  # size of the recorded nodes compressed by Go, relative to Python
 SPEC = 37_000  # bytes of a recorded Workflow without its components, tasks and nodes
-EACH = ("train", "evaluate", "train-and-evaluate", *IN_SHARD)  # the steps that run per cell or per shard
+# The number of loops around a step, if there are any.
+LOOPS = dict.fromkeys((*IN_CELL, *IN_SHARD), 1) | {IN_CELL_AND_SHARD: 2}
+At = tuple[int, ...]  # a step's numbers in the loops around it, the outer loop's first
 NAME = "lung-segmentation-xxxxx"
 # Kubeflow's driver adds this to the metadata of every artifact of a stock installation.
 SESSION = json.dumps(
@@ -70,10 +72,11 @@ class Run:
     def measure(self, cells: list[str]) -> tuple[int, int, int]:
         """Return the bytes of the uncompressed nodes, of the Workflow and of the largest template."""
         self._random.seed(0)
-        self._cells, self._shards, self._largest = cells, shards_of(self.spec), 0
-        self._run, self._places = self._uuid(), dict[tuple[str, int], str]()
+        self._cells, self._largest = cells, 0
+        self._shards, self._parts = (shards_of(self.spec, step) for step in SHARD_STEPS)
+        self._run, self._places = self._uuid(), dict[tuple[str, At], str]()
         root = {"inputs": {}, "taskInfo": {"name": "root"}}
-        nodes = {str(node["id"]): node for node in self._dag(f"{NAME}(0)", "root", root, self.spec["root"], 0)}
+        nodes = {str(node["id"]): node for node in self._dag(f"{NAME}(0)", "root", root, self.spec["root"], ())}
         text = _text(nodes, sort=True).encode()
         compressed = len(base64.b64encode(gzip.compress(text, 6))) * GO
         parts = [*self.spec["components"].values(), *self._executors.values(), *self._kubernetes.values()]
@@ -93,7 +96,7 @@ class Run:
         return str(UUID(int=self._random.getrandbits(128)))
 
     def _dag(
-        self, path: str, name: str, task: Any, component: Any, cell: int, alone: bool = True
+        self, path: str, name: str, task: Any, component: Any, at: At, alone: bool = True
     ) -> Iterator[dict[str, Any]]:
         """Yield the nodes of a task that contains other tasks; for a loop, once per cell or shard."""
         given = {"component": component, "task": task, "task-name": name, "parent-dag-id": "205", "driver-type": "DAG"}
@@ -101,23 +104,29 @@ class Run:
         yield from self._pair(f"{path}.{name}", {"parent-dag-id": "205"}, f"comp-{name}")
         if "parameterIterator" in task and alone:
             bare = {key: value for key, value in task.items() if key != "taskInfo"}
-            for number, _ in enumerate(self._shards if "raw" in task["parameterIterator"]["items"] else self._cells):
+            for number, _ in enumerate(self._items(task, at)):
                 item = f"{path}.{name}(0).iteration-iterations({number}:{number})"
                 yield from self._pair(item, {"parent-dag-id": "204", "iteration-index": str(number)}, "comp-iteration")
-                yield from self._dag(f"{item}(0)", "iteration-item", bare, component, number, alone=False)
+                yield from self._dag(f"{item}(0)", "iteration-item", bare, component, (*at, number), alone=False)
             return
         for inner, its in component["dag"]["tasks"].items():
             its_component = self.spec["components"][its["componentRef"]["name"]]
             if "dag" in its_component:
-                yield from self._dag(f"{path}.{name}(0)", inner, its, its_component, cell)
+                yield from self._dag(f"{path}.{name}(0)", inner, its, its_component, at)
             else:
-                yield from self._step(f"{path}.{name}(0)", inner, its, its_component, cell)
+                yield from self._step(f"{path}.{name}(0)", inner, its, its_component, at)
 
-    def _step(self, path: str, name: str, task: Any, component: Any, cell: int) -> Iterator[dict[str, Any]]:
+    def _items(self, loop: Any, at: At) -> Sequence[str]:
+        """Return the items of a loop: the cells, the shards, or the shards of a cell."""
+        if "raw" not in loop["parameterIterator"]["items"]:
+            return self._cells
+        return self._parts if at else self._shards
+
+    def _step(self, path: str, name: str, task: Any, component: Any, at: At) -> Iterator[dict[str, Any]]:
         """Yield the six nodes of a step."""
         label = component["executorLabel"]
         container, kubernetes = self._executors[label], self._kubernetes.get(label, {})
-        patch = self._patch(name, task, component, container, kubernetes, cell)
+        patch = self._patch(name, task, component, container, kubernetes, at)
         self._largest = max(self._largest, len(_text(patch)) + TEMPLATE)
         driver = {"component": component, "task": task, "container": container, "task-name": name}
         driver |= {"parent-dag-id": "205", "iteration-index": "-1", "kubernetes-config": kubernetes}
@@ -174,14 +183,14 @@ class Run:
         return self._random.getrandbits(32)
 
     def _patch(
-        self, name: str, task: Any, component: Any, container: Any, kubernetes: Mapping[str, Any], cell: int
+        self, name: str, task: Any, component: Any, container: Any, kubernetes: Mapping[str, Any], at: At
     ) -> str:
         """Return the patch of a step's pod, as Kubeflow's driver writes it."""
         logs = {"executor-logs": {"artifactType": {"schemaTitle": "system.Artifact"}}}
         command = ["/kfp-launcher/launch", "--pipeline_name", "lung-segmentation", "--run_id", self._run]
         command += ["--execution_id", str(self._random.randrange(9999)), "--executor_input"]
         command += [
-            _text(self._input(name, task, component, cell)),
+            _text(self._input(name, task, component, at)),
             "--component_spec",
             _text(component | logs),
             *LAUNCHER,
@@ -216,15 +225,15 @@ class Run:
         }
         return _text({"volumes": main["volumeMounts"], "containers": [main], **rest})
 
-    def _input(self, name: str, task: Any, component: Any, cell: int) -> dict[str, Any]:
+    def _input(self, name: str, task: Any, component: Any, at: At) -> dict[str, Any]:
         """Return the executor input of a step."""
-        values = {key: self._value(source, cell) for key, source in task["inputs"].get("parameters", {}).items()}
+        values = {key: self._value(source, at) for key, source in task["inputs"].get("parameters", {}).items()}
         artifacts = {}
         for key, source in task.get("inputs", {}).get("artifacts", {}).items():
             listed = component["inputDefinitions"]["artifacts"][key].get("isArtifactList")
-            numbers = range(len(self._collected(source))) if listed else [cell]
-            artifacts[key] = {"artifacts": [self._artifact(source, number) for number in numbers]}
-        place = f"minio://mlpipeline/v2/artifacts/lung-segmentation/{self._run}/{name}/{self._place(name, cell)}"
+            places = [(*at, number) for number, _ in enumerate(self._collected(source))] if listed else [at]
+            artifacts[key] = {"artifacts": [self._artifact(source, each) for each in places]}
+        place = f"minio://mlpipeline/v2/artifacts/lung-segmentation/{self._run}/{name}/{self._place(name, at)}"
         outputs = component.get("outputDefinitions", {})
         made_here = {
             key: {"artifacts": [{"name": key, "type": kind["artifactType"], "uri": f"{place}/{key}"}]}
@@ -237,13 +246,15 @@ class Run:
             "outputs": {"artifacts": made_here, "parameters": told, "outputFile": output_file},
         }
 
-    def _collected(self, source: Mapping[str, Any]) -> list[str]:
+    def _collected(self, source: Mapping[str, Any]) -> Sequence[str]:
         """Return the items of the loop whose outputs a step collects."""
         key = source["taskOutputArtifact"]["outputArtifactKey"].removeprefix("pipelinechannel--")
+        if key.startswith(IN_CELL_AND_SHARD):
+            return self._parts
         return self._shards if key.startswith(IN_SHARD) else self._cells
 
-    def _artifact(self, source: Mapping[str, Any], cell: int) -> dict[str, Any]:
-        """Return an artifact of an earlier step, with a different address for every cell."""
+    def _artifact(self, source: Mapping[str, Any], at: At) -> dict[str, Any]:
+        """Return an artifact of an earlier step, with a different address for every cell and shard."""
         if "taskOutputArtifact" in source:
             made = source["taskOutputArtifact"]
             step, name = made["producerTask"], made["outputArtifactKey"].rpartition("--")[2]
@@ -251,13 +262,13 @@ class Run:
         else:
             step, _, name = source["componentInputArtifact"].removeprefix("pipelinechannel--").rpartition("-")
         name = name.rpartition("-")[2]
-        uri = f"minio://mlpipeline/v2/artifacts/lung-segmentation/{self._run}/{step}/{self._place(step, cell)}/{name}"
+        uri = f"minio://mlpipeline/v2/artifacts/lung-segmentation/{self._run}/{step}/{self._place(step, at)}/{name}"
         return {"name": str(self._number() % 10000), "uri": uri, "metadata": METADATA}
 
-    def _place(self, step: str, cell: int) -> str:
-        return self._places.setdefault((step, cell if step in EACH else 0), self._uuid())
+    def _place(self, step: str, at: At) -> str:
+        return self._places.setdefault((step, at[: LOOPS.get(step, 0)]), self._uuid())
 
-    def _value(self, source: Mapping[str, Any], cell: int) -> Any:
+    def _value(self, source: Mapping[str, Any], at: At) -> Any:
         """Return the value of a step's argument: the pipeline's default, or one like an earlier step's output."""
         if "runtimeValue" in source:
             return source["runtimeValue"].get("constant")
@@ -267,9 +278,9 @@ class Run:
         given = given.removeprefix("pipelinechannel--").removeprefix("plan-")
         defaults = self.spec["root"]["inputDefinitions"]["parameters"]
         if given in ("Output", "Output-loop-item"):
-            return self._cells if given == "Output" else self._cells[cell]
+            return self._cells if given == "Output" else self._cells[at[0]]
         if given.startswith("loop-item-param-"):
-            return self._shards[cell]
+            return self._shards[at[0]] if len(at) == 1 else self._parts[at[1]]
         if given == "params":
             return to_json({name: one.get("defaultValue", "") for name, one in defaults.items()})
         if given in ("training", "scoring"):

@@ -17,7 +17,8 @@ from typing import Any
 import httpx
 
 from pipelines.artifacts import Status
-from pipelines.workflow import FAILED, cells_of, components_of, nodes_of, rows_of
+from pipelines.shape import Shape
+from pipelines.workflow import FAILED, nodes_of, rows_of
 
 RUN_ID = "KUBEFLOW_RUN_ID"  # variable with the id of the run
 API = "KUBEFLOW_API"  # variable with the API's address, if it is not a default one
@@ -48,8 +49,8 @@ def sentence(manifest: Mapping[str, Any], run: Mapping[str, Any]) -> str | None:
         return "failed: the time of the run was up (run_timeout in cluster.yaml)"
     spec = run.get("pipeline_spec") or {}
     spec = spec.get("pipeline_spec", spec)
-    cells = cells_of((run.get("runtime_config") or {}).get("parameters") or {}, spec)
-    rows = rows_of(manifest, cells, ended=True, cancelled=False, components=components_of(spec)) or []
+    shape = Shape.of((run.get("runtime_config") or {}).get("parameters") or {}, spec)
+    rows = rows_of(manifest, shape, ended=True, cancelled=False) or []
     failed = [row for row in rows if row.state == FAILED and row.step != "outcome"]
     if not failed:
         others = [node for node in nodes if node.get("phase") in ("Failed", "Error") and node.get("message")]

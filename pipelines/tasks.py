@@ -37,6 +37,7 @@ TOLD = 3  # exit code of a training process that has already printed a UserError
 SHIPPED = Path(__file__).parents[1] / "params.yaml"
 
 CELL = "cell"  # key of the artifact metadata with the cell, <network>/<scenario>/seed-<seed>
+SHARD = "shard"  # parameter of the steps of a loop over shards, i/N
 
 
 Result = TypeVar("Result")

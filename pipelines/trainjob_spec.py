@@ -8,7 +8,8 @@ import re
 from typing import Any
 
 from core.cell import Cell
-from pipelines.cluster import Cluster, cores
+from pipelines.cluster import Cluster
+from pipelines.rules import cores
 
 JOB = "TRAIN_JOB"  # variable of the train step with the TrainJob's settings as JSON
 RUN = "KUBEFLOW_RUN_ID"

@@ -6,14 +6,12 @@ import base64
 import gzip
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from core.cell import Cell
-from core.params import Matrix
-from pipelines.cluster import MERGES, STEPS
+from pipelines.shape import IN_CELL, IN_CELL_AND_SHARD, IN_SHARD, ORDER, Shape, steps_of
 
 SUCCEEDED, CACHED, RUNNING, PENDING, FAILED = "SUCCEEDED", "CACHED", "RUNNING", "PENDING", "FAILED"
 STARTING = "STARTING"  # Kubeflow's driver prepares the step's pod
@@ -21,17 +19,6 @@ RETRYING = "RETRYING"  # an attempt failed, and Argo waits before the next one
 CANCELED, NOT_STARTED, NOT_RUN = "CANCELED", "NOT STARTED", "NOT RUN"
 DONE = (SUCCEEDED, CACHED)
 
-IN_ONE_POD = "train-and-evaluate"  # the step with one_pod_per_cell
-IN_CELL = {"train", "evaluate", IN_ONE_POD}  # the steps of the loop over cells, if no node shows them yet
-IN_SHARD = ("ingest-shard", "preprocess-shard")  # the steps of the loop over shards
-# In a sharded graph these steps replace ingest and preprocess.
-SHARDED: dict[str, tuple[str, ...]] = {"ingest": (*IN_SHARD, MERGES[0]), "preprocess": (MERGES[1],)}
-IN_SHARDS = tuple(step for each in STEPS for step in SHARDED.get(each, (each,)))
-ORDER = tuple(
-    step
-    for each in STEPS
-    for step in ((each, *SHARDED[each]) if each in SHARDED else (IN_ONE_POD, each) if each == "train" else (each,))
-)
 # A node's name is its path in the graph. Kubeflow's default settings add "(attempt)" to every part.
 _NODE = re.compile(r"\.(?P<step>[a-z0-9-]+?)(?P<driver>-driver)?(\(\d+\))?(?P<executor>\.executor)?(\(\d+\))?$")
 _ITERATION = re.compile(r"\.iteration-iterations\((\d+):\d+\)")
@@ -66,7 +53,7 @@ class Row:
         state: one of the states of this module.
         reason: why it waits or failed, in the server's words without Argo's prefix.
         attempts: its pods, oldest first; empty for a cached step.
-        shard: ``2/4``, or ``2`` if the number of shards is unknown; empty outside the loop over shards.
+        shard: ``2/4``, or ``2`` if the number of shards is unknown; empty outside a loop over shards.
     """
 
     step: str
@@ -78,7 +65,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The step with its cell or shard, such as ``train defu_net mixed seed 0`` or ``ingest-shard 2/4``."""
+        """The step with its shard and cell, such as ``evaluate-shard 2/4 defu_net mixed seed 0``."""
         return " ".join(filter(None, [self.step, self.shard, self.cell.replace("/seed-", " seed ").replace("/", " ")]))
 
     @property
@@ -101,58 +88,14 @@ def nodes_of(manifest: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     return None if nodes is None else list(nodes.values())
 
 
-def cells_of(parameters: Mapping[str, Any], spec: Mapping[str, Any]) -> list[str]:
-    """Return the cells of a run's matrix in its order; empty if it is not a run of this pipeline.
-
-    Args:
-        parameters: the run's parameters.
-        spec: the compiled pipeline with the defaults; may be empty.
-    """
-    declared = spec.get("root", {}).get("inputDefinitions", {}).get("parameters", {})
-    text = parameters.get("matrix") or declared.get("matrix", {}).get("defaultValue")
-    try:
-        matrix = Matrix(**json.loads(text or ""))
-    except (ValueError, TypeError):
-        return []
-    return [cell.folder.as_posix() for cell in Cell.every(matrix.networks, matrix.scenarios, matrix.seeds)]
-
-
-def components_of(spec: Mapping[str, Any]) -> list[str]:
-    """Return the names of a compiled pipeline's components; empty if the server omitted the specification."""
-    return [name.removeprefix("comp-") for name in spec.get("components", ())]
-
-
-def shards_of(spec: Mapping[str, Any]) -> list[str]:
-    """Return the shards of a compiled pipeline, such as ``1/4`` to ``4/4``; empty if it has none."""
-    for component in spec.get("components", {}).values():
-        for task in component.get("dag", {}).get("tasks", {}).values():
-            if raw := task.get("parameterIterator", {}).get("items", {}).get("raw"):
-                return [str(item) for item in json.loads(raw)]
-    return []
-
-
-def steps_of(seen: Collection[str]) -> tuple[str, ...]:
-    """Return the steps of the graph, sharded or not, that contains the ``seen`` steps."""
-    return IN_SHARDS if {*IN_SHARD, *MERGES} & set(seen) else STEPS
-
-
-def rows_of(
-    manifest: Mapping[str, Any],
-    cells: Sequence[str],
-    ended: bool,
-    cancelled: bool,
-    components: Collection[str] = (),
-    shards: Sequence[str] = (),
-) -> list[Row] | None:
+def rows_of(manifest: Mapping[str, Any], shape: Shape, ended: bool, cancelled: bool) -> list[Row] | None:
     """Return every step of the graph as a row, in the graph's order, including steps that never ran.
 
     Args:
         manifest: the Argo Workflow.
-        cells: the cells of the run's matrix, in its order; may be empty.
+        shape: the run's cells, components and shards, as far as they are known.
         ended: whether the run has ended.
         cancelled: whether it was cancelled.
-        components: names of the graph's components; empty if the server omitted the specification.
-        shards: the run's shards in order; empty if it has none or the server omitted the specification.
 
     Returns:
         The rows, or None if the server omitted the nodes.
@@ -160,46 +103,53 @@ def rows_of(
     nodes = nodes_of(manifest)
     if nodes is None:
         return None
-    found: dict[tuple[str, int | None], _Nodes] = {}
+    found: dict[_Key, _Nodes] = {}
     for node in nodes:
-        match, loop = _NODE.search(node["name"]), _ITERATION.search(node["name"])
+        match = _NODE.search(node["name"])
         if match and not _GROUPS.match(match["step"]):
             kind = "driver" if match["driver"] else "executor" if match["executor"] else "task"
-            key = match["step"], int(loop[1]) if loop else None
+            loops = tuple(map(int, _ITERATION.findall(node["name"])))
+            key = match["step"], loops[: 2 if match["step"] == IN_CELL_AND_SHARD else 1]
             getattr(found.setdefault(key, _Nodes()), kind).append(node)
-    seen = {step for step, _ in found}
-    looped = {step for step, number in found if number is not None} - set(IN_SHARD)
-    loop_steps = looped | IN_CELL if looped & IN_CELL or not looped else looped
-    there = seen | set(components or steps_of(seen))
-    steps = [step for step in (*ORDER, *sorted(seen - set(ORDER))) if step in there]
-    in_cell = [step for step in steps if step in loop_steps]
-    count = _count(found, loop_steps, cells)
-    parts = _count(found, IN_SHARD, shards)
-    order: list[tuple[str, int | None]] = []
-    for step in steps:
-        if in_cell and step == in_cell[0]:  # cell by cell, each with all its steps
-            order += [(each, number) for number in range(count) for each in in_cell]
-        elif step in IN_SHARD:  # ingest of all shards, then preprocess of all shards
-            order += [(step, number) for number in range(parts)]
-        elif step not in loop_steps | IN_CELL:
-            order.append((step, None))
     deadline = (manifest.get("spec") or {}).get("activeDeadlineSeconds")
     read = _Reader(manifest["metadata"]["name"], ended, cancelled, deadline)
-    names = [*cells, *(f"cell {number + 1}" for number in range(len(cells), count))]
-    names_of_shards = [*shards, *(f"{number + 1}" for number in range(len(shards), parts))]
-    rows = []
-    for step, number in order:
-        its = found.get((step, number), _Nodes())
-        if step in IN_SHARD and number is not None:
-            rows.append(replace(read.row(step, "", its), shard=names_of_shards[number]))
-        else:
-            rows.append(read.row(step, "" if number is None else names[number], its))
-    return rows
+    return [
+        replace(read.row(key[0], cell, found.get(key, _Nodes())), shard=shard)
+        for key, cell, shard in _order(set(found), shape)
+    ]
 
 
-def _count(found: Mapping[tuple[str, int | None], _Nodes], steps: Collection[str], known: Sequence[str]) -> int:
-    """Return the number of items of the loop over ``steps``: the known ones, or more if nodes show more."""
-    return max([len(known), *(number + 1 for step, number in found if number is not None and step in steps)])
+_Key = tuple[str, tuple[int, ...]]  # a step, and its numbers in the loops around it, the outer loop's first
+
+
+def _order(found: Collection[_Key], shape: Shape) -> Iterator[tuple[_Key, str, str]]:
+    """Yield every row's step with its numbers in the loops, its cell and its shard, in the graph's order."""
+    seen = {step for step, _ in found}
+    looped = {step for step, numbers in found if numbers} - set(IN_SHARD)
+    loop_steps = looped | IN_CELL if looped & IN_CELL or not looped else looped
+    there = seen | set(shape.components or steps_of(seen))
+    steps = [step for step in (*ORDER, *sorted(seen - set(ORDER))) if step in there]
+    in_cell = [step for step in steps if step in loop_steps]
+    cells = _items(shape.cells, "cell ", {numbers[0] for step, numbers in found if numbers and step in loop_steps})
+    shards = _items(shape.shards, "", {numbers[0] for step, numbers in found if numbers and step in IN_SHARD})
+    parts = _items(shape.evaluate_shards, "", {numbers[1] for _, numbers in found if len(numbers) > 1})
+    for step in steps:
+        if in_cell and step == in_cell[0]:  # cell by cell, each with all its steps
+            for number, cell in enumerate(cells):
+                for each in in_cell:
+                    if each == IN_CELL_AND_SHARD:
+                        yield from (((each, (number, part)), cell, shard) for part, shard in enumerate(parts))
+                    else:
+                        yield (each, (number,)), cell, ""
+        elif step in IN_SHARD:  # ingest of all shards, then preprocess of all shards
+            yield from (((step, (number,)), "", shard) for number, shard in enumerate(shards))
+        elif step not in loop_steps | IN_CELL:
+            yield (step, ()), "", ""
+
+
+def _items(known: Sequence[str], title: str, seen: Collection[int]) -> list[str]:
+    """Return the names of a loop's items: the known ones, and ``title`` and a number for further ones with nodes."""
+    return [*known, *(f"{title}{number + 1}" for number in range(len(known), max(seen, default=-1) + 1))]
 
 
 @dataclass

@@ -17,7 +17,8 @@ from core.provenance import data_md5, pinned_source
 from core.s3 import is_s3
 from core.terminal import say
 from pipelines import compile as compiler
-from pipelines.cluster import named_image, read_cluster
+from pipelines.cluster import read_cluster
+from pipelines.rules import named_image
 from pipelines.size import require_fit
 from pipelines.tasks import cells_of, sections
 

@@ -8,22 +8,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from pipelines.shape import IN_CELL, IN_CELL_AND_SHARD, IN_SHARD, Shape, steps_of
 from pipelines.workflow import (
     CANCELED,
     FAILED,
-    IN_CELL,
-    IN_SHARD,
     NOT_RUN,
     NOT_STARTED,
     PENDING,
     RUNNING,
     SUCCEEDED,
     Row,
-    cells_of,
-    components_of,
     rows_of,
-    shards_of,
-    steps_of,
 )
 
 SKIPPED, CANCELING = "SKIPPED", "CANCELING"
@@ -100,8 +95,7 @@ def with_workflow(run: Run, found: Any, manifest: dict[str, Any]) -> Run | None:
     if run.state == FAILED and spec.get("activeDeadlineSeconds") == 0:
         run = replace(run, state=CANCELED)
     given = (found.runtime_config and found.runtime_config.parameters) or {}
-    cells, components, shards = cells_of(given, _spec(found)), components_of(_spec(found)), shards_of(_spec(found))
-    rows = rows_of(manifest, cells, run.state in ENDED, run.state == CANCELED, components, shards)
+    rows = rows_of(manifest, Shape.of(given, _spec(found)), run.state in ENDED, run.state == CANCELED)
     if rows is None:
         return None
     where = {"workflow": about["name"], "namespace": about.get("namespace", ""), "queue": _queue(found)}
@@ -114,12 +108,13 @@ def with_tasks(run: Run, found: Any) -> Run:
     missing = NOT_RUN if run.state in ENDED else NOT_STARTED
     steps = steps_of({task.display_name for task in details})
     known = sorted((task for task in details if task.display_name in steps), key=lambda task: task.task_id)
+    in_shards = (*IN_SHARD, IN_CELL_AND_SHARD)
     rows = [
         Row(
             step,
-            f"cell {number}, not known which" if step in IN_CELL else "",
+            f"cell {number}, not known which" if step in IN_CELL and step not in in_shards else "",
             task.state or missing,
-            shard=f"{number}, not known which" if step in IN_SHARD else "",
+            shard=f"{number}, not known which" if step in in_shards else "",
         )
         for step in steps
         for number, task in enumerate((task for task in known if task.display_name == step), 1)

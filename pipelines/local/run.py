@@ -61,6 +61,7 @@ class Choices:
             empty: next to each model, where the next run deletes them.
         promote: True makes the registered version champion if it passes the gate.
         shards: number of shards of ingest and preprocess; 1: no shards.
+        evaluate_shards: number of shards of evaluate of each cell; 1: no shards.
     """
 
     source: str
@@ -68,6 +69,7 @@ class Choices:
     checkpoints: str = ""
     promote: bool = False
     shards: int = 1
+    evaluate_shards: int = 1
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,8 @@ def _run(run: Run, setting: Setting) -> Path:
     # kfp removes the workspace after the run.
     local.init(runner=setting.runner, pipeline_root=str(run.artifacts), workspace_root=str(run.workspace))
     asked = run.asked
-    pipeline = build(asked.params, setting.image, setting.git_commit, shards=asked.shards)
+    graph = (asked.params, setting.image, setting.git_commit)
+    pipeline = build(*graph, shards=asked.shards, evaluate_shards=asked.evaluate_shards)
     try:
         with run.view.logged():
             pipeline(
@@ -281,10 +284,13 @@ def main(
     shards: Annotated[
         int, typer.Option(min=1, max=MOST, help="Parts of ingest and preprocess, as in cluster.yaml.")
     ] = 1,
+    evaluate_shards: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Parts of evaluate of each cell, as in cluster.yaml.")
+    ] = 1,
 ) -> None:
     """Run the whole Kubeflow graph on this machine, without a cluster."""
     since = time.monotonic()
-    asked = Choices(source, read_params(params), checkpoints, promote, shards)
+    asked = Choices(source, read_params(params), checkpoints, promote, shards, evaluate_shards)
     if runner is Runner.docker:
         from pipelines.components import IMAGE
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from core.terminal import printable, seconds
-from pipelines.tasks import CELL
+from pipelines.tasks import CELL, SHARD
 from pipelines.workflow import RUNNING, Row
 
 
@@ -72,14 +72,13 @@ class TaskView:
 
 
 def _name(command: Sequence[str]) -> str:
-    """Return a task's step and cell, such as ``train defu_net mixed seed 0``."""
+    """Return a task's name as :attr:`Row.name` has it, such as ``evaluate-shard 2/4 defu_net mixed seed 0``."""
     match list(command):
         case [_, "-m", "pipelines.step", step, "--executor_input", text]:
             inputs = json.loads(text).get("inputs", {})
+            values = inputs.get("parameterValues", {})
             models = inputs.get("artifacts", {}).get("model", {}).get("artifacts", [])  # input of evaluate
-            cells = [
-                *(each.get("metadata", {}).get(CELL) for each in models),
-                inputs.get("parameterValues", {}).get(CELL),
-            ]
-            return Row(step, next(filter(None, cells), ""), RUNNING).name
+            cells = [*(each.get("metadata", {}).get(CELL) for each in models), values.get(CELL)]
+            shard = values.get(SHARD, "")
+            return Row(step.replace("_", "-"), next(filter(None, cells), ""), RUNNING, shard=shard).name
     return "task"

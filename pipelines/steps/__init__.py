@@ -7,15 +7,24 @@ and docstrings. Each function imports its own dependencies, because a pod runs o
 from pipelines.steps.cells import evaluate, gather, train, train_and_evaluate
 from pipelines.steps.data import ingest, plan, preprocess, validate
 from pipelines.steps.results import outcome, promote, register, report
-from pipelines.steps.shards import ingest_shard, merge_arrays, merge_cohort, preprocess_shard
+from pipelines.steps.shards import (
+    evaluate_shard,
+    ingest_shard,
+    merge_arrays,
+    merge_cohort,
+    merge_evaluation,
+    preprocess_shard,
+)
 
 __all__ = [
     "evaluate",
+    "evaluate_shard",
     "gather",
     "ingest",
     "ingest_shard",
     "merge_arrays",
     "merge_cohort",
+    "merge_evaluation",
     "outcome",
     "plan",
     "preprocess",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core.cell import ROC, SUMMARY, Cell
 from core.files import read_json, write_json
@@ -20,6 +21,9 @@ from pipelines.artifacts import (
 )
 from pipelines.steps.data import ARRAYS, SPLITS
 from pipelines.tasks import CELL, cells_of, in_processes, section
+
+if TYPE_CHECKING:
+    from components.evaluate import Work
 
 # Outputs of gather: the list of cells in the matrix's order, and one folder per cell of each kind.
 CELLS, EVALUATIONS, MODELS = "cells.json", "evaluations", "models"
@@ -89,17 +93,30 @@ def evaluate(
         test: Metrics of the test split, means over images.
         roc: The ROC curve of the test split's pixels.
     """
-    import pandas as pd
+    from components.evaluate import evaluate
 
-    from components.evaluate import Work, evaluate
+    work = work_of(model, arrays, params)
+    evaluate(work, Path(raw.path), Path(evaluation.path) / EVALUATIONS / work.cell.folder)
+    present(model, evaluation, test, roc)
+
+
+def work_of(model: Artifact, arrays: Artifact, params: str) -> Work:
+    """Return the inputs of an evaluation, from the artifacts and the section ``evaluate`` that a task is given."""
+    from components.evaluate import Work
     from core.params import EvaluateParams
 
-    name = model.metadata[CELL]
-    cell, out = Cell.of(Path(name)), Path(evaluation.path) / EVALUATIONS / name
+    cell = Cell.of(Path(model.metadata[CELL]))
     split = Path(arrays.path) / SPLITS / f"{cell.scenario}.json"
     choices = section(EvaluateParams, params, "evaluate")
-    work = Work(cell, Path(arrays.path) / ARRAYS, split, Path(model.path), choices)
-    evaluate(work, Path(raw.path), out)
+    return Work(cell, Path(arrays.path) / ARRAYS, split, Path(model.path), choices)
+
+
+def present(model: Artifact, evaluation: Artifact, test: Metrics, roc: ClassificationMetrics) -> None:
+    """Complete the outputs of an evaluation that lies in ``evaluation``: the model's copy, the metrics, the curve."""
+    import pandas as pd
+
+    name = model.metadata[CELL]
+    out = Path(evaluation.path) / EVALUATIONS / name
     shutil.copytree(model.path, Path(evaluation.path) / MODELS / name)
     test.metadata[CELL] = name
     for masks, figures in read_json(out / SUMMARY)["test"].items():
@@ -149,7 +166,7 @@ def gather(matrix: str, evaluations: Input[list[Artifact]], gathered: Output[Arc
 
     Args:
         matrix: Section of params.yaml as JSON: the order of the cells.
-        evaluations: Outputs of evaluate, one per cell.
+        evaluations: Outputs of evaluate or merge_evaluation, one per cell.
         gathered: All models and evaluations.
     """
     from core.params import Matrix

@@ -1,4 +1,4 @@
-"""The steps of a sharded graph: ingest and preprocess of one shard, and the merges."""
+"""The steps of a sharded graph: ingest, preprocess and evaluate of one shard, and the merges."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.archives import unpack
-from pipelines.artifacts import Archive, Artifact, Dataset, Input, Output
+from pipelines.artifacts import Archive, Artifact, ClassificationMetrics, Dataset, Input, Metrics, Model, Output
+from pipelines.steps.cells import EVALUATIONS, present, work_of
 from pipelines.steps.data import ARRAYS, SPLITS
-from pipelines.tasks import from_json, section
+from pipelines.tasks import CELL, from_json, section
 
 
 def ingest_shard(
@@ -119,6 +120,58 @@ def merge_arrays(
     shutil.copytree(splits.path, out / SPLITS)
     arrays.metadata.update({"images": result.images, "size": result.size, "dilation kernel": result.kernel})
     splits.metadata.update({f"{name} {split}": n for name, part in result.splits.items() for split, n in part.items()})
+
+
+def evaluate_shard(
+    shard: str,
+    model: Input[Model],
+    arrays: Input[Archive[Dataset]],
+    raw: Input[Archive[Dataset]],
+    params: str,
+    part: Output[Archive[Artifact]],
+) -> None:
+    """Score a trained network on one shard of the batches of its splits.
+
+    Args:
+        shard: Which of how many, as i/N.
+        model: Output of train.
+        arrays: Images and masks as arrays of one size, and the splits.
+        raw: The cohort with the masks at their original size.
+        params: Section evaluate of params.yaml as JSON, or by reference.
+        part: The scores of the shard, for merge_evaluation.
+    """
+    from components.evaluate import evaluate_shard
+    from core.shard import Shard
+
+    images = evaluate_shard(work_of(model, arrays, params), Path(raw.path), Shard.parse(shard), Path(part.path))
+    part.metadata.update({CELL: model.metadata[CELL], "images": images, "shard": shard})
+
+
+def merge_evaluation(
+    parts: Input[list[Artifact]],
+    model: Input[Model],
+    arrays: Input[Archive[Dataset]],
+    params: str,
+    evaluation: Output[Archive[Artifact]],
+    test: Output[Metrics],
+    roc: Output[ClassificationMetrics],
+) -> None:
+    """Merge the shards of an evaluation, and log it to MLflow.
+
+    Args:
+        parts: Outputs of evaluate_shard, one for each shard.
+        model: Output of train.
+        arrays: Images and masks as arrays of one size, and the splits.
+        params: Section evaluate of params.yaml as JSON, or by reference.
+        evaluation: As of evaluate.
+        test: Metrics of the test split, means over images.
+        roc: The ROC curve of the test split's pixels.
+    """
+    from components.evaluate.merge import merge
+
+    work, out = work_of(model, arrays, params), Path(evaluation.path)
+    merge(work, _unpacked(parts, out.with_name("parts")), out / EVALUATIONS / work.cell.folder)
+    present(model, evaluation, test, roc)
 
 
 def _unpacked(parts: Sequence[Artifact], folder: Path) -> list[Path]:

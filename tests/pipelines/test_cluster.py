@@ -12,8 +12,9 @@ from google.protobuf.json_format import MessageToDict
 from core.errors import UserError
 from core.params import read_params, read_yaml
 from pipelines import components as components_module
-from pipelines.cluster import STEPS, check_cluster, cores, mebibytes, read_cluster
+from pipelines.cluster import STEPS, check_cluster, read_cluster
 from pipelines.graph import build
+from pipelines.rules import cores, mebibytes
 
 FILE = Path(__file__).resolve().parents[2] / "pipelines/cluster.yaml"
 
@@ -135,12 +136,26 @@ def test_everybodys_mistake_is_told_once() -> None:
     assert line.startswith("every_step.retries.within: must be 30090 or more")
 
 
+def test_a_cell_in_one_pod_has_no_shards() -> None:
+    (line,) = problems(lambda values: values.update(one_pod_per_cell=True, evaluate_shards=2))
+    assert line.startswith("evaluate_shards: not with one_pod_per_cell")
+
+
 def test_two_places_for_one_variable_are_told() -> None:
     def spoil(values: dict[str, Any]) -> None:
         values["config_maps"][1]["variables"]["AWS_ACCESS_KEY_ID"] = "key"
 
     assert problems(spoil) == [
         "config_maps.1.variables.AWS_ACCESS_KEY_ID: secrets.0 gives it to ingest and validate and train already"
+    ]
+
+    def spoil_merge(values: dict[str, Any]) -> None:
+        values["evaluate_shards"] = 2  # its merge takes the variables of evaluate
+        values["config_maps"][1]["variables"]["MLFLOW_TRACKING_USERNAME"] = "key"
+        values["config_maps"][1]["steps"] = ["merge-evaluation"]
+
+    assert problems(spoil_merge) == [
+        "config_maps.1.variables.MLFLOW_TRACKING_USERNAME: secrets.1 gives it to merge-evaluation already"
     ]
 
 

@@ -20,9 +20,10 @@ from pipelines.client.render import cells_done, render_run
 from pipelines.client.runs import Run
 from pipelines.cluster import check_cluster
 from pipelines.compile import compiled
+from pipelines.shape import Shape
 from pipelines.size import estimate, require_fit
 from pipelines.tasks import sections
-from pipelines.workflow import components_of, rows_of, shards_of
+from pipelines.workflow import rows_of
 from tests.components.sharded import shards as shards_of_raw
 from tests.components.tiny_cohort import PREPROCESS, SCENARIOS
 from tests.conftest import files
@@ -31,6 +32,7 @@ from tests.pipelines.test_step import artifact, call, message, told
 
 PARAMS = read_params(ROOT / "params.yaml")
 CELLS = ["defu_net/mixed/seed-0", "defu_net/mixed/seed-1"]
+MATRIX = {"matrix": json.dumps({"networks": ["defu_net"], "scenarios": ["mixed"], "seeds": [0, 1]})}
 NEW = {"ingest-shard", "preprocess-shard", "merge-cohort", "merge-arrays"}
 
 
@@ -65,7 +67,7 @@ def loops(spec: dict[str, Any]) -> tuple[str, str]:
 
 
 def test_one_shard_is_the_graph_without_shards() -> None:
-    assert package(1) == compiled(PARAMS, cluster=check_cluster(read_yaml(CLUSTER), "here"))
+    assert package(1, evaluate_shards=1) == compiled(PARAMS, cluster=check_cluster(read_yaml(CLUSTER), "here"))
 
 
 def test_kubeflow_reads_a_loop_over_shards_and_two_merges(spec: dict[str, Any]) -> None:
@@ -121,11 +123,12 @@ def test_every_shard_is_a_task_with_its_own_cache_key_and_retries(spec: dict[str
     assert named == {name: ["lung-segmentation-s3"] if name == "ingest-shard" else [] for name in NEW}
 
 
+@pytest.mark.parametrize("key", ["shards", "evaluate_shards"])
 @pytest.mark.parametrize("shards", [0, 257, 1.5, "four"])
-def test_a_wrong_number_of_shards_is_told(shards: Any) -> None:
+def test_a_wrong_number_of_shards_is_told(key: str, shards: Any) -> None:
     with pytest.raises(UserError) as caught:
-        check_cluster(read_yaml(CLUSTER) | {"shards": shards}, "cluster.yaml")
-    assert [problem.partition(":")[0] for problem in caught.value.problems] == ["shards"]
+        check_cluster(read_yaml(CLUSTER) | {key: shards}, "cluster.yaml")
+    assert [problem.partition(":")[0] for problem in caught.value.problems] == [key]
 
 
 @pytest.mark.full
@@ -236,7 +239,7 @@ SEEN = manifest(
 
 
 def test_status_lists_shards_apart_from_cells(spec: dict[str, Any]) -> None:
-    rows = rows_of(SEEN, CELLS, False, False, components_of(spec), shards_of(spec)) or []
+    rows = rows_of(SEEN, Shape.of(MATRIX, spec), False, False) or []
     assert [(row.name, row.state) for row in rows if row.state != "NOT STARTED"] == [
         ("plan", "SUCCEEDED"),
         ("ingest-shard 1/4", "SUCCEEDED"),
@@ -260,9 +263,10 @@ def test_status_lists_shards_apart_from_cells(spec: dict[str, Any]) -> None:
 
 
 def test_status_knows_a_graph_in_shards_by_its_nodes_alone() -> None:
-    rows = rows_of(SEEN, CELLS, False, False) or []
+    rows = rows_of(SEEN, Shape(cells=tuple(CELLS)), False, False) or []
     names = [row.name for row in rows]
     assert names[1:4] == ["ingest-shard 1", "ingest-shard 2", "preprocess-shard 1"]
     assert {"merge-cohort", "merge-arrays"} <= set(names)
     assert not {"ingest", "preprocess"} & set(names)
-    assert shards_of(next(yaml.safe_load_all(package(1)))) == []
+    unsharded = Shape.of(MATRIX, next(yaml.safe_load_all(package(1))))
+    assert (unsharded.cells, unsharded.shards, unsharded.evaluate_shards) == (tuple(CELLS), (), ())

@@ -18,7 +18,8 @@ def command(step: str, **inputs: object) -> list[str]:
 
 
 TRAIN = command("train", parameterValues={"cell": "unet/mixed/seed-1"})
-EVALUATE = command("evaluate", artifacts={"model": {"artifacts": [{"metadata": {"cell": "unet/mixed/seed-1"}}]}})
+MODEL = {"artifacts": {"model": {"artifacts": [{"metadata": {"cell": "unet/mixed/seed-1"}}]}}}
+EVALUATE = command("evaluate", **MODEL)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,22 @@ def test_a_task_is_two_lines_and_the_rest_lies_in_the_log(
         f"train unet mixed seed 1{told}{where if code else ''}",
     ]
     assert (tmp_path / "log.txt").read_text().splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    ("step", "inputs", "name"),
+    [
+        ("ingest_shard", {"parameterValues": {"shard": "2/4"}}, "ingest-shard 2/4"),
+        ("merge_cohort", {}, "merge-cohort"),
+        ("evaluate_shard", {"parameterValues": {"shard": "2/4"}} | MODEL, "evaluate-shard 2/4 unet mixed seed 1"),
+        ("merge_evaluation", MODEL, "merge-evaluation unet mixed seed 1"),
+    ],
+)
+def test_tasks_have_the_names_of_defunet_status(
+    step: str, inputs: dict[str, object], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    View().task(command(step, **inputs))
+    assert capsys.readouterr().out == f"{name}: started\n"
 
 
 def test_without_a_log_all_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from core.params import read_yaml
-from pipelines.cluster import check_cluster, cores, mebibytes, read_cluster
+from pipelines.cluster import check_cluster, read_cluster
+from pipelines.rules import cores, mebibytes
 from tests.conftest import ROOT
 
 MANIFESTS = ROOT / "pipelines/manifests"
