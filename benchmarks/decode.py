@@ -9,11 +9,9 @@ cohort. One of them is also measured with each filter alone: NumPy undoes some f
 from __future__ import annotations
 
 import io
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +27,7 @@ from core import cli
 from core.errors import UserError
 from core.files import write_json
 from core.images import check_png, decode
-from core.provenance import hardware
+from core.provenance import hardware, versions
 from tools.sample import PNG, draw_xray
 
 TARGET = 2.0
@@ -182,10 +180,7 @@ def main(
     figures: dict[str, Any] = {
         "settings": {"files": [str(place) for place in files or []], "rounds": rounds, "scale": scale},
         "hardware": hardware(),
-        "versions": {
-            "python": platform.python_version(),
-            **{each: version(each) for each in ("Pillow", "opencv-python-headless", "deflate", "numpy")},
-        },
+        "versions": versions(("Pillow", "opencv-python-headless", "deflate", "numpy")),
         "groups": measured,
         "verdict": {"of": name, "target": TARGET, "ratio": ratio, "met": ratio >= TARGET and first["equal"]},
     }

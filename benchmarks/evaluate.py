@@ -8,11 +8,9 @@ Dice, expected Dice and the agreement of two predictions.
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,7 +30,7 @@ from core.cohort import Arrays
 from core.errors import UserError
 from core.files import write_json
 from core.params import Params, read_params
-from core.provenance import hardware
+from core.provenance import hardware, versions
 from model import networks
 from model.curves import auc_of, roc_auc
 from model.inference.input_config import InputConfig
@@ -258,10 +256,7 @@ def main(
     figures: dict[str, Any] = {
         "settings": {"images": images, "size": side, "rounds": rounds, "network": name},
         "hardware": hardware(),
-        "versions": {
-            "python": platform.python_version(),
-            **{each: version(each) for each in ("torch", "numpy", "scipy", "monai", "torchmetrics")},
-        },
+        "versions": versions(("torch", "numpy", "scipy", "monai", "torchmetrics")),
         "parts": measured,
         "differences": differences(cell),
         "network_ms": network,

@@ -7,12 +7,10 @@ original masks; it decides only the shipped default.
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -31,7 +29,7 @@ from core.cohort import Arrays, read_split
 from core.errors import UserError
 from core.files import write_json
 from core.params import EvaluateParams, read_params
-from core.provenance import hardware
+from core.provenance import hardware, versions
 from model.inference import choice
 from model.inference.engine import Engine, Pictures, Probabilities
 from model.inference.engines import BATCH, ENGINES, EXACT, FASTEST, ONNX, OnnxEngine, OpenVinoEngine, Plain, TorchEngine
@@ -250,10 +248,7 @@ def main(
             "flip_for_dice": choices.flip,
         },
         "hardware": hardware(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "numpy", "onnxruntime", "openvino")},
-        },
+        "versions": versions(("torch", "numpy", "onnxruntime", "openvino")),
         "engines": rows,
         "choice": chosen(milliseconds),
         "verdict": verdict(rows, own),

@@ -7,15 +7,12 @@ short training runs compare the scores. No data set is needed: the images are sy
 
 from __future__ import annotations
 
-import platform
 import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import cv2
-import numpy as np
 import torch
 import typer
 from rich.console import Console
@@ -28,7 +25,7 @@ from core import cli
 from core.errors import UserError
 from core.files import write_json
 from core.params import Params, check_section, read_params
-from core.provenance import hardware
+from core.provenance import hardware, versions
 from model import networks
 from model.training.recipe import TrainParams
 
@@ -218,12 +215,7 @@ def main(
     figures: dict[str, Any] = {
         "settings": _settings(recipe, network=network, device=kind, size=size, images=images, steps=steps),
         "hardware": hardware(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "opencv": cv2.__version__,
-        },
+        "versions": versions(("torch", "numpy", "opencv-python-headless")),
     }
     console.print(show.heading(figures), highlight=False)
     figures["speed"] = measure_speed(task, rounds, steps, warmup)
