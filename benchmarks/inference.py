@@ -18,13 +18,12 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from rich.console import Console
 
 from benchmarks import show
 from benchmarks.clock import Speed, Stopwatch, counts_processor_time
 from benchmarks.quantise import quantise
 from benchmarks.training import compared, rates, spread
-from core import cli
+from core import cli, terminal
 from core.cohort import Arrays, read_split
 from core.errors import UserError
 from core.files import write_json
@@ -219,7 +218,7 @@ def main(
     choices = read_params(params).evaluate
     torch.set_num_threads(threads)
     question = ask(arrays, split, images, calibration)
-    console = Console(width=None if Console().is_terminal else 150)
+    console = terminal.console(150)
     engines: dict[str, Engine] = {}
     seconds: dict[str, float] = {}
     with TemporaryDirectory() as scratch:
@@ -253,9 +252,9 @@ def main(
         "choice": chosen(milliseconds),
         "verdict": verdict(rows, own),
     }
-    console.print(*show.inference(figures, own), sep="\n", highlight=False)
+    console.print(*show.inference(figures, own), sep="\n")
     write_json(out, figures)
-    console.print(f"wrote {out}", highlight=False)
+    console.print(f"wrote {out}")
 
 
 if __name__ == "__main__":

@@ -20,11 +20,10 @@ from typing import Annotated, Any, Literal, get_args
 import numpy as np
 import psutil
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.usage import memory
-from core import cli
+from core import cli, terminal
 from core.errors import UserError
 from core.files import write_json
 from core.params import Params, read_params
@@ -148,12 +147,8 @@ def options(case: dict[str, Any]) -> str:
 
 def table(rows: list[dict[str, Any]], card: float) -> Table:
     """Return the cases as a table, and whether each fits a GPU with ``card`` GiB."""
-    shown = Table(title="Memory of one training step, GiB", title_justify="left")
-    for name in ("precision", "options"):
-        shown.add_column(name)
-    columns = ("weights", "gradients, Adam, average", "kept for backward", "peak", f"fits {card:g} GiB", "seconds")
-    for name in columns:
-        shown.add_column(name, justify="right")
+    columns = ["weights", "gradients, Adam, average", "kept for backward", "peak", f"fits {card:g} GiB", "seconds"]
+    shown = terminal.table("Memory of one training step, GiB", ["precision", "options"], columns)
     for row in rows:
         if row["peak"] is None:
             shown.add_row(row["precision"], options(row), "", "", "", "out of memory", "no", "")
@@ -191,8 +186,8 @@ def main(
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if kind == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no GPU here; pass --device cpu")
-    console = Console(width=None if Console().is_terminal else 130)
-    console.print(f"{network}, {size} x {size}, width {width:g}, batch {batch_size}, on the {kind}", highlight=False)
+    console = terminal.console(130)
+    console.print(f"{network}, {size} x {size}, width {width:g}, batch {batch_size}, on the {kind}")
     common = {"network": network, "device": kind, "size": size, "width": width, "batch_size": batch_size}
     rows = []
     precisions = (precision,) if precision else get_args(Precision)
@@ -208,10 +203,7 @@ def main(
     where = "weights and the resident memory that the step added"
     if kind == "cuda":
         where = "torch.cuda.max_memory_reserved, weights included"
-    console.print(
-        f"peak: {where}; a card also holds CUDA itself, counted as {CONTEXT / GIB:g} GiB.\nwrote {out}",
-        highlight=False,
-    )
+    console.print(f"peak: {where}; a card also holds CUDA itself, counted as {CONTEXT / GIB:g} GiB.\nwrote {out}")
 
 
 if __name__ == "__main__":

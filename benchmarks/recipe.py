@@ -23,7 +23,7 @@ from rich.table import Table
 
 from benchmarks.cohort import of_split
 from benchmarks.loops import Task
-from core import cli
+from core import cli, terminal
 from core.cohort import Arrays, read_split
 from core.errors import UserError
 from core.params import params_hash, read_params
@@ -160,12 +160,9 @@ def measure(
 
 def table(rows: list[dict[str, Any]]) -> Table:
     """Return the rows as a table, with each variant's difference to the shipped recipe."""
-    shown = Table(title="Validation Dice, mean over images, of the training sites")
-    for name in ("scenario", "seed", "variant"):
-        shown.add_column(name)
-    names = ("plain", "+ flip", "+ flip, 2 components", "difference", "shifted", "difference", "seconds")
-    for name in names:
-        shown.add_column(name, justify="right")
+    columns = ["plain", "+ flip", "+ flip, 2 components", "difference", "shifted", "difference", "seconds"]
+    title = "Validation Dice, mean over images, of the training sites"
+    shown = terminal.table(title, ["scenario", "seed", "variant"], columns)
     base = {(row["scenario"], row["seed"]): row for row in rows if row["variant"] == "shipped"}
     for row in rows:
         against = base.get((row["scenario"], row["seed"]), row)

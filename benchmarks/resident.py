@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.loops import Shipped, Task, alternate
 from benchmarks.training import compared
@@ -20,6 +19,7 @@ from core import cli
 from core.cohort import Arrays, read_split
 from core.errors import UserError
 from core.params import read_params
+from core.terminal import table
 from model.training.distributed import DistributedContext
 
 SIDES = {"in memory": "always", "from files": "never"}
@@ -46,13 +46,12 @@ def main(
     if memory.losses != files.losses or not math.isfinite(sum(memory.losses)):
         raise UserError("the losses of both sides differ; this is a bug")
     ratio = compared(speeds["from files"], speeds["in memory"])
-    table = Table(title=f"{network} at {first.size} pixels, {len(ids['train'])} images, on the {device}")
-    for column in ("images", "images/s, median", "least to most"):
-        table.add_column(column, justify="left" if column == "images" else "right")
+    title = f"{network} at {first.size} pixels, {len(ids['train'])} images, on the {device}"
+    shown = table(title, ["images"], ["images/s, median", "least to most"])
     for name, each in speeds.items():
         rates = sorted(speed.own_rate for speed in each)
-        table.add_row(name, f"{rates[len(rates) // 2]:.1f}", f"{rates[0]:.1f} to {rates[-1]:.1f}")
-    Console(width=100).print(table)
+        shown.add_row(name, f"{rates[len(rates) // 2]:.1f}", f"{rates[0]:.1f} to {rates[-1]:.1f}")
+    Console(width=100).print(shown)
     own = ratio["own"]
     print(
         f"from files / in memory: {own['median']:.3f} ({own['least']:.3f} to {own['most']:.3f} over {rounds} rounds); "

@@ -19,7 +19,6 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.clock import own_seconds, synchronise
 from benchmarks.cohort import of_split
@@ -28,6 +27,7 @@ from core import cli
 from core.cohort import Arrays, read_split
 from core.errors import UserError
 from core.params import read_params
+from core.terminal import table
 from model.training.batches import Subset
 from model.training.distributed import DistributedContext
 from model.training.loop import Silent, Trainer
@@ -105,9 +105,9 @@ def main(
     data = of_split(cohort, read_split(split), recipe.masks)
     size = cohort.info["size"]
     sides = " → ".join(str(stage.size) for stage in recipe.plan(size))
-    table = Table(title=f"{network}, {sides} against {size} alone, to a validation Dice of {target:g}")
-    for column in ("seed", "staged, s", "Dice", "one size, s", "epochs", "Dice", "one size / staged"):
-        table.add_column(column, justify="right")
+    title = f"{network}, {sides} against {size} alone, to a validation Dice of {target:g}"
+    columns = ["seed", "staged, s", "Dice", "one size, s", "epochs", "Dice", "one size / staged"]
+    shown = table(title, [], columns)
     ratios = []
     for seed in range(rounds):
         staged = train(recipe, network, *data, seed, target)
@@ -119,9 +119,9 @@ def main(
         ratios += [alone.seconds / staged.seconds] * both
         figures = (f"{staged.seconds:.0f}", f"{staged.dice:.4f}", f"{alone.seconds:.0f}", str(epochs))
         ratio = f"{ratios[-1]:.2f}" if both else "not reached"
-        table.add_row(str(seed), *figures, f"{alone.dice:.4f}", ratio)
+        shown.add_row(str(seed), *figures, f"{alone.dice:.4f}", ratio)
         print(f"seed {seed}: staged {staged}; one size, {epochs} epochs: {alone}", flush=True)
-    Console(width=120).print(table)
+    Console(width=120).print(shown)
     if ratios:
         print(f"one size / staged: {min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} seed(s)")
 
