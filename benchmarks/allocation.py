@@ -17,10 +17,10 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from core import cli
 from core.errors import UserError
+from core.terminal import table
 from model import networks
 from model.inputs import channels_last
 from model.training.memory import keep_freed_memory
@@ -74,13 +74,12 @@ def main(
             line = [sys.executable, "-m", "benchmarks.allocation", *map(str, given), flag]
             done = subprocess.run(line, capture_output=True, text=True, check=True)
             found[side].append(json.loads(done.stdout))
-    table = Table(title=f"{network}, {size} x {size}, width {width:g}, batch {batch}, float32, one thread: a step")
-    for column in ("freed memory is", "seconds in the process", "in the system", "page faults"):
-        table.add_column(column, justify="right")
+    title = f"{network}, {size} x {size}, width {width:g}, batch {batch}, float32, one thread: a step"
+    shown = table(title, ["freed memory is"], ["seconds in the process", "in the system", "page faults"])
     for side, rows in found.items():
         median = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
-        table.add_row(side, f"{median['process']:.3f}", f"{median['system']:.3f}", f"{median['faults']:.0f}")
-    Console(width=110).print(table)
+        shown.add_row(side, f"{median['process']:.3f}", f"{median['system']:.3f}", f"{median['faults']:.0f}")
+    Console(width=110).print(shown)
     sums = [[row["process"] + row["system"] for row in rows] for rows in found.values()]
     ratios = sorted(one / other for one, other in zip(*sums, strict=True))
     print(

@@ -48,6 +48,14 @@ def preprocessed(folder: Path, masks: str, train: int, validation: int) -> tuple
     return _split(cohort.images[rows], cohort.masks[masks][rows], ids, train)
 
 
+def of_split(cohort: Arrays, ids: dict[str, list[str]], masks: str) -> tuple[Subset, Subset]:
+    """Return the training and validation sets of a scenario's split, with masks of a kind, in memory."""
+    images, truth = cohort.images, cohort.masks[masks]
+    rows = {name: cohort.rows(ids[name]) for name in ("train", "validation")}
+    train, validation = (Subset(images[at], truth[at], ids[name]) for name, at in rows.items())
+    return train, validation
+
+
 def _split(images: np.ndarray, masks: np.ndarray, ids: list[str], train: int) -> tuple[Subset, Subset]:
     return (
         Subset(images[:train], masks[:train], ids[:train]),

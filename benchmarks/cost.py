@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -21,6 +20,7 @@ from core import cli
 from core.errors import UserError
 from core.files import write_file
 from core.provenance import hardware
+from core.terminal import table
 from model.networks import NETWORKS, build
 from model.threads import processors
 
@@ -113,12 +113,11 @@ def main(
     cores = torch.get_num_threads()
     where = f"{cores} core{'s' * (cores > 1)} of {hardware()['cpu']}"
     lines = measure(names, size, width, rounds, where)
-    table = Table(title=f"One picture of {size} pixels, width {width:g}, {where}", title_justify="left")
-    for column in ("network", "parameters", "GMAC", "ms", "least to most"):
-        table.add_column(column, justify="left" if column == "network" else "right")
+    title = f"One picture of {size} pixels, width {width:g}, {where}"
+    shown = table(title, ["network"], ["parameters", "GMAC", "ms", "least to most"])
     for name, count, gmac, middle, least, most in lines.iloc[:, [0, 3, 4, 5, 6, 7]].itertuples(index=False):
-        table.add_row(str(name), f"{count:,}", f"{gmac:.3f}", f"{middle:.1f}", f"{least:.1f} to {most:.1f}")
-    Console().print(table)
+        shown.add_row(str(name), f"{count:,}", f"{gmac:.3f}", f"{middle:.1f}", f"{least:.1f} to {most:.1f}")
+    Console().print(shown)
     kept = pd.read_csv(out) if out.exists() else lines.iloc[:0]
     same = kept["network"].isin(lines["network"]) & (kept["size"] == size) & (kept["width"] == width)
     with write_file(out) as partial:

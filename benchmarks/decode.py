@@ -9,11 +9,9 @@ cohort. One of them is also measured with each filter alone: NumPy undoes some f
 from __future__ import annotations
 
 import io
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,15 +19,14 @@ import cv2
 import numpy as np
 import typer
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.training import spread
-from core import cli
+from core import cli, terminal
 from core.errors import UserError
 from core.files import write_json
 from core.images import check_png, decode
-from core.provenance import hardware
+from core.provenance import hardware, versions
 from tools.sample import PNG, draw_xray
 
 TARGET = 2.0
@@ -154,10 +151,9 @@ def _told(pixels: np.ndarray) -> tuple[Any, ...]:
 
 def table(figures: dict[str, Any]) -> Table:
     """Return the figures of :func:`measure` for all groups as a table."""
-    shown = Table(title="Decoding, ms of processor time a picture: medians over rounds", title_justify="left")
-    columns = ["pictures", "number", "MB", *WAYS, "Pillow / now", "by the wall clock", "OpenCV / now", "equal"]
-    for name in columns:
-        shown.add_column(name, justify="left" if name == "pictures" else "right")
+    columns = ["number", "MB", *WAYS, "Pillow / now", "by the wall clock", "OpenCV / now", "equal"]
+    title = "Decoding, ms of processor time a picture: medians over rounds"
+    shown = terminal.table(title, ["pictures"], columns)
     for name, row in figures["groups"].items():
         cells = [str(row["files"]), f"{row['megabytes']:.1f}"]
         cells += [f"{row['ms'][way]['processor']['median']:.1f}" for way in WAYS]
@@ -182,21 +178,16 @@ def main(
     figures: dict[str, Any] = {
         "settings": {"files": [str(place) for place in files or []], "rounds": rounds, "scale": scale},
         "hardware": hardware(),
-        "versions": {
-            "python": platform.python_version(),
-            **{each: version(each) for each in ("Pillow", "opencv-python-headless", "deflate", "numpy")},
-        },
+        "versions": versions(("Pillow", "opencv-python-headless", "deflate", "numpy")),
         "groups": measured,
         "verdict": {"of": name, "target": TARGET, "ratio": ratio, "met": ratio >= TARGET and first["equal"]},
     }
-    console = Console(width=None if Console().is_terminal else 160)
-    console.print(
-        f"{figures['hardware']['cpu']}, one thread; {rounds} rounds", table(figures), sep="\n", highlight=False
-    )
+    console = terminal.console(160)
+    console.print(f"{figures['hardware']['cpu']}, one thread; {rounds} rounds", table(figures), sep="\n")
     verdict = "met" if figures["verdict"]["met"] else "NOT met"
-    console.print(f"{name}: {ratio:.2f} times Pillow's rate, target {TARGET:g}: {verdict}", highlight=False)
+    console.print(f"{name}: {ratio:.2f} times Pillow's rate, target {TARGET:g}: {verdict}")
     write_json(out, figures)
-    console.print(f"wrote {out}", highlight=False)
+    console.print(f"wrote {out}")
     if not all(row["equal"] for row in measured.values()):
         raise UserError(f"{out}: pixels differ between the ways")
 

@@ -8,11 +8,9 @@ Dice, expected Dice and the agreement of two predictions.
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,18 +19,17 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import cohort, scoring_before
 from benchmarks.training import spread
 from components.evaluate.scores import Scores
-from core import cli
+from core import cli, terminal
 from core.cohort import Arrays
 from core.errors import UserError
 from core.files import write_json
 from core.params import Params, read_params
-from core.provenance import hardware
+from core.provenance import hardware, versions
 from model import networks
 from model.curves import auc_of, class_histogram
 from model.inference.input_config import InputConfig
@@ -227,9 +224,9 @@ def network_time(cell: Cell, model: Path | None, params: Params) -> tuple[str, f
 
 def table(figures: dict[str, Any]) -> Table:
     """Return the figures of :func:`measure` as a table."""
-    shown = Table(title="Scoring, ms of processor time a picture: medians over rounds", title_justify="left")
-    for name in ("part", "before", "now", "times faster", "least to most", "largest difference"):
-        shown.add_column(name, justify="left" if name == "part" else "right")
+    columns = ["before", "now", "times faster", "least to most", "largest difference"]
+    title = "Scoring, ms of processor time a picture: medians over rounds"
+    shown = terminal.table(title, ["part"], columns)
     for name, row in figures["parts"].items():
         ratio = row["ratio"]
         cells = [f"{row[way]['median']:.3f}" for way in ("before", "now")]
@@ -258,16 +255,13 @@ def main(
     figures: dict[str, Any] = {
         "settings": {"images": images, "size": side, "rounds": rounds, "network": name},
         "hardware": hardware(),
-        "versions": {
-            "python": platform.python_version(),
-            **{each: version(each) for each in ("torch", "numpy", "scipy", "monai", "torchmetrics")},
-        },
+        "versions": versions(("torch", "numpy", "scipy", "monai", "torchmetrics")),
         "parts": measured,
         "differences": differences(cell),
         "network_ms": network,
         "verdict": {"target": TARGET, "ratio": ratio, "met": ratio >= TARGET},
     }
-    console = Console(width=None if Console().is_terminal else 150)
+    console = terminal.console(150)
     machine, verdict = figures["hardware"], figures["verdict"]
     lines = [
         f"{images} pictures of {side} x {side}; {machine['cpu']}, one thread",
@@ -275,9 +269,9 @@ def main(
         f"whole cell: {ratio:.1f} times faster, target {TARGET:g}: {'met' if verdict['met'] else 'NOT met'}",
         f"the network beside it ({name}, both ways round): {network:.1f} ms a picture, the same before and now",
     ]
-    console.print(*lines, sep="\n", highlight=False)
+    console.print(*lines, sep="\n")
     write_json(out, figures)
-    console.print(f"wrote {out}", highlight=False)
+    console.print(f"wrote {out}")
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from components.register.quality import fit_quality
 from core import cli
 from core.cell import CASES, Cell
 from core.errors import UserError
+from core.terminal import table
 
 
 def main(
@@ -25,11 +25,9 @@ def main(
     network: Annotated[str, typer.Option()] = "defu_net",
 ) -> None:
     """Print error, rank correlation, detection of poor masks and coverage for each cell."""
-    table = Table(title="Expected Dice against the Dice at the stored size, test images, original masks")
-    for name in ("study", "scenario", "seed"):
-        table.add_column(name)
-    for name in ("calibrated on", "tested on", "mean error", "Spearman", "below .9", "AUROC", "above the bound"):
-        table.add_column(name, justify="right")
+    columns = ["calibrated on", "tested on", "mean error", "Spearman", "below .9", "AUROC", "above the bound"]
+    title = "Expected Dice against the Dice at the stored size, test images, original masks"
+    shown = table(title, ["study", "scenario", "seed"], columns)
     for study in studies:
         found = sorted(path.parent for path in (study / network).glob(f"*/seed-*/{CASES}"))
         if not found:
@@ -40,11 +38,11 @@ def main(
             row = holds["all"]
             figures = (f"{row[name]:.3f}" if row[name] is not None else "-" for name in ("spearman", "auroc"))
             spearman, auroc = figures
-            table.add_row(
+            shown.add_row(
                 study.name, cell.scenario, str(cell.seed), str(quality.images), str(row["images"]),
                 f"{row['mean_error']:.4f}", spearman, str(row["poor"]), auroc, f"{row['coverage']:.1%}",
             )  # fmt: skip
-    Console(width=140).print(table)
+    Console(width=140).print(shown)
 
 
 if __name__ == "__main__":

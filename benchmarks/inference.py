@@ -7,12 +7,10 @@ original masks; it decides only the shipped default.
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -20,18 +18,17 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from rich.console import Console
 
 from benchmarks import show
 from benchmarks.clock import Speed, Stopwatch, counts_processor_time
 from benchmarks.quantise import quantise
 from benchmarks.training import compared, rates, spread
-from core import cli
+from core import cli, terminal
 from core.cohort import Arrays, read_split
 from core.errors import UserError
 from core.files import write_json
 from core.params import EvaluateParams, read_params
-from core.provenance import hardware
+from core.provenance import hardware, versions
 from model.inference import choice
 from model.inference.engine import Engine, Pictures, Probabilities
 from model.inference.engines import BATCH, ENGINES, EXACT, FASTEST, ONNX, OnnxEngine, OpenVinoEngine, Plain, TorchEngine
@@ -221,7 +218,7 @@ def main(
     choices = read_params(params).evaluate
     torch.set_num_threads(threads)
     question = ask(arrays, split, images, calibration)
-    console = Console(width=None if Console().is_terminal else 150)
+    console = terminal.console(150)
     engines: dict[str, Engine] = {}
     seconds: dict[str, float] = {}
     with TemporaryDirectory() as scratch:
@@ -250,17 +247,14 @@ def main(
             "flip_for_dice": choices.flip,
         },
         "hardware": hardware(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "numpy", "onnxruntime", "openvino")},
-        },
+        "versions": versions(("torch", "numpy", "onnxruntime", "openvino")),
         "engines": rows,
         "choice": chosen(milliseconds),
         "verdict": verdict(rows, own),
     }
-    console.print(*show.inference(figures, own), sep="\n", highlight=False)
+    console.print(*show.inference(figures, own), sep="\n")
     write_json(out, figures)
-    console.print(f"wrote {out}", highlight=False)
+    console.print(f"wrote {out}")
 
 
 if __name__ == "__main__":

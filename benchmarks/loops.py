@@ -16,7 +16,7 @@ from benchmarks.plain import Plain, hand_made_optimizer
 from model import networks
 from model.inputs import autocast
 from model.training.augmentation import Augmenter, step_generator
-from model.training.batches import Resident, Sampler, Subset
+from model.training.batches import MappedSubset, Sampler, Subset, pictures
 from model.training.distributed import DistributedContext
 from model.training.losses import compound_loss
 from model.training.optimisation import Schedule, make_optimizer
@@ -44,8 +44,8 @@ class Task:
 
     network: str
     params: TrainParams
-    train: Subset
-    validation: Subset
+    train: Subset | MappedSubset
+    validation: Subset | MappedSubset
     device: torch.device
     seed: int = 0
 
@@ -69,22 +69,31 @@ class Task:
         return replace(self, params=TrainParams.model_validate(self.params.model_dump() | changes))
 
     def plain(self, workers: int = 0) -> Plain:
-        """Return the plain loop."""
+        """Return the plain loop, whose images must be in memory."""
+        assert isinstance(self.train, Subset)
         return Plain(self.build(), self.train, self.params, self.device, self.seed, workers)
 
 
 class Shipped:
-    """The shipped loop, as ``model.training.stage.StageTrainer`` runs it within an epoch."""
+    """The shipped loop, as ``model.training.stage.StageTrainer`` runs it within an epoch.
+
+    Args:
+        task: the inputs.
+        size: side of the images in pixels; None: that of the subsets.
+
+    Attributes:
+        losses: the loss of each step so far.
+    """
 
     untimed = 0
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, size: int | None = None) -> None:
         self.batch_size = task.params.batch_size
         world = DistributedContext(0, 1, task.device)
         prepared = Prepared(task.build(), task.params, world, task.precision)
-        size = task.train.images.shape[-1]
+        size = size or task.train.images.shape[-1]
         self.trainer = StageTrainer(prepared, task.params, size, task.train, task.validation, task.seed)
-        self.done = 0
+        self.done, self.losses = 0, list[float]()
 
     def run(self, steps: int) -> list[float]:
         """Train for some steps; return the loss of each, fetched from the device once at the end."""
@@ -96,6 +105,7 @@ class Shipped:
             losses[step] = self.trainer.step(self.done + step, sums)
         self.done += steps
         found: list[float] = losses.tolist()
+        self.losses += found
         return found
 
 
@@ -111,7 +121,7 @@ class Partly:
         if channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.precision = task.precision if low_precision else torch.float32
-        self.resident, self.order = Resident(task.train, task.device), Sampler(len(task.train), task.seed)
+        self.resident, self.order = pictures(task.train, task.device), Sampler(len(task.train), task.seed)
         height, width = task.train.images.shape[1:]
         self.augmenter = Augmenter(task.params.augmentation, (height, width), task.device)
         make = make_optimizer if fused else hand_made_optimizer
@@ -245,7 +255,7 @@ def loader_share(loop: Shipped | Plain, steps: int) -> float:
 
 
 @torch.no_grad()
-def validation_dice(network: nn.Module, subset: Subset, device: torch.device, batch_size: int) -> float:
+def validation_dice(network: nn.Module, subset: Subset | MappedSubset, device: torch.device, batch_size: int) -> float:
     """Return Dice in float32 at probability 0.5, mean over images."""
     network.eval()
     found: list[float] = []

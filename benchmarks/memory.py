@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -19,10 +20,10 @@ from typing import Annotated, Any, Literal, get_args
 import numpy as np
 import psutil
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from core import cli
+from benchmarks.usage import memory
+from core import cli, terminal
 from core.errors import UserError
 from core.files import write_json
 from core.params import Params, read_params
@@ -36,15 +37,6 @@ GIB = 2**30
 CONTEXT = 0.5 * GIB
 Device = Literal["cpu", "cuda"]
 Precision = Literal["float32", "bfloat16"]
-
-
-def peak_resident() -> int:
-    """Return the peak resident memory of this program in bytes."""
-    # Not getrusage's ru_maxrss: it survives exec, so it includes the parent's memory.
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise UserError("this system does not tell a process's peak memory (VmHWM in /proc/self/status)")
 
 
 def _recipe(params: Params, case: dict[str, Any]) -> TrainParams:
@@ -65,38 +57,21 @@ def measure(case: dict[str, Any], params: Params) -> dict[str, Any]:
     """
     import torch
 
+    from benchmarks.loops import Shipped, Task
     from model.training.batches import Subset
-    from model.training.distributed import DistributedContext
-    from model.training.precision import choose_precision
-    from model.training.stage import Prepared, StageTrainer
 
     recipe, device, size = _recipe(params, case), torch.device(case["device"]), case["size"]
     cuda = device.type == "cuda"
-    options = recipe.defu_net.model_dump() if case["network"] == "defu_net" else {}
     images = np.random.default_rng(0).integers(0, 256, (recipe.batch_size, size, size), dtype=np.uint8)
     subset = Subset(images, (images > 127).astype(np.uint8), [str(n) for n in range(recipe.batch_size)])
-
-    def build(width: float) -> torch.nn.Module:
-        return networks.build(case["network"], width, norm=recipe.norm, **options).train()
-
-    def trainer(network: torch.nn.Module, data: Subset) -> StageTrainer:
-        world, side = DistributedContext(0, 1, device), data.images.shape[-1]
-        precision = choose_precision(recipe.precision, world).dtype
-        return StageTrainer(Prepared(network, recipe, world, precision), recipe, side, data, data, 0)
-
-    def step(trainer: StageTrainer) -> None:
-        sums = torch.zeros(3, device=device, dtype=torch.float64)
-        trainer.step(0, sums)
-        if cuda:
-            torch.cuda.synchronize()
-
+    task = Task(case["network"], recipe, subset, subset, device)
     # Run a small step first, to exclude loading of libraries and compilation.
     corner = Subset(subset.images[:, :32, :32], subset.masks[:, :32, :32], subset.ids)
-    step(trainer(build(0.0625), corner))
-    network = build(recipe.width)
-    weights = sum(p.nbytes for p in network.parameters())
-    baseline = psutil.Process().memory_info().rss - weights
-    tested = trainer(network, subset)
+    Shipped(replace(task.changed(width=0.0625), train=corner, validation=corner)).run(1)
+    baseline = psutil.Process().memory_info().rss
+    loop = Shipped(task)
+    tested = loop.trainer
+    weights = sum(p.nbytes for p in tested.network.parameters())
     # Adam creates its moments in the first step; create them before, as in all later steps.
     for parameter in tested.network.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -104,13 +79,13 @@ def measure(case: dict[str, Any], params: Params) -> dict[str, Any]:
     tested.optimizer.zero_grad(set_to_none=True)
     if cuda:
         # In the first step of a shape cuDNN searches for kernels, with workspaces that later steps do not need.
-        step(tested)
+        loop.run(1)
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
-    step(tested)
+    loop.run(1)
     seconds = time.perf_counter() - start
-    peak = torch.cuda.max_memory_reserved() if cuda else peak_resident() - baseline
+    peak = torch.cuda.max_memory_reserved() if cuda else memory()["VmHWM"] - baseline
     moments = sum(v.nbytes for state in tested.optimizer.state.values() for v in state.values() if v.ndim)
     copies = weights + moments + (weights if recipe.ema else 0)
     return {"weights": weights, "copies": copies, "kept": _kept(tested), "peak": peak, "seconds": seconds}
@@ -172,12 +147,8 @@ def options(case: dict[str, Any]) -> str:
 
 def table(rows: list[dict[str, Any]], card: float) -> Table:
     """Return the cases as a table, and whether each fits a GPU with ``card`` GiB."""
-    shown = Table(title="Memory of one training step, GiB", title_justify="left")
-    for name in ("precision", "options"):
-        shown.add_column(name)
-    columns = ("weights", "gradients, Adam, average", "kept for backward", "peak", f"fits {card:g} GiB", "seconds")
-    for name in columns:
-        shown.add_column(name, justify="right")
+    columns = ["weights", "gradients, Adam, average", "kept for backward", "peak", f"fits {card:g} GiB", "seconds"]
+    shown = terminal.table("Memory of one training step, GiB", ["precision", "options"], columns)
     for row in rows:
         if row["peak"] is None:
             shown.add_row(row["precision"], options(row), "", "", "", "out of memory", "no", "")
@@ -215,8 +186,8 @@ def main(
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if kind == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no GPU here; pass --device cpu")
-    console = Console(width=None if Console().is_terminal else 130)
-    console.print(f"{network}, {size} x {size}, width {width:g}, batch {batch_size}, on the {kind}", highlight=False)
+    console = terminal.console(130)
+    console.print(f"{network}, {size} x {size}, width {width:g}, batch {batch_size}, on the {kind}")
     common = {"network": network, "device": kind, "size": size, "width": width, "batch_size": batch_size}
     rows = []
     precisions = (precision,) if precision else get_args(Precision)
@@ -232,10 +203,7 @@ def main(
     where = "weights and the resident memory that the step added"
     if kind == "cuda":
         where = "torch.cuda.max_memory_reserved, weights included"
-    console.print(
-        f"peak: {where}; a card also holds CUDA itself, counted as {CONTEXT / GIB:g} GiB.\nwrote {out}",
-        highlight=False,
-    )
+    console.print(f"peak: {where}; a card also holds CUDA itself, counted as {CONTEXT / GIB:g} GiB.\nwrote {out}")
 
 
 if __name__ == "__main__":

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from core import cli
+from core import cli, terminal
 from core.errors import UserError
 from core.files import write_json
 from core.provenance import hardware
@@ -72,10 +71,8 @@ def measure(folder: Path, parts: int, repository: Path) -> Iterator[dict[str, An
 
 def table(rows: list[dict[str, Any]]) -> Table:
     """Return the figures as a table, with the ratio of CPU time of files to archives."""
-    shown = Table(title="dvc add and dvc status, by what is added")
-    shown.add_column("what")
-    for name in ("files", "MB", "add, wall s", "processor s", "status, wall s", "processor s"):
-        shown.add_column(name, justify="right")
+    columns = ["files", "MB", "add, wall s", "processor s", "status, wall s", "processor s"]
+    shown = terminal.table("dvc add and dvc status, by what is added", ["what"], columns)
     for row in rows:
         seconds = [f"{row[what][clock]:.1f}" for what in ("add", "status") for clock in row[what]]
         shown.add_row(row["way"], f"{row['files']:,}", f"{row['bytes'] / 1e6:,.0f}", *seconds)
@@ -95,7 +92,7 @@ def main(
     with tempfile.TemporaryDirectory(dir=folder.resolve().parent) as repository:
         rows = list(measure(folder.resolve(), parts, Path(repository)))
     write_json(out, {"hardware": hardware(), "ways": rows})
-    Console(width=None if Console().is_terminal else 110).print(table(rows))
+    terminal.console(110).print(table(rows))
     files, archives = (row["add"]["processor_seconds"] for row in rows)
     print(f"dvc add takes {files / archives:.1f} times as much processor time for files\nwrote {out}")
 

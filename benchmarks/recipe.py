@@ -17,16 +17,16 @@ from typing import Annotated, Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from core import cli
+from benchmarks.cohort import of_split
+from benchmarks.loops import Task
+from core import cli, terminal
 from core.cohort import Arrays, read_split
 from core.errors import UserError
 from core.params import params_hash, read_params
-from model import networks
 from model.inference.input_config import InputConfig
 from model.inference.postprocessing import to_masks
 from model.inference.predictor import Predictor
@@ -134,15 +134,13 @@ def measure(
     params: TrainParams, network: str, train: Subset, validation: Subset, info: dict[str, Any], seed: int
 ) -> dict[str, Any]:
     """Train once; return the seconds and the validation Dice, with and without flip and components, and by shift."""
-    torch.manual_seed(seed)
-    options = params.defu_net.model_dump() if network == "defu_net" else {}
-    net = networks.build(network, params.width, norm=params.norm, **options)
+    world = DistributedContext.join()
+    task = Task(network, params, train, validation, world.device, seed)
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        world = DistributedContext.join()
-        result = Trainer(net, train, validation, params, seed, world, Path(folder), "", Silent()).run()
+        result = Trainer(task.build(), train, validation, params, seed, world, Path(folder), "", Silent()).run()
     seconds = time.monotonic() - start
-    trained = networks.build(network, params.width, norm=params.norm, **options)
+    trained = task.build()
     trained.load_state_dict(result.weights)
     low, high = info["intensity_percentiles"]
     predictor = Predictor(trained, InputConfig(info["size"], info["interpolation"], (low, high)), world.device)
@@ -162,12 +160,9 @@ def measure(
 
 def table(rows: list[dict[str, Any]]) -> Table:
     """Return the rows as a table, with each variant's difference to the shipped recipe."""
-    shown = Table(title="Validation Dice, mean over images, of the training sites")
-    for name in ("scenario", "seed", "variant"):
-        shown.add_column(name)
-    names = ("plain", "+ flip", "+ flip, 2 components", "difference", "shifted", "difference", "seconds")
-    for name in names:
-        shown.add_column(name, justify="right")
+    columns = ["plain", "+ flip", "+ flip, 2 components", "difference", "shifted", "difference", "seconds"]
+    title = "Validation Dice, mean over images, of the training sites"
+    shown = terminal.table(title, ["scenario", "seed", "variant"], columns)
     base = {(row["scenario"], row["seed"]): row for row in rows if row["variant"] == "shipped"}
     for row in rows:
         against = base.get((row["scenario"], row["seed"]), row)
@@ -205,14 +200,11 @@ def main(
         ids = read_split(splits / f"{where}.json", where)
         for name in variant or VARIANTS:
             recipe = changed(shipped, VARIANTS[name])
-            subsets = []
-            for split in ("train", "validation"):
-                at = cohort.rows(ids[split])
-                subsets.append(Subset(cohort.images[at], cohort.masks[recipe.masks][at], ids[split]))
+            subsets = of_split(cohort, ids, recipe.masks)
             for number in seed or [0]:
                 if (where, number, name) in done:
                     continue
-                figures = measure(recipe, network, subsets[0], subsets[1], cohort.info, number)
+                figures = measure(recipe, network, *subsets, cohort.info, number)
                 row = {"scenario": where, "seed": number, "variant": name, **base, **figures}
                 rows.append(row)
                 with out.open("a") as file:

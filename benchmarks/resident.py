@@ -9,39 +9,20 @@ import math
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.clock import Speed, Stopwatch
+from benchmarks.loops import Shipped, Task, alternate
 from benchmarks.training import compared
 from components.train.load import load_images
 from core import cli
 from core.cohort import Arrays, read_split
 from core.errors import UserError
 from core.params import read_params
-from model import networks
+from core.terminal import table
 from model.training.distributed import DistributedContext
-from model.training.precision import choose_precision
-from model.training.recipe import TrainParams
-from model.training.stage import Prepared, StageTrainer
 
 SIDES = {"in memory": "always", "from files": "never"}
-
-
-def trainer(
-    recipe: TrainParams, network: str, cohort: Arrays, ids: dict[str, list[str]], resident: str
-) -> StageTrainer:
-    """Return the trainer of the first stage, with the images in memory or in mapped files."""
-    torch.manual_seed(0)
-    options = recipe.defu_net.model_dump() if network == "defu_net" else {}
-    built = networks.build(network, recipe.width, norm=recipe.norm, **options)
-    world = DistributedContext.join()
-    prepared = Prepared(built, recipe, world, choose_precision(recipe.precision, world).dtype)
-    images = load_images(cohort, ids, recipe.masks, resident)
-    first = recipe.plan(cohort.info["size"])[0]
-    return StageTrainer(prepared, recipe.within(first), first.size, images["train"], images["validation"], 0)
 
 
 def main(
@@ -54,33 +35,27 @@ def main(
 ) -> None:
     """Print how fast each side trains, in the first stage of the recipe, and the ratio with its spread."""
     recipe, cohort, ids = read_params(params).train, Arrays(arrays), read_split(split)
-    sides = {name: trainer(recipe, network, cohort, ids, resident) for name, resident in SIDES.items()}
-    losses: dict[str, list[float]] = {name: [] for name in SIDES}
-    speeds: dict[str, list[Speed]] = {name: [] for name in SIDES}
-    for turn in range(-1, rounds):  # the first turn warms up
-        for name, side in sides.items():
-            watch, sums = Stopwatch(side.device), torch.zeros(3, device=side.device, dtype=torch.float64)
-            found = [side.step((turn + 1) * steps + number, sums) for number in range(steps)]
-            speed = watch.stop(steps * side.params.batch_size)
-            losses[name] += [float(loss) for loss in found]
-            if turn >= 0:
-                speeds[name].append(speed)
-    memory, files = SIDES
-    if losses[memory] != losses[files] or not math.isfinite(sum(losses[memory])):
+    first, device = recipe.plan(cohort.info["size"])[0], DistributedContext.join().device
+    memory, files = (
+        Shipped(Task(network, recipe.within(first), images["train"], images["validation"], device), first.size)
+        for images in (load_images(cohort, ids, recipe.masks, resident) for resident in SIDES.values())
+    )
+    speeds = alternate(dict(zip(SIDES, (memory, files), strict=True)), rounds, steps, steps, device)
+    if len(speeds) < len(SIDES):
+        raise UserError(f"{network} does not fit the GPU; choose another --network, or lower train.batch_size")
+    if memory.losses != files.losses or not math.isfinite(sum(memory.losses)):
         raise UserError("the losses of both sides differ; this is a bug")
-    ratio = compared(speeds[files], speeds[memory])
-    first = sides[memory]
-    table = Table(title=f"{network} at {first.size} pixels, {len(ids['train'])} images, on the {first.device}")
-    for column in ("images", "images/s, median", "least to most"):
-        table.add_column(column, justify="left" if column == "images" else "right")
+    ratio = compared(speeds["from files"], speeds["in memory"])
+    title = f"{network} at {first.size} pixels, {len(ids['train'])} images, on the {device}"
+    shown = table(title, ["images"], ["images/s, median", "least to most"])
     for name, each in speeds.items():
         rates = sorted(speed.own_rate for speed in each)
-        table.add_row(name, f"{rates[len(rates) // 2]:.1f}", f"{rates[0]:.1f} to {rates[-1]:.1f}")
-    Console(width=100).print(table)
+        shown.add_row(name, f"{rates[len(rates) // 2]:.1f}", f"{rates[0]:.1f} to {rates[-1]:.1f}")
+    Console(width=100).print(shown)
     own = ratio["own"]
     print(
         f"from files / in memory: {own['median']:.3f} ({own['least']:.3f} to {own['most']:.3f} over {rounds} rounds); "
-        f"the {len(losses[memory])} losses of each side are equal"
+        f"the {len(memory.losses)} losses of each side are equal"
     )
 
 

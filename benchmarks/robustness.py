@@ -23,7 +23,6 @@ import torch
 import typer
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from core import cli
 from core.cell import Cell
@@ -31,6 +30,7 @@ from core.cohort import Arrays, read_split
 from core.errors import UserError
 from core.files import write_file
 from core.params import EvaluateParams, read_params
+from core.terminal import table
 from model.inference.predictor import Predictor
 from model.metrics import confusion, overlap_metrics, paired_difference
 
@@ -134,14 +134,12 @@ def main(
     path = out / cell.folder / FILE
     with write_file(path) as partial:
         found.round(5).to_csv(partial, index=False)
-    table = Table(title=f"{cell.folder}: mean test Dice by severity, original masks")
-    table.add_column("corruption")
-    for severity in range(6):
-        table.add_column(str(severity) if severity else "clean", justify="right")
+    severities = ["clean", *map(str, range(1, 6))]
+    shown = table(f"{cell.folder}: mean test Dice by severity, original masks", ["corruption"], severities)
     for corruption in SEVERITIES:
         line = found[(found["corruption"] == corruption) & (found["site"] == "all")].sort_values("severity")
-        table.add_row(corruption, *(f"{dice:.4f}" for dice in line["dice"]))
-    Console(width=100).print(table)
+        shown.add_row(corruption, *(f"{dice:.4f}" for dice in line["dice"]))
+    Console(width=100).print(shown)
     print(f"wrote {path}")
 
 

@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
 
 from benchmarks import scale_plan
-from core import cli
+from core import cli, terminal
 from core.errors import UserError
 from core.files import read_json, write_file, write_json
 from core.params import read_params, read_yaml
@@ -135,11 +134,9 @@ def exponent(small: tuple[int, float], large: tuple[int, float]) -> float:
 
 def table(found: dict[int, dict[str, dict[str, Any]]]) -> Table:
     """Return the figures of each step by number of X-rays, with the exponents from each size to the next."""
-    shown = Table(title="Each step by number of X-rays")
-    for name in ("step", "X-rays"):
-        shown.add_column(name, justify="left" if name == "step" else "right")
-    for name in ("processor s", "wall s", "ms each", "GiB", "resident", "files", "MB", "exponent of time", "of memory"):
-        shown.add_column(name, justify="right")
+    columns = ["X-rays", "processor s", "wall s", "ms each", "GiB", "resident", "files", "MB"]
+    columns += ["exponent of time", "of memory"]
+    shown = terminal.table("Each step by number of X-rays", ["step"], columns)
     sizes = sorted(found)
     for name in [step.name for step in steps(Path())]:
         for place, size in enumerate(sizes):
@@ -213,25 +210,23 @@ def main(
             )
             named = {str(number): figures for number, figures in found.items()}
             write_json(out, {"hardware": hardware(), "pixels": pixels, "scale": scale, "sizes": named})
-    console = Console(width=None if Console().is_terminal else 130)
+    console = terminal.console(130)
     console.print(table(found))
     if len(found) > 1:
         for line in verdict(found):
-            console.print(line, highlight=False)
+            console.print(line)
     console.print(
         "GiB: the most memory that a step cannot give back; resident: with pages of mapped files, which the system "
-        f"takes back.\nwrote {out}",
-        highlight=False,
+        f"takes back.\nwrote {out}"
     )
     if cluster and len(found) > 1:
         plan = scale_plan.Plan(cluster, pods, cells)
         console.print(scale_plan.table(plan, found))
         for line in scale_plan.lines(plan, found):
-            console.print(line, highlight=False)
+            console.print(line)
         console.print(
             "From the two largest sizes above: X-rays of this size and the small network; train is one epoch of one "
-            "cell, and cells train at the same time. Pods also take time to start and to move the bytes.",
-            highlight=False,
+            "cell, and cells train at the same time. Pods also take time to start and to move the bytes."
         )
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
+from core import terminal
+
 Records = dict[str, dict[str, Any]]  # the records of one cohort size, by step
 LISTED = 1000  # maximum number of keys in a response of S3's list
 SHARDED = ("ingest", "preprocess")  # steps that `shards` of cluster.yaml divides
@@ -90,9 +92,8 @@ def requests(plan: Plan, found: dict[int, Records]) -> dict[str, int]:
 
 def table(plan: Plan, found: dict[int, Records]) -> Table:
     """Return the hours of each step, as wall time on ``plan.pods`` pods with one core each and as total CPU time."""
-    shown = Table(title=f"{plan.images:,} X-rays, pods of one core, {plan.cells} cell(s)")
-    for name in ("step", "pods", "ms each", "hours", "core hours"):
-        shown.add_column(name, justify="left" if name == "step" else "right")
+    title = f"{plan.images:,} X-rays, pods of one core, {plan.cells} cell(s)"
+    shown = terminal.table(title, ["step"], ["pods", "ms each", "hours", "core hours"])
     walls, total = 0.0, 0.0
     for name, cost in costs(found).items():
         wall, cores = seconds(plan, name, cost)

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
 
-
-def _table(title: str, first: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column(first)
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table
+from core import terminal
 
 
 def _range(values: dict[str, Any], digits: int) -> str:
@@ -44,7 +37,7 @@ def heading(figures: dict[str, Any]) -> str:
 def speed(figures: dict[str, Any], own: bool) -> list[Table | str]:
     """Return images per second of both loops, their ratio and the loader's share; ``own``: by both clocks."""
     columns = ["images a second", "least to most", *["by processor time"] * own, "loading, share of a step"]
-    table = _table("Training", "loop", columns)
+    table = terminal.table("Training", ["loop"], columns)
     for name, values in figures["images_per_second"].items():
         share, busy = figures["loader_share"].get(name), figures["own_images_per_second"][name]
         cells = [_rate(values), _range(values, _digits(values)), *[_rate(busy)] * own]
@@ -63,7 +56,9 @@ def rungs(figures: list[dict[str, Any]], own: bool) -> Table:
     """Return the ladder: the gain of each optimisation; ``own``: by both clocks."""
     busy = ["by processor"] * own
     title = "One lever after the other: medians over rounds of ratios"
-    table = _table(title, "loop", ["images/s", "to the one before", "least to most", *busy, "to plain", *busy])
+    table = terminal.table(
+        title, ["loop"], ["images/s", "to the one before", "least to most", *busy, "to plain", *busy]
+    )
     for rung in figures:
         before, plain = rung["to_before"], rung["to_plain"]
         cells = [_rate(rung["images_per_second"]), f"{before['median']:.2f}", _range(before, 2)]
@@ -76,9 +71,9 @@ def rungs(figures: list[dict[str, Any]], own: bool) -> Table:
 def rooflines(figures: dict[str, Any]) -> list[Table | str]:
     """Return the machine's rates and the shares that both loops reach."""
     rates = ", ".join(f"{name} {rate / 1e12:.3g} TFLOP/s" for name, rate in figures["matrix_flops"].items())
-    table = _table(
+    table = terminal.table(
         "Rooflines (with one thread of a CPU, by processor time)",
-        "loop",
+        ["loop"],
         ["precision", "ms a step", "least by the rates", "TFLOP/s", "of the rate"],
     )
     for name, step in figures["steps"].items():
@@ -101,7 +96,7 @@ def scores(figures: dict[str, Any]) -> list[Table | str]:
     """Return the validation Dice of both loops after the same number of steps."""
     seeds = len(figures["difference"]["rounds"])
     title = f"Validation Dice after {figures['steps']} steps, {seeds} seed{'s' * (seeds > 1)}"
-    table = _table(title, "loop", ["mean", "least to most", "loss, first steps", "loss, last steps"])
+    table = terminal.table(title, ["loop"], ["mean", "least to most", "loss, first steps", "loss, last steps"])
     for name, values in figures["dice"].items():
         losses = figures["losses"].get(name)
         ends = ["", ""] if losses is None else [f"{sum(ends) / seeds:.3f}" for ends in zip(*losses, strict=True)]
@@ -129,7 +124,7 @@ def inference(figures: dict[str, Any], own: bool) -> list[Table | str]:
     batches = f"batches of {settings['batch']}"
     columns = ["images/s", f"to eager, {batches}", "least to most", *["by processor"] * own]
     columns += ["one by one", *["by processor"] * own, *[f"Dice lost, {split}" for split in settings["scored"]]]
-    table = _table("Engines: medians over rounds of ratios", "engine", columns)
+    table = terminal.table("Engines: medians over rounds of ratios", ["engine"], columns)
     for row in figures["engines"]:
         cells = [_rate(row["images_per_second"]["batches"])]
         for how in ("batches", "single"):

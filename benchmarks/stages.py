@@ -19,14 +19,15 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.clock import own_seconds, synchronise
+from benchmarks.cohort import of_split
+from benchmarks.loops import Task
 from core import cli
 from core.cohort import Arrays, read_split
 from core.errors import UserError
 from core.params import read_params
-from model import networks
+from core.terminal import table
 from model.training.batches import Subset
 from model.training.distributed import DistributedContext
 from model.training.loop import Silent, Trainer
@@ -69,10 +70,8 @@ def train(
     params: TrainParams, network: str, train_set: Subset, validation: Subset, seed: int, target: float
 ) -> Reached:
     """Train once, until the target is reached or the recipe ends."""
-    torch.manual_seed(seed)
-    options = params.defu_net.model_dump() if network == "defu_net" else {}
-    built = networks.build(network, params.width, norm=params.norm, **options)
     world = DistributedContext.join()
+    built = Task(network, params, train_set, validation, world.device, seed).build()
     with tempfile.TemporaryDirectory() as folder:
         watch = _Watch(target, train_set.images.shape[-1], world.device)
         trainer = Trainer(built, train_set, validation, params, seed, world, Path(folder), "", watch)
@@ -103,30 +102,26 @@ def main(
     recipe, cohort = read_params(params).train, Arrays(arrays)
     if not recipe.stages:
         raise UserError(f"{params}: train.stages is empty, so that there is nothing to compare; say which stages")
-    ids = read_split(split)
-    data = []
-    for name in ("train", "validation"):
-        rows = cohort.rows(ids[name])
-        data.append(Subset(cohort.images[rows], cohort.masks[recipe.masks][rows], ids[name]))
+    data = of_split(cohort, read_split(split), recipe.masks)
     size = cohort.info["size"]
     sides = " → ".join(str(stage.size) for stage in recipe.plan(size))
-    table = Table(title=f"{network}, {sides} against {size} alone, to a validation Dice of {target:g}")
-    for column in ("seed", "staged, s", "Dice", "one size, s", "epochs", "Dice", "one size / staged"):
-        table.add_column(column, justify="right")
+    title = f"{network}, {sides} against {size} alone, to a validation Dice of {target:g}"
+    columns = ["seed", "staged, s", "Dice", "one size, s", "epochs", "Dice", "one size / staged"]
+    shown = table(title, [], columns)
     ratios = []
     for seed in range(rounds):
-        staged = train(recipe, network, data[0], data[1], seed, target)
-        epochs, alone = 1, train(single(recipe, 1), network, data[0], data[1], seed, target)
+        staged = train(recipe, network, *data, seed, target)
+        epochs, alone = 1, train(single(recipe, 1), network, *data, seed, target)
         while not alone.reached and 2 * epochs <= most:
             epochs *= 2
-            alone = train(single(recipe, epochs), network, data[0], data[1], seed, target)
+            alone = train(single(recipe, epochs), network, *data, seed, target)
         both = staged.reached and alone.reached
         ratios += [alone.seconds / staged.seconds] * both
         figures = (f"{staged.seconds:.0f}", f"{staged.dice:.4f}", f"{alone.seconds:.0f}", str(epochs))
         ratio = f"{ratios[-1]:.2f}" if both else "not reached"
-        table.add_row(str(seed), *figures, f"{alone.dice:.4f}", ratio)
+        shown.add_row(str(seed), *figures, f"{alone.dice:.4f}", ratio)
         print(f"seed {seed}: staged {staged}; one size, {epochs} epochs: {alone}", flush=True)
-    Console(width=120).print(table)
+    Console(width=120).print(shown)
     if ratios:
         print(f"one size / staged: {min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} seed(s)")
 

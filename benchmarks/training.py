@@ -7,28 +7,24 @@ short training runs compare the scores. No data set is needed: the images are sy
 
 from __future__ import annotations
 
-import platform
 import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import cv2
-import numpy as np
 import torch
 import typer
-from rich.console import Console
 
 from benchmarks import cohort, show
 from benchmarks.clock import Speed, counts_processor_time
 from benchmarks.device import bound, measure_machine, measure_work
 from benchmarks.loops import Loop, Shipped, Task, alternate, ladder, loader_share, validation_dice
-from core import cli
+from core import cli, terminal
 from core.errors import UserError
 from core.files import write_json
 from core.params import Params, check_section, read_params
-from core.provenance import hardware
+from core.provenance import hardware, versions
 from model import networks
 from model.training.recipe import TrainParams
 
@@ -214,31 +210,26 @@ def main(
     size = subsets[0].images.shape[1]
 
     own = counts_processor_time(task.device)
-    console = Console(width=None if Console().is_terminal else 130)
+    console = terminal.console(130)
     figures: dict[str, Any] = {
         "settings": _settings(recipe, network=network, device=kind, size=size, images=images, steps=steps),
         "hardware": hardware(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "opencv": cv2.__version__,
-        },
+        "versions": versions(("torch", "numpy", "opencv-python-headless")),
     }
-    console.print(show.heading(figures), highlight=False)
+    console.print(show.heading(figures))
     figures["speed"] = measure_speed(task, rounds, steps, warmup)
-    console.print(*show.speed(figures["speed"], own), sep="\n", highlight=False)
+    console.print(*show.speed(figures["speed"], own), sep="\n")
     write_json(out, figures)  # save now: the rest takes long and may run out of memory
     figures["ladder"] = measure_ladder(task, rounds, steps, warmup)
     console.print(show.rungs(figures["ladder"], own))
     figures["rooflines"] = measure_rooflines(task, figures["speed"], quick)
-    console.print(*show.rooflines(figures["rooflines"]), sep="\n", highlight=False)
+    console.print(*show.rooflines(figures["rooflines"]), sep="\n")
     write_json(out, figures)
     if score_steps:
         figures["scores"] = measure_scores(task, score_steps, seeds)
-        console.print(*show.scores(figures["scores"]), sep="\n", highlight=False)
+        console.print(*show.scores(figures["scores"]), sep="\n")
     write_json(out, figures)
-    console.print(f"wrote {out}", highlight=False)
+    console.print(f"wrote {out}")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ def memory() -> dict[str, int]:
     """Return the memory of this process in bytes.
 
     ``VmHWM`` is the peak resident memory so far, including pages of mapped files, which the kernel can reclaim.
+    Unlike the ``ru_maxrss`` of getrusage, which survives exec, it does not include the parent's memory.
     ``RssAnon`` and ``RssShmem`` are the current resident memory that it cannot reclaim.
 
     Raises:

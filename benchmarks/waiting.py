@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from core import cli
+from core import cli, terminal
 from core.errors import UserError
 from core.params import params_hash, read_params
 from core.provenance import hardware
@@ -129,17 +128,14 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
 
 def describe(rows: list[dict[str, Any]]) -> list[Table | str]:
     """Return the figures as a table, followed by conclusions."""
-    table = Table(title="Images/s: medians over rounds, least to most", title_justify="left")
-    table.add_column("")
-    for situation in (ALONE, BESIDE):
-        table.add_column(situation, justify="right")
+    shown = terminal.table("Images/s: medians over rounds, least to most", [""], [ALONE, BESIDE])
     for name in SIDES:
         cells = []
         for situation in (ALONE, BESIDE):
             values = [row[situation][name] for row in rows]
             cells.append(f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})")
-        table.add_row(name, *cells)
-    lines: list[Table | str] = [table]
+        shown.add_row(name, *cells)
+    lines: list[Table | str] = [shown]
     words = {
         "alone": (f"{FREE}, {ALONE}, to the best there", LEAST_ALONE),
         "came later": (f"{FREE}, {BESIDE} that came later, to {ALONE}", LEAST_BESIDE),
@@ -195,9 +191,9 @@ def main(
             with out.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
     threads, reason = share()
-    console = Console(width=None if Console().is_terminal else 130)
+    console = terminal.console(130)
     heading = f"{network}, {base['size']} x {base['size']}; {machine['cpu']}, {threads} threads ({reason})"
-    console.print(heading, *describe(rows[:rounds]), f"wrote {out}", sep="\n", highlight=False)
+    console.print(heading, *describe(rows[:rounds]), f"wrote {out}", sep="\n")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -83,10 +84,10 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of those of :data:`PACKAGES` that are installed."""
+def versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Return the versions of Python and of those of the packages that are installed."""
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in names:
         with suppress(PackageNotFoundError):  # a training node needs neither DVC nor kfp
             found[name] = version(name)
     return found

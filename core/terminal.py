@@ -86,6 +86,18 @@ def console(width: int, *, markup: bool = True, wide: bool = False) -> Console:
     return found
 
 
+def table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
+    """Return an empty table: headers of columns of text, aligned left, then headers of columns of figures."""
+    from rich.table import Table
+
+    made = Table(title=title, title_justify="left")
+    for header in left:
+        made.add_column(header)
+    for header in right:
+        made.add_column(header, justify="right")
+    return made
+
+
 def fit(table: Table, console: Console, dispensable: Sequence[str]) -> Table:
     """Drop columns of a table until it fits the console, because truncated numbers are useless; at last its lines.
 
