@@ -13,7 +13,7 @@ from model.inference.package import Segmentation
 from model.lungs import UNSURE
 from serving.xray.drawing import PERCENTILES, visible
 from serving.xray.reading import Xray
-from serving.xray.sides import lungs, mirrored
+from serving.xray.sides import known, lungs
 
 LARGEST_SIDE = 1024  # pixels of the longer side of the image and of the outlines' grid
 THUMBNAIL = 320  # pixels of a thumbnail's longer side
@@ -63,16 +63,16 @@ def shapes(found: Segmentation, xray: Xray) -> Shapes:
     chance = _reduced(found.probabilities, width, height)
     # The band is the area between two contours: a thin ring of pixels would have contours without an area.
     band = _path(chance >= low) + _path(chance > high)
-    known = mirrored(xray.dicom, found.view.change.turns) is not None and found.view.frontal
+    sides = known(found.view, xray.dicom)
     return Shapes(
         width,
         height,
         _path(left),
         _path(right),
         band,
-        known,
+        sides,
         found.view.mirrored,
-        _letters(left, right) if known else {},
+        _letters(left, right) if sides else {},
     )
 
 

@@ -20,9 +20,27 @@ def lungs(mask: Mask, view: View, dataset: Dataset | None) -> tuple[Mask, Mask]:
         mask: uint8 (H, W), 1 is lung.
         view: the view of the chest; the mask is split in its upright orientation.
         dataset: the X-ray's DICOM dataset, if it has one.
+
+    Returns:
+        The left and the right lung. If the sides are not :func:`known`: the part on the right of the upright image,
+        then the part on its left.
     """
     on_left, on_right = (view.put_back(half, mask.shape) for half in halves(view.upright(mask)))
     return (on_left, on_right) if mirrored(dataset, view.change.turns) else (on_right, on_left)
+
+
+def known(view: View, dataset: Dataset | None) -> bool:
+    """Return whether the patient's sides are known; if not, the X-ray has the flag ``view``.
+
+    They are unknown if the header says that the view is not upright and frontal, if it contradicts the turn that makes
+    the image upright, or if the image does not look like a frontal chest X-ray. The two masks of :func:`lungs` are
+    then only the parts on the right and on the left of the image.
+
+    Args:
+        view: the view of the chest.
+        dataset: the X-ray's DICOM dataset, if it has one.
+    """
+    return view.frontal and mirrored(dataset, view.change.turns) is not None
 
 
 def mirrored(dataset: Dataset | None, turns: int = 0) -> bool | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -249,6 +250,22 @@ def dicom(row: str, column: str) -> Dataset:
     dataset = Dataset()
     dataset.PatientOrientation = [row, column]
     return dataset
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        {"dicom": dicom("A", "F")},
+        {"dicom": dicom("L", "F"), "view": View(change=Variant(1, False))},
+        {"view": View(frontal=False)},
+    ],
+)
+def test_a_flag_names_no_side_where_the_sides_are_unknown(unknown: dict[str, Any]) -> None:
+    findings = found(PICTURE, half(MASK), contract=VIEWS, **unknown)
+    assert "view" in names(findings)
+    reasons = [flag.reason for flag in findings.flags]
+    assert any(reason.startswith("one lung covers 0.0%") for reason in reasons), reasons
+    assert not re.search(r"patient|\bleft\b|\bright\b", " ".join(reasons))
 
 
 @pytest.mark.parametrize(

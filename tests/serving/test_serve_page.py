@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["page"]
 SAMPLE = read_image(ROOT / "samples/ChinaSet_AllFiles/CXR_png/CHNCXR_0010_1.png")
+SIDED = re.compile(r"\b(?:left|right|[LR])\b", re.IGNORECASE)  # words that name a side
 FOCUSED = """() => {
   const { id, className, dataset } = document.activeElement;
   return id || dataset.tool || dataset.slider || className;
@@ -95,7 +97,10 @@ def test_a_mirrored_dicom_has_its_letters_where_its_header_says(page: Visit) -> 
     page.page.locator("#name", has_text="side.dcm").wait_for()
     found(page, "side.dcm")
     assert page.page.locator("#viewer .letter").count() == 0
-    assert "sides are uncertain" in page.page.inner_text("#areas")
+    assert "the sides are unknown" in page.page.inner_text("#areas")
+    assert page.page.locator("#areas tbody th").all_inner_texts() == ["Both"]
+    shown = page.page.locator("main").inner_text() + (page.page.get_attribute("#viewer .pane", "aria-label") or "")
+    assert not SIDED.findall(shown)
 
 
 def test_the_uncertain_band_is_drawn(page: Visit, service: Served) -> None:

@@ -136,7 +136,7 @@
     at("status").textContent = sentence;
     at("live").textContent = `${entry.name}: ${sentence}`;
     at("flags").replaceChildren(...flagBoxes(findings.flags));
-    at("areas").replaceChildren(areaTable(findings, shapes.sides));
+    at("areas").replaceChildren(areaTable(findings));
     at("facts").replaceChildren(...facts([
       ...figures(findings, picture.kind), ["Note", note], ["Time", new Date(told.time).toLocaleString("sv")],
       ["Model", `${model.name}, version ${model.version} (${model.engine})`],
@@ -146,7 +146,7 @@
       if (urls[kind]) Object.assign(at(kind), { href: urls[kind], download: entry.stem + ending });
     }
     const mm = findings.spacing ? findings.width * findings.spacing[1] : null;
-    viewer.show({ image: entry.picture, shapes, mm, label: pictureLabel(entry.name, findings, shapes) });
+    viewer.show({ image: entry.picture, shapes, mm, label: pictureLabel(entry.name, findings) });
   }
 
   function add(chosen) {

@@ -204,7 +204,7 @@ class Viewer {
       return made;
     };
     this.legend.replaceChildren(
-      ...(sides ? [entry("right", "R: the patient's right lung"), entry("left", "L: the patient's left lung")] : [entry("part", "Lung; sides uncertain")]),
+      ...(sides ? [entry("right", "R: the patient's right lung"), entry("left", "L: the patient's left lung")] : [entry("part", "Lung; sides unknown")]),
       ...(band ? [entry("band", "probability of lung between 25 and 75 %")] : []),
     );
     this.#greys();
