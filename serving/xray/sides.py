@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from pydicom import Dataset
 
 from model.inference.view import View
 from model.lungs import Mask, halves
 
 OPPOSITE = dict(zip("LRFHAP", "RLHFPA", strict=True))
+GAP = 0.04  # distance between a lung and its letter, as a share of the image's width
 KEYWORDS = ("PatientOrientation", "ViewPosition")  # the DICOM attributes that :func:`mirrored` reads
 
 
@@ -41,6 +45,30 @@ def known(view: View, dataset: Dataset | None) -> bool:
         dataset: the X-ray's DICOM dataset, if it has one.
     """
     return view.frontal and mirrored(dataset, view.change.turns) is not None
+
+
+def letters(left: npt.NDArray[Any], right: npt.NDArray[Any], gap: float = GAP) -> dict[str, tuple[float, float]]:
+    """Return the positions of the letters L and R: next to each lung, on the side away from the other lung.
+
+    Args:
+        left: mask of the patient's left lung, (H, W), nonzero is lung.
+        right: mask of the patient's right lung, (H, W).
+        gap: distance between a lung and its letter, and least distance to the edges, as a share of the width.
+
+    Returns:
+        By letter, the shares of width and height, 0 to 1; only for lungs that were found.
+    """
+    height, width = left.shape
+    points = {name: np.argwhere(part)[:, ::-1] for name, part in (("L", left), ("R", right)) if part.any()}
+    middle = {name: each.mean(axis=0) for name, each in points.items()}
+    centre = np.mean(list(middle.values()), axis=0) if len(middle) == 2 else np.array([width, height]) / 2
+    places = {}
+    for name, place in middle.items():
+        outward = (place - centre) / (np.linalg.norm(place - centre) or 1.0)
+        reach = float(((points[name] - place) @ outward).max()) + gap * width
+        x, y = (place + outward * reach) / (width, height)
+        places[name] = (round(float(np.clip(x, gap, 1 - gap)), 4), round(float(np.clip(y, gap, 1 - gap)), 4))
+    return places
 
 
 def mirrored(dataset: Dataset | None, turns: int = 0) -> bool | None:
