@@ -139,13 +139,12 @@ def _area(mask: Mask, spacing: tuple[float, float] | None) -> Area:
 def _flags(
     findings: Findings, xray: Xray, grey: npt.NDArray[np.uint8], contract: Contract, view: View
 ) -> Iterator[Flag]:
-    turned = mirrored(xray.dicom, view.change.turns)
+    turned, sides = mirrored(xray.dicom, view.change.turns), known(view, xray.dicom)
     yield from (Flag(name, reason) for name, reason in xray.doubts)
     yield from _picture_flags(findings, contract, turned, view)
-    yield from _view_flags(view, contract)
+    yield from _view_flags(view, contract, sides)
     histogram = np.histogram(grey, BINS, (0, 256))[0] / grey.size
     names = ("left", "right") if turned else ("right", "left")  # the patient's sides, from the image's left
-    sides = known(view, xray.dicom)
     doubts = [*_intensity_flags(histogram, contract), *_mask_flags(findings, contract, names, sides, view)]
     yield from doubts
     # Some X-rays have similar histograms when inverted: require another flag, and trust a frontal view more.
@@ -168,7 +167,7 @@ def _picture_flags(findings: Findings, contract: Contract, turned: bool | None, 
         yield Flag("view", "the DICOM says that this is no upright frontal view")
 
 
-def _view_flags(view: View, contract: Contract) -> Iterator[Flag]:
+def _view_flags(view: View, contract: Contract, sides: bool) -> Iterator[Flag]:
     if contract.view is not None and not view.frontal:
         yield Flag(
             "view",
@@ -181,8 +180,9 @@ def _view_flags(view: View, contract: Contract) -> Iterator[Flag]:
         yield Flag("inverted", "its lungs are bright; it was inverted before they were found")
     if view.border != NO_BORDER:
         yield Flag("border", f"{view.border.outside:.0%} of it is an empty border, which was cut off")
-    if view.mirrored:
-        yield Flag("mirrored", "it seems to be a mirror image, by the place of its heart; check L and R")
+    if view.mirrored and view.frontal:
+        check = "; check L and R" if sides else ""
+        yield Flag("mirrored", f"it seems to be a mirror image, by the place of its heart{check}")
 
 
 def _intensity_flags(histogram: np.ndarray, contract: Contract) -> Iterator[Flag]:

@@ -254,7 +254,8 @@ def dicom(row: str, column: str) -> Dataset:
     [
         {"dicom": dicom("A", "F")},
         {"dicom": dicom("L", "F"), "view": View(change=Variant(1, False))},
-        {"view": View(frontal=False)},
+        {"view": View(frontal=False, mirrored=True)},
+        {"dicom": dicom("A", "F"), "view": View(mirrored=True)},
     ],
 )
 def test_a_flag_names_no_side_where_the_sides_are_unknown(unknown: dict[str, Any]) -> None:
@@ -262,7 +263,7 @@ def test_a_flag_names_no_side_where_the_sides_are_unknown(unknown: dict[str, Any
     assert "view" in names(findings)
     reasons = [flag.reason for flag in findings.flags]
     assert any(reason.startswith("one lung covers 0.0%") for reason in reasons), reasons
-    assert not re.search(r"patient|\bleft\b|\bright\b", " ".join(reasons))
+    assert not re.search(r"\b[LR]\b|patient|\bleft\b|\bright\b", " ".join(reasons))
 
 
 @pytest.mark.parametrize(

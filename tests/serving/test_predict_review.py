@@ -221,6 +221,9 @@ def test_the_sides_of_a_mirror_image_are_in_doubt(browser: Browser, call: Caller
     card.click()
     assert [visit.page.inner_text(f"#viewer .letter.{side}") for side in ("left", "right")] == ["L?", "R?"]
     assert visit.page.locator("#findings tbody th").all_inner_texts() == ["Both", "Right?", "Left?"]
+    assert "unless the X-ray is a mirror image" in visit.page.inner_text("#findings caption")
+    assert "R?: " in visit.page.inner_text(".legend")
+    assert "unless it is a mirror image" in (visit.page.get_attribute("#viewer .pane", "aria-label") or "")
     visit.check()
 
 

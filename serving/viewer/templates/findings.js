@@ -53,7 +53,7 @@ function areaTable(findings) {
   }
   const top = document.createElement("thead");
   top.append(head);
-  const caption = sides ? "Area of lung; left and right are the patient's" : "Area of lung; the sides are unknown: this is no upright frontal view";
+  const caption = sides ? `Area of lung; left and right are the patient's${doubt && ", unless the X-ray is a mirror image"}` : "Area of lung; the sides are unknown: this is no upright frontal view";
   table.append(element("caption", caption), top, body);
   return table;
 }
