@@ -262,6 +262,9 @@ def test_every_screen_shows_flags_before_the_tools_without_sideways_scrolling(
 def test_what_is_printed_is_the_picture_its_findings_and_the_model(page: Visit) -> None:
     drop(page, (png(chest()), "one.png"))
     found(page, "one.png")
+    page.page.evaluate("() => { globalThis.printed = 0; globalThis.print = () => printed++; }")
+    page.page.click("#print")
+    assert page.page.evaluate("printed") == 1
     page.page.emulate_media(media="print")
     for shown in ("#viewer .sheet", "#viewer .legend", "#name", "#flags", "#areas", "#model", ".note"):
         assert page.page.is_visible(shown), shown
