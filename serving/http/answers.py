@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from model.inference.package import Segmentation
     from serving.http.model_loader import Loaded
+    from serving.http.shadow import Answered
     from serving.xray.reading import Xray
 
 Form = Literal["json", "mask", "overlay"]
@@ -33,6 +34,7 @@ class ModelUsed(BaseModel):
     name: str
     version: str
     engine: str
+    canary: bool = Field(False, description="whether it is the challenger, which answers a share of the requests")
 
 
 class PictureRead(BaseModel):
@@ -104,13 +106,12 @@ def mask_png(segmentation: Segmentation) -> bytes:
     return encode(segmentation.mask * np.uint8(255))
 
 
-def make(
-    form: Form, include: Collection[Picture], xray: Xray, segmentation: Segmentation, findings: Findings, model: Loaded
-) -> Answer:
+def make(form: Form, include: Collection[Picture], xray: Xray, answered: Answered) -> Answer:
     """Build the response in the given format; ``include`` adds images and files to JSON."""
     from serving.viewer.shapes import shapes
     from serving.xray.drawing import overlay, visible
 
+    model, segmentation = answered.model, answered.segmentation
     if form == "mask":
         return Answer(mask_png(segmentation), "image/png")
     if form == "overlay":
@@ -127,9 +128,9 @@ def make(
         asked |= _seg(xray.dicom, segmentation, model)
     height, width = xray.pixels.shape
     prediction = Prediction(
-        model=ModelUsed(name=model.name, version=model.version, engine=model.engine),
+        model=ModelUsed(name=model.name, version=model.version, engine=model.engine, canary=answered.canary),
         picture=PictureRead(kind=xray.kind, width=width, height=height),
-        findings=findings,
+        findings=answered.findings,
         **asked,
     )
     return Answer(prediction.model_dump_json().encode(), "application/json")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fastapi import HTTPException, Request
@@ -142,7 +142,7 @@ class Service:
 
         def finish() -> Done:
             self.record.add(found, device(xray.dicom), answered.model)
-            answer = answers.make(form, include, xray, answered.segmentation, found, answered.model)
+            answer = answers.make(form, include, xray, answered)
             return Done(answer, answered.model, [flag.name for flag in found.flags])
 
         done: Done = await self._run(finish)
@@ -164,7 +164,7 @@ class Service:
             await self._run(shadow.failed, champion, error)
             return champion
         shadow.metrics.answers.inc()
-        return found
+        return replace(found, canary=True)
 
     async def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.readers, function, *arguments)

@@ -32,11 +32,12 @@ MOST_WAITING = 4  # images that may wait for the shadow after the response; each
 
 @dataclass(frozen=True)
 class Answered:
-    """A model's result for an image."""
+    """A model's result for an image; ``canary``: it is the shadow's, and is sent instead of the champion's."""
 
     model: Loaded
     segmentation: Segmentation
     findings: Findings
+    canary: bool = False
 
 
 class Shadow:

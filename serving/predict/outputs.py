@@ -155,7 +155,10 @@ def _files(row: Row) -> dict[str, Path]:
     return {kind: place(kind, row["file"]) for kind in FOLDERS if row["status"] == "ok" and kind in row}
 
 
-SIDES = "left and right are the patient's: a frontal X-ray shows the left lung on its right side"
+SIDES = (
+    "left and right are the patient's: a frontal X-ray shows the left lung on its right side; if a row has the "
+    "flag view, the sides are unknown: left and right are the parts on the right and on the left of the upright image"
+)
 
 
 @contextmanager

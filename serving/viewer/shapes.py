@@ -13,14 +13,13 @@ from model.inference.package import Segmentation
 from model.lungs import UNSURE
 from serving.xray.drawing import PERCENTILES, visible
 from serving.xray.reading import Xray
-from serving.xray.sides import lungs, mirrored
+from serving.xray.sides import known, letters, lungs
 
 LARGEST_SIDE = 1024  # pixels of the longer side of the image and of the outlines' grid
 THUMBNAIL = 320  # pixels of a thumbnail's longer side
 QUALITY, THUMBNAIL_QUALITY = 85, 75  # of JPEG
 EPSILON = 0.5  # maximum distance of a path from its contour, in grid pixels
 MOST_PARTS = 200  # maximum contours of a path, the largest ones; a mask of noise has thousands
-GAP = 0.04  # distance between a lung and its letter, as a share of the image's width
 
 
 @dataclass(frozen=True)
@@ -63,16 +62,16 @@ def shapes(found: Segmentation, xray: Xray) -> Shapes:
     chance = _reduced(found.probabilities, width, height)
     # The band is the area between two contours: a thin ring of pixels would have contours without an area.
     band = _path(chance >= low) + _path(chance > high)
-    known = mirrored(xray.dicom, found.view.change.turns) is not None and found.view.frontal
+    sides = known(found.view, xray.dicom)
     return Shapes(
         width,
         height,
         _path(left),
         _path(right),
         band,
-        known,
+        sides,
         found.view.mirrored,
-        _letters(left, right) if known else {},
+        letters(left, right) if sides else {},
     )
 
 
@@ -118,18 +117,3 @@ def _ring(points: Sequence[Sequence[int]]) -> str:
         steps.append(f"{right - x} {down - y}")
         x, y = right, down
     return text + " ".join(steps) + "z"
-
-
-def _letters(left: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_]) -> dict[str, tuple[float, float]]:
-    """Return the positions of the letters: next to each lung, on the side away from the other lung."""
-    height, width = left.shape
-    points = {name: np.argwhere(part)[:, ::-1] for name, part in (("L", left), ("R", right)) if part.any()}
-    middle = {name: each.mean(axis=0) for name, each in points.items()}
-    centre = np.mean(list(middle.values()), axis=0) if len(middle) == 2 else np.array([width, height]) / 2
-    found = {}
-    for name, place in middle.items():
-        outward = (place - centre) / (np.linalg.norm(place - centre) or 1.0)
-        reach = float(((points[name] - place) @ outward).max()) + GAP * width
-        x, y = (place + outward * reach) / (width, height)
-        found[name] = (round(float(np.clip(x, GAP, 1 - GAP)), 4), round(float(np.clip(y, GAP, 1 - GAP)), 4))
-    return found

@@ -14,7 +14,7 @@ from model.inference.view import NO_BORDER, View
 from model.lungs import UNSURE, Mask, solidity
 from model.preprocessing import standardise
 from serving.xray.reading import Xray
-from serving.xray.sides import lungs, mirrored
+from serving.xray.sides import known, lungs, mirrored
 
 LEAST, P5, P95, MOST = (PERCENTILES.index(each) for each in (0, 5, 95, 100))
 LUNGS = 2
@@ -59,8 +59,9 @@ class Findings:
         width: width of the X-ray in pixels.
         spacing: distance between rows and between columns in mm; None if unknown.
         lungs: both lungs.
-        left: the patient's left lung, on the right side of a frontal X-ray.
-        right: the patient's right lung.
+        left: the patient's left lung, on the right side of a frontal X-ray. With the flag ``view`` the sides are
+            unknown, and this is the part on the right of the upright image.
+        right: the patient's right lung; with the flag ``view`` the part on the left of the upright image.
         symmetry: smaller area / larger area of the two lungs, 0 to 1; None without lung.
         components: number of 8-connected regions of the mask.
         solidity: lung area / area of the convex hulls of the two lungs, 0 to 1; None without lung.
@@ -138,12 +139,13 @@ def _area(mask: Mask, spacing: tuple[float, float] | None) -> Area:
 def _flags(
     findings: Findings, xray: Xray, grey: npt.NDArray[np.uint8], contract: Contract, view: View
 ) -> Iterator[Flag]:
-    turned = mirrored(xray.dicom, view.change.turns)
+    turned, sides = mirrored(xray.dicom, view.change.turns), known(view, xray.dicom)
     yield from (Flag(name, reason) for name, reason in xray.doubts)
     yield from _picture_flags(findings, contract, turned, view)
-    yield from _view_flags(view, contract)
+    yield from _view_flags(view, contract, sides)
     histogram = np.histogram(grey, BINS, (0, 256))[0] / grey.size
-    doubts = [*_intensity_flags(histogram, contract), *_mask_flags(findings, contract, turned, view)]
+    names = ("left", "right") if turned else ("right", "left")  # the patient's sides, from the image's left
+    doubts = [*_intensity_flags(histogram, contract), *_mask_flags(findings, contract, names, sides, view)]
     yield from doubts
     # Some X-rays have similar histograms when inverted: require another flag, and trust a frontal view more.
     decided = contract.view is not None and view.frontal
@@ -165,7 +167,7 @@ def _picture_flags(findings: Findings, contract: Contract, turned: bool | None, 
         yield Flag("view", "the DICOM says that this is no upright frontal view")
 
 
-def _view_flags(view: View, contract: Contract) -> Iterator[Flag]:
+def _view_flags(view: View, contract: Contract, sides: bool) -> Iterator[Flag]:
     if contract.view is not None and not view.frontal:
         yield Flag(
             "view",
@@ -178,8 +180,9 @@ def _view_flags(view: View, contract: Contract) -> Iterator[Flag]:
         yield Flag("inverted", "its lungs are bright; it was inverted before they were found")
     if view.border != NO_BORDER:
         yield Flag("border", f"{view.border.outside:.0%} of it is an empty border, which was cut off")
-    if view.mirrored:
-        yield Flag("mirrored", "it seems to be a mirror image, by the place of its heart; check L and R")
+    if view.mirrored and view.frontal:
+        check = "; check L and R" if sides else ""
+        yield Flag("mirrored", f"it seems to be a mirror image, by the place of its heart{check}")
 
 
 def _intensity_flags(histogram: np.ndarray, contract: Contract) -> Iterator[Flag]:
@@ -196,12 +199,14 @@ def _intensity_flags(histogram: np.ndarray, contract: Contract) -> Iterator[Flag
         )
 
 
-def _mask_flags(findings: Findings, contract: Contract, turned: bool | None, view: View) -> Iterator[Flag]:
+def _mask_flags(
+    findings: Findings, contract: Contract, names: tuple[str, str], sides: bool, view: View
+) -> Iterator[Flag]:
     if not findings.lungs.pixels:
         yield Flag("shape", "no lung was found")
         return
     training = contract.training
-    names = ("left", "right") if turned else ("right", "left")  # the patient's sides, from the image's left
+    said = [f"the patient's {name} lung" if sides else "one lung" for name in names]
     on_left, on_right = (getattr(findings, name) for name in names)
     seen = 1 - view.border.outside  # share of the X-ray without the empty border, as the network saw it
     # Symmetry and solidity have no upper limit.
@@ -213,13 +218,13 @@ def _mask_flags(findings: Findings, contract: Contract, turned: bool | None, vie
             training.lung_area[MOST],
         ),
         (
-            f"the patient's {names[0]} lung covers {{:.1%}} of the picture",
+            f"{said[0]} covers {{:.1%}} of the picture",
             on_left.share / seen,
             training.left_area,
             training.left_area[MOST],
         ),
         (
-            f"the patient's {names[1]} lung covers {{:.1%}} of the picture",
+            f"{said[1]} covers {{:.1%}} of the picture",
             on_right.share / seen,
             training.right_area,
             training.right_area[MOST],

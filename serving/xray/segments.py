@@ -16,7 +16,7 @@ from pydicom.uid import UID, generate_uid
 
 from core.images import ImageError
 from model.inference.package import Segmentation as Found
-from serving.xray.sides import lungs, mirrored
+from serving.xray.sides import known, lungs
 
 LUNG, LEFT, RIGHT = (
     Code("39607008", "SCT", "Lung"),
@@ -51,10 +51,10 @@ def to_seg(found: Found, source: Dataset, name: str, model: dict[str, Any]) -> b
     for keyword in MAY_BE_EMPTY:
         if keyword not in source:
             setattr(source, keyword, "")
-    if mirrored(source, view.change.turns) is None or not view.frontal:
-        planes, labels = [mask], [LUNG]
-    else:
+    if known(view, source):
         planes, labels = [*lungs(mask, view, source)], [LEFT, RIGHT]
+    else:
+        planes, labels = [mask], [LUNG]
     algorithm = AlgorithmIdentificationSequence(
         name=model["name"], family=codes.DCM.ArtificialIntelligence, version=model["version"]
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,13 @@ from tests.serving.page_visits import colour, contrast, drop, found, inner, mask
 from tests.serving.serving import Served, chest, png
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Route
+
     from tests.browser import Browser, Visit
 
 __all__ = ["page"]
 SAMPLE = read_image(ROOT / "samples/ChinaSet_AllFiles/CXR_png/CHNCXR_0010_1.png")
+SIDED = re.compile(r"\b(?:left|right|[LR])\b", re.IGNORECASE)  # words that name a side
 FOCUSED = """() => {
   const { id, className, dataset } = document.activeElement;
   return id || dataset.tool || dataset.slider || className;
@@ -95,7 +99,65 @@ def test_a_mirrored_dicom_has_its_letters_where_its_header_says(page: Visit) -> 
     page.page.locator("#name", has_text="side.dcm").wait_for()
     found(page, "side.dcm")
     assert page.page.locator("#viewer .letter").count() == 0
-    assert "sides are uncertain" in page.page.inner_text("#areas")
+    assert "the sides are unknown" in page.page.inner_text("#areas")
+    assert page.page.locator("#areas tbody th").all_inner_texts() == ["Both"]
+    shown = " ".join(page.page.locator("#flagged, #result, .legend").all_inner_texts())
+    shown += page.page.get_attribute("#viewer .pane", "aria-label") or ""
+    assert not SIDED.findall(shown)
+
+
+def test_the_banner_follows_the_model_that_answers(page: Visit, service: Served) -> None:
+    with service.client() as client:
+        now = client.get("/model").json()
+    before = now | {"version": "before", "cohort": "Earlier cohort", "dice": 0.5, "drawings": False}
+    told, asked = before, 0
+
+    def model(route: Route) -> None:
+        nonlocal asked
+        asked += 1
+        route.fulfill(json=told)
+
+    def canary(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(json=answer.json() | {"model": answer.json()["model"] | {"version": "7", "canary": True}})
+
+    banner = page.page.locator("#model")
+    page.page.route("**/model", model)
+    page.page.reload()
+    banner.get_by_text("Earlier cohort").wait_for()
+    assert "drawings" not in banner.inner_text()
+    told = now
+    drop(page, (png(chest()), "one.png"))
+    found(page, "one.png")
+    banner.get_by_text(f"version {now['version']}").wait_for()
+    for words in (now["cohort"], f"Dice {now['dice']:.3f}", "trained on drawings"):
+        assert words in banner.inner_text()
+    assert asked == 2
+    page.page.route("**/predict?*", canary)
+    told = before
+    for name in ("of-the-canary.png", "again.png"):
+        drop(page, (png(chest()), name))
+        page.page.locator("#name", has_text=name).wait_for()
+        found(page, name)
+    assert "version 7 (onnxruntime), as a canary" in page.page.inner_text("#facts")
+    assert asked == 2, "the banner is not about the canary"
+    assert f"version {now['version']}" in banner.inner_text()
+    page.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    banner.get_by_text("Earlier cohort").wait_for()
+    page.check()
+
+
+def test_the_banner_stays_while_the_service_is_away(page: Visit, service: Served) -> None:
+    with service.client() as client:
+        version = client.get("/model").json()["version"]
+    page.page.locator("#model", has_text=version).wait_for()
+    page.page.route("**/model", lambda route: route.fulfill(status=503, json={"detail": "away"}))
+    with page.page.expect_response("**/model"):
+        page.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.page.unroute("**/model")
+    with page.page.expect_response("**/model") as later:  # it is asked again
+        assert version in page.page.inner_text("#model")
+    assert later.value.status == 200
 
 
 def test_the_uncertain_band_is_drawn(page: Visit, service: Served) -> None:
@@ -200,6 +262,9 @@ def test_every_screen_shows_flags_before_the_tools_without_sideways_scrolling(
 def test_what_is_printed_is_the_picture_its_findings_and_the_model(page: Visit) -> None:
     drop(page, (png(chest()), "one.png"))
     found(page, "one.png")
+    page.page.evaluate("() => { globalThis.printed = 0; globalThis.print = () => printed++; }")
+    page.page.click("#print")
+    assert page.page.evaluate("printed") == 1
     page.page.emulate_media(media="print")
     for shown in ("#viewer .sheet", "#viewer .legend", "#name", "#flags", "#areas", "#model", ".note"):
         assert page.page.is_visible(shown), shown

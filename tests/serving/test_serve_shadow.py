@@ -69,6 +69,8 @@ def ask(service: Served, pictures: list[bytes]) -> Counter[str]:
     """Send pictures one by one, and return how often each version answered."""
     answers = [service.predict(each) for each in pictures]
     assert {answer.status_code for answer in answers} == {200}
+    for model in (answer.json()["model"] for answer in answers):
+        assert model["canary"] == (model["version"] != str(BETTER)), "BETTER is the champion"
     return Counter(answer.headers["x-model-version"] for answer in answers)
 
 

@@ -8,6 +8,9 @@
   let selected = null;
   let working = false;
   let request = null; // what ends the request in progress
+  let model = null; // what the banner says of the model
+  let asked = 0; // how often the model was asked for
+  let again = null; // the timer that asks for it again
 
   function bytes(base64) {
     return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
@@ -75,6 +78,8 @@
       Object.assign(entry, { findings, shapes, picture, urls, stem });
       const count = rest.findings.flags.length;
       tell(entry, "done", count ? `${count} flag${count > 1 ? "s" : ""}` : "no flag");
+      const { name, version, canary } = rest.model;
+      if (!canary && (name !== model?.name || version !== model.version)) askModel(); // the service has changed its model
     } catch (error) {
       if (!mine.signal.aborted) tell(entry, "failed", error.message);
     }
@@ -130,23 +135,23 @@
       return;
     }
     const { findings: told, shapes, urls } = entry;
-    const { findings, model, picture, note } = told;
+    const { findings, model: used, picture, note } = told;
     const flags = findings.flags.length;
     const sentence = `the lungs cover ${percent(findings.lungs.share)} of the picture; ${flags ? `${flags} flag${flags > 1 ? "s" : ""} raised.` : "no flag."}`;
     at("status").textContent = sentence;
     at("live").textContent = `${entry.name}: ${sentence}`;
     at("flags").replaceChildren(...flagBoxes(findings.flags));
-    at("areas").replaceChildren(areaTable(findings, shapes.sides));
+    at("areas").replaceChildren(areaTable(findings));
     at("facts").replaceChildren(...facts([
       ...figures(findings, picture.kind), ["Note", note], ["Time", new Date(told.time).toLocaleString("sv")],
-      ["Model", `${model.name}, version ${model.version} (${model.engine})`],
+      ["Model", `${used.name}, version ${used.version} (${used.engine})${used.canary ? ", as a canary" : ""}`],
     ]));
     for (const [kind, ending] of [["mask", "-mask.png"], ["seg", "-seg.dcm"], ["json", "-findings.json"]]) {
       at(kind).hidden = !urls[kind];
       if (urls[kind]) Object.assign(at(kind), { href: urls[kind], download: entry.stem + ending });
     }
     const mm = findings.spacing ? findings.width * findings.spacing[1] : null;
-    viewer.show({ image: entry.picture, shapes, mm, label: pictureLabel(entry.name, findings, shapes) });
+    viewer.show({ image: entry.picture, shapes, mm, label: pictureLabel(entry.name, findings) });
   }
 
   function add(chosen) {
@@ -187,12 +192,17 @@
     if (place >= 0 && place < files.length) show(files[place]);
   }
 
-  /** Ask what the model is until there is one. */
+  /** Ask what the model is, until there is an answer. What the banner says stays until then. */
   async function askModel() {
+    clearTimeout(again);
+    const number = ++asked;
     const response = await fetch("/model").catch(() => null);
     const told = response?.ok ? await response.json().catch(() => null) : null;
-    tellModel(at("model"), told, "/card");
-    if (!told) setTimeout(askModel, 3000);
+    if (number !== asked) return; // a later question is answered later
+    if (!told) again = setTimeout(askModel, 3000);
+    const same = JSON.stringify(told) === JSON.stringify(model);
+    if (!model || (told && !same)) tellModel(at("model"), told, "/card"); // else a screen reader would read it again
+    model = told ?? model;
   }
 
   at("file").addEventListener("change", (event) => {
@@ -218,6 +228,9 @@
     if (viewer.key(event)) event.preventDefault();
     else if (!event.shiftKey && event.key === "ArrowLeft") step(-1);
     else if (!event.shiftKey && event.key === "ArrowRight") step(1);
+  });
+  document.addEventListener("visibilitychange", () => {
+    if (document.visibilityState === "visible") askModel();
   });
   let depth = 0;
   addEventListener("dragenter", () => document.body.classList.toggle("over", ++depth > 0));

@@ -16,6 +16,12 @@ function areaText(area) {
   return known(area.cm2) ? `${figure(area.cm2, 0)} cm²` : percent(area.share);
 }
 
+const flagged = (findings, name) => (findings.flags ?? []).some((flag) => flag.name === name);
+/** Whether left and right are the patient's: not if the flag says that this is no upright frontal view. */
+const sidesKnown = (findings) => !flagged(findings, "view");
+/** A question mark for a side that is the other one if the X-ray is a mirror image, as it may be. */
+const sideDoubt = (findings) => (flagged(findings, "mirrored") ? "?" : "");
+
 /** One box for each flag, or one that says that there is none. */
 function flagBoxes(flags) {
   if (!flags.length)
@@ -27,17 +33,19 @@ function flagBoxes(flags) {
   });
 }
 
-/** The table of areas; left and right are the patient's. */
-function areaTable(findings, sides = true) {
+/** The table of areas: of both lungs, and of the patient's left and right one if the sides are known. */
+function areaTable(findings) {
+  const sides = sidesKnown(findings);
+  const doubt = sideDoubt(findings);
   const table = document.createElement("table");
   const head = element("tr");
   head.append(...["Lung", "cm²", "Share", "Pixels"].map((text) => element("th", text, { scope: "col" })));
   const body = document.createElement("tbody");
-  for (const [text, name] of [["Both", "lungs"], ["Right", "right"], ["Left", "left"]]) {
+  for (const [text, name] of [["Both", "lungs"], ...(sides ? [[`Right${doubt}`, "right"], [`Left${doubt}`, "left"]] : [])]) {
     const area = findings[name];
     const row = element("tr");
     const title = element("th", "", { scope: "row" });
-    if (name !== "lungs") title.append(element("span", "", { className: `swatch ${sides ? name : "part"}`, ariaHidden: "true" }));
+    if (name !== "lungs") title.append(element("span", "", { className: `swatch ${name}`, ariaHidden: "true" }));
     title.append(text);
     row.append(title, element("td", known(area.cm2) ? figure(area.cm2, 1) : "–"), element("td", percent(area.share)),
       element("td", figure(area.pixels)));
@@ -45,7 +53,7 @@ function areaTable(findings, sides = true) {
   }
   const top = document.createElement("thead");
   top.append(head);
-  const caption = sides ? "Area of lung; left and right are the patient's" : "Area of lung; the sides are uncertain: this is no upright frontal view";
+  const caption = sides ? `Area of lung; left and right are the patient's${doubt && ", unless the X-ray is a mirror image"}` : "Area of lung; the sides are unknown: this is no upright frontal view";
   table.append(element("caption", caption), top, body);
   return table;
 }

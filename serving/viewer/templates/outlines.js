@@ -31,8 +31,8 @@ function drawn(shapes, { band = false, fill = false } = {}) {
 }
 
 /** What a screen reader is told of a picture. */
-function pictureLabel(name, findings, shapes) {
-  const sides = shapes.sides ? `the patient's right lung covers ${percent(findings.right.share)} of the picture, the left one ${percent(findings.left.share)}`
+function pictureLabel(name, findings) {
+  const sides = sidesKnown(findings) ? `the patient's right lung covers ${percent(findings.right.share)} of the picture, the left one ${percent(findings.left.share)}${sideDoubt(findings) && ", unless it is a mirror image"}`
     : `lungs cover ${percent(findings.lungs.share)} of the picture`;
   return `The X-ray ${name} with the lungs outlined: ${sides}`;
 }

@@ -38,7 +38,9 @@
   function areas(xray) {
     if (failed(xray)) return element("span", xray.error ?? "", { className: "areas" });
     const expected = known(xray.expected_dice) ? `expected Dice ${figure(xray.expected_dice, 2)} · ` : "";
-    return element("span", `${expected}R ${areaText(xray.right)} · L ${areaText(xray.left)} · uncertain ${percent(xray.uncertain ?? 0)}`, { className: "areas" });
+    const doubt = sideDoubt(xray);
+    const lungs = sidesKnown(xray) ? `R${doubt} ${areaText(xray.right)} · L${doubt} ${areaText(xray.left)}` : `lungs ${areaText(xray.lungs)}`;
+    return element("span", `${expected}${lungs} · uncertain ${percent(xray.uncertain ?? 0)}`, { className: "areas" });
   }
 
   const cards = xrays.map((xray, number) => {
@@ -96,7 +98,7 @@
       const actions = element("p", "", { className: "actions screen" });
       const texts = { mask: "Mask", overlay: "Overlay", seg: "DICOM SEG" };
       actions.append(...Object.entries(xray.links).map(([kind, address]) => link(kind, texts[kind], address)));
-      at("findings").replaceChildren(areaTable(xray, xray.shapes?.sides), list, actions);
+      at("findings").replaceChildren(areaTable(xray), list, actions);
     }
     const first = !at("dialog").open;
     if (first) at("dialog").showModal();
@@ -111,7 +113,7 @@
         image.src = xray.thumbnail;
       }, { once: true });
     const mm = xray.spacing ? xray.width * xray.spacing[1] : null;
-    viewer.show({ image, shapes: xray.shapes, mm, label: pictureLabel(xray.file, xray, xray.shapes) });
+    viewer.show({ image, shapes: xray.shapes, mm, label: pictureLabel(xray.file, xray) });
     if (first) viewer.focus();
   }
 

@@ -197,14 +197,15 @@ class Viewer {
     if (focused) panes[0].focus({ preventScroll: true });
     for (const each of this.root.querySelectorAll(".tools, .sliders, .legend, .keys")) each.hidden = !this.xray;
     if (!this.xray) return;
-    const { sides } = this.xray.shapes;
+    const { sides, doubtful } = this.xray.shapes;
+    const doubt = doubtful ? "?" : "";
     const entry = (name, text) => {
       const made = element("span");
       made.append(element("span", "", { className: `swatch ${name}`, ariaHidden: "true" }), text);
       return made;
     };
     this.legend.replaceChildren(
-      ...(sides ? [entry("right", "R: the patient's right lung"), entry("left", "L: the patient's left lung")] : [entry("part", "Lung; sides uncertain")]),
+      ...(sides ? [entry("right", `R${doubt}: the patient's right lung`), entry("left", `L${doubt}: the patient's left lung`)] : [entry("part", "Lung; sides unknown")]),
       ...(band ? [entry("band", "probability of lung between 25 and 75 %")] : []),
     );
     this.#greys();
