@@ -101,9 +101,9 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="How often each network is timed.")] = 20,
     threads: Annotated[int, typer.Option(min=1, help="Of the processor.")] = 2,
     network: Annotated[list[str] | None, typer.Option(help="Only this network; repeatable.")] = None,
-    out: Annotated[Path, typer.Option(help="The file; lines of other sizes and widths in it stay.")] = Path(
-        "results/cost.csv"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The file; lines of other sizes and widths in it stay.")
+    ] = Path("results/cost.csv"),
 ) -> None:
     """Count multiplications and parameters, and time one eager prediction, of every network on this processor."""
     names = network or sorted(NETWORKS, key=paper.order)

@@ -168,7 +168,9 @@ def main(
     files: Annotated[list[Path] | None, typer.Argument(help="PNGs or folders; else X-rays are drawn.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each way.")] = 7,
     scale: Annotated[float, typer.Option(min=0.1, max=12.5, help="Of drawn X-rays; 12.5 is full size.")] = 12.5,
-    out: Annotated[Path, typer.Option(help="The file of all figures.")] = Path("build/benchmarks/decode.json"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file of all figures.")] = Path(
+        "build/benchmarks/decode.json"
+    ),
 ) -> None:
     """Measure decoding with Pillow, with OpenCV and as the pipeline does it, on the same PNGs; compare all pixels."""
     groups = read_groups(files) if files else draw_groups(scale)

@@ -241,7 +241,9 @@ def main(
     images: Annotated[int, typer.Option(min=4, help="Pictures of the cell.")] = 100,
     size: Annotated[int, typer.Option(min=32, help="Side of computed X-rays, pixels.")] = 128,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each way.")] = 7,
-    out: Annotated[Path, typer.Option(help="The file of all figures.")] = Path("build/benchmarks/evaluate.json"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file of all figures.")] = Path(
+        "build/benchmarks/evaluate.json"
+    ),
     params: cli.ParamsFile = Path("params.yaml"),
 ) -> None:
     """Measure scoring as it was and as it is, on the same predictions: counts, distances, ROC areas, a whole cell."""

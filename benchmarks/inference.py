@@ -211,7 +211,9 @@ def main(
     calibration: Annotated[int, typer.Option(min=1, help="Validation images for 8-bit integers, at most.")] = 100,
     threads: Annotated[int, typer.Option(min=1, help="Of every engine.")] = 1,
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Measure torch.compile too.")] = True,
-    out: Annotated[Path, typer.Option(help="The file of all figures.")] = Path("build/benchmarks/inference.json"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file of all figures.")] = Path(
+        "build/benchmarks/inference.json"
+    ),
     params: cli.ParamsFile = Path("params.yaml"),
 ) -> None:
     """Measure PyTorch, torch.compile, ONNX Runtime and OpenVINO on a trained cell: images a second, and Dice."""

@@ -168,7 +168,9 @@ def main(
     precision: Annotated[Precision | None, typer.Option(help="Without it, both.")] = None,
     card: Annotated[float, typer.Option(help="Memory of the card that it shall fit, GiB.")] = 11.0,
     threads: Annotated[int, typer.Option(min=0, help="Of PyTorch on a CPU; 0: as many as it takes itself.")] = 0,
-    out: Annotated[Path, typer.Option(help="The file of all figures.")] = Path("build/benchmarks/memory.json"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file of all figures.")] = Path(
+        "build/benchmarks/memory.json"
+    ),
     params: cli.ParamsFile = Path("params.yaml"),
     case: Annotated[str | None, typer.Option(hidden=True, help="One case, as JSON, in this very process.")] = None,
 ) -> None:

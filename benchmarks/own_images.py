@@ -99,7 +99,9 @@ def main(
     tested: Annotated[int, typer.Option(min=1, help="Test images in each draw.")] = TESTED,
     seed: Annotated[int, typer.Option(help="Seed of the training runs.")] = 0,
     work: Annotated[Path, typer.Option(help="Models and checkpoints.")] = Path("build/own-images"),
-    out: Annotated[Path, typer.Option(help="JSON lines, appended to.")] = Path("results/own-images.jsonl"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON lines, appended to.")] = Path(
+        "results/own-images.jsonl"
+    ),
     params: cli.ParamsFile = Path("params.yaml"),
 ) -> None:
     """Train on few own images, from random weights and from a model, and print Dice against their number."""

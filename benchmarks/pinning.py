@@ -82,7 +82,9 @@ def table(rows: list[dict[str, Any]]) -> Table:
 def main(
     folder: Annotated[Path, typer.Argument(help="A cohort in its publishers' layouts, such as of tools.sample.")],
     parts: Annotated[int, typer.Option(min=1, help="ZIP archives.")] = 8,
-    out: Annotated[Path, typer.Option(help="The file of all figures.")] = Path("build/benchmarks/pinning.json"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file of all figures.")] = Path(
+        "build/benchmarks/pinning.json"
+    ),
 ) -> None:
     """Measure dvc add and dvc status of a cohort as files and as archives."""
     if not folder.is_dir():

@@ -182,7 +182,7 @@ def main(
     variant: Annotated[list[str] | None, typer.Option(help="Repeatable; without it, all.")] = None,
     network: Annotated[str, typer.Option()] = "defu_net",
     seed: Annotated[list[int] | None, typer.Option(help="Repeatable; 0 without it.")] = None,
-    out: Annotated[Path, typer.Option(help="JSON lines, appended to.")] = Path("build/recipe.jsonl"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON lines, appended to.")] = Path("build/recipe.jsonl"),
     params: cli.ParamsFile = Path("params.yaml"),
 ) -> None:
     """Train every variant and print what each ingredient brings."""

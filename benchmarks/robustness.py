@@ -113,9 +113,9 @@ def main(
     arrays: Annotated[Path, typer.Argument(help="The preprocessed cohort.")],
     model: Annotated[Path, typer.Argument(help="The cell's trained model: .../<network>/<scenario>/seed-<seed>.")],
     split: Annotated[Path, typer.Argument(help="The scenario's frozen split.")],
-    out: Annotated[Path, typer.Option(help="The evaluations' folder; the file lies in the cell's own.")] = Path(
-        "evaluations"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The evaluations' folder; the file lies in the cell's own.")
+    ] = Path("evaluations"),
     params: cli.ParamsFile = Path("params.yaml"),
 ) -> None:
     """Score a trained network on ever worse test images and write robustness.csv."""

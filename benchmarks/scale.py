@@ -184,7 +184,9 @@ def main(
     pixels: Annotated[int, typer.Option(min=32, help="Side of the preprocessed images.")] = 128,
     scale: Annotated[float, typer.Option(help="Scale of the drawn X-rays, as of tools.sample.")] = SCALE,
     work: Annotated[Path, typer.Option(help="Cohorts, outputs and records of steps.")] = Path("build/scale"),
-    out: Annotated[Path, typer.Option(help="The file of all figures.")] = Path("build/benchmarks/scale.json"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file of all figures.")] = Path(
+        "build/benchmarks/scale.json"
+    ),
     cluster: Annotated[int, typer.Option(min=0, help="Also print what so many X-rays cost on a cluster.")] = 0,
     pods: Annotated[int, typer.Option(min=1, help="Pods of one core that share a step on the cluster.")] = 8,
     cells: Annotated[int, typer.Option(min=1, help="Cells of the matrix on the cluster.")] = 1,

@@ -283,7 +283,7 @@ def main(
     seconds: Annotated[float, typer.Option(min=0.1, help="Of each measurement.")] = 10,
     rounds: Annotated[int, typer.Option(min=1, help="Of both services in turns.")] = 3,
     engine: Annotated[str, typer.Option(help="auto, openvino, onnxruntime, torch or compile.")] = "auto",
-    out: Annotated[Path, typer.Option(help="The JSON file to write.")] = Path("build/serving.json"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The JSON file to write.")] = Path("build/serving.json"),
 ) -> None:
     """Measure requests a second, p50 and p99 with and without micro-batching, and a restart under load."""
     if not image.is_file():

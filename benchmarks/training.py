@@ -180,7 +180,9 @@ def main(
     ] = 0,
     arrays: Annotated[Path | None, typer.Option(help="A preprocessed cohort in place of computed images.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A trial: few rounds, steps, images and seeds.")] = False,
-    out: Annotated[Path, typer.Option(help="The file of all figures.")] = Path("build/benchmarks/training.json"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file of all figures.")] = Path(
+        "build/benchmarks/training.json"
+    ),
     params: cli.ParamsFile = Path("params.yaml"),
 ) -> None:
     """Measure the shipped training loop against a plain one, lever by lever, and that both learn alike."""

@@ -158,7 +158,7 @@ def main(
         float, typer.Option(min=0, help="Approximate length of a measurement; at least one step.")
     ] = 2.0,
     busy: Annotated[int, typer.Option(min=1, help="Processes beside it that compute all the time.")] = 1,
-    out: Annotated[Path, typer.Option(help="JSON lines, one a round, appended to.")] = Path(
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON lines, one a round, appended to.")] = Path(
         "build/benchmarks/waiting.jsonl"
     ),
     params: cli.ParamsFile = Path("params.yaml"),

@@ -90,3 +90,26 @@ def test_commands_that_use_a_model_come_first() -> None:
     shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "100"}).output
     panels = re.findall(r"╭─ ([A-Z][\w ]+?) ─", shown)
     assert panels == ["Options", "Use a model", "The MLflow registry", "The pipeline on Kubeflow", "Trainings"]
+
+
+def test_out_is_o_everywhere() -> None:
+    """In every command, step, tool and benchmark."""
+    found = 0
+    for room in (
+        "benchmarks",
+        "components",
+        "core",
+        "defunet",
+        "pipelines",
+        "registry",
+        "serving",
+        "tools",
+        "tracking",
+    ):
+        for path in (ROOT / room).rglob("*.py"):
+            for out in re.findall(
+                r"^\s+out: (Annotated\[Path[^\n]*typer\.Option\([^\n]*)", path.read_text(), re.MULTILINE
+            ):
+                found += 1
+                assert '"--out", "-o"' in out, f"{path}: {out}"
+    assert found > 10
