@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -95,3 +96,9 @@ def test_the_activated_shell_sends_no_telemetry(name: str) -> None:
         pytest.skip("no .venv in this clone: the environment was not made by `make setup`")
     assert re.search(rf"^export .*{name}", activate.read_text(), re.MULTILINE)
     assert "analytics = false" in (ROOT / ".dvc/config").read_text()
+
+
+def test_dvc_metrics_show_has_at_most_ten_columns() -> None:
+    """One for the path, and one for each figure of the committed run."""
+    figures = json.loads((ROOT / "reports/metrics.json").read_text())
+    assert 1 + sum(len(values) for scenarios in figures.values() for values in scenarios.values()) <= 10
