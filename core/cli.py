@@ -68,7 +68,7 @@ def start(app: typer.Typer, name: str | None = None) -> None:
             usage = f"; `{context.command_path} --help` shows the usage" if context else ""
             say(f"error: {text[:1].lower()}{text[1:].rstrip('.')}{usage}")
         raise SystemExit(error.exit_code) from None
-    raise SystemExit(code)
+    raise SystemExit(code or 0)
 
 
 def spliced(name: str, provide: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
