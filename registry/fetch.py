@@ -73,7 +73,8 @@ def located(uri: str) -> Path | re.Match[str]:
         if (folder / NESTED / CONTRACT).is_file():
             folder /= NESTED
         if not (folder / CONTRACT).is_file():
-            raise UserError(f"{uri}: no model package (it has no {CONTRACT}); use models:/NAME@ALIAS or a folder")
+            why = f"it has no {CONTRACT}" if folder.exists() else "not found"
+            raise UserError(f"{uri}: no model package ({why}); use pretrained, models:/NAME@ALIAS or a folder")
         return folder
     asked = REGISTERED.fullmatch(uri)
     if asked is None:

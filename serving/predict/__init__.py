@@ -50,7 +50,7 @@ class Options:
     resume: Annotated[bool, typer.Option("--resume", help="Skip the X-rays that an earlier run has finished.")] = False
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")] = False
     engine: Annotated[
-        str, typer.Option(help=f"Inference engine: auto (chosen for the model), {', '.join(ENGINES)}.")
+        str, typer.Option(help=f"Inference engine: auto (the fastest here, measured), {', '.join(ENGINES)}.")
     ] = "auto"
     batch_size: Annotated[int, typer.Option(min=1, help="X-rays in a batch.")] = 8
     max_megapixels: Annotated[

@@ -134,6 +134,7 @@ def test_evaluate_shards_that_do_not_fit_are_told() -> None:
 
 @pytest.mark.full
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_killed_shard_runs_again_alone_and_the_merge_is_the_evaluation(scored: Project, tmp_path: Path) -> None:
     for name, folder in (("arrays", "artifacts/arrays"), ("splits", "artifacts/splits")):
         (tmp_path / "whole").mkdir(exist_ok=True)
