@@ -32,7 +32,7 @@ data: repository setup  ## Pin another cohort: DATA=folder|zip|s3://bucket/prefi
 	@tools/pin-data.sh "$(DATA)"
 
 profile: setup  ## Put a file of profiles/ into params.yaml: PROFILE=paper|staged|...
-	@$(if $(PROFILE),,echo "error: which profile? say PROFILE=comparison, fast, folds, long, medium, modern, paper, small or staged" >&2; exit 1)
+	@$(if $(PROFILE),,echo "error: which profile? pass PROFILE=comparison, fast, folds, long, medium, modern, paper, small or staged" >&2; exit 1)
 	@python -m tools.profile $(PROFILE)
 
 promote: setup  ## Challenger to champion, if it passes the gate: VERSION=N, DRY_RUN=1

@@ -99,7 +99,9 @@ def table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
 
 
 def fit(table: Table, console: Console, dispensable: Sequence[str]) -> Table:
-    """Drop columns of a table until it fits the console, because truncated numbers are useless; at last its lines.
+    """Drop columns of a table until it fits the console, because truncated numbers are useless.
+
+    If it still does not fit, its borders are left out.
 
     Args:
         table: the table; it is modified.

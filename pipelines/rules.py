@@ -51,5 +51,5 @@ def named_image(name: str | None) -> str | None:
         try:
             TypeAdapter(ImageName).validate_python(name)
         except ValidationError:
-            raise UserError(f"--image {name}: not an image; say NAME:TAG or NAME@sha256:64 hex digits") from None
+            raise UserError(f"--image {name}: not an image; use NAME:TAG or NAME@sha256:64 hex digits") from None
     return name

@@ -14,6 +14,7 @@ from pipelines.cluster import MERGES, STEPS
 IN_ONE_POD = "train-and-evaluate"  # the step with one_pod_per_cell
 IN_SHARD = ("ingest-shard", "preprocess-shard")  # the steps of the loop over shards
 IN_CELL_AND_SHARD = "evaluate-shard"  # the step of the loop over shards inside the loop over cells
+SHARD_STEPS = (IN_SHARD[0], IN_CELL_AND_SHARD)  # a step of each loop over shards
 # The steps of the loop over cells, if no node shows them yet.
 IN_CELL = {"train", "evaluate", IN_ONE_POD, IN_CELL_AND_SHARD, MERGES[2]}
 # In a sharded graph these steps replace ingest and preprocess, or evaluate.
@@ -53,9 +54,6 @@ class Shape:
         """
         components = tuple(name.removeprefix("comp-") for name in spec.get("components", ()))
         return cls(_cells(parameters, spec), components, *(shards_of(spec, step) for step in SHARD_STEPS))
-
-
-SHARD_STEPS = (IN_SHARD[0], IN_CELL_AND_SHARD)  # a step of each loop over shards
 
 
 def _cells(parameters: Mapping[str, Any], spec: Mapping[str, Any]) -> tuple[str, ...]:

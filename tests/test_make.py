@@ -123,7 +123,7 @@ def test_another_python_and_a_renamed_clone_are_no_finished_environment(tmp_path
     wrong = interpreter(tmp_path / "wrong", "3.12")
     refused = set_up(one, wrong)
     assert refused.returncode == 1
-    assert refused.stderr == f"error: {wrong} is Python 3.12, the lock is for 3.11: say PYTHON=/path/to/python3.11\n"
+    assert refused.stderr == f"error: {wrong} is Python 3.12, the lock is for 3.11: pass PYTHON=/path/to/python3.11\n"
     # As a finished set-up marks it: by its own account of lock, script, place and interpreter.
     script = (one / "tools" / "setup.sh").read_text()
     account = next(line for line in script.splitlines() if line.startswith("made_for()"))

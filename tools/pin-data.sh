@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 source=${1:-}
 case "$source" in
-  "") echo "error: which cohort? say DATA=folder, DATA=file.zip or DATA=s3://bucket/prefix" >&2; exit 1 ;;
+  "") echo "error: which cohort? pass DATA=folder, DATA=file.zip or DATA=s3://bucket/prefix" >&2; exit 1 ;;
   s3://*) ;;
   *) [ -e "$source" ] || { echo "error: $source: not found; DATA is a folder, a zip or s3://bucket/prefix" >&2; exit 1; } ;;
 esac

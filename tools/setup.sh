@@ -15,9 +15,9 @@ fail() { echo "error: $*" >&2; exit 1; }
 made_for() { { sha256sum requirements.lock requirements-{cuda,torch,uv}.lock tools/setup.sh pyproject.toml; (cd "$VENV" 2>/dev/null && pwd -P); "$VENV/bin/python" -VV 2>/dev/null; } | sha256sum | cut -c1-16; }
 [ -e "$VENV/.made-$(made_for)" ] && exit 0
 
-command -v "$PYTHON" >/dev/null || fail "$PYTHON not found: install Python 3.11 or say PYTHON=/path/to/python3.11"
+command -v "$PYTHON" >/dev/null || fail "$PYTHON not found: install Python 3.11 or pass PYTHON=/path/to/python3.11"
 found=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-[ "$found" = 3.11 ] || fail "$PYTHON is Python $found, the lock is for 3.11: say PYTHON=/path/to/python3.11"
+[ "$found" = 3.11 ] || fail "$PYTHON is Python $found, the lock is for 3.11: pass PYTHON=/path/to/python3.11"
 seconds() { local start=$SECONDS; "${@:2}"; echo "setup: $1 took $((SECONDS - start)) s"; }
 
 seconds "the virtual environment" "$PYTHON" -m venv --clear "$VENV"

@@ -61,6 +61,6 @@ def predict(
         more = f" and {len(counted.flagged) - NAMED} more" if len(counted.flagged) > NAMED else ""
         print(f"flagged, the worst first: {', '.join(named)}{more}")
     if given.review:
-        print(f"all of them, the worst first: {out / 'review.html'}")
+        print(f"all X-rays, the worst first: {out / 'review.html'}")
     if counted.failed:
         raise SystemExit(1)
