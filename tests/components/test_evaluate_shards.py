@@ -20,6 +20,7 @@ from core.cohort import read_split
 from core.errors import UserError
 from core.params import EvaluateParams, read_params
 from core.shard import Shard
+from model.inputs import one_thread
 from model.weights import WEIGHTS, save_weights
 from tests.conftest import CELL, Project, Trained, files, refused
 
@@ -81,7 +82,9 @@ def test_merged_shards_are_one_evaluation(of: int, here: Project) -> None:
 
 def test_shards_of_the_shipped_settings_are_the_evaluation_that_is_there(here: Project, trained: Trained) -> None:
     there = files(trained.project.evaluation)
-    assert merged(here, parts(here, 2)) == there
+    with one_thread():  # as the command had: more add up in another order
+        again = merged(here, parts(here, 2))
+    assert again == there
 
 
 def test_each_shard_scores_its_own_batches_alone(here: Project, capsys: pytest.CaptureFixture[str]) -> None:
