@@ -74,7 +74,7 @@ def _check(data: bytes, name: str, max_pixels: int | None) -> tuple[Header, list
     if not data:
         raise ImageError(f"{name}: the file is empty (0 bytes); fetch it again")
     if not data.startswith(SIGNATURE[: len(data)]):
-        raise ImageError(f"{name}: not a PNG picture, despite its name; replace or remove it")
+        raise ImageError(f"{name}: not a PNG image, despite its name; replace or remove it")
     view = memoryview(data)
     header: Header | None = None
     chunks = []
@@ -138,7 +138,7 @@ def decode(data: bytes, name: str, max_pixels: int | None = None) -> tuple[np.nd
         raise ImageError(f"{name}: has transparent parts; save it as plain grey")
     grey = pixels[..., 0]
     if not (np.array_equal(grey, pixels[..., 1]) and np.array_equal(grey, pixels[..., 2])):
-        raise ImageError(f"{name}: a colour picture, not a grey X-ray or mask; save it as grey, or remove it")
+        raise ImageError(f"{name}: a colour image, not a grey X-ray or mask; save it as grey, or remove it")
     return np.ascontiguousarray(grey), header
 
 

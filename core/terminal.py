@@ -41,6 +41,11 @@ def seconds(count: float) -> str:
     return f"{minutes} min {left:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun, ``1 X-ray`` or ``2 X-rays``."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def printable(text: str, *, lines: bool = False) -> str:
     """Return text with control characters as their escapes, so that untrusted text cannot control the terminal.
 

@@ -79,5 +79,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             # Where pytest-xdist looks for it; with pytest 9.2 it cannot write it there itself (pytest-xdist#1386).
             item._id = type(item.id).parse(f"{item.nodeid}@{group}")  # type: ignore[attr-defined]
     if hasattr(config, "workerinput"):
-        # A slow test that starts last leaves the other worker without work.
-        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+        items.sort(key=_late)
+        # One worker makes the project that many tests copy, while the others run tests that need none.
+        items.insert(0, items.pop(next((at for at, item in enumerate(items) if "trained" in scopes(item)), 0)))
+
+
+def _late(item: pytest.Item) -> tuple[bool, bool]:
+    """Sort key: a slow test that started last would leave the other workers without work."""
+    return item.get_closest_marker("slow") is None, "prepared" in scopes(item)

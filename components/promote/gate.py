@@ -172,13 +172,13 @@ def judge(
 
 def _in_shadow(seen: Agreement, asked: ShadowParams) -> Rule:
     """Return the rule on a challenger's agreement with the champion in production."""
-    found = f"{seen.mean:.4f} on {seen.pictures} pictures" if seen.mean is not None else "no picture"
+    found = f"{seen.mean:.4f} on {seen.pictures} X-rays" if seen.mean is not None else "no X-ray"
     found += f", {seen.errors} errors" if seen.errors else ""
     found += f"; canary taken back: {seen.withdrawn}" if seen.withdrawn else ""
     enough = seen.mean is not None and seen.pictures >= asked.at_least and seen.mean >= asked.agreement
     return Rule(
         "shadow",
-        f"mean Dice with the champion's masks at least {asked.agreement:.4f} on at least {asked.at_least} pictures "
+        f"mean Dice with the champion's masks at least {asked.agreement:.4f} on at least {asked.at_least} X-rays "
         "of production (defunet serve --shadow), canary not taken back",
         found,
         enough and not seen.withdrawn,

@@ -211,8 +211,8 @@ def train(
                 precision = str(trainer.precision.dtype).removeprefix("torch.")
                 print(f"{title}: {precision} ({trainer.precision.reason})")
                 threads = f"{trainer.threads} thread{'s' * (trainer.threads > 1)} ({trainer.threads_reason})"
-                waiting = f"waiting {settled.waiting} ({settled.waiting_reason})"
-                print(f"{title}: {threads}, {waiting}; load {load:.1f}", flush=True)
+                waiting = f"OpenMP wait policy: {settled.waiting} ({settled.waiting_reason})"
+                print(f"{title}: {threads}; {waiting}; load {load:.1f}", flush=True)
                 result = trainer.run()
             except TrainingError as error:
                 raise UserError(f"{title}: {error}") from error

@@ -11,9 +11,9 @@ from pathlib import Path
 from core.errors import UserError
 from core.files import write_file, write_json
 from core.templating import environment
-from core.terminal import printable
+from core.terminal import counted, printable
 from model.inference.package import PERCENTILES
-from serving.drift import RECENT, Alarm, Drift, Reference
+from serving.drift import RECENT, UNKNOWN, Alarm, Drift, Reference
 
 P5, MEDIAN, P95 = (PERCENTILES.index(each) for each in (5, 50, 95))
 CHANGED, MUCH = 0.1, 0.25  # population stability index
@@ -21,35 +21,41 @@ PAGE, DOCUMENT = "drift.html", "drift.json"
 TITLES = {
     "grey_mean": "mean grey value",
     "grey_deviation": "deviation of grey values",
-    "lung_area": "lungs, share of the picture",
-    "right_area": "right lung, share of the picture",
-    "left_area": "left lung, share of the picture",
+    "lung_area": "lungs, share of the image",
+    "right_area": "right lung, share of the image",
+    "left_area": "left lung, share of the image",
     "symmetry": "smaller lung / larger lung",
-    "uncertain": "uncertain share of the picture",
+    "uncertain": "uncertain share of the image",
     "height": "height, pixels",
     "width": "width, pixels",
     "expected_dice": "expected Dice",
 }
 
 
+def _device(name: str) -> str:
+    return "unknown device" if name == UNKNOWN else printable(name)
+
+
+def _day(name: str) -> str:
+    return "unknown day" if name == UNKNOWN else printable(name)
+
+
 def sentence(alarm: Alarm) -> str:
     """Return one sentence that describes an alarm."""
     return (
-        f"{printable(alarm.device)}: {TITLES[alarm.figure]} is {alarm.seen:.4g}, in training {alarm.expected:.4g} "
-        f"(medians), up to picture {alarm.picture} on {printable(alarm.day)}; "
-        f"p = {alarm.p:.1g}, below {alarm.level:.1g}"
+        f"{_device(alarm.device)}: {TITLES[alarm.figure]} is {alarm.seen:.4g}, in training {alarm.expected:.4g} "
+        f"(medians), after {alarm.picture} X-rays ({_day(alarm.day)}); p = {alarm.p:.1g}, below {alarm.level:.1g}"
     )
 
 
 def lines(found: Drift, count: int, window: int) -> Iterator[str]:
     """Yield the lines to print: one per device and day, one per alarm, and a summary."""
     for group in found.groups:
-        place = f"{printable(group.device)}, {printable(group.day)}"
-        pictures = "1 picture" if group.pictures == 1 else f"{group.pictures} pictures"
-        yield f"{place}: {pictures}, {group.flagged:.0%} with flags"
+        place = f"{_device(group.device)}, {_day(group.day)}"
+        yield f"{place}: {counted(group.pictures, 'X-ray')}, {group.flagged:.0%} with flags"
     for device, indices in found.psi.items():
         for name, value in sorted(indices.items(), key=lambda each: -each[1])[:1]:
-            yield f"{printable(device)}, last {RECENT} pictures: PSI at most {value:.2f} ({TITLES[name]})"
+            yield f"{_device(device)}, last {RECENT} X-rays: PSI at most {value:.2f} ({TITLES[name]})"
     for alarm in found.alarms:
         yield f"alarm: {sentence(alarm)}"
     counts = Counter[str]()
@@ -58,7 +64,7 @@ def lines(found: Drift, count: int, window: int) -> Iterator[str]:
     devices = len(counts)
     for device, count_of in counts.items():
         if count_of < window:
-            yield f"not tested: {printable(device)}, {count_of} of the {window} pictures of a window"
+            yield f"not tested: {_device(device)}, {count_of} of the {window} X-rays of a window"
     alarms = f"{len(found.alarms)} of {devices} devices with an alarm" if found.alarms else "no alarm"
     yield f"{count} predictions, tested in windows of {window}: {alarms}"
 
@@ -78,7 +84,7 @@ def write_page(found: Drift, reference: Mapping[str, Reference], window: int, le
     text = template.render(
         alarms=[sentence(alarm) for alarm in found.alarms],
         groups=found.groups,
-        psi=found.psi,
+        psi={_device(name): indices for name, indices in found.psi.items()},
         titles=TITLES,
         recent=RECENT,
         charts=[(TITLES[name], _chart(found, each, name)) for name, each in reference.items()],
@@ -108,7 +114,7 @@ def _chart(found: Drift, reference: Reference, name: str) -> str:
         for device in sorted({group.device for group in found.groups}):
             points = [group for group in found.groups if group.device == device and name in group.medians]
             places = [days.index(group.day) for group in points]
-            label = printable(device).replace("$", r"\$")  # else Matplotlib reads it as the start of a formula
+            label = _device(device).replace("$", r"\$")  # else Matplotlib reads it as the start of a formula
             axes.plot(places, [group.medians[name] for group in points], marker="o", markersize=3, label=label)
         for alarm in found.alarms:
             if alarm.figure == name:
@@ -135,7 +141,7 @@ def write_gauges(found: Drift, file: Path) -> None:
     alarm = Gauge("defunet_drift_alarm", "Whether a device has an alarm.", ["device"], registry=registry)
     pictures = Gauge("defunet_drift_pictures", "Predictions of a device.", ["device"], registry=registry)
     psi = Gauge(
-        "defunet_drift_psi", "Population stability index of the last pictures.", ["device", "figure"], registry=registry
+        "defunet_drift_psi", "Population stability index of the last X-rays.", ["device", "figure"], registry=registry
     )
     alarmed = {each.device for each in found.alarms}
     for device, indices in found.psi.items():

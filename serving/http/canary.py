@@ -55,9 +55,9 @@ class Canary:
     def _verdict(self) -> str:
         failed = sum(each.failed for each in self._seen)
         if failed >= LEAST_ERRORS and failed > self._most_errors * len(self._seen):
-            return f"{failed} errors on the last {len(self._seen)} pictures"
+            return f"{failed} errors on the last {len(self._seen)} X-rays"
         both = [each for each in self._seen if not each.failed]
         ours, theirs = (sum(getattr(each, name) for each in both) for name in ("flagged", "champion_flagged"))
         if len(both) >= LEAST and ours - theirs > self._most_flags * len(both):
-            return f"flags on {ours} of the last {len(both)} pictures, the champion's on {theirs}"
+            return f"flags on {ours} of the last {len(both)} X-rays, the champion's on {theirs}"
         return ""

@@ -101,12 +101,12 @@ class ShadowMetrics:
             buckets=(0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 1),
             registry=registry,
         )
-        self.errors = Counter("defunet_shadow_errors", "Pictures on which only the shadow failed.", registry=registry)
+        self.errors = Counter("defunet_shadow_errors", "X-rays on which only the shadow failed.", registry=registry)
         self.skipped = Counter(
-            "defunet_shadow_skipped", "Pictures that were not compared: too many waited.", registry=registry
+            "defunet_shadow_skipped", "X-rays that were not compared: too many waited.", registry=registry
         )
         self.flagged = Counter(
-            "defunet_shadow_flagged", "Compared pictures with a quality flag.", ["model"], registry=registry
+            "defunet_shadow_flagged", "Compared X-rays with a quality flag.", ["model"], registry=registry
         )
         self.answers = Counter("defunet_canary_answers", "Answers of the shadow that went out.", registry=registry)
         self.withdrawn = Gauge("defunet_canary_withdrawn", "1 after the canary was taken back.", registry=registry)

@@ -84,7 +84,7 @@ class Settings:
         Path | None,
         typer.Option(
             envvar="DEFUNET_RECORD",
-            help="A .jsonl file to which the findings of each prediction are appended, without picture or name, for "
+            help="A .jsonl file to which the findings of each prediction are appended, without image or name, for "
             "defunet drift.",
         ),
     ] = None
@@ -98,17 +98,17 @@ class Settings:
     ] = None
     canary: Annotated[
         float,
-        typer.Option(min=0, max=100, help="Percent of the pictures that get the answer of --shadow."),
+        typer.Option(min=0, max=100, help="Percent of the X-rays that get the answer of --shadow."),
     ] = 0
     canary_flags: Annotated[
         float,
         typer.Option(
             min=0,
             max=1,
-            help="The canary is taken back if its share of flagged pictures exceeds the champion's by more.",
+            help="The canary is taken back if its share of flagged X-rays exceeds the champion's by more.",
         ),
     ] = 0.05
     canary_errors: Annotated[
-        float, typer.Option(min=0, max=1, help="The canary is taken back if it fails on a larger share of pictures.")
+        float, typer.Option(min=0, max=1, help="The canary is taken back if it fails on a larger share of X-rays.")
     ] = 0.01
     log_level: Annotated[Literal["debug", "info", "warning", "error"], typer.Option(help="Level of the log.")] = "info"

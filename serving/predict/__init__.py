@@ -21,7 +21,7 @@ from core.images import ImageError, encode
 from core.parallel import cores
 from core.terminal import progress, say
 from model.inference.engines import ENGINES
-from serving.predict.inputs import Input, find, read_bytes
+from serving.predict.inputs import Input, read_bytes
 from serving.predict.outputs import Results, Row, opened, place
 from serving.viewer.review import worst_first
 from serving.xray.decoding import Decoders
@@ -54,7 +54,7 @@ class Options:
     ] = "auto"
     batch_size: Annotated[int, typer.Option(min=1, help="X-rays in a batch.")] = 8
     max_megapixels: Annotated[
-        float, typer.Option(min=0.001, help="Larger pictures are refused before they are decoded.")
+        float, typer.Option(min=0.001, help="Larger images are refused before they are decoded.")
     ] = 60.0
     timeout: Annotated[float, typer.Option(min=0.1, help="Timeout for decoding a file, in seconds.")] = 60.0
     signatures: Annotated[
@@ -88,8 +88,8 @@ class _Read:
     error: str = ""
 
 
-def predict(paths: Sequence[str], model: str, out: Path, options: Options) -> Counted:
-    """Predict on all X-rays in ``paths`` and write the results to ``out``.
+def predict(inputs: Sequence[Input], model: str, out: Path, options: Options) -> Counted:
+    """Predict on all X-rays in ``inputs`` and write the results to ``out``.
 
     ``masks/`` has one PNG per X-ray, with values 0 and 255, at the X-ray's size. ``overlays/``, ``seg/`` and the review
     sheet depend on the options. ``results.csv`` and ``results.json`` have one row per X-ray, including failed ones.
@@ -97,13 +97,13 @@ def predict(paths: Sequence[str], model: str, out: Path, options: Options) -> Co
     standard error and does not stop the run.
 
     Args:
-        paths: files, folders and glob patterns.
+        inputs: see :func:`serving.predict.inputs.find`; at least one.
         model: a package's folder, or a registry URI: ``models:/lung-segmentation@champion``.
         out: output folder.
         options: see :class:`Options`.
 
     Raises:
-        UserError: no input; the model cannot be loaded; ``out`` cannot be used.
+        UserError: the model cannot be loaded; ``out`` cannot be used.
     """
     from model.weights import WEIGHTS
     from registry import signatures as configured
@@ -111,7 +111,6 @@ def predict(paths: Sequence[str], model: str, out: Path, options: Options) -> Co
     from registry.packages import load
     from serving.viewer.about import about as said
 
-    inputs = find(paths, out)
     decoders = Decoders(min(cores(), len(inputs)), options.max_megapixels)  # start while the model loads
     with closing(decoders), tempfile.TemporaryDirectory() as scratch:
         folder = fetch(model, Path(scratch), signatures=options.signatures or configured())

@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from core import cli
-from core.terminal import loading, printable
+from core.terminal import counted, loading, printable
 from model.inference.engines import ENGINES
 from serving.predict import Options
 from serving.predict import predict as run
+from serving.predict.inputs import find
+from serving.predict.outputs import require_free
 
 NAMED = 5  # flagged X-rays that the last lines name
 
@@ -44,23 +46,26 @@ def predict(
         raise typer.BadParameter(
             f"no engine {given.engine!r}; there are auto, {', '.join(ENGINES)}", param_hint="--engine"
         )
+    inputs = find(paths, out)
+    if not given.resume and not given.overwrite:
+        require_free(out)  # before a model is loaded
     loading(model or "the champion, or else a pretrained model")
     from registry.pretrained import model_or_default
 
-    counted = run(paths, model_or_default(model), out, given)
-    skipped = f", {counted.skipped} finished before" if counted.skipped else ""
+    done = run(inputs, model_or_default(model), out, given)
+    skipped = f", {done.skipped} finished before" if done.skipped else ""
     print(
-        f"{counted.inputs} X-rays: {counted.done} done{skipped}, {counted.failed} failed, {len(counted.flagged)} "
+        f"{counted(done.inputs, 'X-ray')}: {done.done} done{skipped}, {done.failed} failed, {len(done.flagged)} "
         f"flagged; {out / 'results.csv'}"
     )
-    if counted.flagged:
+    if done.flagged:
         named = [
             f"{printable(row['file'])} ({', '.join(dict.fromkeys(flag['name'] for flag in row['flags']))})"
-            for row in counted.flagged[:NAMED]
+            for row in done.flagged[:NAMED]
         ]
-        more = f" and {len(counted.flagged) - NAMED} more" if len(counted.flagged) > NAMED else ""
+        more = f" and {len(done.flagged) - NAMED} more" if len(done.flagged) > NAMED else ""
         print(f"flagged, the worst first: {', '.join(named)}{more}")
     if given.review:
         print(f"all X-rays, the worst first: {out / 'review.html'}")
-    if counted.failed:
+    if done.failed:
         raise SystemExit(1)

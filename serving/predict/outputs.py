@@ -204,12 +204,8 @@ def opened(
             reason = getattr(error.__cause__ or error, "strerror", None)
             raise UserError(f"{out}: the folder cannot be made ({reason}); choose another --out") from error
         results = Results(out, model, about)
-        there = [name for name in (DOCUMENT, JOURNAL, TABLE, "masks") if (out / name).exists()]
-        if there and not overwrite and not resume:
-            raise UserError(
-                f"{out}: has results already ({there[0]}); use --resume to add what is missing, --overwrite to "
-                "replace them, or choose another --out"
-            )
+        if not overwrite and not resume:
+            require_free(out)
         results.rows = {row["file"]: row for row in _earlier_rows(out, None if overwrite else model["weights_sha256"])}
         if overwrite:
             results.forget_all()
@@ -220,6 +216,16 @@ def opened(
             yield results
         finally:
             results.close()
+
+
+def require_free(out: Path) -> None:
+    """Raise a UserError if a folder has results already."""
+    there = [name for name in (DOCUMENT, JOURNAL, TABLE, "masks") if (out / name).exists()]
+    if there:
+        raise UserError(
+            f"{out}: has results already ({there[0]}); use --resume to add what is missing, --overwrite to "
+            "replace them, or choose another --out"
+        )
 
 
 def _earlier_rows(out: Path, weights: str | None) -> Iterator[Row]:

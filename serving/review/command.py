@@ -26,7 +26,7 @@ def export(
         ),
     ] = None,
     max_megapixels: Annotated[
-        float, typer.Option(min=0.001, help="Larger pictures are refused before they are decoded.")
+        float, typer.Option(min=0.001, help="Larger images are refused before they are decoded.")
     ] = 60.0,
     timeout: Annotated[float, typer.Option(min=0.1, help="Timeout for decoding a file, in seconds.")] = 60.0,
 ) -> None:
@@ -69,6 +69,7 @@ def import_(
 ) -> None:
     """Put corrected masks into a cohort, all or none, with a record of who corrected what."""
     from core.params import read_params
+    from core.terminal import counted
     from serving.review.cohort import import_masks, needed_params
 
     checked = read_params(params)
@@ -77,7 +78,8 @@ def import_(
         f"{done.corrected} corrected, {done.accepted} accepted; not imported: {done.unchanged} left as proposed, "
         f"{done.missing} without a corrected mask"
     )
-    print(f"{done.out}: masks of {done.replaced} of its X-rays replaced, {done.added} X-rays added; corrections.json")
+    added = counted(done.added, "X-ray")
+    print(f"{done.out}: masks of {done.replaced} of its X-rays replaced, {added} added; corrections.json")
     for line in needed_params(checked) if done.added else ():
         print(f"params.yaml: {line}")
     print(f"next: make run DATA={done.out}, then make promote")

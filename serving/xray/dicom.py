@@ -89,7 +89,7 @@ def read_dicom(data: bytes, name: str, most: int) -> tuple[np.ndarray, tuple[flo
     grey = dataset.PhotometricInterpretation in MONOCHROME
     if stored.shape != (dataset.Rows, dataset.Columns) + (() if grey else (3,)):
         size = f"{dataset.Columns} x {dataset.Rows}"
-        raise ImageError(f"{name}: damaged: its pixel data do not make one picture of {size}; export it again")
+        raise ImageError(f"{name}: damaged: its pixel data do not make one image of {size}; export it again")
     with _as_image_error(name, "its grey values cannot be prepared for display"):
         return _for_display(stored, dataset) if grey else grey_of(stored, name), spacing(dataset), dataset
 
@@ -238,7 +238,7 @@ def _check_deflated(body: bytes, name: str, most: int) -> None:
 def _check_kind(dataset: Dataset, name: str) -> None:
     storage, modality = UID(str(dataset.get("SOPClassUID", ""))), str(dataset.get("Modality", "") or "")
     if storage == EncapsulatedPDFStorage:
-        raise ImageError(f"{name}: a PDF document inside a DICOM, not an X-ray; export the picture itself")
+        raise ImageError(f"{name}: a PDF document inside a DICOM, not an X-ray; export the X-ray itself")
     if not storage:
         raise ImageError(f"{name}: has no SOP Class UID; export it again")
     if storage not in STORAGE or modality.upper() not in MODALITIES:
@@ -249,7 +249,7 @@ def _check_kind(dataset: Dataset, name: str) -> None:
 
 def _check_pixels(dataset: Dataset, name: str, most: int) -> None:
     if "PixelData" not in dataset or not dataset.PixelData:
-        raise ImageError(f"{name}: a DICOM without pixel data; export it with its picture")
+        raise ImageError(f"{name}: a DICOM without pixel data; export it with its pixels")
     with _as_image_error(name, "it does not describe its pixels"):
         frames = int(dataset.get("NumberOfFrames") or 1)
         rows, columns = int(dataset.Rows), int(dataset.Columns)
@@ -261,7 +261,7 @@ def _check_pixels(dataset: Dataset, name: str, most: int) -> None:
         raise ImageError(f"{name}: holds {frames} frames, not one X-ray; export one frame")
     check_size(columns, rows, name, most)
     if photometric not in MONOCHROME and not photometric.startswith(("RGB", "YBR")):
-        raise ImageError(f"{name}: a {_code(photometric)} picture, not a grey X-ray; export it as MONOCHROME2")
+        raise ImageError(f"{name}: a {_code(photometric)} image, not a grey X-ray; export it as MONOCHROME2")
     if not compressed:
         return
     if not _can_decode(syntax):
@@ -270,7 +270,7 @@ def _check_pixels(dataset: Dataset, name: str, most: int) -> None:
     for table in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):  # frame offsets, not needed for one frame
         dataset.pop(table, None)
     # The check above uses the DICOM header, which may give a small size for a huge image.
-    with _as_image_error(name, "its compressed picture cannot be found"):
+    with _as_image_error(name, "its compressed image cannot be found"):
         frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
         if syntax == RLELossless:
             mismatch = None if codestream.fits(frame, rows * columns * pixel_bytes + RLE_PADDING) else "unpacks to more"
@@ -282,7 +282,7 @@ def _check_pixels(dataset: Dataset, name: str, most: int) -> None:
             mismatch = None if stated == (columns, rows) else mismatch
     if mismatch:
         raise ImageError(
-            f"{name}: damaged: its header says {columns} x {rows} pixels, its compressed picture {mismatch}; "
+            f"{name}: damaged: its header says {columns} x {rows} pixels, its compressed image {mismatch}; "
             "export it again"
         )
 

@@ -212,19 +212,19 @@ def _mask_flags(
     # Symmetry and solidity have no upper limit.
     for text, value, row, most in (
         (
-            "lungs cover {:.1%} of the picture",
+            "lungs cover {:.1%} of the image",
             findings.lungs.share / seen,
             training.lung_area,
             training.lung_area[MOST],
         ),
         (
-            f"{said[0]} covers {{:.1%}} of the picture",
+            f"{said[0]} covers {{:.1%}} of the image",
             on_left.share / seen,
             training.left_area,
             training.left_area[MOST],
         ),
         (
-            f"{said[1]} covers {{:.1%}} of the picture",
+            f"{said[1]} covers {{:.1%}} of the image",
             on_right.share / seen,
             training.right_area,
             training.right_area[MOST],
@@ -239,7 +239,7 @@ def _mask_flags(
     if findings.uncertain / seen > _reach(training.uncertain)[1]:
         yield Flag(
             "certainty",
-            f"{findings.uncertain / seen:.1%} of the picture is uncertain; in validation at most "
+            f"{findings.uncertain / seen:.1%} of the image is uncertain; in validation at most "
             f"{training.uncertain[MOST]:.1%}",
         )
 

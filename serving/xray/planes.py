@@ -22,6 +22,6 @@ def grey_of(channels: np.ndarray, name: str) -> np.ndarray:
     wide = channels.astype(np.int32)
     tolerance = COLOUR_TOLERANCE * int(np.iinfo(channels.dtype).max) // 255
     if (wide.max(axis=2) - wide.min(axis=2)).max(initial=0) > tolerance:
-        raise ImageError(f"{name}: a colour picture, not a grey X-ray; save it as grey, or remove it")
+        raise ImageError(f"{name}: a colour image, not a grey X-ray; save it as grey, or remove it")
     # Green has the largest weight in the luminance of a JPEG.
     return np.ascontiguousarray(channels[..., 1])

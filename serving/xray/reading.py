@@ -78,9 +78,9 @@ def read_xray(data: bytes, name: str, max_megapixels: float) -> Xray:
     elif data.startswith(TIFF):  # after DICOM, whose preamble may be a TIFF header
         xray = Xray(_decode_picture(data, name, most), None, None, "tiff")
     elif data.lstrip()[:5] == b"%PDF-":
-        raise ImageError(f"{name}: a PDF document, not an X-ray; export the picture as DICOM or PNG")
+        raise ImageError(f"{name}: a PDF document, not an X-ray; export the X-ray as DICOM or PNG")
     else:
-        raise ImageError(f"{name}: neither PNG, JPEG, TIFF nor DICOM, despite its name; replace or remove it")
+        raise ImageError(f"{name}: not a PNG, JPEG, TIFF or DICOM file; replace or remove it")
     _check_plane(xray.pixels, name)
     return xray
 
@@ -125,14 +125,14 @@ def _decode_picture(data: bytes, name: str, most: int) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as picture:
             check_size(picture.width, picture.height, name, most)
             if _has_second(picture):
-                raise ImageError(f"{name}: holds several pictures, not one X-ray; save them one by one")
+                raise ImageError(f"{name}: holds several images, not one X-ray; save them one by one")
             picture.load()
             turned = ImageOps.exif_transpose(picture)
             return _plane(turned, _white_is_zero(picture), _stored_type(picture), name)
     except ImageError:
         raise
     except Exception as error:  # Pillow's decoders raise many types of exceptions on a damaged file
-        raise ImageError(f"{name}: damaged or cut short: its picture cannot be decoded; fetch it again") from error
+        raise ImageError(f"{name}: damaged or cut short: its image cannot be decoded; fetch it again") from error
 
 
 def _damage(data: bytes, name: str) -> tuple[tuple[str, str], ...]:
@@ -158,7 +158,7 @@ def _damage(data: bytes, name: str) -> tuple[tuple[str, str], ...]:
     if "premature end" in warning:
         raise ImageError(f"{name}: damaged or cut short: its JPEG ends too early; fetch it again")
     if "Corrupt JPEG" in warning:
-        return (("damaged", "its JPEG has bytes that do not belong there: the picture may not be the one taken"),)
+        return (("damaged", "its JPEG has bytes that do not belong there: the image may not be the one taken"),)
     return ()
 
 

@@ -23,6 +23,7 @@ from core.shard import Shard
 from model.inputs import one_thread
 from model.weights import WEIGHTS, save_weights
 from tests.conftest import CELL, Project, Trained, files, refused
+from tests.daily import daily
 
 NUMBERS = (1, 2, 3, 7)
 SMALL = {"batch_size": 2}  # several batches a split
@@ -62,13 +63,30 @@ def parts(project: Project, of: int, **changes: Any) -> list[Path]:
     return [part(project, shard, **changes) for shard in Shard.every(of)][::-1]
 
 
+@pytest.fixture(scope="module")
+def halves(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The two parts of the shipped settings, scored once; not to be changed."""
+    project = trained.copy(tmp_path_factory.mktemp("halves"))
+    with pytest.MonkeyPatch.context() as patch, one_thread():  # as the command had: more add up in another order
+        patch.chdir(project.root)
+        parts(project, 2)
+    return project.root / "parts"
+
+
+@pytest.fixture
+def both(halves: Path, here: Project) -> list[Path]:
+    """The second and the first part of the shipped settings, to be changed."""
+    shutil.copytree(halves, here.root / "parts")
+    return [here.root / "parts/2", here.root / "parts/1"]
+
+
 def merged(project: Project, folders: list[Path], **changes: Any) -> dict[str, bytes]:
     out = project.root / "merged"
     merge(work(project, **changes), folders, out)
     return files(out)
 
 
-@pytest.mark.parametrize("of", [of if of == 2 else pytest.param(of, marks=pytest.mark.full) for of in NUMBERS])
+@pytest.mark.parametrize("of", daily(NUMBERS, NUMBERS.index(2)))
 def test_merged_shards_are_one_evaluation(of: int, here: Project) -> None:
     # 7 shards are more than the batches of a split.
     once = whole(here, **SMALL)
@@ -80,13 +98,14 @@ def test_merged_shards_are_one_evaluation(of: int, here: Project) -> None:
     assert len(json.loads(once[OVERLAYS])) > 6
 
 
-def test_shards_of_the_shipped_settings_are_the_evaluation_that_is_there(here: Project, trained: Trained) -> None:
+def test_shards_of_the_shipped_settings_are_the_evaluation_that_is_there(
+    here: Project, both: list[Path], trained: Trained
+) -> None:
     there = files(trained.project.evaluation)
-    with one_thread():  # as the command had: more add up in another order
-        again = merged(here, parts(here, 2))
-    assert again == there
+    assert merged(here, both) == there
 
 
+@pytest.mark.full
 def test_each_shard_scores_its_own_batches_alone(here: Project, capsys: pytest.CaptureFixture[str]) -> None:
     parts(here, 3, **SMALL)
     said = [line for line in capsys.readouterr().out.splitlines() if "shard" in line]
@@ -128,8 +147,8 @@ def refusal(project: Project, folders: list[Path], **changes: Any) -> UserError:
     return caught.value
 
 
-def test_missing_duplicate_and_foreign_parts_are_refused(here: Project) -> None:
-    two, one = both = parts(here, 2)
+def test_missing_duplicate_and_foreign_parts_are_refused(here: Project, both: list[Path]) -> None:
+    two, one = both
     assert str(refusal(here, [two])) == "1 of 2 shards are missing: 1/2; run them, then merge"
     assert str(refusal(here, [one, two, two])) == f"{two}: named twice; give each shard once"
     assert "part.json: not found" in str(refusal(here, [one, here.evaluation]))
@@ -154,9 +173,9 @@ def spoilt_arrays(about: dict[str, Any]) -> None:
     ("spoil", "key"), [(spoilt_code, "code.model/metrics.py: 0000"), (spoilt_arrays, "files.images: 0000")]
 )
 def test_parts_of_other_code_or_data_are_refused(
-    spoil: Callable[[dict[str, Any]], None], key: str, here: Project
+    spoil: Callable[[dict[str, Any]], None], key: str, here: Project, both: list[Path]
 ) -> None:
-    two, one = parts(here, 2)
+    two, one = both
     about = json.loads((two / PART).read_text())
     spoil(about["inputs"])
     (two / PART).write_text(json.dumps(about))
@@ -165,8 +184,9 @@ def test_parts_of_other_code_or_data_are_refused(
     assert [problem.startswith(key) for problem in error.problems] == [True]
 
 
-def test_parts_of_other_parameters_and_weights_are_refused(here: Project) -> None:
-    one, two = part(here, Shard.parse("1/2")), part(here, Shard.parse("2/2"), threshold=0.4)
+def test_parts_of_other_parameters_and_weights_are_refused(here: Project, both: list[Path]) -> None:
+    _, one = both
+    two = part(here, Shard.parse("2/2"), threshold=0.4)
     assert refusal(here, [one, two]).problems == ["params.threshold: 0.4 -> 0.5"]
     weights = load_file(here.model / WEIGHTS)
     save_weights(here.model / WEIGHTS, {name: value * 0.5 for name, value in weights.items()})
@@ -176,8 +196,8 @@ def test_parts_of_other_parameters_and_weights_are_refused(here: Project) -> Non
     assert problem.startswith("files.weights: ")
 
 
-def test_damaged_parts_are_refused(here: Project) -> None:
-    two, one = both = parts(here, 2)
+def test_damaged_parts_are_refused(here: Project, both: list[Path]) -> None:
+    two, one = both
     for name in ("test.npz", "test-original.parquet"):
         content = (two / name).read_bytes()
         (two / name).write_bytes(content[: len(content) // 2])

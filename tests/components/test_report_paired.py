@@ -21,6 +21,7 @@ from components.report.paired import BETTER, NEITHER, WORSE, Pair
 from core.cell import CASES, RUN, Cell
 from tests.components.written_run import REPOSITORY, SCENARIOS, Page, command, make, write_run
 from tests.conftest import Launcher
+from tests.daily import daily
 
 TABLE = "paired-mixed"
 
@@ -145,12 +146,12 @@ def test_section_stands_with_what_compares_and_before_the_tables(two: Path) -> N
 
 @pytest.mark.parametrize(
     ("ours", "theirs", "seeds", "other_seeds", "said"),
-    [
+    daily([
         ((0, 1), (0, 1), [0, 1], [0, 1], "over the seeds that both networks have (0, 1)"),
         ((0, 1, 2), (1, 2, 3), [1, 2], [1, 2], "over the seeds that both networks have (1, 2)"),
         ((0, 1), (2,), [0, 1], [2], "its mean over each network’s own, 0, 1 and 2"),
         ((0,), (0,), [0], [0], None),
-    ],
+    ], 0, 3),
 )  # fmt: skip
 def test_an_images_dice_is_averaged_over_seeds_first(
     tmp_path: Path,

@@ -22,6 +22,7 @@ from tests.components.test_ingest import PARAMS, refusal
 from tests.components.test_ingest_zip import same_cohort
 from tests.components.test_train import states
 from tests.conftest import CELL, LOADING, Project, refused
+from tests.daily import daily
 from tests.s3_faults import Fault, Proxy, proxy
 from tests.services import Bucket
 from tests.tracking.records import write_record
@@ -42,7 +43,11 @@ def uploaded(bucket: Bucket, cohort: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
-    [Fault("500", times=2), Fault("503", times=2), Fault("reset", times=2), Fault("slow", times=3, seconds=0.5)],
+    daily(
+        [Fault("500", times=2), Fault("503", times=2), Fault("reset", times=2), Fault("slow", times=3, seconds=0.5)],
+        0,
+        3,
+    ),
     ids=lambda fault: fault.kind,
 )
 def test_ingest_outlasts_a_fault_that_passes(
@@ -138,7 +143,7 @@ def stored(bucket: Bucket, tmp_path: Path) -> str:
     return url
 
 
-@pytest.mark.parametrize("kind", ["500", "reset", "cut"])
+@pytest.mark.parametrize("kind", daily(["500", "reset", "cut"], 1))
 def test_a_state_is_fetched_through_a_fault_that_passes(
     front: Proxy, bucket: Bucket, tmp_path: Path, kind: str
 ) -> None:
@@ -150,7 +155,7 @@ def test_a_state_is_fetched_through_a_fault_that_passes(
     assert [path.name for path in (tmp_path / "other").iterdir()] == [STATE]
 
 
-@pytest.mark.parametrize("kind", ["500", "cut", "short", "spoil"])
+@pytest.mark.parametrize("kind", daily(["500", "cut", "short", "spoil"], 3))
 def test_a_state_that_cannot_be_had_whole_is_not_taken(front: Proxy, bucket: Bucket, tmp_path: Path, kind: str) -> None:
     url = stored(bucket, tmp_path)
     front.faults.append(Fault(kind, path=STATE))
@@ -171,7 +176,7 @@ def test_a_state_that_is_damaged_in_s3_is_told(bucket: Bucket, tmp_path: Path) -
     assert list((tmp_path / "other").iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", ["500", "reset"])
+@pytest.mark.parametrize("kind", daily(["500", "reset"], 0))
 def test_a_state_that_cannot_be_sent_is_told_and_sent_next_time(
     front: Proxy, bucket: Bucket, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,6 +35,7 @@ from tests.components.sharded import PARAMS, arrays_of, merged_arrays, shards
 from tests.components.test_ingest_zip import zipped
 from tests.components.tiny_cohort import PREPROCESS, preprocess_params, publish
 from tests.conftest import Project, files, refused
+from tests.daily import daily
 from tests.services import Bucket
 
 NUMBERS = (1, 2, 3, 7)
@@ -44,7 +45,7 @@ MORE = 40  # shards than X-rays
 # The same bytes
 
 
-@pytest.mark.parametrize("of", [*NUMBERS, MORE])
+@pytest.mark.parametrize("of", daily([*NUMBERS, MORE], 1))
 def test_merged_shards_are_the_cohort_of_one_run(of: int, place: Path, tmp_path: Path) -> None:
     raws = shards(place / "data", tmp_path, of)
     result = merge_cohort(raws, tmp_path / "raw")

@@ -45,7 +45,7 @@ def preprocess_params(**changes: object) -> PreprocessParams:
 
 
 def ellipse(height: int, width: int, centre: float) -> npt.NDArray[np.uint8]:
-    """Return an upright ellipse of 255 about ``centre`` (share of the width), a lung's share of the picture."""
+    """Return an upright ellipse of 255 about ``centre`` (share of the width), a lung's share of the image."""
     mask = np.zeros((height, width), np.uint8)
     axes = (round(0.13 * width), round(0.3 * height))
     return cv2.ellipse(mask, (round(centre * width), height // 2), axes, 0, 0, 360, 255, cv2.FILLED)

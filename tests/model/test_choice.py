@@ -17,6 +17,7 @@ from model.inference.choice import CACHE, GAIN, ROUNDS, SECONDS, describe, measu
 from model.inference.engines import BATCH, EXACT, FASTEST, Pictures, Plain, Probabilities, start
 from model.inference.predictor import Predictor
 from model.weights import CONFIG
+from tests.daily import daily
 from tests.model.test_engines import ROOT, written
 from tests.model.test_predictor import pictures
 
@@ -60,7 +61,7 @@ def test_all_that_are_allowed_are_timed_and_the_fastest_is_taken(folder: Path, c
     np.testing.assert_allclose(engine.probabilities(images), Predictor.load(folder).probabilities(images), atol=0.03)
 
 
-@pytest.mark.parametrize("fastest", ORDER)
+@pytest.mark.parametrize("fastest", daily(ORDER, 0))
 def test_what_was_measured_once_decides_from_then_on(folder: Path, cache: Path, fastest: str) -> None:
     start(folder, threads=1, order=ORDER)
     rewrite(cache, {name: 1.0 if name == fastest else 9.0 for name in ORDER})
@@ -125,7 +126,7 @@ def test_what_cannot_be_kept_is_measured_again(folder: Path, cache: Path, monkey
         assert len(turns) == count
 
 
-@pytest.mark.parametrize("damaged", ["[", "[]", '{"KEY": 1}', '{"KEY": {}}', '{"KEY": {"openvino": "fast"}}'])
+@pytest.mark.parametrize("damaged", daily(["[", "[]", '{"KEY": 1}', '{"KEY": {}}', '{"KEY": {"openvino": "fast"}}'], 4))
 def test_a_damaged_cache_is_measured_anew(folder: Path, cache: Path, damaged: str) -> None:
     start(folder, threads=1)
     (key,) = kept(cache)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from model.networks import build
 from model.networks.blocks import DCRCBlock, InceptionBlock, SharedUnit, UnrolledUnit
 from model.networks.defu_net import DEFUNet
+from tests.daily import daily
 from tests.model.test_networks import assert_every_parameter_learns, noise, small
 
 # Trainable parameters at width 1 and one input channel, as the docstring has them.
@@ -114,7 +115,7 @@ def test_ablations_parameters(options: dict[str, Any], parameters: int) -> None:
     assert f"{parameters:,}" in (DEFUNet.__doc__ or "") or len(options) > 1
 
 
-@every_ablation
+@pytest.mark.parametrize(("options", "parameters"), daily(ABLATIONS, 0))
 def test_ablations_hold_nothing_that_does_not_learn(options: dict[str, Any], parameters: int) -> None:
     network = small("defu_net", **options)
     network(noise(2, 1, 27, 45)).square().mean().backward()

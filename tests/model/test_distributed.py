@@ -183,7 +183,7 @@ def test_two_processes_leave_one_model_one_run_and_one_log(commanded: tuple[Proj
     one, two, printed = commanded
     precision, threads, *lines = printed.splitlines()
     assert precision == "train defu_net mixed seed 0: float32 (train.precision)"
-    assert threads.startswith("train defu_net mixed seed 0: 1 thread (OMP_NUM_THREADS), waiting passive")
+    assert threads.startswith("train defu_net mixed seed 0: 1 thread (OMP_NUM_THREADS); OpenMP wait policy: passive")
     assert lines[0] == f"train defu_net mixed seed 0: {EPOCHS} epochs of 3 batches"
     assert [line.split("  ")[0] for line in lines[1:-1]] == [f"epoch {n}/{EPOCHS}" for n in range(1, EPOCHS + 1)]
     assert lines[-1].startswith("train defu_net mixed seed 0: best validation Dice")

@@ -17,6 +17,7 @@ from model.inference.export import export
 from model.inference.package import probabilities
 from model.inference.predictor import Predictor
 from model.weights import CONFIG, WEIGHTS, save_weights
+from tests.daily import daily
 from tests.model.test_predictor import CONFIGURED, pictures, trained
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +44,7 @@ def engines(folder: Path) -> dict[str, Engine]:
     return {name: start(folder, name, 1) for name in OTHERS}
 
 
-@pytest.mark.parametrize("count", [0, 1, BATCH - 1, BATCH, BATCH + 3])
+@pytest.mark.parametrize("count", daily([0, 1, BATCH - 1, BATCH, BATCH + 3], 0, 4))
 @pytest.mark.parametrize("name", OTHERS)
 def test_probabilities_are_pytorchs_for_any_number_of_images(
     folder: Path, engines: dict[str, Engine], name: str, count: int

@@ -11,6 +11,7 @@ import torch
 
 from model.training.checkpoint import STATE
 from model.training.loop import Result, Trainer, TrainingError
+from tests.daily import daily
 from tests.model.test_training import CutError, Recorder, assert_same, one_thread, recipe, trainer
 
 __all__ = ["one_thread"]  # a fixture of every test here
@@ -34,24 +35,33 @@ ALL |= {"epochs": 3, "images_per_epoch": 8}
 
 @pytest.mark.parametrize(
     ("network", "changes", "cuts"),
-    [
-        ("defu_net", {"epochs": 3}, {(1, 1): 1, (1, None): 2}),  # in an epoch; as soon as an epoch is safe
-        ("res_unet", {"checkpoint_every": 2}, {(2, 2): 2}),  # an epoch without a state of its own is learnt again
-        ("res_unet", {"checkpoint_every": 3}, {(0, 2): 0}),  # before there is a state
-        ("res_unet", PLATEAU, {(2, 1): 2, (4, 0): 4}),
-        ("res_unet", PLATEAU | {"precision": "bfloat16", "ema": 0.0}, {(1, 2): 1}),
-        ("res_unet", {"precision": "float16", "epochs": 3}, {(2, 0): 2}),
-        ("res_unet", {"optimizer": "adam", "norm": "group", "epochs": 3, "images_per_epoch": 7}, {(1, 0): 1}),
-        # Within the first stage, at its end, in the first epoch of the second, at its end.
-        ("res_unet", STAGED, {(0, 1): 0, (0, None): 1, (1, None): 2, (2, 0): 2, (2, 2): 2, (2, None): 3, (3, None): 4}),
-        ("res_unet", STAGED | PLATEAU | {"early_stopping": 1, "ema": 0.0}, {(1, None): 2, (2, 1): 2}),
-        pytest.param(
-            "bcdu_net",
-            ALL,
-            {(0, 0): 0, (0, None): 1, (1, 0): 1, (1, 1): 1, (1, None): 2, (2, 1): 2, (2, None): 3},
-            marks=[pytest.mark.slow, pytest.mark.full],
-        ),
-    ],
+    daily(
+        [
+            ("defu_net", {"epochs": 3}, {(1, 1): 1, (1, None): 2}),  # in an epoch; as soon as an epoch is safe
+            ("res_unet", {"checkpoint_every": 2}, {(2, 2): 2}),  # an epoch without a state of its own is learnt again
+            ("res_unet", {"checkpoint_every": 3}, {(0, 2): 0}),  # before there is a state
+            ("res_unet", PLATEAU, {(2, 1): 2, (4, 0): 4}),
+            ("res_unet", PLATEAU | {"precision": "bfloat16", "ema": 0.0}, {(1, 2): 1}),
+            ("res_unet", {"precision": "float16", "epochs": 3}, {(2, 0): 2}),
+            ("res_unet", {"optimizer": "adam", "norm": "group", "epochs": 3, "images_per_epoch": 7}, {(1, 0): 1}),
+            # Within the first stage, at its end, in the first epoch of the second, at its end.
+            (
+                "res_unet",
+                STAGED,
+                {(0, 1): 0, (0, None): 1, (1, None): 2, (2, 0): 2, (2, 2): 2, (2, None): 3, (3, None): 4},
+            ),
+            ("res_unet", STAGED | PLATEAU | {"early_stopping": 1, "ema": 0.0}, {(1, None): 2, (2, 1): 2}),
+            pytest.param(
+                "bcdu_net",
+                ALL,
+                {(0, 0): 0, (0, None): 1, (1, 0): 1, (1, 1): 1, (1, None): 2, (2, 1): 2, (2, None): 3},
+                marks=[pytest.mark.slow, pytest.mark.full],
+            ),
+        ],
+        0,
+        4,
+        8,
+    ),
     ids=[
         "plain",
         "between-states",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from model.networks import NORMS
 from model.training.memory import checkpoint_activations
 from tests.conftest import ROOT
-from tests.model.test_networks import every_network, noise, small
+from tests.model.test_networks import every_network, light_networks, noise, small
 
 # How many times fewer bytes wait for the backward pass, at least; U-Net's blocks save little but what they are given.
 SAVINGS = {
@@ -82,7 +82,7 @@ def assert_same(found: Step, expected: Step) -> None:
     assert torch.equal(found.random, expected.random)
 
 
-@every_network
+@light_networks
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_a_step_is_the_same_and_keeps_less(name: str, precision: torch.dtype) -> None:
     plain, network = pair(name)

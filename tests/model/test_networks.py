@@ -26,6 +26,7 @@ from model.training.augmentation import Augmenter, step_generator
 from model.training.losses import dice_loss
 from model.weights import CONFIG, WEIGHTS, save_weights
 from tests.conftest import ROOT
+from tests.daily import daily
 
 # At width 1 and one input channel: trainable parameters, BatchNorm's running values, and 1e9 multiplications of a
 # forward pass at 512 x 512.
@@ -56,9 +57,7 @@ STORED = {
 NAMES = sorted(NETWORKS)
 every_network = pytest.mark.parametrize("name", NAMES)
 LIGHT = ("unet", "defu_net", "res_unet")
-light_networks = pytest.mark.parametrize(
-    "name", [name if name in LIGHT else pytest.param(name, marks=pytest.mark.full) for name in NAMES]
-)
+light_networks = pytest.mark.parametrize("name", daily(NAMES, *map(NAMES.index, LIGHT)))
 
 
 def small(name: str, channels: int = 1, seed: int = 0, norm: str = "batch", **options: object) -> nn.Module:
@@ -130,7 +129,7 @@ def assert_every_parameter_learns(network: nn.Module) -> None:
 
 
 @every_network
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", daily(NORMS, list(NORMS).index("batch")))
 @pytest.mark.parametrize(("channels", "size"), [(1, (32, 48)), (3, (27, 45))])
 def test_forward_and_backward_reach_every_parameter(name: str, norm: str, channels: int, size: tuple[int, int]) -> None:
     network = small(name, channels, norm=norm)
@@ -169,7 +168,7 @@ def test_images_of_a_batch_do_not_mix_in_evaluation(name: str) -> None:
         assert close(network(images[1:2]), network(images)[1:2], 1e-4)
 
 
-@every_network
+@light_networks
 @pytest.mark.parametrize(("precision", "tolerance"), [(torch.bfloat16, 0.25), (torch.float16, 0.1)])
 def test_half_precision(name: str, precision: torch.dtype, tolerance: float) -> None:
     network = settled(name)
@@ -188,7 +187,7 @@ def test_half_precision(name: str, precision: torch.dtype, tolerance: float) -> 
     assert all(bool(p.grad.isfinite().all()) for p in network.parameters() if p.grad is not None)
 
 
-@every_network
+@light_networks
 @pytest.mark.parametrize("norm", [norm for norm in NORMS if norm != "batch"])
 def test_another_norm_changes_nothing_else(name: str, norm: str, tmp_path: Path) -> None:
     """The parameters are the same ones, the size of a batch does not matter, and neither does the mode."""
@@ -218,7 +217,7 @@ def test_another_norm_changes_nothing_else(name: str, norm: str, tmp_path: Path)
             assert bool(network(images).isfinite().all())
 
 
-@every_network
+@light_networks
 def test_nothing_comes_near_the_largest_float16(name: str) -> None:
     network = small(name)
     largest = []
@@ -305,9 +304,7 @@ def test_exported_it_predicts_the_same(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [name if name == "unet" else pytest.param(name, marks=pytest.mark.full) for name in NAMES]
-)
+@pytest.mark.parametrize("name", daily(NAMES))
 def test_four_images_are_learnt(name: str) -> None:
     network = small(name)
     for module in network.modules():

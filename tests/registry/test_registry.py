@@ -26,6 +26,7 @@ from registry.history import PROMOTE, ROLLBACK, Decision, _settled, line_of_cham
 from registry.lock import promotion_lock, tickets
 from registry.versions import splits_digest
 from tests.conftest import DATA_MD5, ROOT, Project, refused
+from tests.daily import daily
 from tests.registry.registered import BETTER, GATE, NAME, TWIN, WORSE
 from tracking.local_store import adopt
 
@@ -290,17 +291,22 @@ def test_a_lineage_is_proved_from_git_and_the_registry_alone(store: Project) -> 
 
 @pytest.mark.parametrize(
     ("tags", "fact", "found"),
-    [
-        ({"git.commit": "0" * 40}, "commit", "not in this repository"),
-        ({"git.commit": "unknown"}, "commit", "not recorded"),
-        ({"git.dirty": "true"}, "commit", "with uncommitted changes"),
-        ({"data.md5": "not pinned"}, "data", "no data.dvc pinned it"),
-        ({"data.md5": "2" * 32 + ".dir"}, "data", "no data.dvc in this repository's history pins it"),
-        ({"params.hash": "0" * 12}, "parameters", "params.yaml now has"),
-        ({"weights.sha256": "0" * 64}, "weights", "the registry's file has"),
-        ({"code.train": "0" * 64}, "code", "the files at"),
-        ({"split.sha256": "0" * 64}, "training", "its package's record differs from the version in: split"),
-    ],
+    daily(
+        [
+            ({"git.commit": "0" * 40}, "commit", "not in this repository"),
+            ({"git.commit": "unknown"}, "commit", "not recorded"),
+            ({"git.dirty": "true"}, "commit", "with uncommitted changes"),
+            ({"data.md5": "not pinned"}, "data", "no data.dvc pinned it"),
+            ({"data.md5": "2" * 32 + ".dir"}, "data", "no data.dvc in this repository's history pins it"),
+            ({"params.hash": "0" * 12}, "parameters", "params.yaml now has"),
+            ({"weights.sha256": "0" * 64}, "weights", "the registry's file has"),
+            ({"code.train": "0" * 64}, "code", "the files at"),
+            ({"split.sha256": "0" * 64}, "training", "its package's record differs from the version in: split"),
+        ],
+        0,
+        4,
+        7,
+    ),
 )
 def test_what_does_not_match_is_named(store: Project, tags: dict[str, str], fact: str, found: str) -> None:
     tag(store, BETTER, **tags)

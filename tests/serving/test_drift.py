@@ -198,8 +198,8 @@ def test_it_prints_a_page_gauges_and_an_exit_code(package: Path, tmp_path: Path)
     calm = table(tmp_path / "calm", package, 0)
     told = defunet(calm, "--model", package)
     assert told.splitlines()[-1] == "60 predictions, tested in windows of 25: no alarm"
-    assert "Röntgen $1, 2026-02-01: 20 pictures, 5% with flags" in told
-    assert "Röntgen $1, last 100 pictures: PSI at most" in told
+    assert "Röntgen $1, 2026-02-01: 20 X-rays, 5% with flags" in told
+    assert "Röntgen $1, last 100 X-rays: PSI at most" in told
 
     changed = table(tmp_path / "changed", package, 60)
     out, gauges = tmp_path / "page", tmp_path / "drift.prom"
@@ -276,7 +276,7 @@ def test_a_device_with_fewer_pictures_than_a_window_is_named() -> None:
     groups = [Group(device, day, 20, 0.0, {}) for device, day in (("A", "1"), ("A", "2"), ("B", "1"))]
     told = list(lines(Drift([], groups, {}), 60, 25))
     assert told[-2:] == [
-        "not tested: B, 20 of the 25 pictures of a window",
+        "not tested: B, 20 of the 25 X-rays of a window",
         "60 predictions, tested in windows of 25: no alarm",
     ]
     assert not [line for line in told if line.startswith("not tested: A")]
@@ -298,7 +298,7 @@ def test_a_service_records_what_drift_reads(trained: Trained, package: Path, tmp
     assert "SECRET" not in record.read_text()
     assert "Jane" not in record.read_text()
     told = defunet(record, "--model", package)
-    assert f"ACME X 1, {second['day']}: 1 picture, " in told
+    assert f"ACME X 1, {second['day']}: 1 X-ray, " in told
 
 
 @pytest.mark.parametrize(("file", "words"), [("r.txt", "must end in .jsonl"), ("no/r.jsonl", "cannot be written")])

@@ -25,6 +25,7 @@ from serving.predict.command import predict
 from serving.predict.inputs import find
 from tests.conftest import ROOT, Project, Trained, refused
 from tests.core.test_images import black
+from tests.daily import daily
 from tests.serving.dicoms import dicom
 
 SAMPLES = ROOT / "samples"
@@ -427,7 +428,7 @@ def test_help_names_every_engine(call: Caller) -> None:
     assert ",".join(ENGINES) in told
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", daily([signal.SIGINT, signal.SIGKILL], 1))
 def test_a_run_that_is_stopped_leaves_what_is_finished_whole(
     call: Caller, tmp_path: Path, number: signal.Signals
 ) -> None:

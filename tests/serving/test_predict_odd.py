@@ -229,7 +229,7 @@ def test_a_pattern_ends_where_links_lead_back(call: Caller, tmp_path: Path) -> N
     for name in ("up", "again"):
         (ward / "a/b" / name).symlink_to(ward)
     told, _ = call(f"{ward}/**/*.png")
-    assert "1 X-rays: 1 done" in told
+    assert "1 X-ray: 1 done" in told
     assert len(call.rows()) == 1
 
 

@@ -228,14 +228,14 @@ PHOTOGRAPH = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 WHOLE = dicom(PICTURE)
 BAD = {
     "empty": (b"", "empty"),
-    "text": (b"hello", "neither PNG, JPEG, TIFF nor DICOM"),
+    "text": (b"hello", "not a PNG, JPEG, TIFF or DICOM file"),
     "a PDF": (b"%PDF-1.7 ...", "a PDF document"),
     "a PDF in a DICOM": (encapsulated_pdf(), "a PDF document inside a DICOM"),
-    "a photograph as PNG": (encode(PHOTOGRAPH), "a colour picture"),
-    "a photograph as JPEG": (written(PHOTOGRAPH, "JPEG"), "a colour picture"),
-    "a photograph as TIFF": (written(PHOTOGRAPH, "TIFF"), "a colour picture"),
-    "a photograph as DICOM": (dicom(PHOTOGRAPH), "a colour picture"),
-    "a palette": (dicom(PICTURE, PhotometricInterpretation="PALETTE COLOR"), "a PALETTE COLOR picture"),
+    "a photograph as PNG": (encode(PHOTOGRAPH), "a colour image"),
+    "a photograph as JPEG": (written(PHOTOGRAPH, "JPEG"), "a colour image"),
+    "a photograph as TIFF": (written(PHOTOGRAPH, "TIFF"), "a colour image"),
+    "a photograph as DICOM": (dicom(PHOTOGRAPH), "a colour image"),
+    "a palette": (dicom(PICTURE, PhotometricInterpretation="PALETTE COLOR"), "a PALETTE COLOR image"),
     "all black": (encode(np.zeros((64, 64), np.uint8)), "same grey value"),
     "all black as DICOM": (dicom(np.zeros((64, 64), np.uint16)), "same grey value"),
     "one pixel": (encode(np.full((1, 1), 7, np.uint8)), "1 x 1 pixels are too few"),
@@ -243,37 +243,37 @@ BAD = {
     "a thin strip": (written(np.arange(600, dtype=np.uint8).reshape(2, 300), "JPEG"), "300 x 2 pixels are too few"),
     "30,000 a side as PNG": (black(30_000, 30_000), "30000 x 30000 pixels are more than the 60 megapixels"),
     "30,000 a side as DICOM": (dicom(PICTURE, Rows=30_000, Columns=30_000), "30000 x 30000 pixels are more than"),
-    "a larger picture inside": (holding(written(LARGE, "JPEG")), "its compressed picture says 480 x 640"),
+    "a larger picture inside": (holding(written(LARGE, "JPEG")), "its compressed image says 480 x 640"),
     "a larger one behind a size in a comment": (
         holding(commented(written(LARGE, "JPEG"), J2K[:60])),
-        "its compressed picture says 480 x 640",
+        "its compressed image says 480 x 640",
     ),
     "a larger one far back": (
         holding(boxed(LARGE_JP2, bytes(5000)), JPEG2000Lossless),
-        "its compressed picture says 480 x 640",
+        "its compressed image says 480 x 640",
     ),
     "a larger one behind a size in a box": (
         holding(boxed(LARGE_JP2, J2K[:60]), JPEG2000Lossless),
-        "its compressed picture says 480 x 640",
+        "its compressed image says 480 x 640",
     ),
     "thousands of channels": (
         holding(J2K[:40] + b"\x40\0" + J2K[42:], JPEG2000Lossless),
-        "its compressed picture does not say how large it is",
+        "its compressed image does not say how large it is",
     ),
-    "another picture inside": (holding(encode(PICTURE)), "its compressed picture does not say how large it is"),
-    "RLE of more than the picture": (holding(RLE_BOMB, RLELossless), "its compressed picture unpacks to more"),
+    "another picture inside": (holding(encode(PICTURE)), "its compressed image does not say how large it is"),
+    "RLE of more than the picture": (holding(RLE_BOMB, RLELossless), "its compressed image unpacks to more"),
     "no pixel data": (dicom(None), "without pixel data"),
     "empty pixel data": (dicom(PICTURE, PixelData=b""), "without pixel data"),
     "several frames": (dicom(PICTURE, NumberOfFrames=3), "holds 3 frames"),
     "several pictures": (
         written(PICTURE, "TIFF", save_all=True, append_images=[Image.fromarray(PICTURE)]),
-        "holds several pictures",
+        "holds several images",
     ),
     "a CT slice": (dicom(DEEP, SOPClassUID=CTImageStorage, Modality="CT"), "CT Image Storage, modality CT"),
     "ultrasound": (dicom(PICTURE, Modality="US"), "modality US"),
     "no kind": (dicom(PICTURE, SOPClassUID=None), "no SOP Class UID"),
     "no rows": (dicom(PICTURE, Rows=None), "does not describe its pixels"),
-    "too many pixels": (dicom(PICTURE, Rows=32), "do not make one picture of 48 x 32"),
+    "too many pixels": (dicom(PICTURE, Rows=32), "do not make one image of 48 x 32"),
     "too few pixels": (dicom(PICTURE, Rows=640), "cannot be decoded"),
     "a truncated DICOM": (WHOLE[:-500], "damaged or cut short"),
     "a DICOM cut in its header": (WHOLE[:140], "damaged or cut short"),
@@ -294,7 +294,7 @@ ODD = {
         "damaged or cut short: it does not describe its pixels; export it",
     ),
     "modality": (b"CS\x02\x00DX", b"CS\x02\x00\n\xff", ", modality UNKNOWN; remove it"),
-    "photometric": (b"MONOCHROME2", b"Doe^Jane\n\x1bX", "a UNKNOWN picture, not a grey X-ray"),
+    "photometric": (b"MONOCHROME2", b"Doe^Jane\n\x1bX", "a UNKNOWN image, not a grey X-ray"),
     "kind": (
         b"1.2.840.10008.5.1.4.1.1.1.1\0\x08",
         b"1.2.840.10008.5.1.Doe^Jane.\0\x08",
@@ -377,7 +377,7 @@ def test_a_tiff_is_not_walked_through_to_count_its_pictures() -> None:
         link += 2 + 12 * int.from_bytes(data[link : link + 2], "little")
     # The third is no directory: whoever goes on to it stumbles.
     data[link : link + 4] = (len(data) - 1).to_bytes(4, "little")
-    with pytest.raises(ImageError, match="holds several pictures"):
+    with pytest.raises(ImageError, match="holds several images"):
         read(bytes(data))
 
 

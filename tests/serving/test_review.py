@@ -203,7 +203,7 @@ def test_another_x_ray_is_added_and_then_known(exported: Desk) -> None:
 
     told = at.take()
 
-    assert "0 of its X-rays replaced, 1 X-rays added" in told
+    assert "0 of its X-rays replaced, 1 X-ray added" in told
     assert "add reviewed to validate.sites" in told
     assert "train and test of scenarios.mixed" in told
     frame = ingested(at, "new", "raw")
@@ -241,7 +241,7 @@ def test_every_bad_mask_is_named_and_nothing_is_changed(at: Desk) -> None:
         M1: "96 x 80 pixels, its X-ray has 80 x 96",
         "MCUCXR_0002_0.png": "more than two values",
         C1: "is empty",
-        C3: "covers 100.0% of the picture",
+        C3: "covers 100.0% of the image",
         DICOM: "not a PNG",
         "lungs.nii.gz": "not a mask of this review",
     }

@@ -93,7 +93,7 @@ BAD: dict[str, tuple[Callable[[], bytes], int, str]] = {
     "1 x 1": (lambda: png(np.full((1, 1), 9, np.uint8)), 422, "too few"),
     "30,000 x 30,000": (lambda: empty_png(30_000, 30_000), 413, "megapixels"),
     "a picture cut short": (lambda: png(chest())[:-40], 422, "truncated"),
-    "a zip bomb": (bomb, 422, "neither PNG"),
+    "a zip bomb": (bomb, 422, "not a PNG"),
     "a DICOM without pixels": (lambda: dicom(PixelData=None), 422, "pixel"),
     "a DICOM of several frames": (
         lambda: dicom(NumberOfFrames=3, PixelData=chest(96, 80).tobytes() * 3),

@@ -88,7 +88,7 @@ def gate(project: Project, version: int, **asked: Any) -> str:
 @pytest.mark.slow
 @pytest.mark.full
 def test_in_shadow_the_champion_answers_and_the_gate_reads_the_agreement(store: Project) -> None:
-    assert gate(store, TWIN).startswith("NOT MET: no picture")
+    assert gate(store, TWIN).startswith("NOT MET: no X-ray")
     challenge(store, TWIN)
     service = serve(store)
     assert ask(service, xrays(12)) == {str(BETTER): 12}
@@ -102,7 +102,7 @@ def test_in_shadow_the_champion_answers_and_the_gate_reads_the_agreement(store: 
     assert service.stop().returncode == 0
     seen = counted(store, TWIN)
     assert (seen.pictures, seen.errors, seen.withdrawn) == (pictures, 0, "")
-    assert gate(store, TWIN, at_least=pictures) == f"met: 1.0000 on {pictures} pictures"
+    assert gate(store, TWIN, at_least=pictures) == f"met: 1.0000 on {pictures} X-rays"
     assert gate(store, TWIN, at_least=pictures + 1).startswith("NOT MET: ")
 
 
@@ -191,9 +191,7 @@ async def test_errors_of_a_canary_never_go_out(trained: Trained, package: Path, 
         transport = httpx.ASGITransport(make_app(service, make_guard(settings)))  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
             for number in range(LEAST_ERRORS + 1):
-                assert service.shadow.status()["withdrawn"] == (
-                    "3 errors on the last 3 pictures" if number == 3 else ""
-                )
+                assert service.shadow.status()["withdrawn"] == ("3 errors on the last 3 X-rays" if number == 3 else "")
                 answer = await client.post("/predict", content=png(chest(seed=number)))
                 assert (answer.status_code, answer.headers["x-model-version"]) == (
                     200,
@@ -248,10 +246,10 @@ def test_a_canary_looks_back_on_its_last_pictures() -> None:
         assert canary.add(Seen(False, False, False)) == ""
     worse = [canary.add(Seen(False, True, False)) for _ in range(11)]
     assert worse[:10] == [""] * 10
-    assert worse[10] == "flags on 11 of the last 200 pictures, the champion's on 0"
+    assert worse[10] == "flags on 11 of the last 200 X-rays, the champion's on 0"
     assert canary.add(Seen(False, True, False)) == ""  # it is said once
     failing = Canary(5, 0.05, 0.01)
-    assert [failing.add(Seen(True, False, False)) for _ in range(LEAST_ERRORS)][-1] == "3 errors on the last 3 pictures"
+    assert [failing.add(Seen(True, False, False)) for _ in range(LEAST_ERRORS)][-1] == "3 errors on the last 3 X-rays"
 
 
 def test_counts_of_services_add_up_and_other_tags_count_nothing() -> None:

@@ -137,7 +137,7 @@
     const { findings: told, shapes, urls } = entry;
     const { findings, model: used, picture, note } = told;
     const flags = findings.flags.length;
-    const sentence = `the lungs cover ${percent(findings.lungs.share)} of the picture; ${flags ? `${flags} flag${flags > 1 ? "s" : ""} raised.` : "no flag."}`;
+    const sentence = `the lungs cover ${percent(findings.lungs.share)} of the image; ${flags ? `${flags} flag${flags > 1 ? "s" : ""} raised.` : "no flag."}`;
     at("status").textContent = sentence;
     at("live").textContent = `${entry.name}: ${sentence}`;
     at("flags").replaceChildren(...flagBoxes(findings.flags));

@@ -11,7 +11,7 @@ function element(name, text = "", more = {}) {
   return Object.assign(document.createElement(name), { textContent: text }, more);
 }
 
-/** The area of a lung for people: in cm² if the pixels' spacing is known, else as a share of the picture. */
+/** The area of a lung for people: in cm² if the pixels' spacing is known, else as a share of the image. */
 function areaText(area) {
   return known(area.cm2) ? `${figure(area.cm2, 0)} cm²` : percent(area.share);
 }
@@ -25,7 +25,7 @@ const sideDoubt = (findings) => (flagged(findings, "mirrored") ? "?" : "");
 /** One box for each flag, or one that says that there is none. */
 function flagBoxes(flags) {
   if (!flags.length)
-    return [element("p", "No flag raised: picture and mask are like those of the training.", { className: "fine" })];
+    return [element("p", "No flag raised: X-ray and mask are like those of the training.", { className: "fine" })];
   return flags.map((flag) => {
     const box = element("p", "", { className: "flag" });
     box.append(element("strong", flag.name.replaceAll(/[-_]/g, " ")), flag.reason);
@@ -71,7 +71,7 @@ function figures(findings, kind) {
     ["Expected Dice", known(expected) ? `${figure(expected, 2)}, lower bound ${figure(findings.expected_dice_low, 2)}` : null],
     ["Symmetry", known(symmetry) ? figure(symmetry, 2) : null],
     ["Uncertain", percent(findings.uncertain)],
-    ["Picture", `${kind.toUpperCase()}, ${figure(findings.width)} × ${figure(findings.height)}`],
+    ["Image", `${kind.toUpperCase()}, ${figure(findings.width)} × ${figure(findings.height)}`],
     ["Pixel spacing", known(spacing) ? `${spacing.map((mm) => figure(mm, 3)).join(" × ")} mm` : "unknown"],
   ];
 }

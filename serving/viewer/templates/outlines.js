@@ -32,7 +32,7 @@ function drawn(shapes, { band = false, fill = false } = {}) {
 
 /** What a screen reader is told of a picture. */
 function pictureLabel(name, findings) {
-  const sides = sidesKnown(findings) ? `the patient's right lung covers ${percent(findings.right.share)} of the picture, the left one ${percent(findings.left.share)}${sideDoubt(findings) && ", unless it is a mirror image"}`
-    : `lungs cover ${percent(findings.lungs.share)} of the picture`;
+  const sides = sidesKnown(findings) ? `the patient's right lung covers ${percent(findings.right.share)} of the image, the left one ${percent(findings.left.share)}${sideDoubt(findings) && ", unless it is a mirror image"}`
+    : `lungs cover ${percent(findings.lungs.share)} of the image`;
   return `The X-ray ${name} with the lungs outlined: ${sides}`;
 }
