@@ -6,6 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export GX_ANALYTICS_ENABLED := false
+unexport PYTHONDONTWRITEBYTECODE  # every process would compile the project's code anew
 
 .DEFAULT_GOAL := help
 .PHONY: help repository setup run data profile promote serve services results pipeline image test test-all check lock sbom audit fuzz samples clean

@@ -72,7 +72,8 @@ def sample(out: Path) -> Path:
 
 def checkout(root: Path) -> Project:
     """Return the project in a folder, with the environment of a user who has an MLflow database there."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "PYTHONPATH"))}
+    ours = ("GIT_", "PYTHONPATH", "OMP_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     environment |= {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]]),
         "DVC_NO_ANALYTICS": "1",

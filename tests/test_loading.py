@@ -26,6 +26,5 @@ def test_a_command_says_that_it_loads_before_it_imports_torch(tmp_path: Path, li
     given = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (tmp_path, ROOT)))}
     words = [sys.executable, "-m", *line.split()]
     done = subprocess.run(words, cwd=tmp_path, env=given, capture_output=True, text=True, check=False)
-    first, *_, last = done.stderr.splitlines()
-    assert (first, last) == (told, "torch is imported")
+    assert done.stderr.splitlines()[-2:] == [told, "torch is imported"]
     assert done.returncode == 7

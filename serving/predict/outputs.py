@@ -220,7 +220,7 @@ def opened(
 
 def require_free(out: Path) -> None:
     """Raise a UserError if a folder has results already."""
-    there = [name for name in (DOCUMENT, JOURNAL, TABLE, "masks") if (out / name).exists()]
+    there = [name for name in (DOCUMENT, JOURNAL, TABLE, "masks") if os.path.lexists(out / name)]  # Path's raises on a long name
     if there:
         raise UserError(
             f"{out}: has results already ({there[0]}); use --resume to add what is missing, --overwrite to "

@@ -162,7 +162,7 @@ def _outside(mask: Mask, bounds: ValidateParams) -> Iterator[str]:
         return
     low, high = bounds.lung_fraction
     if not low <= fraction <= high:
-        yield f"covers {fraction:.1%} of the picture; validate.lung_fraction allows {low:.1%} to {high:.1%}"
+        yield f"covers {fraction:.1%} of the image; validate.lung_fraction allows {low:.1%} to {high:.1%}"
     large = sum(float(share) >= bounds.large_component for share in component_fractions(mask).split())
     fewest, most = bounds.components
     if not fewest <= large <= most:

@@ -59,9 +59,9 @@ class Caller:
         assert ended.value.code == code, told.out + told.err
         if code == 2 or "--help" in arguments:  # ended before it loads anything
             return told.out, told.err
-        first, _, rest = told.err.partition("\n")
-        assert first == f"loading {self.package} ...", told.err
-        return told.out, rest
+        loading = f"loading {self.package} ...\n"
+        assert told.err.count(loading) == (code == 0) or code == 1, told.err
+        return told.out, told.err.replace(loading, "")
 
     def rows(self) -> dict[str, dict[str, Any]]:
         return {row["file"]: row for row in json.loads((self.out / "results.json").read_text())["results"]}
