@@ -47,7 +47,7 @@ settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
 # MLflow's servers start a dozen processes for jobs that nothing here asks for; every test's process inherits this.
 os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-# Workers share the cores: threads of several would wait for each other, spinning, and double the time of model/'s tests.
+# Workers share the cores: several threads each would wait for each other and double the time of the tests of model/.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A worker of pytest-xdist has 80; a command that is piped has none, and a test that wants a width says so.

@@ -220,7 +220,8 @@ def opened(
 
 def require_free(out: Path) -> None:
     """Raise a UserError if a folder has results already."""
-    there = [name for name in (DOCUMENT, JOURNAL, TABLE, "masks") if os.path.lexists(out / name)]  # Path's raises on a long name
+    # Path.exists raises on a name that is too long.
+    there = [name for name in (DOCUMENT, JOURNAL, TABLE, "masks") if os.path.lexists(out / name)]
     if there:
         raise UserError(
             f"{out}: has results already ({there[0]}); use --resume to add what is missing, --overwrite to "

@@ -82,8 +82,9 @@ def read_dicom(data: bytes, name: str, most: int) -> tuple[np.ndarray, tuple[flo
         ImageError: damaged, too large, of an unsupported compression, or not a single X-ray.
     """
     dataset = _parse(data, name, most)
-    _check_kind(dataset, name)
-    _check_pixels(dataset, name, most)
+    with _as_image_error(name, "its header cannot be read"):  # pydicom converts an element when it is first read
+        _check_kind(dataset, name)
+        _check_pixels(dataset, name, most)
     with _as_image_error(name, "its pixels cannot be decoded"):
         stored = _stored_values(dataset)
     grey = dataset.PhotometricInterpretation in MONOCHROME

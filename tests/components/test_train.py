@@ -61,7 +61,8 @@ def only_run(project: Project) -> Any:
 def test_output_is_one_plain_line_an_epoch(trained: Trained) -> None:
     precision, threads, first, *epochs, last = trained.train.stdout.splitlines()
     assert re.fullmatch(r"train defu_net mixed seed 0: (bfloat16|float32) \(\w.*\)", precision)
-    assert re.fullmatch(r"train defu_net mixed seed 0: 1 thread \(.*\); OpenMP wait policy: .* \(.*\); load \d+\.\d", threads)
+    expected = r"train defu_net mixed seed 0: 1 thread \(.*\); OpenMP wait policy: .* \(.*\); load \d+\.\d"
+    assert re.fullmatch(expected, threads)
     assert first == f"train defu_net mixed seed 0: {EPOCHS} epochs of 3 batches"
     assert len(epochs) == EPOCHS
     for number, line in enumerate(epochs, 1):

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pydicom
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from pydicom.data import get_testdata_file
@@ -398,6 +398,7 @@ def test_no_bytes_at_all_lead_to_anything_but_one_line(tail: bytes, head: bytes)
 
 
 @given(st.integers(0, len(WHOLE) - 1), st.integers(1, 255))
+@example(WHOLE.index(b"\xe0\x7f\x10\x00") + 4, 1)  # the pixels' value representation
 def test_a_changed_byte_in_a_dicom_gives_an_xray_or_one_line(place: int, change: int) -> None:
     data = bytearray(WHOLE)
     data[place] ^= change
