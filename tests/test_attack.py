@@ -87,6 +87,7 @@ def test_how_a_row_is_judged(row: dict[str, str] | None, outcome: str) -> None:
     assert odd._judged(row) == outcome
 
 
+@pytest.mark.full
 def test_a_folder_of_dicoms_is_read_too(tmp_path: Path) -> None:
     (tmp_path / "x.dcm").write_bytes(saved(dataset(draw(64))))
     alone, both = others.dicoms(command._outcome), others.dicoms(command._outcome, tmp_path)

@@ -170,6 +170,7 @@ def test_a_network_of_other_choices_is_rebuilt_from_its_config(untrained: Projec
     untrained.do(untrained.evaluate_line())
 
 
+@pytest.mark.full
 def test_where_the_images_are_changes_no_weight(untrained: Project) -> None:
     """In memory and from the files, with a smaller stage before."""
     stage = {"size": 16, "epochs": 1, "learning_rate": 0.002, "batch_size": 4}

@@ -54,6 +54,7 @@ def trainings(project: Project) -> set[str]:
     return {path.name for path in (project.root / "checkpoints" / CELL.folder).iterdir() if path.is_dir()}
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_two_with_other_parameters_train_at_the_same_time(untrained: Project, trained: Trained) -> None:
     other = (*parameters(untrained, "other.yaml", **OTHER), "--out", "other")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from model.networks import NORMS
 from model.training.memory import checkpoint_activations
 from tests.conftest import ROOT
+from tests.daily import daily
 from tests.model.test_networks import every_network, light_networks, noise, small
 
 # How many times fewer bytes wait for the backward pass, at least; U-Net's blocks save little but what they are given.
@@ -91,7 +92,7 @@ def test_a_step_is_the_same_and_keeps_less(name: str, precision: torch.dtype) ->
     assert found.waiting * SAVINGS[name] < expected.waiting
 
 
-@pytest.mark.parametrize("norm", [norm for norm in NORMS if norm != "batch"])
+@pytest.mark.parametrize("norm", daily([norm for norm in NORMS if norm != "batch"], 0))
 def test_other_norms(norm: str) -> None:
     plain, network = pair("r2_unet", norm)
     assert_same(step(network), step(plain))
@@ -114,6 +115,7 @@ def test_an_exported_network_is_the_network() -> None:
         torch.testing.assert_close(program.module()(images), plain.eval()(images))
 
 
+@pytest.mark.full
 def test_a_compiled_network_is_the_network() -> None:
     plain, network = pair("res_unet")
     images = noise(2, 1, 32, 32)

@@ -293,7 +293,7 @@ def test_saved_and_loaded_it_predicts_the_same(name: str, tmp_path: Path) -> Non
     np.testing.assert_allclose(loaded.probabilities(images), expected, rtol=0, atol=1e-4)
 
 
-@light_networks
+@pytest.mark.parametrize("name", daily(NAMES, NAMES.index("res_unet")))
 def test_exported_it_predicts_the_same(name: str) -> None:
     network = settled(name)
     batch = torch.export.Dim("batch", min=1, max=64)

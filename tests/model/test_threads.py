@@ -17,6 +17,7 @@ from benchmarks.waiting import neighbours
 from model import threads
 from model.threads import NUMBER, OURS, PASSIVE, POLICY, SHORT, SPINS, _watched, affinity, free, quota, share
 from pipelines.local.containers import options
+from tests.daily import daily
 
 ROOT = Path(__file__).parents[2]
 # What a command does first, then torch, whose OpenMP says on the error stream with which settings it began.
@@ -93,7 +94,7 @@ subprocess.run(["taskset", "-c", "{ONE}", sys.executable, "-c", {COMMAND!r}], ch
 """
 
 
-@pytest.mark.parametrize(("between", "reason"), [((), "core"), (("OMP_NUM_THREADS=5",), "OMP_NUM_THREADS")])
+@pytest.mark.parametrize(("between", "reason"), daily([((), "core"), (("OMP_NUM_THREADS=5",), "OMP_NUM_THREADS")], 0))
 def test_a_child_process_decides_anew_unless_somebody_has_set_it_since(between: tuple[str, ...], reason: str) -> None:
     line = [sys.executable, "-c", CHILD, *between]
     done = subprocess.run(line, env=environment(), capture_output=True, text=True, check=True)

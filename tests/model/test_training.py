@@ -23,6 +23,7 @@ from model.training.distributed import DistributedContext
 from model.training.loop import Result, Trainer, TrainingError
 from model.training.recipe import Augmentation, TrainParams
 from tests.conftest import ROOT
+from tests.daily import daily
 
 SIDE = 32
 TIMES = ("seconds", "images_per_second")
@@ -132,7 +133,7 @@ def test_a_batch_of_four_is_learnt_by_heart(tmp_path: Path) -> None:
     assert best["validation_dice"] > 0.97
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize("ema", daily([0.0, 0.9], 1))
 def test_weights_are_those_of_the_best_epoch_and_its_figures_are_true(tmp_path: Path, ema: float) -> None:
     weights = {"dice": 1.0, "cross_entropy": 0.5}
     params = recipe(ema=ema, loss=weights, batch_size=2, images_per_epoch=4, precision="float32", learning_rate=0.03)
@@ -209,7 +210,7 @@ def test_a_seed_repeats_and_another_does_not(tmp_path: Path) -> None:
     assert history(one) != history(other)
 
 
-@pytest.mark.parametrize("network", ["defu_net", "bcdu_net"])
+@pytest.mark.parametrize("network", daily(["defu_net", "bcdu_net"], 1))
 def test_activation_checkpointing_changes_no_bit(tmp_path: Path, network: str) -> None:
     one, other = (
         trainer(tmp_path / str(on), recipe(epochs=2, activation_checkpointing=on), network=network).run()
@@ -257,7 +258,7 @@ def test_any_number_of_images_and_steps(tmp_path: Path, images: int, batch: int,
     assert all(np.isfinite(list(row.values())).all() for row in result.history)
 
 
-@pytest.mark.parametrize("precision", ["auto", "bfloat16", "float16"])
+@pytest.mark.parametrize("precision", daily(["auto", "bfloat16", "float16"], 1))
 def test_precision_learns_about_the_same(tmp_path: Path, precision: str) -> None:
     rough, exact = Recorder(), Recorder()
     result = trainer(tmp_path, recipe(precision=precision), rough).run()

@@ -187,6 +187,7 @@ def test_one_process_needs_no_launcher(tmp_path: Path, monkeypatch: pytest.Monke
         in_processes(who, tmp_path, True)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_several_processes_give_what_the_first_one_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -320,6 +320,7 @@ def test_what_does_not_match_is_named(store: Project, tags: dict[str, str], fact
     assert {name for name, (proved, _) in facts.items() if not proved} == {fact} | also
 
 
+@pytest.mark.full
 def test_data_in_dvcs_cache_is_available(store: Project) -> None:
     subprocess.run(["dvc", "init", "--quiet"], check=True, capture_output=True)
     entry = Path(".dvc/cache/files/md5") / DATA_MD5[:2] / DATA_MD5[2:]

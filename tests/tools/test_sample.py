@@ -327,6 +327,7 @@ def test_a_large_cohort_has_few_patients_and_no_picture_twice(tmp_path: Path) ->
     )
 
 
+@pytest.mark.full
 def test_processes_do_not_change_a_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_sample(tmp_path / "one", montgomery=3, shenzhen=9, scale=0.1, patients=6)
     monkeypatch.setattr("tools.sample.PARALLEL", 2)
