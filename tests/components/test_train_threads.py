@@ -62,7 +62,8 @@ def test_the_environment_of_a_training_has_passive_waiting_and_the_record_says_s
     assert begun(errors)["GOMP_SPINCOUNT"] == "0"
     assert (record["threads"], record["threads_reason"], record["waiting"]) == (2, "OMP_NUM_THREADS", "passive")
     assert record["waiting_reason"] == "other processes computed when it began"
-    line = f"2 threads (OMP_NUM_THREADS); OpenMP wait policy: passive ({record['waiting_reason']}); load {record['load']:.1f}"
+    policy = f"OpenMP wait policy: passive ({record['waiting_reason']})"
+    line = f"2 threads (OMP_NUM_THREADS); {policy}; load {record['load']:.1f}"
     assert said.splitlines()[1] == f"train defu_net mixed seed 0: {line}"
 
 
