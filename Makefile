@@ -72,7 +72,7 @@ test-all: WORKERS ?= 2
 test: setup check  ## Lint, types, and the tests of daily work; WORKERS=3
 	@python -m pytest -n $(WORKERS) --dist loadgroup -m "not full" $(MORE)
 
-test-all: setup check  ## Lint, types, and every test, in half an hour; WORKERS=2
+test-all: setup check  ## Lint, types, and every test, in 45 minutes; WORKERS=2
 	@python -m pytest -n $(WORKERS) --dist loadgroup $(MORE)
 
 check: setup  ## Lint, formatting, spelling, types and the import contracts alone

@@ -305,9 +305,10 @@ def test_dark_and_printed_it_stays_legible(look: Callable[..., Visit]) -> None:
     dark.check()
 
 
-def test_a_narrow_screen_does_not_scroll_sideways(look: Callable[..., Visit]) -> None:
-    visit = look(viewport={"width": 360, "height": 740})
-    assert visit.page.evaluate("document.documentElement.scrollWidth") <= 360
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (768, "dark")])
+def test_a_narrow_screen_does_not_scroll_sideways(look: Callable[..., Visit], width: int, scheme: str) -> None:
+    visit = look(viewport={"width": width, "height": 740}, color_scheme=scheme)
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
     widths = visit.page.locator(".plot").evaluate_all("all => all.map(one => [one.scrollWidth, one.clientWidth])")
     assert len(widths) > 10
     assert all(inside <= own for inside, own in widths), "no chart is wider than its place"

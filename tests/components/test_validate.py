@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from playwright.sync_api import expect
 
 from components.validate import ValidationSummary, validate
 from core.cohort import MANIFEST, read_manifest, require_pass, write_manifest
@@ -299,7 +300,8 @@ def test_the_docs_open_in_a_browser(browser: Browser, raw: Path, tmp_path: Path)
     visit = browser()
     visit.page.goto(index.as_uri())
     visit.page.get_by_role("link", name="the result").click()
-    assert "no image occurs twice under two names" in visit.page.inner_text("body")
+    shown = expect(visit.page.locator("body"))  # it waits: on a busy machine the page is empty at first
+    shown.to_contain_text("no image occurs twice under two names", use_inner_text=True, timeout=30_000)
 
 
 def test_a_failure_in_a_pod_names_where_the_docs_open(raw: Path, tmp_path: Path) -> None:
