@@ -28,3 +28,24 @@ def test_a_command_says_that_it_loads_before_it_imports_torch(tmp_path: Path, li
     done = subprocess.run(words, cwd=tmp_path, env=given, capture_output=True, text=True, check=False)
     assert done.stderr.splitlines()[-2:] == [told, "torch is imported"]
     assert done.returncode == 7
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "reason"),
+    [
+        ("nothere.png", "new", "nothere.png: not found; "),
+        (f"{ROOT}/samples/MontgomerySet", "old", "has results already"),
+    ],
+)
+def test_predict_refuses_bad_inputs_and_results_before_it_loads(
+    tmp_path: Path, source: str, out: str, reason: str
+) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/results.json").write_text("{}")
+    words = [sys.executable, "-m", "defunet", "predict", source, "--model", "nothere", "-o", out]
+    given = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, cwd=tmp_path, env=given, capture_output=True, text=True, check=False)
+    assert reason in done.stderr.splitlines()[-1]
+    assert "loading" not in done.stderr
+    assert done.returncode == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old"]

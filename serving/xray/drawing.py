@@ -18,7 +18,7 @@ PERCENTILES = (0.5, 99.5)  # grey values shown as black and white
 # RGB, the colours of the pages; left and right are distinguishable with colour blindness. Unknown: the sides are.
 COLOURS = {"left": (80, 170, 255), "right": (255, 160, 60), "unknown": (127, 224, 168)}
 OPACITY = 0.25
-# A letter's height: a share of the image's longer side, and in a small picture the fewest pixels that can be read.
+# A letter's height: a share of the image's longer side, and in a small image the fewest pixels that can be read.
 LETTER, LEAST_LETTER = 1 / 36, 9
 FONT, CAPITALS = cv2.FONT_HERSHEY_SIMPLEX, 21  # the height of its capitals at a scale of 1, in pixels
 MARGIN = 0.35  # between a letter and the edges of its box, as a share of the letter's height
